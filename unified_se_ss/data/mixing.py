@@ -1,0 +1,200 @@
+"""Levels and sums of LibriMix: loudness of a stem, drawn levels, mixing with a guard.
+
+Axes: J sources, T samples, C channels.
+
+Source: LibriMix, Cosentino et al. 2020, arXiv 2005.11262, section 2, and ITU-R BS.1770
+for loudness.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+# LibriMix draws the loudness of every stem uniformly from these ranges, in LUFS.
+SOURCE_LUFS = (-33.0, -25.0)
+NOISE_LUFS = (-38.0, -30.0)
+# LibriMix rescales an item as a whole when a stem or the mixture exceeds this.
+PEAK = 0.9
+# BS.1770 measures mean squares over blocks of this many seconds.
+GATING_BLOCK_SECONDS = 0.4
+
+
+class Levels(NamedTuple):
+    """Drawn loudness of the stems of one mixture, in LUFS."""
+
+    sources: tuple[float, ...]
+    noise: float
+
+
+class Mixture(NamedTuple):
+    """Stems of one item after the common gain, and their sums.
+
+    mix_clean [T] is the sum of sources [J, T]; mix_both [T] is mix_clean + noise [T].
+    """
+
+    mix_both: np.ndarray
+    mix_clean: np.ndarray
+    sources: np.ndarray
+    noise: np.ndarray
+
+
+def measure_loudness(signal: np.ndarray, sample_rate: int) -> float:
+    """Integrated loudness by ITU-R BS.1770, measured by pyloudnorm.
+
+    A signal shorter than one gating block (0.4 s) is repeated until it fills one.
+
+    Arguments
+    ---------
+    signal : np.ndarray
+        Samples [T] or [T, C], full scale 1.
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    loudness : float
+        In LUFS; -inf for silence, which is all that stays below the gate of -70 LUFS.
+
+    Raises
+    ------
+    ValueError
+        If a sample is not finite.
+
+    Example
+    -------
+    >>> seconds = np.arange(16000) / 8000
+    >>> tone = 10 ** (-23 / 20) * np.sin(2 * np.pi * 997 * seconds)
+    >>> round(measure_loudness(tone, 8000))
+    -26
+    """
+    import pyloudnorm
+
+    signal = np.asarray(signal, dtype=np.float64)
+    if not np.isfinite(signal).all():
+        raise ValueError("loudness: the signal has samples that are not finite")
+    if not signal.any():
+        return -math.inf
+    # One sample more than the block, so that no rounding of its length makes it short.
+    needed = int(GATING_BLOCK_SECONDS * sample_rate) + 1
+    if len(signal) < needed:
+        repeats = -(-needed // len(signal))
+        signal = np.tile(signal, (repeats,) + (1,) * (signal.ndim - 1))
+    meter = pyloudnorm.Meter(sample_rate, block_size=GATING_BLOCK_SECONDS)
+    # A block of zeros has the logarithm -inf, which the gate drops: no need to warn.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        loudness = float(meter.integrated_loudness(signal))
+    return loudness if math.isfinite(loudness) else -math.inf
+
+
+def draw_levels(rng: np.random.Generator, n_speakers: int) -> Levels:
+    """Draw the loudness of every stem of one mixture as LibriMix does.
+
+    Sources are uniform in -33...-25 LUFS, noise in -38...-30 LUFS, independently
+    (arXiv 2005.11262, section 2).
+
+    Arguments
+    ---------
+    rng : np.random.Generator
+        Gives n_speakers + 1 numbers.
+    n_speakers : int
+        Number of sources J.
+
+    Returns
+    -------
+    levels : Levels
+        `sources`, a tuple of J LUFS, and `noise`, in LUFS.
+
+    Example
+    -------
+    >>> levels = draw_levels(np.random.default_rng([7, 0]), n_speakers=2)
+    >>> len(levels.sources), -38 <= levels.noise <= -30
+    (2, True)
+    """
+    sources = tuple(float(rng.uniform(*SOURCE_LUFS)) for _ in range(n_speakers))
+    return Levels(sources=sources, noise=float(rng.uniform(*NOISE_LUFS)))
+
+
+def gain_to(level: float, measured: float) -> float:
+    """Linear gain that brings a signal of loudness `measured` to `level`.
+
+    Arguments
+    ---------
+    level : float
+        Wanted loudness in LUFS.
+    measured : float
+        Loudness in LUFS now; -inf (silence) gives the gain 1, as no gain helps.
+
+    Returns
+    -------
+    gain : float
+
+    Example
+    -------
+    >>> gain_to(-30.0, measured=-10.0)
+    0.1
+    """
+    if measured == -math.inf:
+        return 1.0
+    return 10.0 ** ((level - measured) / 20.0)
+
+
+def mix(
+    sources: np.ndarray, noise: np.ndarray | None = None, peak: float = PEAK
+) -> Mixture:
+    """Sum sources and noise, under one common gain that keeps all below `peak`.
+
+    The gain is 1 unless a stem or a sum exceeds `peak`, so differences in level between
+    stems are never changed.
+
+    Arguments
+    ---------
+    sources : np.ndarray
+        [J, T], at their levels; floating point, and the result has the same dtype.
+    noise : np.ndarray or None
+        [T]; None stands for no noise and gives zeros.
+    peak : float
+        Largest absolute sample in anything that is returned (default 0.9).
+
+    Returns
+    -------
+    mixture : Mixture
+        `mix_both` [T], `mix_clean` [T], `sources` [J, T], `noise` [T]; the sums are
+        exact in the dtype: mix_clean = sources.sum(axis=0), mix_both = mix_clean +
+        noise. The inputs are left as they are.
+
+    Example
+    -------
+    >>> mixture = mix(np.array([[0.5, 0.0], [1.0, 0.5]]), np.array([0.3, 0.0]))
+    >>> float(abs(mixture.mix_both).max().round(6))
+    0.9
+    """
+    sources = np.asarray(sources)
+    if sources.ndim != 2 or not np.issubdtype(sources.dtype, np.floating):
+        raise ValueError(
+            f"mix: sources must be a floating-point array [J, T], got {sources.dtype} "
+            f"of shape {sources.shape}"
+        )
+    n_sources, n_samples = sources.shape
+    if noise is None:
+        noise = np.zeros(n_samples, dtype=sources.dtype)
+    noise = np.asarray(noise, dtype=sources.dtype)
+    if noise.shape != (n_samples,):
+        raise ValueError(f"mix: noise must be [{n_samples}], got {list(noise.shape)}")
+
+    mixture = _sum_stems(sources, noise)
+    top = max((float(np.abs(stem).max(initial=0.0)) for stem in mixture), default=0.0)
+    if top <= peak:
+        return mixture
+    # Scaling rounds every stem and then every sum: the margin keeps those below peak.
+    margin = 4 * (n_sources + 1) * float(np.finfo(sources.dtype).eps)
+    gain = peak / top * (1.0 - margin)
+    return _sum_stems(gain * sources, gain * noise)
+
+
+def _sum_stems(sources: np.ndarray, noise: np.ndarray) -> Mixture:
+    """The mixture of stems that are at their final level."""
+    mix_clean = sources.sum(axis=0)
+    return Mixture(mix_clean + noise, mix_clean, sources.copy(), noise.copy())
