@@ -1,0 +1,22 @@
+"""What all tests share."""
+
+import sys
+
+import pytest
+import speechbrain  # noqa: F401  (its lazy modules must be in sys.modules by now)
+import torch
+from speechbrain.utils.importutils import LazyModule
+
+# Hypothesis looks at every loaded module; SpeechBrain's lazy ones raise ImportError
+# when looked at without their optional packages.
+for name, module in list(sys.modules.items()):
+    if type(module) is not type(sys) and isinstance(module, LazyModule):
+        del sys.modules[name]
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Start every test from the same random state."""
+    torch.manual_seed(0)

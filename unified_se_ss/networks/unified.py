@@ -1,0 +1,129 @@
+"""Enhancement and separation in one network.
+
+Axes: B batch, T samples, N basis functions, L frames, J sources.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from unified_se_ss.networks.masking import real_elements
+
+
+class UnifiedOutput(NamedTuple):
+    """What the unified network says of a noisy mixture.
+
+    Arguments
+    ---------
+    sources : torch.Tensor
+        Separated sources, [B, J, T].
+    enhanced : torch.Tensor
+        Enhanced (denoised) mixture, [B, T].
+    representation : torch.Tensor
+        Representation of the noisy mixture, [B, N, L].
+    enhanced_representation : torch.Tensor
+        Enhanced representation h, [B, N, L]; what the SE task is trained on.
+    frames : torch.Tensor or None
+        Real frames of each item, [B].
+    """
+
+    sources: torch.Tensor
+    enhanced: torch.Tensor
+    representation: torch.Tensor
+    enhanced_representation: torch.Tensor
+    frames: torch.Tensor | None
+
+
+class UnifiedNetwork(nn.Module):
+    """Encoder, SE module, SS module, decoder.
+
+    h = mask_SE * encoder(mixture); source i = decoder(mask_i * h).
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        :class:`~unified_se_ss.networks.Encoder`.
+    separator : torch.nn.Module
+        SS module: a mask per source from h.
+    decoder : torch.nn.Module
+        :class:`~unified_se_ss.networks.Decoder`.
+    enhancer : torch.nn.Module, optional
+        SE module: one mask from the representation of the mixture. Without it h is
+        the representation itself: a plain separation network.
+
+    Source: arXiv 2302.11131, section 2.1.
+
+    Example
+    -------
+    >>> from functools import partial
+    >>> from unified_se_ss.networks import Decoder, DualPath, Encoder, Recurrent
+    >>> model = partial(Recurrent, n_features=16, hidden=8)
+    >>> masks = partial(DualPath, model, model, n_basis=32, n_features=16,
+    ...     blocks=1, chunk_length=10, linear_after=True)
+    >>> network = UnifiedNetwork(
+    ...     encoder=Encoder(32, 16, 8), enhancer=masks(n_sources=1),
+    ...     separator=masks(n_sources=2), decoder=Decoder(32, 16, 8))
+    >>> output = network(torch.randn(3, 801))
+    >>> output.sources.shape, output.enhanced.shape
+    (torch.Size([3, 2, 801]), torch.Size([3, 801]))
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        separator: nn.Module,
+        decoder: nn.Module,
+        enhancer: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.enhancer = enhancer
+        self.separator = separator
+        self.decoder = decoder
+
+    def forward(
+        self, mixture: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> UnifiedOutput:
+        """Enhance and separate a batch of mixtures.
+
+        Arguments
+        ---------
+        mixture : torch.Tensor
+            [B, T].
+        lengths : torch.Tensor, optional
+            Real samples of each item, [B], on the CPU (so that nothing waits for a
+            GPU). Each item then gets what it would get alone. By default, and where
+            all lengths are T, everything is real.
+        """
+        frames = self.real_frames(mixture, lengths)
+        representation = self.encoder(mixture)
+        h = representation
+        if self.enhancer is not None:
+            h = h * self.enhancer(h, frames).squeeze(1)
+        if frames is not None:
+            h = self.without_padding(h, frames)
+        separated = self.separator(h, frames) * h.unsqueeze(1)
+        sources = self.decoder(separated.flatten(0, 1), mixture.shape[-1])
+        return UnifiedOutput(
+            sources=sources.unflatten(0, separated.shape[:2]),
+            enhanced=self.decoder(h, mixture.shape[-1]),
+            representation=representation,
+            enhanced_representation=h,
+            frames=frames,
+        )
+
+    def real_frames(self, mixture, lengths) -> torch.Tensor | None:
+        """Frames of each item, or None where nothing is padding; decided on the host."""
+        samples = mixture.shape[-1]
+        if lengths is None or bool((lengths == samples).all()):
+            return None
+        return self.encoder.frames(lengths).clamp(min=1)
+
+    @staticmethod
+    def without_padding(representation, frames) -> torch.Tensor:
+        """Set the frames that follow each item's last to zero."""
+        mask = real_elements(frames, representation.shape[-1], representation.device)
+        return torch.where(mask.unsqueeze(1), representation, 0.0)
