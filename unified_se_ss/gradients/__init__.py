@@ -1,0 +1,21 @@
+"""Two gradients for the parameters that two tasks share, and one update from them.
+
+A *main* task m (separation, recognition) and an *auxiliary* task a (enhancement) share
+parameters. Their gradients are taken apart, summed over micro-batches and ranks, and
+then made into one by a rule. Knows torch and nothing of speech.
+"""
+
+from unified_se_ss.gradients.losses import TaskLoss, TwoTaskLosses
+from unified_se_ss.gradients.monitor import ConflictMonitor
+from unified_se_ss.gradients.rules import RULES, find_rule
+from unified_se_ss.gradients.two_task import CombinedGradients, TwoTaskGradients
+
+__all__ = [
+    "RULES",
+    "CombinedGradients",
+    "ConflictMonitor",
+    "TaskLoss",
+    "TwoTaskGradients",
+    "TwoTaskLosses",
+    "find_rule",
+]
