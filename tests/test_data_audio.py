@@ -1,0 +1,154 @@
+"""Reading, writing and resampling of audio files; files written whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.io.wavfile
+import scipy.signal
+import soundfile
+
+from unified_se_ss.data import audio
+from unified_se_ss.data.files import written_whole
+from unified_se_ss.errors import UserError
+
+
+@pytest.fixture
+def signal():
+    return np.random.default_rng(0).uniform(-0.9, 0.9, 4000).astype(np.float32)
+
+
+def test_written_file_is_what_scipy_reads(tmp_path, signal):
+    audio.write(tmp_path / "a.wav", signal, 8000)
+    rate, codes = scipy.io.wavfile.read(tmp_path / "a.wav")
+    assert rate == 8000 and codes.dtype == np.int16
+    np.testing.assert_allclose(codes / 32768, signal, atol=0.5 / 32768 + 1e-9)
+    assert audio.info(tmp_path / "a.wav") == (4000, 8000, 1)
+
+
+def test_full_scale_is_written_without_wrapping(tmp_path):
+    audio.write(tmp_path / "a.wav", np.array([1.0, -1.0]), 8000)
+    read, _ = audio.read(tmp_path / "a.wav")
+    np.testing.assert_allclose(read, [1, -1], atol=1 / 32768)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_region_equals_slice_of_whole(tmp_path, signal, suffix):
+    soundfile.write(tmp_path / f"a.{suffix}", signal, 8000)
+    whole, _ = audio.read(tmp_path / f"a.{suffix}")
+    region, rate = audio.read(tmp_path / f"a.{suffix}", 1001, 3003)
+    assert rate == 8000 and region.dtype == np.float32
+    np.testing.assert_array_equal(region, whole[1001:3003])
+
+
+def test_only_the_region_is_read(tmp_path, signal, monkeypatch):
+    audio.write(tmp_path / "a.wav", signal, 8000)
+    asked = []
+    original = soundfile.SoundFile.read
+
+    def read(self, frames=-1, *args, **kwargs):
+        asked.append(frames)
+        return original(self, frames, *args, **kwargs)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", read)
+    audio.read(tmp_path / "a.wav", 10, 30)
+    assert asked == [20]
+
+
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (np.array([0.0, np.nan]), "not finite"),
+        (np.array([0.0, -1.25]), "peak is 1.25"),
+        (np.zeros((2, 3)), r"\(2, 3\)"),
+    ],
+)
+def test_write_refuses(tmp_path, bad, words):
+    with pytest.raises(ValueError, match=words):
+        audio.write(tmp_path / "a.wav", bad, 8000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _stereo(path):
+    soundfile.write(path, np.zeros((10, 2)), 8000)
+
+
+def _half_a_flac(path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 20000)
+    soundfile.write(path, noise, 8000, format="FLAC")
+    path.write_bytes(path.read_bytes()[:15000])
+
+
+FAULTS = {
+    "missing": (lambda path: None, "does not exist"),
+    "folder": (lambda path: path.mkdir(), "is a folder"),
+    "zero bytes": (lambda path: path.touch(), "is empty (0 bytes)"),
+    "no samples": (lambda path: soundfile.write(path, np.zeros(0), 8000), "0 samples"),
+    "corrupt": (lambda path: path.write_bytes(b"RIFF????" * 9), "is corrupt"),
+    "stereo": (_stereo, "has 2 channels, one was expected"),
+    "cut off": (_half_a_flac, "is corrupt"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_file_is_named(tmp_path, fault):
+    break_it, words = FAULTS[fault]
+    path = tmp_path / "a.wav"
+    break_it(path)
+    with pytest.raises(UserError) as error:
+        audio.read(path)
+    assert words in str(error.value) and str(path) in str(error.value)
+
+
+def test_channel_of_a_stereo_file(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.array([[0.25, 0.5]] * 10), 8000)
+    assert (audio.read(tmp_path / "a.wav", channel=1)[0] == 0.5).all()
+    with pytest.raises(UserError, match="no channel 2"):
+        audio.read(tmp_path / "a.wav", channel=2)
+
+
+def test_reading_past_the_end_is_an_error(tmp_path, signal):
+    audio.write(tmp_path / "a.wav", signal, 8000)
+    with pytest.raises(UserError, match="has 4000 samples"):
+        audio.read(tmp_path / "a.wav", 0, 4001)
+    with pytest.raises(ValueError):
+        audio.read(tmp_path / "a.wav", 7, 3)
+
+
+@pytest.mark.parametrize("to_rate", [4000, 11025, 16000])
+def test_resample_keeps_a_tone(to_rate):
+    def tone(rate):
+        return np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+
+    resampled = audio.resample(tone(8000), 8000, to_rate)
+    assert len(resampled) == to_rate and resampled.dtype == np.float32
+    inner = slice(to_rate // 10, -to_rate // 10)
+    np.testing.assert_allclose(resampled[inner], tone(to_rate)[inner], atol=1e-5)
+
+
+def test_resample_agrees_with_scipy_on_a_band_limited_signal(signal):
+    low = scipy.signal.sosfiltfilt(
+        scipy.signal.butter(12, 1000, fs=8000, output="sos"), signal
+    )
+    expected = scipy.signal.resample(low, 2000)
+    resampled = audio.resample(low.astype(np.float32), 8000, 4000)
+    np.testing.assert_allclose(resampled[200:-200], expected[200:-200], atol=1e-3)
+
+
+def test_resample_to_the_same_rate_is_the_input(signal):
+    assert audio.resample(signal, 8000, 8000) is signal
+
+
+def test_interrupted_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), written_whole(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        audio.write(tmp_path / "file" / "a.wav", np.zeros(3), 8000)

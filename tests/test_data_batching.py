@@ -1,0 +1,210 @@
+"""Batches: every item once, as many batches on every rank, resumable."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from unified_se_ss.data.batching import BucketBatchSampler
+from unified_se_ss.data.dataset import ItemKey
+from unified_se_ss.errors import UserError
+
+
+def _durations(n, seed=0):
+    return np.random.default_rng(seed).uniform(1, 15, n)
+
+
+def _ranks(durations, world_size, epoch=0, **options):
+    """The batches of every rank."""
+    ranks = []
+    for rank in range(world_size):
+        sampler = BucketBatchSampler(
+            durations, rank=rank, world_size=world_size, **options
+        )
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        ranks.append(batches)
+    return ranks
+
+
+def _check_once_and_even(ranks, n, epoch):
+    assert len({len(batches) for batches in ranks}) == 1
+    assert all(batch for batches in ranks for batch in batches)
+    seen = sorted(key for batches in ranks for batch in batches for key in batch)
+    assert seen == [ItemKey(epoch, index) for index in range(n)]
+
+
+sizes = st.integers(1, 300)
+worlds = st.integers(1, 9)
+
+
+@settings(max_examples=150, deadline=None)
+@given(sizes, st.integers(1, 20), worlds, st.booleans(), st.integers(0, 3))
+def test_batch_size_property(n, batch_size, world_size, shuffle, epoch):
+    if n < world_size:
+        with pytest.raises(UserError, match=f"{n} item"):
+            _ranks(_durations(n), world_size, batch_size=batch_size)
+        return
+    options = {"batch_size": batch_size, "shuffle": shuffle, "seed": 5}
+    ranks = _ranks(_durations(n), world_size, epoch, **options)
+    _check_once_and_even(ranks, n, epoch)
+    assert ranks == _ranks(_durations(n), world_size, epoch, **options)
+    largest = max(len(batch) for batches in ranks for batch in batches)
+    assert largest <= batch_size + 1
+    full, rest = divmod(n, batch_size * world_size)
+    assert len(ranks[0]) == full + (rest >= world_size)
+    n_larger = sum(len(batch) > batch_size for batches in ranks for batch in batches)
+    assert n_larger == (rest if rest < world_size else 0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(sizes, st.floats(5, 90), worlds, st.booleans(), st.integers(0, 3))
+def test_batch_seconds_property(n, budget, world_size, shuffle, epoch):
+    if n < world_size:
+        return
+    durations = _durations(n)
+    options = {"batch_seconds": budget, "shuffle": shuffle}
+    ranks = _ranks(durations, world_size, epoch, **options)
+    _check_once_and_even(ranks, n, epoch)
+    steps = len(ranks[0])
+    # Only where there are too few items for one more step is the budget exceeded.
+    if n >= (steps + 1) * world_size:
+        for batch in (batch for batches in ranks for batch in batches):
+            longest = max(durations[key.index] for key in batch)
+            assert len(batch) == 1 or longest * len(batch) <= budget
+
+
+def test_batch_seconds_uses_its_budget():
+    """Padding and left-over budget together stay below a quarter."""
+    durations = _durations(5000)
+    batches = list(BucketBatchSampler(durations, batch_seconds=60))
+    assert durations.sum() / (60 * len(batches)) > 0.75
+
+
+def test_epochs_and_seeds_differ():
+    sampler = BucketBatchSampler(_durations(100), batch_size=4)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    other = list(BucketBatchSampler(_durations(100), batch_size=4, seed=1))
+
+    def indices(batches):
+        return [[key.index for key in batch] for batch in batches]
+
+    assert indices(first) != indices(second) and indices(first) != indices(other)
+    assert {key.epoch for batch in second for key in batch} == {1}
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+
+
+def test_batch_size_one_is_shuffled_too():
+    sampler = BucketBatchSampler(np.arange(1.0, 201.0), batch_size=1)
+    order = [batch[0].index for batch in sampler]
+    assert sorted(order) == list(range(200))
+    assert abs(np.corrcoef(order, range(200))[0, 1]) < 0.3
+
+
+def test_batches_hold_similar_durations():
+    durations = _durations(4096)
+    batches = list(BucketBatchSampler(durations, batch_size=8))
+    spread = [np.ptp(durations[[key.index for key in batch]]) for batch in batches]
+    assert np.mean(spread) < 0.5 and len(batches) == 512
+    means = [durations[[key.index for key in batch]].mean() for batch in batches]
+    assert abs(np.corrcoef(means, range(512))[0, 1]) < 0.15
+
+
+def test_ranks_of_a_step_get_similar_durations():
+    durations = _durations(4096)
+    ranks = _ranks(durations, 4, batch_size=4)
+    longest = np.array(
+        [[max(durations[k.index] for k in batch) for batch in rank] for rank in ranks]
+    )
+    assert np.ptp(longest, axis=0).mean() < 1.0
+
+
+def test_unshuffled_keeps_the_order():
+    sampler = BucketBatchSampler(_durations(10), batch_size=4, shuffle=False)
+    indices = [[key.index for key in batch] for batch in sampler]
+    assert indices == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_item_longer_than_the_budget_is_alone():
+    sampler = BucketBatchSampler([1.0, 50.0, 1.0, 2.0], batch_seconds=10)
+    batches = {tuple(sorted(key.index for key in batch)) for batch in sampler}
+    assert batches == {(0, 2, 3), (1,)}
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({}, "just one"),
+        ({"batch_size": 2, "batch_seconds": 9}, "just one"),
+        ({"batch_size": 0}, "batch_size: is 0"),
+        ({"batch_seconds": -1}, "batch_seconds: is -1"),
+        ({"batch_size": 1, "world_size": 4}, "3 item"),
+    ],
+)
+def test_options_without_sense(options, words):
+    with pytest.raises(UserError, match=words):
+        BucketBatchSampler([1.0, 2.0, 3.0], **options)
+
+
+class _Keys:
+    """A data set that gives back the keys that it is asked for."""
+
+    def __getitem__(self, key):
+        return key
+
+    def __len__(self):
+        return 37
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("done", [0, 3, 9, 10])
+def test_speechbrain_resumes_within_an_epoch(tmp_path, workers, done):
+    from speechbrain.dataio.dataloader import SaveableDataLoader
+    from speechbrain.utils.checkpoints import Checkpointer
+
+    def loader_and_checkpointer(epoch):
+        sampler = BucketBatchSampler(_durations(37), batch_size=4)
+        sampler.set_epoch(epoch)
+        loader = SaveableDataLoader(
+            _Keys(), batch_sampler=sampler, num_workers=workers, collate_fn=list
+        )
+        return loader, Checkpointer(tmp_path, {"loader": loader})
+
+    loader, checkpointer = loader_and_checkpointer(epoch=2)
+    batches = []
+    iterator = iter(loader)
+    for _ in range(done):
+        batches.append(next(iterator))
+    checkpointer.save_checkpoint(end_of_epoch=False)
+    rest = list(iterator)
+
+    resumed, checkpointer = loader_and_checkpointer(epoch=2)
+    checkpointer.recover_if_possible()
+    assert list(resumed) == rest
+    complete, _ = loader_and_checkpointer(epoch=2)
+    assert batches + rest == list(complete)
+    assert len(complete) == 10
+    resumed.batch_sampler.set_epoch(3)
+    assert {key.epoch for batch in resumed for key in batch} == {3}
+
+
+def test_serves_as_batch_sampler_of_torch():
+    sampler = BucketBatchSampler(_durations(37), batch_size=4, seed=2)
+    loader = DataLoader(_Keys(), batch_sampler=sampler, collate_fn=list)
+    assert list(loader) == list(sampler) and len(loader) == len(sampler)
+
+
+def test_changing_the_epoch_does_not_disturb_a_running_iteration():
+    sampler = BucketBatchSampler(_durations(20), batch_size=4)
+    expected = list(sampler)
+    iterator = iter(sampler)
+    read = [next(iterator)]
+    sampler.set_epoch(1)
+    assert read + list(iterator) == expected

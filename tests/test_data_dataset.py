@@ -1,0 +1,287 @@
+"""Mixture data set: determinism, alignment of crops, speed perturbation, batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from unified_se_ss.data import audio
+from unified_se_ss.data.augment import (
+    perturbed_frames,
+    read_perturbed,
+    speed_perturb,
+    speed_ratio,
+)
+from unified_se_ss.data.dataset import (
+    Batch,
+    Example,
+    ItemKey,
+    MixtureDataset,
+    collate,
+)
+from unified_se_ss.data.manifest import Item, Manifest
+from unified_se_ss.errors import UserError
+
+RATE = 8000
+ROUNDING = 3 / 32768
+SPEEDS = (95, 100, 105)
+
+
+def _write_item(folder, name, frames, rng, with_noise=True):
+    """Writes the stems of one item; the mixture is their sum."""
+    stems = {s: rng.uniform(-0.2, 0.2, frames) for s in ("s1", "s2", "noise")}
+    if not with_noise:
+        del stems["noise"]
+    stems["mixture"] = sum(stems.values())
+    paths = {stem: str(folder / f"{name}-{stem}.wav") for stem in stems}
+    for stem, signal in stems.items():
+        audio.write(paths[stem], signal, RATE)
+    return Item(name, frames / RATE, RATE, paths)
+
+
+def _manifest(items):
+    return Manifest("m.csv", tuple(items), tuple(items[0].paths), RATE)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    lengths = (3000, 9001, 12345, 16000)
+    return _manifest([_write_item(folder, f"i{n}", n, rng) for n in lengths])
+
+
+def _noise_at(manifest, example):
+    """The noise that belongs to an example, found by its mixture (no cropping twice)."""
+    item = next(item for item in manifest.items if item.id == example.id)
+    mixture, _ = audio.read(item.paths["mixture"])
+    noise, _ = audio.read(item.paths["noise"])
+    length = len(example.mixture)
+    windows = np.lib.stride_tricks.sliding_window_view(mixture, length)
+    start = int((windows == example.mixture.numpy()).all(1).argmax())
+    return noise[start : start + length]
+
+
+keys = st.tuples(st.integers(0, 50), st.integers(0, 3))
+
+
+@settings(max_examples=30, deadline=None)
+@given(keys, st.sampled_from([None, 0.25, 1.5]), st.integers(0, 9))
+def test_crops_of_all_stems_are_aligned(manifest, key, segment, seed):
+    data = MixtureDataset(manifest, 2, segment, seed=seed)
+    example = data[ItemKey(*key)]
+    rest = example.mixture - example.sources.sum(0)
+    np.testing.assert_allclose(rest, _noise_at(manifest, example), atol=ROUNDING)
+    expected = min(manifest.items[key[1]].frames, round((segment or 9) * RATE))
+    assert example.mixture.shape == (expected,) and example.sources.shape == (2, expected)
+    assert example.mixture.dtype == example.sources.dtype == torch.float32
+
+
+@settings(max_examples=20, deadline=None)
+@given(keys, st.sampled_from([None, 0.25, 1.5]), st.sampled_from([None, SPEEDS]))
+def test_same_key_same_bits(manifest, key, segment, speeds):
+    first = MixtureDataset(manifest, 2, segment, speeds, seed=3)
+    second = MixtureDataset(manifest, 2, segment, speeds, seed=3)
+    expected = first[ItemKey(*key)]
+    second[ItemKey(1, 0)]
+    again = second[ItemKey(*key)]
+    assert torch.equal(expected.mixture, again.mixture)
+    assert torch.equal(expected.sources, again.sources)
+
+
+def test_other_epoch_or_seed_other_crop(manifest):
+    data = MixtureDataset(manifest, 2, 0.25)
+    other = MixtureDataset(manifest, 2, 0.25, seed=1)
+    first = data[ItemKey(0, 3)].mixture
+    assert not torch.equal(first, data[ItemKey(1, 3)].mixture)
+    assert not torch.equal(first, other[ItemKey(0, 3)].mixture)
+    assert torch.equal(first, data[3].mixture)
+
+
+def test_workers_do_not_matter(manifest):
+    data = MixtureDataset(manifest, 2, 0.5, SPEEDS)
+    batches = [[ItemKey(4, 0), ItemKey(4, 3)], [ItemKey(4, 2)], [ItemKey(4, 1)]]
+    read = [
+        list(DataLoader(data, batch_sampler=batches, num_workers=n, collate_fn=collate))
+        for n in (0, 2)
+    ]
+    for alone, workers in zip(*read):
+        assert alone.ids == workers.ids
+        assert torch.equal(alone.mixture, workers.mixture)
+        assert torch.equal(alone.sources, workers.sources)
+
+
+def test_speed_perturbation_follows_the_published_recipe(manifest):
+    """Each source at its own speed, noise as it is, cut to the shortest, summed."""
+    data = MixtureDataset(manifest, 2, speed_percents=SPEEDS)
+    seen = set()
+    for epoch in range(12):
+        example = data[ItemKey(epoch, 2)]
+        item = manifest.items[2]
+        stems = {stem: audio.read(path)[0] for stem, path in item.paths.items()}
+        noise = stems["noise"][: len(example.mixture)]
+        np.testing.assert_allclose(
+            example.mixture, example.sources.sum(0).numpy() + noise, atol=1e-6
+        )
+        percents = []
+        for j, source in enumerate(example.sources.numpy()):
+            at = {p: speed_perturb(stems[f"s{j + 1}"], p) for p in SPEEDS}
+            near = [
+                p
+                for p in SPEEDS
+                if len(at[p]) >= len(source)
+                and np.abs(at[p][: len(source)] - source).max() < 1e-4
+            ]
+            percents += near
+        assert len(percents) == 2
+        shortest = round(item.frames * 100 / max(*percents, 100))
+        assert example.mixture.shape == (shortest,)
+        seen.add(tuple(percents))
+    assert len(seen) > 3
+
+
+def test_perturbed_crop_is_a_crop_of_the_perturbed(manifest):
+    """The crop can be found, sample by sample, in the whole perturbed sources."""
+    data = MixtureDataset(manifest, 2, 0.25, speed_percents=(95,))
+    example = data[ItemKey(5, 3)]
+    stems = {s: audio.read(p)[0] for s, p in manifest.items[3].paths.items()}
+    whole = [speed_perturb(stems[s], 95) for s in ("s1", "s2")]
+    windows = np.lib.stride_tricks.sliding_window_view(whole[0], 2000)
+    start = int(np.abs(windows - example.sources[0].numpy()).max(1).argmin())
+    for source, signal in zip(example.sources.numpy(), whole):
+        np.testing.assert_allclose(source, signal[start : start + 2000], atol=1e-4)
+    noise = example.mixture - example.sources.sum(0)
+    np.testing.assert_allclose(noise, stems["noise"][start : start + 2000], atol=1e-6)
+
+
+def test_speed_100_alone_gives_the_recorded_mixture(manifest):
+    recorded = MixtureDataset(manifest, 2)[ItemKey(0, 1)]
+    mixed = MixtureDataset(manifest, 2, speed_percents=(100,))[ItemKey(0, 1)]
+    assert torch.equal(recorded.sources, mixed.sources)
+    np.testing.assert_allclose(recorded.mixture, mixed.mixture, atol=ROUNDING)
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.data())
+def test_region_of_perturbed_file(tmp_path, data):
+    frames = data.draw(st.integers(600, 6000))
+    percent = data.draw(st.integers(80, 125))
+    signal = np.random.default_rng(frames).uniform(-0.5, 0.5, frames)
+    audio.write(tmp_path / "a.wav", signal, RATE)
+    whole = speed_perturb(audio.read(tmp_path / "a.wav")[0], percent)
+    assert len(whole) == round(frames * 100 / percent)
+    assert len(whole) == perturbed_frames(frames, speed_ratio(percent))
+    start = data.draw(st.integers(0, len(whole)))
+    stop = data.draw(st.integers(start, len(whole)))
+    ratio = speed_ratio(percent)
+    region = read_perturbed(tmp_path / "a.wav", frames, start, stop, ratio)
+    np.testing.assert_allclose(region, whole[start:stop], atol=1e-6)
+
+
+def test_slower_speech_is_longer_and_lower():
+    tone = np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE).astype(np.float32)
+    slow = speed_perturb(tone, 80)
+    assert len(slow) == 10000
+    expected = np.sin(2 * np.pi * 800 * np.arange(10000) / RATE)
+    np.testing.assert_allclose(slow[500:-500], expected[500:-500], atol=1e-4)
+    assert speed_perturb(tone, 100) is tone
+
+
+def test_only_the_crop_is_read(manifest, monkeypatch):
+    asked = []
+    read = audio.read
+
+    def spy(path, start=0, stop=None, channel=None):
+        asked.append(stop - start)
+        return read(path, start, stop, channel)
+
+    monkeypatch.setattr(audio, "read", spy)
+    MixtureDataset(manifest, 2, 0.25)[ItemKey(0, 3)]
+    MixtureDataset(manifest, 2, 0.25, (95,))[ItemKey(0, 3)]
+    assert max(asked) < 3500
+
+
+@pytest.fixture
+def half_silent(tmp_path):
+    """An item whose first source is silent in its first nine tenths."""
+    item = _write_item(tmp_path, "a", 20000, np.random.default_rng(0))
+    signal, _ = audio.read(item.paths["s1"])
+    signal[:18000] = 0
+    audio.write(item.paths["s1"], signal, RATE)
+    return _manifest([item])
+
+
+def test_silent_crop_is_drawn_again(half_silent):
+    data = MixtureDataset(half_silent, 2, 0.25)
+    silent = sum(
+        audio.is_silent(data[ItemKey(epoch, 0)].sources[0].numpy()) for epoch in range(30)
+    )
+    # A crop is silent with probability 16/18; eight draws leave 0.39 of them, not 0.89.
+    assert silent < 20
+
+
+def test_wholly_silent_source_is_accepted(half_silent):
+    audio.write(half_silent.items[0].paths["s2"], np.zeros(20000), RATE)
+    assert MixtureDataset(half_silent, 2, 0.25)[0].mixture.shape == (2000,)
+
+
+def test_durations_are_those_after_cropping(manifest):
+    data = MixtureDataset(manifest, 2, segment_seconds=1.25)
+    assert data.durations == [0.375, 9001 / RATE, 1.25, 1.25] and data.sample_rate == RATE
+    for index, duration in enumerate(data.durations):
+        assert len(data[index].mixture) == round(duration * RATE)
+
+
+def test_noisy_mixture_without_noise_cannot_be_perturbed(manifest):
+    items = [
+        Item(i.id, i.duration, RATE, {s: p for s, p in i.paths.items() if s != "noise"})
+        for i in manifest.items
+    ]
+    with pytest.raises(UserError, match="speed_percents.*noise"):
+        MixtureDataset(_manifest(items), 2, speed_percents=SPEEDS)
+    MixtureDataset(_manifest(items), 2)
+
+
+def test_clean_mixture_needs_no_noise(tmp_path):
+    item = _write_item(tmp_path, "a", 8000, np.random.default_rng(0), with_noise=False)
+    data = MixtureDataset(_manifest([item]), 2, speed_percents=SPEEDS)
+    example = data[0]
+    assert torch.equal(example.mixture, example.sources.sum(0))
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"n_speakers": 3}, "no column s3"),
+        ({"n_speakers": 1}, "column s2"),
+        ({"n_speakers": 2, "segment_seconds": 0}, "segment_seconds: is 0"),
+        ({"n_speakers": 2, "speed_percents": (95, 0.9)}, "speed_percents: holds 0.9"),
+    ],
+)
+def test_arguments_without_sense(manifest, arguments, words):
+    with pytest.raises(UserError, match=words):
+        MixtureDataset(manifest, **arguments)
+
+
+def test_collate_pads_with_zeros():
+    examples = [
+        Example(f"{n}", torch.full((n,), 1.0), torch.full((2, n), 2.0)) for n in (3, 5, 1)
+    ]
+    batch = collate(examples)
+    assert isinstance(batch, Batch) and len(batch) == 3 and batch.ids == ["3", "5", "1"]
+    assert batch.lengths.dtype == torch.int64 and batch.lengths.tolist() == [3, 5, 1]
+    for b, example in enumerate(examples):
+        n = len(example.mixture)
+        assert torch.equal(batch.mixture[b, :n], example.mixture)
+        assert torch.equal(batch.sources[b, :, :n], example.sources)
+        assert not batch.mixture[b, n:].any() and not batch.sources[b, :, n:].any()
+    assert torch.equal(batch.clean_mixture, batch.sources[:, 0] + batch.sources[:, 1])
+    moved = batch.to("meta", non_blocking=True)
+    assert moved.mixture.is_meta and moved.lengths.is_meta and moved.ids == batch.ids

@@ -1,0 +1,262 @@
+"""LibriMix folders, in order and broken in every way, to manifests."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from unified_se_ss.data import audio, librimix
+from unified_se_ss.data.librimix import prepare_librimix
+from unified_se_ss.data.manifest import read_manifest
+from unified_se_ss.errors import UserError
+
+RATE = 8000
+
+
+def make_librimix(root, n_speakers=2, n_items=3, rate=RATE, place="wav8k/min"):
+    """Writes a tree of LibriMix's shape: train-360, dev, test; s1.., noise, mixtures."""
+    rng = np.random.default_rng(0)
+    for subset in ("train-360", "dev", "test"):
+        for n in range(n_items):
+            frames = 2000 + 400 * n
+            stems = rng.uniform(-0.2, 0.2, (n_speakers + 1, frames))
+            stems = np.rint(stems * 32768) / 32768
+            clean = stems[:-1].sum(0)
+            signals = {f"s{j + 1}": stems[j] for j in range(n_speakers)}
+            signals |= {"noise": stems[-1], "mix_clean": clean}
+            signals |= {"mix_both": clean + stems[-1], "mix_single": stems[0] + stems[-1]}
+            for folder, signal in signals.items():
+                audio.write(root / place / subset / folder / f"{n}-x.wav", signal, rate)
+    return root
+
+
+@pytest.fixture
+def libri2mix(tmp_path):
+    return make_librimix(tmp_path / "Libri2Mix")
+
+
+@pytest.mark.parametrize("given", ["itself", "parent"])
+def test_manifests_hold_what_the_folders_hold(libri2mix, tmp_path, given):
+    data_folder = libri2mix if given == "itself" else libri2mix.parent
+    paths = prepare_librimix(data_folder, tmp_path / "manifests")
+    assert list(paths) == ["train", "dev", "test"]
+    manifest = read_manifest(paths["train"], data_folder)
+    assert manifest.stems == ("mixture", "s1", "s2", "noise")
+    assert [item.id for item in manifest.items] == ["0-x", "1-x", "2-x"]
+    for item in manifest.items:
+        read = {stem: audio.read(path)[0] for stem, path in item.paths.items()}
+        assert item.frames == len(read["mixture"])
+        np.testing.assert_allclose(
+            read["mixture"], read["s1"] + read["s2"] + read["noise"], atol=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    "n_speakers, mixture, stems",
+    [
+        (2, "mix_clean", ("mixture", "s1", "s2")),
+        (3, "mix_both", ("mixture", "s1", "s2", "s3", "noise")),
+        (1, "mix_single", ("mixture", "s1", "noise")),
+    ],
+)
+def test_choices_choose(tmp_path, n_speakers, mixture, stems):
+    make_librimix(tmp_path / f"Libri{max(2, n_speakers)}Mix", max(2, n_speakers), 1)
+    paths = prepare_librimix(
+        tmp_path, tmp_path / "manifests", n_speakers, mixture=mixture
+    )
+    manifest = read_manifest(paths["dev"], tmp_path)
+    assert manifest.stems == stems
+    assert f"/{mixture}/" in manifest.items[0].paths["mixture"]
+
+
+def test_rate_mode_and_subset_choose(libri2mix, tmp_path):
+    make_librimix(libri2mix, rate=16000, place="wav16k/max", n_items=1)
+    place = libri2mix / "wav16k/max"
+    (place / "train-360").rename(place / "train-100")
+    paths = prepare_librimix(
+        libri2mix, tmp_path, sample_rate=16000, mode="max", train_subset="train-100"
+    )
+    manifest = read_manifest(paths["train"], libri2mix)
+    assert manifest.sample_rate == 16000
+    assert "/wav16k/max/train-100/" in manifest.items[0].paths["s1"]
+
+
+def test_without_noise_folder(libri2mix, tmp_path):
+    for folder in libri2mix.glob("wav8k/min/*/noise"):
+        shutil.rmtree(folder)
+    paths = prepare_librimix(libri2mix, tmp_path)
+    assert read_manifest(paths["test"], libri2mix).stems == ("mixture", "s1", "s2")
+
+
+def test_made_once_and_again_when_the_data_changes(libri2mix, tmp_path, monkeypatch):
+    looked_at = []
+    check = librimix._check_item
+
+    def counted(subset, stems, name, rate):
+        looked_at.append(name)
+        return check(subset, stems, name, rate)
+
+    monkeypatch.setattr(librimix, "_check_item", counted)
+    first = prepare_librimix(libri2mix, tmp_path)["train"].read_bytes()
+    assert len(looked_at) == 9
+    prepare_librimix(libri2mix, tmp_path)
+    assert len(looked_at) == 9
+    for path in libri2mix.glob("wav8k/min/train-360/*/0-x.wav"):
+        path.unlink()
+    second = prepare_librimix(libri2mix, tmp_path)["train"].read_bytes()
+    assert len(looked_at) == 11 and first != second
+
+
+def _replace(name, signal, rate=RATE, subtype="PCM_16"):
+    def fault(root):
+        soundfile.write(root / "wav8k/min/dev" / name, signal, rate, subtype)
+
+    return fault
+
+
+def _loud(frames):
+    return np.full(frames, 0.5)
+
+
+def _corrupt(root):
+    (root / "wav8k/min/dev/s1/0-x.wav").write_bytes(b"no wav at all")
+
+
+def _remove(pattern):
+    def fault(root):
+        for path in root.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return fault
+
+
+def _add_third_speaker(root):
+    for subset in root.glob("wav8k/min/*"):
+        shutil.copytree(subset / "s1", subset / "s3")
+
+
+NAN = np.array([0.5] * 1000 + [np.nan] + [0.5] * 999)
+FAULTS = {
+    "missing folder": (shutil.rmtree, {}, ["data_folder", "does not exist"]),
+    "empty folder": (_remove("*"), {}, ["data_folder", "is empty", "wav8k"]),
+    "no LibriMix": (
+        lambda root: (root / "wav8k").rename(root / "photos"),
+        {},
+        ["data_folder", "photos", "wav8k", "Libri2Mix"],
+    ),
+    "other rate": (None, {"sample_rate": 16000}, ["sample_rate", "wav16k", "wav8k"]),
+    "other mode": (None, {"mode": "max"}, ["mode", "max", "min"]),
+    "other subset": (
+        None,
+        {"train_subset": "train-100"},
+        ["train_subset", "train-100", "train-360"],
+    ),
+    "no such mode": (None, {"mode": "mean"}, ["mode", "'mean'", "min, max"]),
+    "no such rate": (None, {"sample_rate": 44100}, ["sample_rate", "8000, 16000"]),
+    "no such mixture": (None, {"mixture": "mix"}, ["mixture", "mix_both"]),
+    "no such subset": (None, {"train_subset": "360"}, ["train_subset", "train-360"]),
+    "four speakers": (None, {"n_speakers": 4}, ["n_speakers", "4", "1, 2, 3"]),
+    "single": (None, {"mixture": "mix_single"}, ["mixture", "mix_single", "one"]),
+    "too few sources": (None, {"n_speakers": 3}, ["n_speakers: is 3", "s3", "s1, s2"]),
+    "too many sources": (_add_third_speaker, {}, ["n_speakers", "2", "s3"]),
+    "no mixtures": (_remove("wav8k/min/*/mix_both"), {}, ["mix_both", "mix_clean"]),
+    "no wav": (_remove("wav8k/min/dev/mix_both/*"), {}, ["mix_both", "no wav files"]),
+    "no test": (_remove("wav8k/min/test"), {}, ["test", "dev, train-360"]),
+    "stem missing": (_remove("wav8k/min/dev/s2/0-x.wav"), {}, ["s2/0-x.wav", "not exist"]),
+    "mixture missing": (
+        _remove("wav8k/min/dev/mix_both/1-x.wav"),
+        {},
+        ["mix_both/1-x.wav", "does not exist"],
+    ),
+    "noise missing": (
+        _remove("wav8k/min/dev/noise/1-x.wav"),
+        {},
+        ["noise/1-x.wav", "does not exist"],
+    ),
+    "length": (
+        _replace("s2/0-x.wav", _loud(1999)),
+        {},
+        ["s2/0-x.wav", "1999 samples", "mix_both/0-x.wav has 2000"],
+    ),
+    "rate": (
+        _replace("s2/0-x.wav", _loud(2000), 16000),
+        {},
+        ["s2/0-x.wav", "16000 Hz", "8000 Hz was expected"],
+    ),
+    "corrupt": (_corrupt, {}, ["s1/0-x.wav", "is corrupt"]),
+    "empty wav": (_replace("s1/0-x.wav", _loud(0)), {}, ["s1/0-x.wav", "is empty"]),
+    "stereo": (
+        _replace("s1/0-x.wav", np.full((2000, 2), 0.5)),
+        {},
+        ["s1/0-x.wav", "2 channels"],
+    ),
+    "silent source": (
+        _replace("s1/0-x.wav", np.zeros(2000)),
+        {},
+        ["s1/0-x.wav", "is silent"],
+    ),
+    "silent mixture": (
+        _replace("mix_both/0-x.wav", np.zeros(2000)),
+        {},
+        ["mix_both/0-x.wav", "is silent"],
+    ),
+    "not finite": (
+        _replace("s1/0-x.wav", NAN, subtype="FLOAT"),
+        {},
+        ["s1/0-x.wav", "not finite"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_named(libri2mix, tmp_path, fault):
+    break_it, choices, words = FAULTS[fault]
+    if break_it is not None:
+        break_it(libri2mix)
+    with pytest.raises(UserError) as error:
+        prepare_librimix(libri2mix, tmp_path / "manifests", **choices)
+    for word in words:
+        assert word in str(error.value)
+    assert not list(tmp_path.glob("manifests/*_dev_*"))
+
+
+def test_libri3mix_given_for_two_speakers(tmp_path):
+    make_librimix(tmp_path / "Libri3Mix", n_speakers=3, n_items=1)
+    for given in (tmp_path, tmp_path / "Libri3Mix"):
+        with pytest.raises(UserError, match="set n_speakers to match"):
+            prepare_librimix(given, tmp_path / "manifests", n_speakers=2)
+
+
+def test_late_sound_is_not_silence(libri2mix, tmp_path):
+    late = np.zeros(20000)
+    late[-1] = 0.5
+    for folder in ("mix_both", "s1", "s2", "noise"):
+        _replace(f"{folder}/0-x.wav", late)(libri2mix)
+    prepare_librimix(libri2mix, tmp_path)
+
+
+def test_silent_noise_is_warned_of(libri2mix, tmp_path, caplog):
+    _replace("noise/0-x.wav", np.zeros(2000))(libri2mix)
+    with caplog.at_level(logging.WARNING):
+        prepare_librimix(libri2mix, tmp_path)
+    assert "1 silent noise recording(s)" in caplog.text and "0-x.wav" in caplog.text
+
+
+def test_many_problems_are_counted(tmp_path):
+    root = make_librimix(tmp_path / "Libri2Mix", n_items=12)
+    for path in root.glob("wav8k/min/dev/s1/*.wav"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        prepare_librimix(root, tmp_path)
+    message = str(error.value)
+    assert "12 problem(s)" in message and "and 2 more" in message
+    assert message.count("is empty (0 bytes)") == 10
+
+
+def test_hidden_files_are_passed_over(libri2mix, tmp_path):
+    (libri2mix / "wav8k/min/dev/s1/._0-x.wav").write_bytes(b"not audio")
+    prepare_librimix(libri2mix, tmp_path)

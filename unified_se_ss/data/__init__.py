@@ -1,0 +1,27 @@
+"""From folders of recordings to padded batches.
+
+Data flows one way: folders -> manifest -> data set -> sampler -> batch. The demo corpus
+(`unified_se_ss.data.demo_corpus`) is made only where it is asked for, and is not
+imported here.
+"""
+
+from unified_se_ss.data.augment import speed_perturb
+from unified_se_ss.data.batching import BucketBatchSampler
+from unified_se_ss.data.dataset import Batch, Example, ItemKey, MixtureDataset, collate
+from unified_se_ss.data.librimix import prepare_librimix
+from unified_se_ss.data.manifest import Item, Manifest, read_manifest, write_manifest
+
+__all__ = [
+    "Batch",
+    "BucketBatchSampler",
+    "Example",
+    "Item",
+    "ItemKey",
+    "Manifest",
+    "MixtureDataset",
+    "collate",
+    "prepare_librimix",
+    "read_manifest",
+    "speed_perturb",
+    "write_manifest",
+]

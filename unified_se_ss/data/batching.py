@@ -1,0 +1,192 @@
+"""Which items go into which batch, on which rank, in which epoch.
+
+The plan of an epoch follows from (seed, epoch) alone. Every rank makes the whole plan
+and takes its part, so that nothing need be exchanged between them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from unified_se_ss.data.dataset import ItemKey
+from unified_se_ss.errors import UserError
+
+BATCHES_PER_POOL = 64
+
+
+class BucketBatchSampler(torch.utils.data.Sampler):
+    """Batches of items of similar duration, the same number of them on every rank.
+
+    Each epoch: the items are shuffled, sorted by duration within pools of 64 batches,
+    cut into batches, and these are shuffled. Every item comes once, on one rank. A
+    remainder that cannot give each rank a batch is dealt out to the batches of the
+    last full step, which may so be one item larger.
+
+    To be used as the `batch_sampler` of a DataLoader. `set_epoch` must be called before
+    an epoch is iterated over; iterating does not change the sampler, so that skipping
+    k batches of a new iterator resumes an epoch.
+
+    Arguments
+    ---------
+    durations : sequence of float
+        Seconds of each item.
+    batch_size : int, optional
+        Items in a batch, on each rank.
+    batch_seconds : float, optional
+        Instead of batch_size: seconds of audio in a batch on each rank, padding
+        included. An item that is longer is a batch of its own.
+    shuffle : bool
+        Default True; False keeps the order of the items, for evaluation.
+    seed : int
+        Default 0.
+    rank : int
+        Of this process (default 0).
+    world_size : int
+        Number of processes (default 1).
+
+    Raises
+    ------
+    UserError
+        If not just one of batch_size and batch_seconds is given, or there are fewer
+        items than ranks.
+
+    Example
+    -------
+    >>> sampler = BucketBatchSampler([1.0, 3.0, 2.0], batch_size=2, shuffle=False)
+    >>> list(sampler)  # doctest: +NORMALIZE_WHITESPACE
+    [[ItemKey(epoch=0, index=0), ItemKey(epoch=0, index=1)],
+     [ItemKey(epoch=0, index=2)]]
+    """
+
+    def __init__(
+        self,
+        durations,
+        batch_size=None,
+        batch_seconds=None,
+        shuffle=True,
+        seed=0,
+        rank=0,
+        world_size=1,
+    ):
+        _check_budget(batch_size, batch_seconds)
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is not one of {world_size} ranks")
+        if len(durations) < world_size:
+            raise UserError(
+                f"there are {len(durations)} item(s) for {world_size} processes, but each "
+                "needs one at least; use fewer processes or more data"
+            )
+        self.durations = np.asarray(durations, dtype=np.float64)
+        self.batch_size = batch_size
+        self.batch_seconds = batch_seconds
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        """Says which epoch's batches to give from now on.
+
+        Arguments
+        ---------
+        epoch : int
+            Any number from 0.
+        """
+        self.epoch = int(epoch)
+        self._batches = self._plan()[self.rank :: self.world_size]
+
+    def __len__(self):
+        return len(self._batches)
+
+    def __iter__(self):
+        epoch, batches = self.epoch, self._batches
+        return ([ItemKey(epoch, int(index)) for index in batch] for batch in batches)
+
+    def _plan(self):
+        """The batches of all ranks: first those of the first step, rank by rank."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        batches = []
+        for pool in self._pools(rng):
+            batches += self._cut(pool)
+        batches = self._evened(batches)
+        return self._shuffled_steps(batches, rng) if self.shuffle else batches
+
+    def _pools(self, rng):
+        """The items in the order in which they are cut into batches, pool by pool."""
+        if not self.shuffle:
+            return [np.arange(len(self.durations))]
+        order = rng.permutation(len(self.durations))
+        per_batch = self.batch_size or self.batch_seconds / self.durations.mean()
+        size = BATCHES_PER_POOL * self.world_size * max(1, int(per_batch))
+        pools = [order[first : first + size] for first in range(0, len(order), size)]
+        return [pool[np.argsort(self.durations[pool], kind="stable")] for pool in pools]
+
+    def _cut(self, pool):
+        """Cuts the items of a pool into batches."""
+        if self.batch_size is not None:
+            size = self.batch_size
+            return [pool[first : first + size] for first in range(0, len(pool), size)]
+        batches, first, longest = [], 0, 0.0
+        for position, duration in enumerate(self.durations[pool]):
+            longest = max(longest, duration)
+            if longest * (position + 1 - first) > self.batch_seconds and position > first:
+                batches.append(pool[first:position])
+                first, longest = position, duration
+        return [*batches, pool[first:]]
+
+    def _evened(self, batches):
+        """Makes the number of batches a multiple of the number of ranks."""
+        n_over = len(batches) % self.world_size
+        if n_over == 0:
+            return batches
+        full, over = batches[: len(batches) - n_over], batches[len(batches) - n_over :]
+        if sum(map(len, over)) >= self.world_size:
+            return full + _split(over, self.world_size)
+        if self.batch_seconds is not None:
+            # Smaller batches keep within the budget, larger ones would not.
+            n_steps = len(full) // self.world_size + 1
+            if len(self.durations) >= n_steps * self.world_size:
+                return _split(batches, n_steps * self.world_size)
+        last = [list(batch) for batch in full[-self.world_size :]]
+        for receiver, index in zip(reversed(last), np.concatenate(over)):
+            receiver.append(index)
+        return full[: -self.world_size] + last
+
+    def _shuffled_steps(self, batches, rng):
+        """Shuffles the steps, and who gets which batch of a step.
+
+        The batches of one step stay together: they are of similar duration, so that no
+        rank waits long for another.
+        """
+        world = self.world_size
+        steps = [batches[first : first + world] for first in range(0, len(batches), world)]
+        shuffled = []
+        for step in rng.permutation(len(steps)):
+            shuffled += [steps[step][rank] for rank in rng.permutation(world)]
+        return shuffled
+
+
+def _split(batches, count):
+    """Halves the largest batch, again and again, until there are `count`."""
+    batches = list(batches)
+    while len(batches) < count:
+        largest = max(range(len(batches)), key=lambda b: len(batches[b]))
+        batch = batches[largest]
+        half = (len(batch) + 1) // 2
+        batches[largest : largest + 1] = [batch[:half], batch[half:]]
+    return batches
+
+
+def _check_budget(batch_size, batch_seconds):
+    """Raises a UserError unless just one way to measure batches is given."""
+    if (batch_size is None) == (batch_seconds is None):
+        raise UserError(
+            f"batch_size is {batch_size} and batch_seconds is {batch_seconds}, but just "
+            "one of the two must be set (the other null)"
+        )
+    if batch_size is not None and (batch_size != int(batch_size) or batch_size < 1):
+        raise UserError(f"batch_size: is {batch_size}, a whole number from 1 was expected")
+    if batch_seconds is not None and not 0 < batch_seconds < float("inf"):
+        raise UserError(f"batch_seconds: is {batch_seconds}, seconds above 0 were expected")

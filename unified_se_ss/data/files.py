@@ -1,0 +1,56 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from unified_se_ss.errors import UserError
+
+
+@contextmanager
+def written_whole(path):
+    """Gives a temporary name beside a file; the file appears when all is written.
+
+    When the block ends well, the temporary file takes the place of `path` in one step.
+    When it ends with an exception, nothing is left behind and `path` is as it was.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to write. Folders that are missing on the way are made.
+
+    Returns
+    -------
+    contextmanager of Path
+        The temporary name to write to, in the same folder.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written (no permission, disk full).
+
+    Example
+    -------
+    >>> folder = Path(getfixture("tmpdir"))
+    >>> with written_whole(folder / "note.txt") as temporary:
+    ...     _ = temporary.write_text("all of it")
+    >>> sorted(p.name for p in folder.iterdir())
+    ['note.txt']
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); "
+            "choose a folder with write permission and room on the disk"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,381 @@
+"""Manifests: CSV files that say which recordings belong to which item.
+
+One line per item: ID, duration in seconds (measured from the files), sample_rate in Hz,
+then one column per stem with the path of its file, which may begin with `{data_root}`.
+All other columns (speaker, loudness, ...) are kept as the item's attributes. Beside a
+manifest lies `<manifest>.fingerprint`, which says what it was made from.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unified_se_ss.data.files import written_whole
+from unified_se_ss.errors import UserError
+
+REQUIRED = ("ID", "duration", "sample_rate")
+STEM = re.compile(r"mixture|s[1-9][0-9]*|noise|speech")
+DATA_ROOT = "{data_root}"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of a manifest.
+
+    Arguments
+    ---------
+    id : str
+        Unique name.
+    duration : float
+        Seconds.
+    sample_rate : int
+        Hz.
+    paths : dict
+        Path of the file of each stem.
+    attributes : dict
+        All other columns, as text.
+
+    Example
+    -------
+    >>> Item("a", 2.5, 8000, {"mixture": "a.wav"}).frames
+    20000
+    """
+
+    id: str
+    duration: float
+    sample_rate: int
+    paths: dict
+    attributes: dict = field(default_factory=dict)
+
+    @property
+    def frames(self):
+        """Number of samples."""
+        return round(self.duration * self.sample_rate)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The items of a manifest, sorted by their IDs.
+
+    Arguments
+    ---------
+    path : str
+        The file it was read from, for messages.
+    items : tuple of Item
+        At least one.
+    stems : tuple of str
+        Names of the stems, in the order of the columns.
+    sample_rate : int or None
+        Hz; None if the items differ (which `read_manifest` must be asked to allow).
+
+    Example
+    -------
+    >>> item = Item("a", 2.5, 8000, {"mixture": "a.wav"})
+    >>> len(Manifest("train.csv", (item,), ("mixture",), 8000))
+    1
+    """
+
+    path: str
+    items: tuple
+    stems: tuple
+    sample_rate: int | None
+
+    def __len__(self):
+        return len(self.items)
+
+
+def write_manifest(path, rows, fingerprint):
+    """Writes a manifest and the fingerprint of what it was made from.
+
+    Arguments
+    ---------
+    path : str or Path
+        The CSV file. One that was not written by this function, or was edited since,
+        is never overwritten.
+    rows : list of dict
+        One per item, all with the same keys: ID, duration, sample_rate, stems, others.
+    fingerprint : dict
+        As `fingerprint_of` gives it.
+
+    Raises
+    ------
+    UserError
+        If the file is a person's own work, or cannot be written.
+
+    Example
+    -------
+    >>> path = Path(getfixture("tmpdir")) / "train.csv"
+    >>> row = {"ID": "a", "duration": 1.5, "sample_rate": 8000, "mixture": "a.wav"}
+    >>> write_manifest(path, [row], {"choices": {}})
+    >>> print(path.read_text().strip())
+    ID,duration,sample_rate,mixture
+    a,1.5,8000,a.wav
+    """
+    if not rows:
+        raise ValueError(f"a manifest without items was to be written: {path}")
+    check_replaceable(path)
+    rows = sorted(rows, key=lambda row: row["ID"])
+    with written_whole(path) as temporary:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        digest = _digest(temporary)
+    # The CSV comes first: a manifest with an old fingerprint is made again, whereas an
+    # old manifest with a new fingerprint would pass for current.
+    with written_whole(_fingerprint_path(path)) as temporary:
+        record = {"manifest": digest, "made_from": fingerprint}
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def read_manifest(path, data_root=None, stems=None, one_rate=True):
+    """Reads and checks a manifest.
+
+    Arguments
+    ---------
+    path : str or Path
+        The CSV file.
+    data_root : str or Path, optional
+        What `{data_root}` at the beginning of a path stands for.
+    stems : sequence of str, optional
+        The columns that hold paths. By default those named mixture, s1, s2, ...,
+        noise and speech.
+    one_rate : bool
+        Whether all items must have the same sampling rate (default True).
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    UserError
+        Naming file and line, if the manifest is missing, empty, lacks a column or a
+        value, or holds an ID twice or a number that is none.
+
+    Example
+    -------
+    >>> path = Path(getfixture("tmpdir")) / "train.csv"
+    >>> _ = path.write_text(
+    ...     "ID,duration,sample_rate,mixture,speaker\\n"
+    ...     "a,1.5,8000,{data_root}/a.wav,Ann\\n"
+    ... )
+    >>> read_manifest(path, "/data").items[0]  # doctest: +NORMALIZE_WHITESPACE
+    Item(id='a', duration=1.5, sample_rate=8000,
+         paths={'mixture': '/data/a.wav'}, attributes={'speaker': 'Ann'})
+    """
+    header, lines = _read_csv(path)
+    stems = _stem_columns(path, header, stems)
+    items, line_of = [], {}
+    for number, line in lines:
+        item = _item(f"{path}, line {number}", line, header, stems, data_root)
+        if item.id in line_of:
+            raise UserError(
+                f"{path}, line {number}: the ID {item.id!r} is already on line "
+                f"{line_of[item.id]}; every ID may stand once, remove one of the two"
+            )
+        line_of[item.id] = number
+        items.append(item)
+    if not items:
+        raise UserError(f"{path}: holds a header but no item; delete it to make it again")
+    rates = sorted({item.sample_rate for item in items})
+    if one_rate and len(rates) > 1:
+        raise UserError(
+            f"{path}: the items have different sampling rates ({rates} Hz), one was "
+            "expected; resample the recordings to one rate and make the manifest again"
+        )
+    items = tuple(sorted(items, key=lambda item: item.id))
+    return Manifest(str(path), items, stems, rates[0] if len(rates) == 1 else None)
+
+
+def fingerprint_of(folder, files, choices):
+    """Describes what a manifest is made from, to know when it must be made again.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder that the files are in. Where it lies does not matter.
+    files : iterable of str
+        Names relative to the folder; their sizes and modification times count.
+    choices : dict
+        Everything else that decides what the manifest will be, ready for JSON.
+
+    Returns
+    -------
+    dict
+
+    Example
+    -------
+    >>> folder = Path(getfixture("tmpdir"))
+    >>> _ = (folder / "a.wav").write_bytes(b"1234")
+    >>> before = fingerprint_of(folder, ["a.wav"], {"rate": 8000})
+    >>> _ = (folder / "a.wav").write_bytes(b"12345")
+    >>> before == fingerprint_of(folder, ["a.wav"], {"rate": 8000})
+    False
+    """
+    listing = hashlib.sha256()
+    n_files = 0
+    for n_files, name in enumerate(sorted(files), start=1):
+        status = os.stat(os.path.join(folder, name))
+        listing.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return {"choices": choices, "n_files": n_files, "listing": listing.hexdigest()}
+
+
+def is_current(path, fingerprint):
+    """Tells whether a manifest exists and was made from just this.
+
+    Arguments
+    ---------
+    path : str or Path
+        The manifest.
+    fingerprint : dict
+        As `fingerprint_of` gives it now.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> is_current(getfixture("tmpdir") / "none.csv", {})
+    False
+    """
+    return Path(path).is_file() and _record(path).get("made_from") == fingerprint
+
+
+def check_replaceable(path):
+    """Refuses to overwrite a manifest that is not as this program wrote it.
+
+    Arguments
+    ---------
+    path : str or Path
+        The manifest, which need not exist.
+
+    Raises
+    ------
+    UserError
+        If it was made or edited by someone else.
+
+    Example
+    -------
+    >>> check_replaceable(getfixture("tmpdir") / "none.csv")
+    """
+    if Path(path).is_file() and _record(path).get("manifest") != _digest(path):
+        raise UserError(
+            f"{path}: is out of date, but was made or edited by hand (or its writing was "
+            "cut off), so it is not overwritten; move it away to have it made again"
+        )
+
+
+def _fingerprint_path(path):
+    """Name of the file beside a manifest that holds its fingerprint."""
+    return Path(f"{os.fspath(path)}.fingerprint")
+
+
+def _record(path):
+    """What the fingerprint file of a manifest says; empty if there is none."""
+    try:
+        record = json.loads(_fingerprint_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _digest(path):
+    """SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _read_csv(path):
+    """Header and numbered lines of a CSV file, which may begin with a BOM."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            lines = [(reader.line_num, line) for line in reader if line]
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); a manifest (CSV) was expected"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{path}: is not a CSV file in UTF-8 ({error}); delete it to make it again"
+        ) from error
+    if not lines:
+        raise UserError(f"{path}: is empty; delete it to make it again")
+    return lines[0][1], lines[1:]
+
+
+def _stem_columns(path, header, stems):
+    """Checks the header and gives the columns that hold paths."""
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path}, line 1: the column {repeated[0]!r} stands there twice")
+    missing = [name for name in (*REQUIRED, *(stems or ())) if name not in header]
+    if missing:
+        raise UserError(
+            f"{path}, line 1: the column(s) {', '.join(missing)} are missing; "
+            f"there are {', '.join(header)}"
+        )
+    stems = stems or [name for name in header if STEM.fullmatch(name)]
+    if not stems:
+        raise UserError(
+            f"{path}, line 1: no column holds paths; a column mixture, s1, s2, ..., "
+            "noise or speech was expected"
+        )
+    return tuple(stems)
+
+
+def _item(place, line, header, stems, data_root):
+    """The item of one line; `place` begins the message if something is wrong."""
+    if len(line) != len(header):
+        raise UserError(
+            f"{place}: has {len(line)} value(s), {len(header)} were expected "
+            f"({', '.join(header)})"
+        )
+    values = dict(zip(header, line))
+    for name in ("ID", *stems):
+        if not values[name].strip():
+            raise UserError(f"{place}: the column {name} is empty")
+    return Item(
+        id=values["ID"],
+        duration=_positive(place, "duration", values["duration"], float),
+        sample_rate=_positive(place, "sample_rate", values["sample_rate"], int),
+        paths={name: _resolved(place, values[name], data_root) for name in stems},
+        attributes={
+            name: value
+            for name, value in values.items()
+            if name not in REQUIRED and name not in stems
+        },
+    )
+
+
+def _positive(place, name, text, kind):
+    """The positive finite number that a cell holds."""
+    try:
+        number = kind(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        expected = "seconds" if kind is float else "Hz, a whole number"
+        raise UserError(
+            f"{place}: the {name} is {text!r}; a number above 0 was expected ({expected})"
+        )
+    return number
+
+
+def _resolved(place, path, data_root):
+    """A path with `{data_root}` replaced."""
+    if not path.startswith(DATA_ROOT):
+        return path
+    if data_root is None:
+        raise UserError(
+            f"{place}: the path begins with {DATA_ROOT}, but no data_root was given"
+        )
+    return os.fspath(data_root).rstrip("/") + path[len(DATA_ROOT) :]
