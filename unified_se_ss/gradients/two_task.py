@@ -160,7 +160,8 @@ class TwoTaskGradients:
         self.pending += 1
         auxiliary = losses.auxiliary
         if auxiliary is not None and auxiliary.total.requires_grad:
-            self._backward_auxiliary(scale(auxiliary.total))
+            if self.shared.parameters:
+                self._backward_auxiliary(scale(auxiliary.total))
             self._items[1] += auxiliary.items
         if losses.main.total.requires_grad:
             scale(losses.main.total).backward()
@@ -215,6 +216,8 @@ class TwoTaskGradients:
 
     def _inner_product(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """<x, y> of each group, [G], in float64."""
+        if not self.groups:
+            return x.new_zeros(0, dtype=torch.float64)
         return torch.segment_reduce(_block_sums(x, y), "sum", lengths=self._blocks_of_group)
 
     def _apply(self, w_a, w_m, auxiliary_finite) -> None:

@@ -1,0 +1,348 @@
+"""Where SpeechBrain's Brain meets the two gradients."""
+
+from __future__ import annotations
+
+import time
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from tqdm import tqdm
+
+from unified_se_ss.errors import UserError
+from unified_se_ss.gradients import ConflictMonitor, TwoTaskGradients, TwoTaskLosses
+
+# What parallel and compiling wrappers put into the names of parameters.
+WRAPPERS = {"_orig_mod", "module"}
+
+
+@register_checkpoint_hooks
+class TaskMeans:
+    """Means of both tasks' losses over the items of an epoch, kept on the device.
+
+    Example
+    -------
+    >>> from unified_se_ss.gradients import TaskLoss
+    >>> means = TaskMeans()
+    >>> means.update(TwoTaskLosses(TaskLoss.of(torch.tensor([1.0, 3.0]))))
+    >>> means.read()
+    {'main': 2.0, 'auxiliary': None}
+    """
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._sums = torch.zeros(4, dtype=torch.float64)
+
+    def update(self, losses: TwoTaskLosses) -> None:
+        """Add one batch; losses that are not finite are left out."""
+        main, auxiliary = losses
+        zero = torch.zeros_like(main.items)
+        total, items = (zero, zero) if auxiliary is None else auxiliary
+        sums = torch.stack([main.total.detach(), main.items, total.detach(), items])
+        # Each task's total and count stand or fall together.
+        finite = sums.isfinite().view(2, 2).all(1).repeat_interleave(2)
+        self._sums = self._sums.to(sums.device) + torch.where(finite, sums, 0.0).double()
+
+    def read(self) -> dict:
+        """Fetch the means (one transfer); None where there were no items."""
+        main, main_items, auxiliary, auxiliary_items = self._sums.tolist()
+        return {
+            "main": main / main_items if main_items else None,
+            "auxiliary": auxiliary / auxiliary_items if auxiliary_items else None,
+        }
+
+    @mark_as_saver
+    def _save(self, path):
+        torch.save(self._sums.cpu(), path)
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch):
+        del end_of_epoch
+        self._sums = torch.load(path, weights_only=True)
+
+
+class Progress:
+    """A loader with a progress bar around it that says how training goes.
+
+    Arguments
+    ---------
+    loader : iterable
+        Batches; must have a length.
+    fields : callable
+        Returns what to show, a dict; called rarely, as it may wait for the device.
+    description : str
+        Stands before the bar.
+    start : int
+        Batches that are done already.
+    interval : int
+        Batches between two looks at `fields`.
+    show : bool
+        Whether there is a bar at all.
+    """
+
+    def __init__(self, loader, fields, description, start=0, interval=1, show=True):
+        self.loader, self.fields = loader, fields
+        self.description, self.start = description, start
+        self.interval, self.show = interval, show
+        self.waited = self.elapsed = 0.0
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        began = asked = time.perf_counter()
+        with tqdm(
+            total=len(self),
+            initial=self.start,
+            desc=self.description,
+            unit="batch",
+            dynamic_ncols=True,
+            disable=not self.show,
+        ) as bar:
+            for number, batch in enumerate(self.loader, 1):
+                self.waited += time.perf_counter() - asked
+                yield batch
+                asked = time.perf_counter()
+                self.elapsed = asked - began
+                if number % self.interval == 0:
+                    bar.set_postfix(self.fields(), refresh=False)
+                bar.update()
+            bar.set_postfix(self.fields())
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the time in which training waited for data."""
+        return self.waited / self.elapsed if self.elapsed else 0.0
+
+
+class TwoTaskBrain(sb.Brain):
+    """A Brain for two tasks that share parameters.
+
+    A subclass writes ``compute_forward`` and ``compute_objectives``; the latter returns
+    :class:`~unified_se_ss.gradients.TwoTaskLosses`. Everything else that a Brain does
+    is done as there, except for this:
+
+    * The two gradients are summed over micro-batches and ranks and then combined by a
+      rule (:class:`~unified_se_ss.gradients.TwoTaskGradients`). The modules are not
+      wrapped in DistributedDataParallel, which would reduce the first of two backward
+      passes and skip the second.
+    * The last batches of an epoch are stepped even if they are fewer than
+      ``grad_accumulation_factor``.
+    * A step whose main gradient is not finite is skipped as a whole, in any precision;
+      more than ``nonfinite_patience`` of them in an epoch stop the run.
+    * All parameter groups are clipped to ``max_grad_norm``.
+    * With a fused optimizer, nothing is fetched from the device but every
+      ``log_interval`` steps.
+
+    Besides Brain's own, these keys of ``hparams`` are read: ``rule``, ``granularity``,
+    ``shared_modules`` (names as in ``modules``, such as ``network.encoder``) and
+    ``log_interval`` (default 50; 1 on the CPU, where looking costs nothing).
+
+    Example
+    -------
+    >>> from unified_se_ss.gradients import TaskLoss
+    >>> class Example(TwoTaskBrain):
+    ...     def compute_forward(self, batch, stage):
+    ...         hidden = self.modules.shared(batch)
+    ...         return hidden, self.modules.head(hidden)
+    ...     def compute_objectives(self, predictions, batch, stage):
+    ...         hidden, output = predictions
+    ...         return TwoTaskLosses(
+    ...             TaskLoss.of(output.square().sum(1)), TaskLoss.of(hidden.square().sum(1)))
+    >>> brain = Example(
+    ...     modules={"shared": torch.nn.Linear(4, 3), "head": torch.nn.Linear(3, 2)},
+    ...     opt_class=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+    ...     hparams={"shared_modules": ["shared"], "rule": "project"},
+    ...     run_opts={"device": "cpu", "noprogressbar": True})
+    >>> brain.fit(range(1, 3), [torch.randn(5, 4) for _ in range(4)])
+    >>> brain.means.read()["main"] > 0
+    True
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not hasattr(self, "hparams"):
+            raise UserError("TwoTaskBrain needs hparams with the key shared_modules")
+        if self.max_grad_norm <= 0:
+            raise UserError(f"max_grad_norm is {self.max_grad_norm}; expected more than 0")
+        if self.data_parallel_backend:
+            raise UserError("data_parallel_backend is not supported; start with torchrun")
+        self.log_interval = self.option("log_interval", 50)
+        if self.device_type == "cpu":
+            self.log_interval = 1
+        self.means = TaskMeans()
+        self.monitor = ConflictMonitor()
+        self.gradients = None
+        self._mean_loss = torch.zeros(())
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("means", self.means)
+
+    def option(self, name, default):
+        """A key of hparams, or its default."""
+        return getattr(self.hparams, name, default)
+
+    def on_fit_start(self):
+        """Prepare modules and optimizers as a Brain does, and the two gradients."""
+        super().on_fit_start()
+        try:
+            self.gradients = TwoTaskGradients(
+                [(plain_name(n), p) for n, p in self.modules.named_parameters()],
+                shared=self.option("shared_modules", ()),
+                rule=self.option("rule", "project"),
+                granularity=self.option("granularity", "parameter"),
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def _wrap_distributed(self):
+        """Give every rank rank 0's modules; gradients are reduced where they are combined."""
+        if not self.distributed_launch:
+            return
+        for name, module in self.modules.items():
+            if self.device_type == "cuda":
+                module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
+                self.modules[name] = module
+            for tensor in [*module.parameters(), *module.buffers()]:
+                torch.distributed.broadcast(tensor.detach(), src=0)
+
+    def _fit_train(self, train_set, epoch, enable):
+        """One epoch as Brain runs it, with this class' own progress bar around the data."""
+        self._batches = len(train_set)
+        self.monitor.reset()
+        if self.step == 0:  # else the epoch is being resumed
+            self.means.reset()
+        self.progress = Progress(
+            train_set,
+            self.progress_fields,
+            f"Epoch {epoch}",
+            start=self.step,
+            interval=self.log_interval,
+            show=enable,
+        )
+        super()._fit_train(self.progress, epoch, enable=False)
+
+    def progress_fields(self) -> dict:
+        """What the progress bar shows; looks at the device, and checks what it sees."""
+        means, found = self.means.read(), self.monitor.read()
+        self._mean_loss = torch.tensor(means["main"] or 0.0)
+        self.avg_train_loss = self._mean_loss.item()
+        self.check_patience(found["main_nonfinite"])
+        return {
+            **{name: f"{value:.3f}" for name, value in means.items() if value is not None},
+            "conflicts": percent(found["conflict_rate"]),
+        }
+
+    def check_patience(self, skipped: int) -> None:
+        """Stop if more steps were skipped in this epoch than ``nonfinite_patience`` allows."""
+        if skipped > self.nonfinite_patience:
+            raise UserError(
+                f"{skipped} steps of this epoch had a non-finite main gradient and were "
+                f"skipped; nonfinite_patience allows {self.nonfinite_patience}. Look at "
+                "the data, lower the learning rate, or run with --precision fp32."
+            )
+
+    @property
+    def _completes_accumulation(self) -> bool:
+        """Whether the current batch is the last before an optimizer step."""
+        if self.step % self.grad_accumulation_factor == 0 or self.step >= self._batches:
+            return True
+        return self.debug and self.step == self.debug_batches
+
+    def fit_batch(self, batch):
+        """Take both gradients of a batch; combine and step when enough have been added.
+
+        Arguments
+        ---------
+        batch : object
+            Whatever the loader gives.
+
+        Returns
+        -------
+        torch.Tensor
+            Mean main loss of the epoch as of the last look, on the CPU.
+        """
+        should_step = self._completes_accumulation
+        self.on_fit_batch_start(batch, should_step)
+        with self.training_ctx:
+            outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+            losses = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+        self.gradients.accumulate(losses, self.scaler.scale)
+        self.means.update(losses)
+        if should_step:
+            self.optimizers_step()
+        self.on_fit_batch_end(batch, outputs, losses, should_step)
+        return self._mean_loss
+
+    def update_average(self, loss, avg_loss):
+        """In training, the loss is an average already; else as Brain does it."""
+        if self.modules.training:
+            return float(loss)
+        return super().update_average(loss, avg_loss)
+
+    def optimizers_step(self):
+        """Combine the gradients, clip them, and step every optimizer that is not frozen."""
+        combined = self.gradients.combine()
+        self.monitor.update(combined)
+        optimizers = list(self.freeze_optimizers(self.optimizers_dict).values())
+        for optimizer in optimizers:
+            self.scaler.unscale_(optimizer)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+            self._step(optimizer, combined.main_finite)
+        self.scaler.update()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.optimizer_step += 1
+
+    def _step(self, optimizer, finite: torch.Tensor) -> None:
+        """Step if the gradients are finite; a fused optimizer decides that on the device."""
+        if self.scaler.is_enabled():
+            self.scaler.step(optimizer)
+        elif getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.found_inf = (~finite).to(torch.float32)
+            optimizer.step()
+            del optimizer.found_inf
+        elif bool(finite):
+            optimizer.step()
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        """As Brain decides, but never between the micro-batches of one step."""
+        due = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+        return due and self.gradients.pending == 0
+
+    @torch.no_grad()
+    def evaluate_batch(self, batch, stage):
+        """Mean main loss of a batch, on the CPU."""
+        with self.evaluation_ctx:
+            outputs = self.compute_forward(batch, stage)
+            losses = self.compute_objectives(outputs, batch, stage)
+        return losses.main.mean().cpu()
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what wrappers add to it.
+
+    Example
+    -------
+    >>> plain_name("network._orig_mod.encoder.weight")
+    'network.encoder.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def percent(share: float | None) -> str:
+    """A share for people to read.
+
+    Example
+    -------
+    >>> percent(0.314), percent(None)
+    ('31 %', '-')
+    """
+    return "-" if share is None else f"{100 * share:.0f} %"
