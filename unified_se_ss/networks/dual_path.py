@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from unified_se_ss.networks.masking import real_elements
+from unified_se_ss.padding import real_elements
 
 EPSILON = 1e-8  # source: speechbrain.lobes.models.dual_path.select_norm
 

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import nn
 
-from unified_se_ss.networks.masking import real_elements
+from unified_se_ss.padding import real_elements
 
 
 def sinusoidal_positions(length: int, n_features: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from unified_se_ss.networks.masking import real_elements
+from unified_se_ss.padding import real_elements
 
 
 class UnifiedOutput(NamedTuple):

@@ -3,7 +3,6 @@
 Axes: B batch, J sources, T samples, N basis functions, L frames.
 """
 
-from unified_se_ss.objectives.padding import padding_mask
 from unified_se_ss.objectives.permutation import (
     permutation_invariant_si_snr,
     reorder_sources,
@@ -16,7 +15,6 @@ from unified_se_ss.objectives.si_snr import si_snr
 
 __all__ = [
     "REPRESENTATION_LOSSES",
-    "padding_mask",
     "permutation_invariant_si_snr",
     "reorder_sources",
     "representation_loss",

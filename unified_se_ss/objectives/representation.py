@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unified_se_ss.objectives.padding import padding_mask
+from unified_se_ss.padding import real_elements
 
 EPSILON = 1e-8
 
@@ -67,7 +67,7 @@ def representation_loss(
     if enhanced.dtype in (torch.float16, torch.bfloat16):
         enhanced, clean = enhanced.float(), clean.float()
     if frames is not None:
-        mask = padding_mask(frames, enhanced.shape[-1]).unsqueeze(1)
+        mask = real_elements(frames, enhanced.shape[-1], enhanced.device).unsqueeze(1)
         enhanced = torch.where(mask, enhanced, 0.0)
         clean = torch.where(mask, clean, 0.0)
     return REPRESENTATION_LOSSES[kind](enhanced, clean)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unified_se_ss.objectives.padding import padding_mask
+from unified_se_ss.padding import real_elements
 
 EPSILON = 1e-8  # source: speechbrain.nnet.losses.cal_si_snr
 
@@ -15,7 +15,7 @@ def zero_mean(signal: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tenso
         signal = signal.float()
     if lengths is None:
         return signal - signal.mean(-1, keepdim=True)
-    mask = padding_mask(lengths, signal.shape[-1])
+    mask = real_elements(lengths, signal.shape[-1], signal.device)
     mask = mask.view(mask.shape[0], *[1] * (signal.dim() - 2), mask.shape[-1])
     # where, not a product: what stands in the padding may be anything, even NaN.
     signal = torch.where(mask, signal, 0.0)

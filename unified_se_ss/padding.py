@@ -5,15 +5,20 @@ from __future__ import annotations
 import torch
 
 
-def padding_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
+def real_elements(
+    lengths: torch.Tensor, size: int, device: torch.device | None = None
+) -> torch.Tensor:
     """Mark the elements that are not padding.
 
     Arguments
     ---------
     lengths : torch.Tensor
-        Number of real elements of each item, [B].
+        Number of real elements of each item, [B]. Best on the CPU: it is sent to the
+        device without waiting for it.
     size : int
         Padded length T.
+    device : torch.device, optional
+        Where the mask is wanted; by default where `lengths` is.
 
     Returns
     -------
@@ -22,8 +27,9 @@ def padding_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
 
     Example
     -------
-    >>> padding_mask(torch.tensor([1, 3]), 3)
+    >>> real_elements(torch.tensor([1, 3]), 3)
     tensor([[ True, False, False],
             [ True,  True,  True]])
     """
+    lengths = lengths.to(device or lengths.device, non_blocking=True)
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(-1)
