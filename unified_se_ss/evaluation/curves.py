@@ -38,7 +38,7 @@ LARGE_PANELS = (
 SMALL_PANELS = (
     ("Enhancement loss", "loss", (("train_se_loss", "", "tab:green", "--"),)),
     ("Learning rate", "", (("lr", "", "tab:gray", "-"),)),
-    ("Conflicting gradients", "% of the steps", (("conflict_rate", "", "tab:red", "-"),)),
+    ("Conflicting gradients", "% of steps", (("conflict_rate", "", "tab:red", "-"),)),
 )
 
 
@@ -219,7 +219,7 @@ def _draw_panel(axes, panel, rows):
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         axes.yaxis.get_offset_text().set_fontsize(8)
     if curves[0][0] in ("lr", "conflict_rate"):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1] or 1)
     if any(name for _, name, _, _ in curves):
         axes.legend(fontsize=8, frameon=False)
 

@@ -158,7 +158,7 @@ def summarise_values(values):
     """Mean, median, deviation and confidence interval of some values.
 
     The interval is the percentile bootstrap of the mean (Efron, 1979): 1000 resamples
-    of the utterances, with a fixed seed, so that the same values give the same interval.
+    of the utterances with a fixed seed: the same values give the same interval.
 
     Arguments
     ---------

@@ -53,8 +53,8 @@ def save_waves(
     Example
     -------
     >>> import tempfile
-    >>> mixture, estimates = np.ones(80), np.ones((2, 80))
-    >>> paths = save_waves(tempfile.mkdtemp(), "a", mixture, estimates, sample_rate=8000)
+    >>> folder, estimates = tempfile.mkdtemp(), np.ones((2, 80))
+    >>> paths = save_waves(folder, "a", np.ones(80), estimates, sample_rate=8000)
     >>> [path.name for path in paths]
     ['mixture.wav', 's1_estimate.wav', 's2_estimate.wav']
     """
