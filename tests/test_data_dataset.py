@@ -55,7 +55,7 @@ def manifest(tmp_path_factory):
 
 
 def _noise_at(manifest, example):
-    """The noise that belongs to an example, found by its mixture (no cropping twice)."""
+    """The noise that belongs to an example, found by where its mixture lies."""
     item = next(item for item in manifest.items if item.id == example.id)
     mixture, _ = audio.read(item.paths["mixture"])
     noise, _ = audio.read(item.paths["noise"])
@@ -76,7 +76,10 @@ def test_crops_of_all_stems_are_aligned(manifest, key, segment, seed):
     rest = example.mixture - example.sources.sum(0)
     np.testing.assert_allclose(rest, _noise_at(manifest, example), atol=ROUNDING)
     expected = min(manifest.items[key[1]].frames, round((segment or 9) * RATE))
-    assert example.mixture.shape == (expected,) and example.sources.shape == (2, expected)
+    assert example.mixture.shape == (expected,) and example.sources.shape == (
+        2,
+        expected,
+    )
     assert example.mixture.dtype == example.sources.dtype == torch.float32
 
 
@@ -181,8 +184,20 @@ def test_region_of_perturbed_file(tmp_path, data):
     start = data.draw(st.integers(0, len(whole)))
     stop = data.draw(st.integers(start, len(whole)))
     ratio = speed_ratio(percent)
-    region = read_perturbed(tmp_path / "a.wav", frames, start, stop, ratio)
+    item = Item("a", frames / RATE, RATE, {"speech": tmp_path / "a.wav"})
+    region = read_perturbed(item, "speech", start, stop, ratio)
     np.testing.assert_allclose(region, whole[start:stop], atol=1e-6)
+
+
+@pytest.mark.parametrize("stem", ["mixture", "s2", "noise"])
+def test_file_of_another_rate_than_its_manifest_is_named(tmp_path, stem):
+    item = _write_item(tmp_path, "a", 8000, np.random.default_rng(0))
+    audio.write(item.paths[stem], np.full(8000, 0.5), 16000)
+    data = MixtureDataset(_manifest([item]), 2, speed_percents=None)
+    if stem == "noise":
+        data = MixtureDataset(_manifest([item]), 2, speed_percents=(105,))
+    with pytest.raises(UserError, match=f"a-{stem}.wav: .*16000 Hz.* 8000 Hz"):
+        data[0]
 
 
 def test_slower_speech_is_longer_and_lower():
@@ -221,7 +236,8 @@ def half_silent(tmp_path):
 def test_silent_crop_is_drawn_again(half_silent):
     data = MixtureDataset(half_silent, 2, 0.25)
     silent = sum(
-        audio.is_silent(data[ItemKey(epoch, 0)].sources[0].numpy()) for epoch in range(30)
+        audio.is_silent(data[ItemKey(epoch, 0)].sources[0].numpy())
+        for epoch in range(30)
     )
     # A crop is silent with probability 16/18; eight draws leave 0.39 of them, not 0.89.
     assert silent < 20
@@ -234,7 +250,9 @@ def test_wholly_silent_source_is_accepted(half_silent):
 
 def test_durations_are_those_after_cropping(manifest):
     data = MixtureDataset(manifest, 2, segment_seconds=1.25)
-    assert data.durations == [0.375, 9001 / RATE, 1.25, 1.25] and data.sample_rate == RATE
+    assert (
+        data.durations == [0.375, 9001 / RATE, 1.25, 1.25] and data.sample_rate == RATE
+    )
     for index, duration in enumerate(data.durations):
         assert len(data[index].mixture) == round(duration * RATE)
 
@@ -272,7 +290,8 @@ def test_arguments_without_sense(manifest, arguments, words):
 
 def test_collate_pads_with_zeros():
     examples = [
-        Example(f"{n}", torch.full((n,), 1.0), torch.full((2, n), 2.0)) for n in (3, 5, 1)
+        Example(f"{n}", torch.full((n,), 1.0), torch.full((2, n), 2.0))
+        for n in (3, 5, 1)
     ]
     batch = collate(examples)
     assert isinstance(batch, Batch) and len(batch) == 3 and batch.ids == ["3", "5", "1"]

@@ -18,7 +18,7 @@ RATE = 8000
 
 
 def make_librimix(root, n_speakers=2, n_items=3, rate=RATE, place="wav8k/min"):
-    """Writes a tree of LibriMix's shape: train-360, dev, test; s1.., noise, mixtures."""
+    """Writes a tree of LibriMix's shape, with noise and all kinds of mixtures."""
     rng = np.random.default_rng(0)
     for subset in ("train-360", "dev", "test"):
         for n in range(n_items):
@@ -28,7 +28,10 @@ def make_librimix(root, n_speakers=2, n_items=3, rate=RATE, place="wav8k/min"):
             clean = stems[:-1].sum(0)
             signals = {f"s{j + 1}": stems[j] for j in range(n_speakers)}
             signals |= {"noise": stems[-1], "mix_clean": clean}
-            signals |= {"mix_both": clean + stems[-1], "mix_single": stems[0] + stems[-1]}
+            signals |= {
+                "mix_both": clean + stems[-1],
+                "mix_single": stems[0] + stems[-1],
+            }
             for folder, signal in signals.items():
                 audio.write(root / place / subset / folder / f"{n}-x.wav", signal, rate)
     return root
@@ -166,7 +169,11 @@ FAULTS = {
     "no mixtures": (_remove("wav8k/min/*/mix_both"), {}, ["mix_both", "mix_clean"]),
     "no wav": (_remove("wav8k/min/dev/mix_both/*"), {}, ["mix_both", "no wav files"]),
     "no test": (_remove("wav8k/min/test"), {}, ["test", "dev, train-360"]),
-    "stem missing": (_remove("wav8k/min/dev/s2/0-x.wav"), {}, ["s2/0-x.wav", "not exist"]),
+    "stem missing": (
+        _remove("wav8k/min/dev/s2/0-x.wav"),
+        {},
+        ["s2/0-x.wav", "not exist"],
+    ),
     "mixture missing": (
         _remove("wav8k/min/dev/mix_both/1-x.wav"),
         {},

@@ -51,15 +51,24 @@ FAULTS = {
     "no stem": ("ID,duration,sample_rate,foo\na,1,8000,m\n", ["line 1", "no column"]),
     "twice": (HEADER.replace("speaker", "s1") + LINE, ["line 1", "'s1'", "twice"]),
     "duplicate": (HEADER + LINE + LINE, ["line 3", "'a'", "line 2"]),
-    "duration": (HEADER + LINE.replace("1.5", "long"), ["line 2", "duration", "'long'"]),
+    "duration": (
+        HEADER + LINE.replace("1.5", "long"),
+        ["line 2", "duration", "'long'"],
+    ),
     "nan": (HEADER + LINE.replace("1.5", "nan"), ["line 2", "duration", "'nan'"]),
     "negative": (HEADER + LINE.replace("1.5", "-1"), ["line 2", "duration", "'-1'"]),
     "rate": (HEADER + LINE.replace("8000", "8k"), ["line 2", "sample_rate", "'8k'"]),
     "no path": (HEADER + LINE.replace("s.wav", ""), ["line 2", "s1", "is empty"]),
     "no ID": (HEADER + LINE[1:], ["line 2", "ID", "is empty"]),
-    "short line": (HEADER + "a,1.5,8000\n", ["line 2", "3 value(s)", "6 were expected"]),
+    "short line": (
+        HEADER + "a,1.5,8000\n",
+        ["line 2", "3 value(s)", "6 were expected"],
+    ),
     "rates": (HEADER + LINE + "b,1,16000,m,s,Bo\n", ["[8000, 16000]"]),
-    "data_root": (HEADER + LINE.replace("m.", "{data_root}/m."), ["line 2", "data_root"]),
+    "data_root": (
+        HEADER + LINE.replace("m.", "{data_root}/m."),
+        ["line 2", "data_root"],
+    ),
     "binary": (b"\xff\xfe\x00\x81", ["UTF-8"]),
 }
 

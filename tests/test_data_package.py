@@ -3,7 +3,12 @@
 import subprocess
 import sys
 
-FORBIDDEN = ("speechbrain", "matplotlib", "unified_se_ss.networks", "unified_se_ss.brain")
+FORBIDDEN = (
+    "speechbrain",
+    "matplotlib",
+    "unified_se_ss.networks",
+    "unified_se_ss.brain",
+)
 
 
 def test_import_brings_no_network_along():

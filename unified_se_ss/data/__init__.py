@@ -8,12 +8,15 @@ imported here.
 from unified_se_ss.data.augment import speed_perturb
 from unified_se_ss.data.batching import BucketBatchSampler
 from unified_se_ss.data.dataset import Batch, Example, ItemKey, MixtureDataset, collate
+from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
 from unified_se_ss.data.librimix import prepare_librimix
 from unified_se_ss.data.manifest import Item, Manifest, read_manifest, write_manifest
+from unified_se_ss.data.speech import prepare_speech_folder
 
 __all__ = [
     "Batch",
     "BucketBatchSampler",
+    "DynamicMixingDataset",
     "Example",
     "Item",
     "ItemKey",
@@ -21,6 +24,7 @@ __all__ = [
     "MixtureDataset",
     "collate",
     "prepare_librimix",
+    "prepare_speech_folder",
     "read_manifest",
     "speed_perturb",
     "write_manifest",

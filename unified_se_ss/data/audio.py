@@ -96,8 +96,8 @@ def read(path, start=0, stop=None, channel=None):
             raise ValueError(f"cannot read the samples [{start}, {stop}) of {path}")
         if stop > file.frames:
             raise UserError(
-                f"{path}: has {file.frames} samples, but samples up to {stop} are asked "
-                "for; if it changed after its manifest was made, delete the manifest"
+                f"{path}: has {file.frames} samples, but samples up to {stop} are asked"
+                " for; if it changed after its manifest was made, delete the manifest"
             )
         if channel is None and file.channels != 1:
             raise UserError(f"{path}: {several_channels(file.channels)}")
@@ -147,12 +147,18 @@ def write(path, signal, sample_rate):
         raise ValueError("the signal holds values that are not finite")
     peak = float(np.abs(signal).max(initial=0.0))
     if peak > 1.0:
-        raise ValueError(f"the signal would clip: its peak is {peak:.4g}, full scale is 1")
+        raise ValueError(
+            f"the signal would clip: its peak is {peak:.4g}, full scale is 1"
+        )
     # soundfile writes x * 32767 and reads n / 32768; rounding here keeps the level.
     codes = np.rint(signal.astype(np.float64) * 32768).clip(-32768, 32767)
     with written_whole(path) as temporary:
         soundfile.write(
-            str(temporary), codes.astype(np.int16), int(sample_rate), "PCM_16", format="WAV"
+            str(temporary),
+            codes.astype(np.int16),
+            int(sample_rate),
+            "PCM_16",
+            format="WAV",
         )
 
 
@@ -230,7 +236,9 @@ def opened(path):
     try:
         with soundfile.SoundFile(path) as file:
             if file.frames <= 0:
-                raise UserError(f"{path}: is empty (0 samples); remove it or get it again")
+                raise UserError(
+                    f"{path}: is empty (0 samples); remove it or get it again"
+                )
             yield file
     except (soundfile.LibsndfileError, TypeError) as error:
         raise UserError(

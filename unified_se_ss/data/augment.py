@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import numpy as np
-
 from unified_se_ss.data import audio
+from unified_se_ss.errors import UserError
 
 CONTEXT = 512
 """Samples of the output made and dropped at each inner edge of a region: with these,
@@ -35,6 +34,7 @@ def speed_perturb(signal, percent):
 
     Example
     -------
+    >>> import numpy as np
     >>> speed_perturb(np.zeros(950, dtype=np.float32), 95).shape
     (1000,)
     """
@@ -85,43 +85,62 @@ def perturbed_frames(frames, ratio):
     return round(frames / ratio)
 
 
-def read_perturbed(path, frames, start, stop, ratio=Fraction(1), channel=None):
+def read_perturbed(item, stem, start, stop, ratio=Fraction(1)):
     """Reads the samples [start, stop) of a recording's perturbed version.
 
     Arguments
     ---------
-    path : str or Path
-        The recording.
-    frames : int
-        Its length in samples.
+    item : Item
+        The manifest's line that holds the recording. If it has an attribute `channel`,
+        that one is taken from a recording of several.
+    stem : str
+        Which of the item's recordings.
     start, stop : int
         The region, counted in samples of the perturbed version.
     ratio : Fraction
         As `speed_ratio` gives it; 1 (default) reads the recording as it is.
-    channel : int, optional
-        The channel to take from a recording of several.
 
     Returns
     -------
     np.ndarray
         float32, [stop - start]
 
+    Raises
+    ------
+    UserError
+        If the recording cannot be read, or is not as the manifest says.
+
     Example
     -------
+    >>> import numpy as np
+    >>> from unified_se_ss.data.manifest import Item
     >>> path = getfixture("tmpdir") / "tone.wav"
     >>> audio.write(path, 0.5 * np.sin(np.arange(9500) / 10), 8000)
-    >>> region = read_perturbed(path, 9500, 4000, 4800, speed_ratio(95))
+    >>> item = Item("tone", 9500 / 8000, 8000, {"speech": path})
+    >>> region = read_perturbed(item, "speech", 4000, 4800, speed_ratio(95))
     >>> whole = speed_perturb(audio.read(path)[0], 95)
     >>> bool(np.abs(region - whole[4000:4800]).max() < 1e-4)
     True
     """
     if ratio == 1:
-        return audio.read(path, start, stop, channel)[0]
+        return _read(item, stem, start, stop)
     # Only at multiples of the denominator do samples of both versions coincide.
     grid = ratio.denominator
     first = max(0, start - CONTEXT) // grid * grid
     last = -(-(stop + CONTEXT) // grid) * grid
-    source_start, source_stop = int(first * ratio), min(frames, int(last * ratio))
-    block, _ = audio.read(path, source_start, source_stop, channel)
+    block = _read(item, stem, int(first * ratio), min(item.frames, int(last * ratio)))
     block = audio.resample(block, ratio.numerator, ratio.denominator)
-    return audio.fitted(block[start - first :], stop - start).astype(np.float32, copy=False)
+    return audio.fitted(block[start - first :], stop - start)
+
+
+def _read(item, stem, start, stop):
+    """The samples [start, stop) of a recording, whose rate must be the item's."""
+    path, channel = item.paths[stem], item.attributes.get("channel")
+    channel = None if channel is None else int(channel)
+    signal, sample_rate = audio.read(path, start, stop, channel)
+    if sample_rate != item.sample_rate:
+        raise UserError(
+            f"{path}: has a sampling rate of {sample_rate} Hz, but its manifest says"
+            f" {item.sample_rate} Hz; if it changed since, delete the manifest"
+        )
+    return signal

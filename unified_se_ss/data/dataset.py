@@ -199,7 +199,7 @@ class MixtureDataset(torch.utils.data.Dataset):
         one = speed_ratio(100)
         ratios = [one] * len(self.source_stems)
         start, stop, sources = self._cropped_sources(item, ratios, item.frames, rng)
-        return read_perturbed(item.paths["mixture"], item.frames, start, stop), sources
+        return read_perturbed(item, "mixture", start, stop), sources
 
     def _perturbed(self, item, rng):
         """Sources of other speeds, cropped, and their sum with the noise."""
@@ -211,7 +211,7 @@ class MixtureDataset(torch.utils.data.Dataset):
         start, stop, sources = self._cropped_sources(item, ratios, frames, rng)
         mixture = sources.sum(axis=0)
         if "noise" in item.paths:
-            mixture += read_perturbed(item.paths["noise"], item.frames, start, stop)
+            mixture += read_perturbed(item, "noise", start, stop)
         return mixture, sources
 
     def _cropped_sources(self, item, ratios, frames, rng):
@@ -224,7 +224,7 @@ class MixtureDataset(torch.utils.data.Dataset):
             start = int(rng.integers(0, frames - length + 1))
             stop = start + length
             sources = [
-                read_perturbed(item.paths[stem], item.frames, start, stop, ratio)
+                read_perturbed(item, stem, start, stop, ratio)
                 for stem, ratio in zip(self.source_stems, ratios)
             ]
             if not any(audio.is_silent(source) for source in sources):
@@ -242,8 +242,8 @@ class MixtureDataset(torch.utils.data.Dataset):
             )
         if f"s{n_speakers + 1}" in stems:
             raise UserError(
-                f"{path}: has a column s{n_speakers + 1}, but n_speakers is {n_speakers}; "
-                "set n_speakers to match the data"
+                f"{path}: has a column s{n_speakers + 1}, but n_speakers is"
+                f" {n_speakers}; set n_speakers to match the data"
             )
         if self.manifest.sample_rate is None:
             raise UserError(f"{path}: the items have different sampling rates")
@@ -252,14 +252,17 @@ class MixtureDataset(torch.utils.data.Dataset):
 
     def _check_noise_free(self, item):
         """Raises a UserError if a mixture has noise that no stem holds."""
-        mixture, _ = audio.read(item.paths["mixture"])
-        clean = sum(audio.read(item.paths[stem])[0] for stem in self.source_stems)
+        mixture, *sources = (
+            read_perturbed(item, stem, 0, item.frames)
+            for stem in ("mixture", *self.source_stems)
+        )
+        clean = sum(sources)
         if np.linalg.norm(mixture - clean) > NOISE_FREE * np.linalg.norm(mixture):
             raise UserError(
-                f"speed_percents: {self.manifest.path} has no column noise, but the "
-                f"mixture of {item.id} is not the sum of its sources; speed perturbation "
-                "mixes anew and needs the noise: provide the folder noise, choose "
-                "mixture mix_clean, or set speed_percents to null"
+                f"speed_percents: {self.manifest.path} has no column noise, but the"
+                f" mixture of {item.id} is not the sum of its sources; speed"
+                " perturbation mixes anew and needs the noise: provide the folder"
+                " noise, choose mixture mix_clean, or set speed_percents to null"
             )
 
 
@@ -325,7 +328,7 @@ def check_speeds(speed_percents):
     for percent in speed_percents:
         if percent != int(percent) or not slowest <= percent <= fastest:
             raise UserError(
-                f"speed_percents: holds {percent}, but whole percents from {slowest} to "
-                f"{fastest} were expected"
+                f"speed_percents: holds {percent}, but whole percents from {slowest} to"
+                f" {fastest} were expected"
             )
     return tuple(int(percent) for percent in speed_percents)

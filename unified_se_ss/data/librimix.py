@@ -25,6 +25,7 @@ from unified_se_ss.data.manifest import (
     is_current,
     write_manifest,
 )
+from unified_se_ss.data.problems import raise_for
 from unified_se_ss.errors import UserError
 
 RATES = (8000, 16000)
@@ -32,7 +33,6 @@ MODES = ("min", "max")
 TRAIN_SUBSETS = ("train-100", "train-360")
 MIXTURES = ("mix_both", "mix_clean", "mix_single")
 MADE_BY = "expected are the folders that LibriMix's generate_librimix.sh writes"
-PROBLEMS_SHOWN = 10
 PROGRESS_FROM = 2000
 
 logger = logging.getLogger(__name__)
@@ -71,14 +71,14 @@ def prepare_librimix(
     Returns
     -------
     dict of Path
-        The manifests, by "train", "dev" and "test". Their stems are mixture, s1, ... and
-        noise, where the mixture has noise and LibriMix kept it.
+        The manifests, by "train", "dev" and "test". Their stems are mixture, s1, ...
+        and noise, where the mixture has noise and LibriMix kept it.
 
     Raises
     ------
     UserError
-        If a key has no such value, a folder is not LibriMix-shaped, or recordings are
-        missing, unreadable, silent, of several channels, or of unequal length or rate.
+        If a key has no such value, a folder is not LibriMix-shaped, or recordings
+        are missing, unreadable, silent, of several channels, or of unequal length.
 
     Example
     -------
@@ -91,7 +91,11 @@ def prepare_librimix(
     root = _libri_folder(data_folder, n_speakers)
     place = root / f"wav{sample_rate // 1000}k" / mode
     _check_folder(place, "sample_rate and mode")
-    subsets = {"train": place / train_subset, "dev": place / "dev", "test": place / "test"}
+    subsets = {
+        "train": place / train_subset,
+        "dev": place / "dev",
+        "test": place / "test",
+    }
     for split, subset in subsets.items():
         _check_folder(subset, "train_subset" if split == "train" else "data_folder")
     # All folders are looked at before the first recording is.
@@ -116,11 +120,13 @@ def _check_choices(n_speakers, sample_rate, mode, train_subset, mixture):
     ):
         if value not in allowed:
             expected = ", ".join(map(str, allowed))
-            raise UserError(f"{key}: {value!r} is not in LibriMix; expected one of {expected}")
+            raise UserError(
+                f"{key}: {value!r} is not in LibriMix; expected one of {expected}"
+            )
     if (n_speakers == 1) != (mixture == "mix_single"):
         raise UserError(
-            f"mixture: {mixture} does not hold {n_speakers} speaker(s); mix_single holds "
-            "one, mix_both and mix_clean hold two or three"
+            f"mixture: {mixture} does not hold {n_speakers} speaker(s); mix_single"
+            " holds one, mix_both and mix_clean hold two or three"
         )
 
 
@@ -136,11 +142,13 @@ def _libri_folder(data_folder, n_speakers):
         if any((folder / f"wav{rate // 1000}k").is_dir() for rate in RATES):
             return folder
     there = _listed(data_folder)
-    other = [name for name in there if name.startswith("Libri") and name.endswith("Mix")]
+    other = [
+        name for name in there if name.startswith("Libri") and name.endswith("Mix")
+    ]
     advice = f"set n_speakers to match {other[0]}" if other else MADE_BY
     raise UserError(
-        f"data_folder: {data_folder} has neither wav8k, wav16k nor {names[0]} in it, but "
-        f"{', '.join(there) if there else 'is empty'}; {advice}"
+        f"data_folder: {data_folder} has neither wav8k, wav16k nor {names[0]} in it,"
+        f" but {', '.join(there) if there else 'is empty'}; {advice}"
     )
 
 
@@ -166,9 +174,9 @@ def _stem_folders(subset, n_speakers, mixture):
     """Name of the folder of each stem of a subset."""
     if n_speakers > 1 and (subset / f"s{n_speakers + 1}").is_dir():
         raise UserError(
-            f"n_speakers: is {n_speakers}, but {subset} holds mixtures of more speakers "
-            f"(there is a folder s{n_speakers + 1}); set n_speakers to match, or give the "
-            f"folder Libri{n_speakers}Mix as data_folder"
+            f"n_speakers: is {n_speakers}, but {subset} holds mixtures of more speakers"
+            f" (there is a folder s{n_speakers + 1}); set n_speakers to match, or give"
+            f" the folder Libri{n_speakers}Mix as data_folder"
         )
     stems = {"mixture": mixture, **{f"s{j}": f"s{j}" for j in range(1, n_speakers + 1)}}
     for folder in stems.values():
@@ -187,7 +195,11 @@ def _prepare_subset(data_folder, subset, stems, sample_rate, manifest_path):
             f"data_folder: {subset / stems['mixture']} holds no wav files; {MADE_BY}"
         )
     relative = subset.relative_to(data_folder)
-    choices = {"subset": relative.as_posix(), "stems": stems, "sample_rate": sample_rate}
+    choices = {
+        "subset": relative.as_posix(),
+        "stems": stems,
+        "sample_rate": sample_rate,
+    }
     files = [f"{stems[stem]}/{name}" for stem in stems for name in names[stem]]
     fingerprint = fingerprint_of(subset, files, choices)
     if is_current(manifest_path, fingerprint):
@@ -216,7 +228,8 @@ def _check_names(subset, stems, names):
         for stem, folder in stems.items()
         for name in sorted(everything - names[stem])
     ]
-    _raise_for(problems, "make the missing files again, or remove the item's other files")
+    advice = "make the missing files again, or remove the items' other files"
+    raise_for(problems, "data_folder", advice)
 
 
 def _checked_rows(subset, relative, stems, names, sample_rate):
@@ -233,7 +246,8 @@ def _checked_rows(subset, relative, stems, names, sample_rate):
             results = tqdm(results, f"checking {subset.name}", len(names), unit="item")
         results = list(results)
     problems = [problem for result in results for problem in result.problems]
-    _raise_for(problems, "make these files again, or remove the items they belong to")
+    advice = "make these files again, or remove the items they belong to"
+    raise_for(problems, "data_folder", advice)
     _warn_of_silent_noise([result.silent_noise for result in results])
     prefix = f"{DATA_ROOT}/{relative.as_posix()}"
     return [
@@ -274,8 +288,8 @@ def _check_item(subset, stems, name, sample_rate):
             found.frames, first = frames, path
         elif frames != found.frames:
             found.problems.append(
-                f"{path}: has {frames} samples, but {first} has {found.frames}; the same "
-                "length was expected"
+                f"{path}: has {frames} samples, but {first} has {found.frames}; the"
+                " same length was expected"
             )
     return found
 
@@ -287,36 +301,27 @@ def _check_recording(path, sample_rate):
             raise UserError(f"{path}: {audio.several_channels(file.channels)}")
         if file.samplerate != sample_rate:
             raise UserError(
-                f"{path}: has a sampling rate of {file.samplerate} Hz, {sample_rate} Hz "
-                "was expected (key sample_rate)"
+                f"{path}: has a sampling rate of {file.samplerate} Hz, {sample_rate} Hz"
+                " was expected (key sample_rate)"
             )
         # Integers are finite, so that one loud second tells enough; floats may not be.
         floating = file.subtype in ("FLOAT", "DOUBLE")
         silent = True
         for block in file.blocks(sample_rate, dtype="float32"):
             if floating and not np.isfinite(block).all():
-                raise UserError(f"{path}: holds values that are not finite (NaN, infinity)")
+                raise UserError(
+                    f"{path}: holds values that are not finite (NaN, infinity)"
+                )
             silent = silent and audio.is_silent(block)
             if not silent and not floating:
                 break
         return file.frames, silent
 
 
-def _raise_for(problems, advice):
-    """Raises one UserError that names up to ten problems, if there is any."""
-    if not problems:
-        return
-    shown = "\n".join(f"  {problem}" for problem in problems[:PROBLEMS_SHOWN])
-    more = len(problems) - PROBLEMS_SHOWN
-    rest = f"\n  and {more} more" if more > 0 else ""
-    raise UserError(
-        f"data_folder: {len(problems)} problem(s) with its recordings:\n{shown}{rest}\n"
-        f"What to do: {advice}."
-    )
-
-
 def _warn_of_silent_noise(paths):
     """Says how many noise recordings are silent, which does no harm."""
     paths = [path for path in paths if path]
     if paths:
-        logger.warning("%d silent noise recording(s), the first: %s", len(paths), paths[0])
+        logger.warning(
+            "%d silent noise recording(s), the first: %s", len(paths), paths[0]
+        )

@@ -184,7 +184,9 @@ def read_manifest(path, data_root=None, stems=None, one_rate=True):
         line_of[item.id] = number
         items.append(item)
     if not items:
-        raise UserError(f"{path}: holds a header but no item; delete it to make it again")
+        raise UserError(
+            f"{path}: holds a header but no item; delete it to make it again"
+        )
     rates = sorted({item.sample_rate for item in items})
     if one_rate and len(rates) > 1:
         raise UserError(
@@ -221,11 +223,11 @@ def fingerprint_of(folder, files, choices):
     False
     """
     listing = hashlib.sha256()
-    n_files = 0
-    for n_files, name in enumerate(sorted(files), start=1):
+    files = sorted(files)
+    for name in files:
         status = os.stat(os.path.join(folder, name))
         listing.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return {"choices": choices, "n_files": n_files, "listing": listing.hexdigest()}
+    return {"choices": choices, "n_files": len(files), "listing": listing.hexdigest()}
 
 
 def is_current(path, fingerprint):
@@ -269,8 +271,9 @@ def check_replaceable(path):
     """
     if Path(path).is_file() and _record(path).get("manifest") != _digest(path):
         raise UserError(
-            f"{path}: is out of date, but was made or edited by hand (or its writing was "
-            "cut off), so it is not overwritten; move it away to have it made again"
+            f"{path}: is out of date, but was made or edited by hand (or its writing"
+            " was cut off), so it is not overwritten; move it away to have it made"
+            " again"
         )
 
 
@@ -316,7 +319,9 @@ def _stem_columns(path, header, stems):
     """Checks the header and gives the columns that hold paths."""
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
-        raise UserError(f"{path}, line 1: the column {repeated[0]!r} stands there twice")
+        raise UserError(
+            f"{path}, line 1: the column {repeated[0]!r} stands there twice"
+        )
     missing = [name for name in (*REQUIRED, *(stems or ())) if name not in header]
     if missing:
         raise UserError(
@@ -365,7 +370,8 @@ def _positive(place, name, text, kind):
     if not (math.isfinite(number) and number > 0):
         expected = "seconds" if kind is float else "Hz, a whole number"
         raise UserError(
-            f"{place}: the {name} is {text!r}; a number above 0 was expected ({expected})"
+            f"{place}: the {name} is {text!r}; a number above 0 was expected"
+            f" ({expected})"
         )
     return number
 

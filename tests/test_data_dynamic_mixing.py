@@ -1,0 +1,350 @@
+"""Speech and noise folders, and mixtures made of them anew for every item."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyloudnorm
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from unified_se_ss.data import audio, speech
+from unified_se_ss.data.augment import read_perturbed
+from unified_se_ss.data.dataset import ItemKey, collate
+from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
+from unified_se_ss.data.manifest import read_manifest
+from unified_se_ss.data.speech import prepare_speech_folder
+from unified_se_ss.errors import UserError
+
+RATE = 8000
+SPEAKERS = {"11": 300, "22": 500, "33": 700, "44": 900}
+
+
+def _voice(frequency, seconds, rng, rate=RATE):
+    """A voice-like sound: a tone of the speaker's own, with its loudness swaying."""
+    time = np.arange(round(seconds * rate)) / rate
+    sway = 1 + 0.3 * np.sin(2 * np.pi * 3 * time + rng.uniform(0, 6))
+    return rng.uniform(0.05, 0.4) * sway * np.sin(2 * np.pi * frequency * time)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Speech of four speakers in LibriSpeech's shape, and stationary noise."""
+    root, rng = tmp_path_factory.mktemp("folders"), np.random.default_rng(0)
+    for speaker, frequency in SPEAKERS.items():
+        for n in range(3):
+            path = root / f"speech/{speaker}/7/{speaker}-7-{n}.flac"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, _voice(frequency, 2 + n, rng), RATE)
+    for name, seconds in (("long", 6.0), ("short", 0.7)):
+        noise = rng.uniform(-0.3, 0.3, round(seconds * RATE))
+        audio.write(root / f"noise/{name}.wav", noise, RATE)
+    return root
+
+
+@pytest.fixture(scope="module")
+def manifests(folders):
+    speech_csv = prepare_speech_folder(folders / "speech", folders / "speech.csv", RATE)
+    noise_csv = prepare_speech_folder(
+        folders / "noise", folders / "noise.csv", RATE, kind="noise"
+    )
+    return (
+        read_manifest(speech_csv, folders / "speech"),
+        read_manifest(noise_csv, folders / "noise"),
+    )
+
+
+def _dataset(manifests, n_speakers=2, n_items=20, seed=0, segment=1.5, **options):
+    return DynamicMixingDataset(
+        *manifests, n_speakers, n_items, seed, segment, RATE, **options
+    )
+
+
+def test_manifest_holds_what_was_measured(manifests, folders):
+    spoken, noise = manifests
+    assert len(spoken) == 12 and len(noise) == 2
+    assert spoken.stems == ("speech",) and noise.stems == ("noise",)
+    for item in (*spoken.items, *noise.items):
+        signal, rate = soundfile.read(*item.paths.values())
+        assert item.duration == len(signal) / rate and item.sample_rate == rate
+        expected = pyloudnorm.Meter(rate).integrated_loudness(signal)
+        assert float(item.attributes["loudness"]) == pytest.approx(expected, abs=0.01)
+    assert {item.attributes["speaker"] for item in spoken.items} == set(SPEAKERS)
+    assert "speaker" not in noise.items[0].attributes
+
+
+@pytest.mark.parametrize(
+    "name, speaker",
+    [
+        ("Ann/x.wav", "Ann"),
+        ("Ann/chapter/x.wav", "Ann"),
+        ("train-clean-360/84/121/x.flac", "84"),
+        ("test-other/84/121/x.flac", "84"),
+    ],
+)
+def test_speaker_is_the_first_folder(tmp_path, name, speaker):
+    (tmp_path / "in" / name).parent.mkdir(parents=True)
+    soundfile.write(tmp_path / "in" / name, np.full(RATE, 0.5), RATE)
+    path = prepare_speech_folder(tmp_path / "in", tmp_path / "a.csv", RATE)
+    assert read_manifest(path, "/x").items[0].attributes["speaker"] == speaker
+
+
+def test_several_processes_measure_the_same(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(speech, "PROCESSES_FROM", 1)
+    path = prepare_speech_folder(folders / "speech", tmp_path / "speech.csv", RATE)
+    alone = prepare_speech_folder(folders / "speech", folders / "speech.csv", RATE)
+    assert path.read_bytes() == alone.read_bytes()
+
+
+def test_measured_once_and_again_when_a_file_changes(tmp_path, monkeypatch):
+    looked_at = []
+    measure = speech.measure_loudness
+
+    def counted(signal, rate):
+        looked_at.append(len(signal))
+        return measure(signal, rate)
+
+    monkeypatch.setattr(speech, "measure_loudness", counted)
+    for length in (4000, 4000, 5000):
+        if length not in looked_at:
+            audio.write(tmp_path / "in/Ann/x.wav", np.full(length, 0.5), RATE)
+        prepare_speech_folder(tmp_path / "in", tmp_path / "a.csv", RATE)
+    assert looked_at == [4000, 5000]
+
+
+def _wav(signal, rate=RATE):
+    def make(folder):
+        (folder / "Ann").mkdir(parents=True)
+        soundfile.write(folder / "Ann/x.wav", signal, rate)
+
+    return make
+
+
+def _corrupt(folder):
+    (folder / "Ann").mkdir(parents=True)
+    (folder / "Ann/x.wav").write_bytes(b"no wav at all")
+
+
+def _no_speaker(folder):
+    folder.mkdir()
+    soundfile.write(folder / "x.wav", np.full(100, 0.5), RATE)
+
+
+FAULTS = {
+    "missing": (lambda folder: None, ["does not exist"]),
+    "empty": (lambda folder: folder.mkdir(), ["holds no wav, flac or ogg"]),
+    "no speaker": (_no_speaker, ["x.wav", "no speaker's folder"]),
+    "corrupt": (_corrupt, ["Ann/x.wav", "is corrupt"]),
+    "stereo": (_wav(np.full((99, 2), 0.5)), ["Ann/x.wav", "2 channels"]),
+    "rate": (_wav(np.full(99, 0.5), 16000), ["Ann/x.wav", "16000 Hz", "8000 Hz"]),
+    "silent": (_wav(np.zeros(99)), ["silent"]),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_named(tmp_path, fault):
+    break_it, words = FAULTS[fault]
+    break_it(tmp_path / "in")
+    with pytest.raises(UserError) as error:
+        prepare_speech_folder(tmp_path / "in", tmp_path / "a.csv", RATE)
+    for word in [str(tmp_path / "in"), *words]:
+        assert word in str(error.value)
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_silent_recordings_are_left_out(tmp_path, caplog):
+    audio.write(tmp_path / "in/Ann/x.wav", np.zeros(RATE), RATE)
+    audio.write(tmp_path / "in/Ann/y.wav", np.full(RATE, 0.5), RATE)
+    path = prepare_speech_folder(tmp_path / "in", tmp_path / "a.csv", RATE)
+    assert [item.id for item in read_manifest(path, "/x").items] == ["Ann/y.wav"]
+    assert "1 silent left out" in caplog.text
+
+
+def test_one_channel_of_stereo_noise(tmp_path):
+    stereo = np.stack([np.full(4 * RATE, 0.5), np.zeros(4 * RATE)], 1)
+    stereo[::2] *= -1
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in/x.wav", stereo, RATE)
+    path = prepare_speech_folder(
+        tmp_path / "in", tmp_path / "a.csv", RATE, kind="noise", channel=0
+    )
+    item = read_manifest(path, tmp_path / "in").items[0]
+    first, _ = audio.read(item.paths["noise"], channel=0)
+    assert (read_perturbed(item, "noise", 100, 200) == first[100:200]).all()
+    expected = pyloudnorm.Meter(RATE).integrated_loudness(stereo[:, 0])
+    assert float(item.attributes["loudness"]) == pytest.approx(expected, abs=0.01)
+
+
+item_keys = st.builds(ItemKey, st.integers(0, 99), st.integers(0, 19))
+
+
+@settings(max_examples=40, deadline=None)
+@given(item_keys, st.sampled_from([2, 3]), st.sampled_from([None, (95, 100, 105)]))
+def test_same_key_same_bits(manifests, key, n_speakers, speeds):
+    first = _dataset(manifests, n_speakers, speed_percents=speeds)
+    second = _dataset(manifests, n_speakers, speed_percents=speeds)
+    expected = first[key]
+    second[ItemKey(7, 7)]
+    again = second[key]
+    assert expected.id == again.id
+    assert torch.equal(expected.mixture, again.mixture)
+    assert torch.equal(expected.sources, again.sources)
+    assert expected.mixture.dtype == expected.sources.dtype == torch.float32
+    assert expected.mixture.shape == expected.sources.shape[1:]
+
+
+def test_workers_do_not_matter(manifests):
+    data = _dataset(manifests)
+    batches = [[ItemKey(1, 0), ItemKey(1, 1)], [ItemKey(1, 2)], [ItemKey(2, 0)]]
+    read = [
+        list(DataLoader(data, batch_sampler=batches, num_workers=n, collate_fn=collate))
+        for n in (0, 2)
+    ]
+    for alone, workers in zip(*read):
+        assert alone.ids == workers.ids
+        assert torch.equal(alone.mixture, workers.mixture)
+        assert torch.equal(alone.sources, workers.sources)
+
+
+@settings(max_examples=40, deadline=None)
+@given(item_keys, st.sampled_from([2, 3]))
+def test_speakers_are_distinct_and_named(manifests, key, n_speakers):
+    """Each source is a tone of its speaker, which the spectrum's peak tells."""
+    example = _dataset(manifests, n_speakers)[key]
+    *utterances, noise = example.id.split("_")
+    assert noise in ("long", "short")
+    speakers = [name.split("-")[0] for name in utterances]
+    assert len(set(speakers)) == n_speakers
+    for speaker, source in zip(speakers, example.sources.numpy()):
+        peak = np.abs(np.fft.rfft(source)).argmax() * RATE / len(source)
+        assert abs(peak - SPEAKERS[speaker]) < 5
+
+
+def test_loudness_is_that_of_librimix(manifests):
+    """Measured by pyloudnorm on stationary sounds: segment and whole are as loud."""
+    data = _dataset(manifests, 3, n_items=150)
+    meter = pyloudnorm.Meter(RATE)
+    sources, noises = [], []
+    for index in range(len(data)):
+        example = data[index]
+        noise = (example.mixture - example.sources.sum(0)).numpy()
+        assert np.abs(example.mixture.numpy()).max() <= 0.9
+        sources += [meter.integrated_loudness(s) for s in example.sources.numpy()]
+        noises.append(meter.integrated_loudness(noise))
+    for levels, low, high in ((sources, -33, -25), (noises, -38, -30)):
+        levels = np.array(levels)
+        assert levels.min() > low - 0.7 and levels.max() < high + 0.7
+        # Mean and spread of a uniform distribution, within four standard errors.
+        assert abs(levels.mean() - (low + high) / 2) < 4 * 2.31 / len(levels) ** 0.5
+        assert abs(levels.std() - 8 / 12**0.5) < 0.5
+
+
+def test_loud_peaks_are_guarded_by_one_gain(tmp_path):
+    """Clicks have much peak for their loudness: the guard must act on all stems."""
+    for speaker in ("Ann", "Bob"):
+        clicks = np.zeros(RATE * 2)
+        clicks[:: RATE // 2] = 0.9
+        audio.write(tmp_path / f"in/{speaker}/x.wav", clicks, RATE)
+    path = prepare_speech_folder(tmp_path / "in", tmp_path / "a.csv", RATE)
+    spoken = read_manifest(path, tmp_path / "in")
+    data = DynamicMixingDataset(spoken, None, 2, 9, 0, 1.0, RATE)
+    peaks = [float(data[index].mixture.abs().max()) for index in range(9)]
+    assert max(peaks) <= 0.9 and max(peaks) > 0.89
+    for index in range(9):
+        example = data[index]
+        torch.testing.assert_close(example.mixture, example.sources.sum(0))
+
+
+def test_cut_to_the_shortest(manifests):
+    data = _dataset(manifests, segment=3.5)
+    lengths = {len(data[index].mixture) for index in range(20)}
+    assert lengths == {2 * RATE, 3 * RATE, round(3.5 * RATE)}
+
+
+def test_short_noise_is_repeated(manifests, folders):
+    data = _dataset(manifests, 2, segment=1.5)
+    example = next(
+        e for e in map(data.__getitem__, range(20)) if e.id.endswith("short")
+    )
+    noise = (example.mixture - example.sources.sum(0)).numpy()
+    period = round(0.7 * RATE)
+    assert len(noise) > 2 * period
+    np.testing.assert_allclose(noise[period:], noise[:-period], atol=1e-6)
+
+
+def test_epochs_seeds_and_items_differ(manifests):
+    data, other = _dataset(manifests), _dataset(manifests, seed=1)
+    examples = [data[ItemKey(0, 0)], data[ItemKey(0, 1)], data[ItemKey(1, 0)], other[0]]
+    sums = {float(example.mixture.abs().sum()) for example in examples}
+    assert len(sums) == 4
+
+
+def test_resampling_where_asked_for(folders, manifests):
+    with pytest.raises(UserError, match="8000 Hz, 16000 Hz was expected"):
+        DynamicMixingDataset(*manifests, 2, 4, 0, 1.5, 16000)
+    data = DynamicMixingDataset(*manifests, 2, 4, 0, 1.5, 16000, resample=True)
+    for index in range(4):
+        example = data[index]
+        assert example.mixture.shape == (24000,)
+        for name, source in zip(example.id.split("_"), example.sources.numpy()):
+            peak = np.abs(np.fft.rfft(source)).argmax() * 16000 / len(source)
+            assert abs(peak - SPEAKERS[name.split("-")[0]]) < 5
+
+
+def test_only_the_segment_is_read(manifests, monkeypatch):
+    asked = []
+    read = audio.read
+
+    def spy(path, start=0, stop=None, channel=None):
+        asked.append(stop - start)
+        return read(path, start, stop, channel)
+
+    monkeypatch.setattr(audio, "read", spy)
+    data = _dataset(manifests, segment=0.5)
+    for index in range(10):
+        data[index]
+    assert set(asked) == {RATE // 2}
+
+
+def test_short_utterances_can_be_left_out(manifests):
+    data = _dataset(manifests, min_seconds=3.0)
+    names = {name for index in range(20) for name in data[index].id.split("_")[:2]}
+    assert not any(name.endswith("-0") for name in names)
+    with pytest.raises(UserError, match=r"0 speaker\(s\) that last 9.0 s"):
+        _dataset(manifests, min_seconds=9.0)
+
+
+def test_durations_and_length(manifests):
+    data = _dataset(manifests, n_items=5)
+    assert data.durations == [1.5] * 5 and len(data) == 5 and data.sample_rate == RATE
+    with pytest.raises(IndexError):
+        data[5]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"n_speakers": 5}, "4 speaker"),
+        ({"segment": None}, "segment_seconds"),
+        ({"segment": -1}, "segment_seconds: is -1"),
+        ({"n_items": 0}, "n_items is 0"),
+        ({"speed_percents": [300]}, "speed_percents: holds 300"),
+    ],
+)
+def test_arguments_without_sense(manifests, change, words):
+    with pytest.raises(UserError, match=words):
+        _dataset(manifests, **change)
+
+
+def test_manifest_that_cannot_serve(manifests, tmp_path):
+    spoken, noise = manifests
+    with pytest.raises(UserError, match="no column speech"):
+        _dataset((noise, noise))
+    header = "ID,duration,sample_rate,speech,speaker,loudness\n"
+    for loudness, words in (("", "has no loudness"), ("-inf", "'-inf'"), ("x", "'x'")):
+        (tmp_path / "a.csv").write_text(f"{header}a,2,8000,a.wav,Ann,{loudness}\n")
+        with pytest.raises(UserError, match=words):
+            _dataset((read_manifest(tmp_path / "a.csv"), noise))
