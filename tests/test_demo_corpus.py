@@ -1,0 +1,427 @@
+"""The demo corpus: shape, repeatability, disjoint voices, and the folder's safety."""
+
+import csv
+import hashlib
+import importlib.util
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unified_se_ss.data import demo_corpus, demo_speakers, espeak, noises
+from unified_se_ss.data.demo_corpus import prepare_demo_corpus
+from unified_se_ss.data.demo_speakers import SUBSETS, cast_voices, trim_silence
+from unified_se_ss.data.espeak import ACCENTS, Voice, speak
+from unified_se_ss.data.librimix import prepare_librimix
+from unified_se_ss.data.mixing import measure_loudness
+from unified_se_ss.data.sentences import VOCABULARY, sentence
+from unified_se_ss.errors import UserError
+
+TINY = {"n_train": 4, "n_dev": 1, "n_test": 2, "seed": 5, "workers": 1}
+STEMS = ["mix_both", "mix_clean", "noise", "s1", "s2"]
+
+
+def hashes(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def transcripts(data_folder):
+    with open(data_folder.parent / "transcripts.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_item(data_folder, row):
+    folder = data_folder / "wav8k" / "min" / row["subset"]
+    return {
+        stem: soundfile.read(folder / stem / f"{row['ID']}.wav", dtype="int16")[0]
+        for stem in STEMS
+    }
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return prepare_demo_corpus(tmp_path_factory.mktemp("demo") / "demo", **TINY)
+
+
+def median_pitch(speech, sample_rate):
+    """Fundamental frequency by the peak of the autocorrelation of loud frames."""
+    pitches = []
+    for start in range(0, len(speech) - 2048, 1024):
+        frame = speech[start : start + 2048] * np.hanning(2048)
+        spectrum = np.abs(np.fft.rfft(frame, 8192)) ** 2
+        correlation = np.fft.irfft(spectrum)
+        lags = slice(sample_rate // 400, sample_rate // 60)
+        peak = lags.start + int(np.argmax(correlation[lags]))
+        if correlation[peak] > 0.4 * correlation[0] > 0:
+            pitches.append(sample_rate / peak)
+    return np.median(pitches)
+
+
+# Sentences
+
+
+def test_the_grammar_has_about_sixty_words_and_uses_them_all():
+    assert 50 <= len(VOCABULARY) == len(set(VOCABULARY)) <= 70
+    rng = np.random.default_rng(0)
+    sentences = [sentence(rng).split() for _ in range(3000)]
+    assert {len(words) for words in sentences} == set(range(4, 10))
+    assert set(itertools.chain(*sentences)) == set(VOCABULARY)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_sentences_are_lower_case_words_with_the_right_article(seed):
+    text = sentence(np.random.default_rng(seed))
+    assert text == sentence(np.random.default_rng(seed))
+    words = text.split(" ")
+    assert all(word.isalpha() and word.islower() for word in words)
+    for article, word in zip(words, words[1:]):
+        if article in ("a", "an"):
+            assert (article == "an") == (word[0] in "aeiou")
+
+
+# Voices
+
+
+def test_every_voice_of_the_casts_can_speak():
+    known = set(espeak.variants())
+    assert set(demo_speakers.HIGH_TIMBRES + demo_speakers.LOW_TIMBRES) <= known
+    for accent in ACCENTS:
+        speech, sample_rate = speak("the boy sings", Voice(accent))
+        assert sample_rate == 22050 and speech.dtype == np.float32
+        assert 0.5 < len(speech) / sample_rate < 2
+        assert 0.05 < np.abs(speech).max() < 1
+
+
+def test_speech_repeats_whatever_was_spoken_before():
+    voice = Voice("en-us", "f3")
+    first, _ = speak("my cat sleeps", voice)
+    speak("our teacher walks", Voice("en-caribbean", "m3", pitch=20))
+    assert np.array_equal(first, speak("my cat sleeps", voice)[0])
+    program = (
+        "import hashlib; from unified_se_ss.data.espeak import Voice, speak;"
+        "speech, _ = speak('my cat sleeps', Voice('en-us', 'f3'));"
+        "print(hashlib.sha256(speech.tobytes()).hexdigest())"
+    )
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert elsewhere.stdout.strip() == hashlib.sha256(first.tobytes()).hexdigest()
+
+
+def test_pitch_rate_variant_and_accent_change_the_sound():
+    text = "the old farmer waits near the green door"
+    plain, sample_rate = speak(text, Voice("en-us", "m3"))
+    low, high = (
+        median_pitch(speak(text, Voice("en-us", "m3", pitch=pitch))[0], sample_rate)
+        for pitch in (20, 80)
+    )
+    # espeak-ng's table of pitch: 80 instead of 20 is a factor of about 1.7.
+    assert 1.5 < high / low < 1.9
+    female = median_pitch(speak(text, Voice("en-us", "f3"))[0], sample_rate)
+    assert 85 < median_pitch(plain, sample_rate) < 130 < 180 < female < 240
+    fast, _ = speak(text, Voice("en-us", "m3", rate=250))
+    assert len(fast) < 0.8 * len(plain)
+    others = [speak(text, Voice(accent, "m3"))[0] for accent in ACCENTS]
+    assert len({speech.tobytes() for speech in others}) == len(ACCENTS)
+
+
+def test_unknown_voices_are_named():
+    with pytest.raises(UserError, match="'f99'"):
+        speak("hello", Voice("en-us", "f99"))
+    with pytest.raises(UserError, match="'martian'"):
+        speak("hello", Voice("martian"))
+
+
+def test_without_espeak_the_extra_is_named(monkeypatch, tmp_path):
+    espeak._paths.cache_clear()
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "espeakng_loader" else find(name),
+    )
+    with pytest.raises(UserError, match=r"unified_se_ss\[demo\].*--demo_speech"):
+        prepare_demo_corpus(tmp_path / "demo", **TINY)
+    assert not list(tmp_path.iterdir())
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=20, deadline=None)
+def test_no_voice_and_no_timbre_is_in_two_subsets(seed):
+    casts = cast_voices(seed)
+    everyone = []
+    timbres = []
+    for cast in casts.values():
+        voices = [speaker.voice for group in cast.talkers for speaker in group]
+        voices += [speaker.voice for speaker in cast.babblers]
+        everyone += [voice.name for voice in voices]
+        timbres.append({voice.variant for voice in voices})
+        high = timbres[-1] & set(demo_speakers.HIGH_TIMBRES)
+        assert 0.2 < len(high) / len(timbres[-1]) < 0.5
+    assert len(everyone) == len(set(everyone)) == 144
+    assert sum(map(len, timbres)) == len(set.union(*timbres))
+
+
+# Noises
+
+
+@pytest.mark.parametrize("kind", noises.MADE_NOISES)
+def test_made_noises_follow_from_their_generator(kind):
+    make = noises.MADE_NOISES[kind]
+    noise = make(np.random.default_rng(1), 16000, 8000)
+    assert noise.shape == (16000,) and np.isfinite(noise).all() and noise.any()
+    assert np.array_equal(noise, make(np.random.default_rng(1), 16000, 8000))
+    assert not np.array_equal(noise, make(np.random.default_rng(2), 16000, 8000))
+
+
+def test_babble_needs_five_voices():
+    voices = [np.random.default_rng(i).normal(size=300 + i) for i in range(5)]
+    assert noises.babble(np.random.default_rng(0), voices, 1000).shape == (1000,)
+    with pytest.raises(ValueError, match="5"):
+        noises.babble(np.random.default_rng(0), voices[:4], 1000)
+
+
+# The corpus
+
+
+def test_shape_and_sums(corpus):
+    assert corpus.name == "Libri2Mix"
+    rows = transcripts(corpus)
+    counts = [sum(row["subset"] == subset for row in rows) for subset in SUBSETS]
+    assert counts == [4, 1, 2]
+    for row in rows:
+        item = read_item(corpus, row)
+        lengths = {len(stem) for stem in item.values()}
+        assert len(lengths) == 1
+        assert 3.0 <= lengths.pop() / 8000 <= 4.8
+        assert np.array_equal(item["s1"] + item["s2"], item["mix_clean"])
+        assert np.array_equal(item["mix_clean"] + item["noise"], item["mix_both"])
+        for name, stem in item.items():
+            assert np.abs(stem.astype(float)).max() <= 0.9 * 32768 + 2, name
+    folder = corpus / "wav8k" / "min"
+    for subset in SUBSETS:
+        assert sorted(path.name for path in (folder / subset).iterdir()) == STEMS
+    file = soundfile.info(next((folder / "dev" / "s1").iterdir()))
+    assert (file.samplerate, file.channels, file.subtype) == (8000, 1, "PCM_16")
+
+
+def test_levels_are_those_of_librimix_and_voices_overlap(corpus):
+    for row in transcripts(corpus):
+        item = {name: stem / 32768 for name, stem in read_item(corpus, row).items()}
+        for name in ("s1", "s2"):
+            assert -33.1 <= measure_loudness(item[name], 8000) <= -24.9
+        assert -38.1 <= measure_loudness(item["noise"], 8000) <= -29.9
+        # From the first to the last sound, both speak for most of the time.
+        speaking = [len(trim_silence(item[name], 8000)) for name in ("s1", "s2")]
+        assert min(speaking) > 0.8 * len(item["s1"])
+
+
+def test_transcripts_hold_words_and_distinct_speakers(corpus):
+    metadata = json.loads((corpus.parent / "metadata.json").read_text())
+    for row in transcripts(corpus):
+        speakers = metadata["subsets"][row["subset"]]["speakers"]
+        assert row["speaker_1"] != row["speaker_2"]
+        for number in "12":
+            words = row[f"transcript_{number}"].split()
+            assert len(words) >= 4 and set(words) <= set(VOCABULARY)
+            assert row[f"speaker_{number}"] in speakers
+
+
+def test_transcript_is_what_is_spoken(corpus):
+    """A source is its sentences, spoken again, but for pauses and gain."""
+    row = transcripts(corpus)[0]
+    casts = cast_voices(TINY["seed"])
+    speakers = {
+        speaker.name: speaker
+        for group in casts["train-360"].talkers
+        for speaker in group
+    }
+    spoken = speakers[row["speaker_1"]].utterances(TINY["seed"], 8000)
+    source = read_item(corpus, row)["s1"] / 32768
+    rest = row["transcript_1"]
+    while rest:
+        index = next(i for i, text in enumerate(spoken.texts) if rest.startswith(text))
+        utterance = spoken.samples[index]
+        correlation = np.correlate(source, utterance, mode="valid")
+        at = int(np.argmax(correlation))
+        part = source[at : at + len(utterance)]
+        assert np.corrcoef(part, utterance)[0, 1] > 0.999
+        rest = rest[len(spoken.texts[index]) :].strip()
+
+
+def test_the_data_preparation_accepts_it(corpus, tmp_path):
+    prepare_librimix(corpus, tmp_path / "manifests", train_subset="train-360")
+    assert list((tmp_path / "manifests").glob("*.csv"))
+
+
+def test_workers_do_not_matter(corpus, tmp_path):
+    again = prepare_demo_corpus(tmp_path / "demo", **{**TINY, "workers": 2})
+    assert hashes(again.parent) == hashes(corpus.parent)
+
+
+def test_a_larger_corpus_begins_with_the_items_of_a_smaller_one(corpus, tmp_path):
+    smaller = prepare_demo_corpus(tmp_path / "demo", **{**TINY, "n_train": 2})
+    kept = hashes(smaller)
+    assert len(kept) == 5 * (2 + 1 + 2)
+    assert kept.items() <= hashes(corpus).items()
+
+
+def test_same_fingerprint_rebuilds_nothing_another_everything(corpus, tmp_path):
+    folder = tmp_path / "demo"
+    shutil.copytree(corpus.parent, folder)
+    marked = next((folder / "Libri2Mix").rglob("*.wav"))
+    marked.write_bytes(b"mark")
+    prepare_demo_corpus(folder, **TINY)
+    assert marked.read_bytes() == b"mark"
+    fewer = {**TINY, "n_train": 1, "n_test": 1, "seed": 6}
+    prepare_demo_corpus(folder, **fewer)
+    assert len(list(folder.rglob("*.wav"))) == 5 * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_what_others_made_is_never_touched(corpus, tmp_path):
+    foreign = tmp_path / "music"
+    foreign.mkdir()
+    (foreign / "song.wav").write_bytes(b"mine")
+    with pytest.raises(UserError, match="is no demo corpus"):
+        prepare_demo_corpus(foreign, **TINY)
+    assert (foreign / "song.wav").read_bytes() == b"mine"
+
+    folder = tmp_path / "demo"
+    shutil.copytree(corpus.parent, folder)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="notes.txt"):
+        prepare_demo_corpus(folder, **{**TINY, "seed": 6})
+    assert (folder / "notes.txt").read_text() == "mine"
+
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        prepare_demo_corpus(file, **TINY)
+
+
+def test_an_interrupted_build_leaves_nothing(monkeypatch, tmp_path):
+    written = itertools.count()
+
+    def interrupted(*_):
+        if next(written) == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo_corpus.audio, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_demo_corpus(tmp_path / "demo", **TINY)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("n_speakers", 4),
+        ("sample_rate", 11025),
+        ("n_dev", 0),
+        ("seconds", 1.0),
+        ("workers", 0),
+    ],
+)
+def test_bad_arguments_are_named(argument, value, tmp_path):
+    name = {"n_dev": "dev"}.get(argument, argument)
+    with pytest.raises(UserError, match=f"^{name}: {value}"):
+        prepare_demo_corpus(tmp_path / "demo", **{**TINY, argument: value})
+    assert not list(tmp_path.iterdir())
+
+
+# Own recordings
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Six people and three noises, each with a spectrum of its own, at 16 kHz."""
+    rng = np.random.default_rng(0)
+    time = np.arange(3 * 16000) / 16000
+    for person in range(6):
+        folder = tmp_path / "speech" / f"person{person}" / "book"
+        folder.mkdir(parents=True)
+        tone = np.sin(2 * np.pi * 300 * (person + 1) * time)
+        for ending in ("wav", "flac"):
+            soundfile.write(folder / f"1.{ending}", 0.1 * tone, 16000)
+    (tmp_path / "noise").mkdir()
+    for number in range(3):
+        noise = 0.05 * rng.normal(size=8000)
+        soundfile.write(tmp_path / "noise" / f"{number}.wav", noise, 8000)
+    return tmp_path
+
+
+def build_own(folder, **options):
+    return prepare_demo_corpus(
+        folder / "demo",
+        speech_folder=folder / "speech",
+        **{**TINY, "noise_folder": folder / "noise", **options},
+    )
+
+
+def test_own_recordings_are_split_by_speaker_and_resampled(recordings):
+    corpus = build_own(recordings)
+    seen = {subset: set() for subset in SUBSETS}
+    for row in transcripts(corpus):
+        assert row["noise"] == "recorded" and row["transcript_1"] == ""
+        item = read_item(corpus, row)
+        for number in "12":
+            name = row[f"speaker_{number}"]
+            seen[row["subset"]].add(name)
+            spectrum = np.abs(np.fft.rfft(item[f"s{number}"]))
+            hertz = np.argmax(spectrum) * 8000 / len(item["s1"])
+            assert hertz == pytest.approx(300 * (int(name[-1]) + 1), rel=0.01)
+    assert all(len(people) == 2 for people in seen.values())
+    assert len(set.union(*seen.values())) == 6
+
+
+def test_changed_recordings_make_the_corpus_anew(recordings):
+    before = hashes(build_own(recordings))
+    noise = np.random.default_rng(9).normal(size=9000)
+    for number in range(3):
+        soundfile.write(recordings / "noise" / f"{number}.wav", 0.1 * noise, 8000)
+    assert hashes(build_own(recordings)) != before
+
+
+def test_own_speech_with_made_noise_has_no_babble(recordings):
+    rows = transcripts(build_own(recordings, noise_folder=None, n_train=30))
+    assert {row["noise"] for row in rows} == set(noises.MADE_NOISES)
+
+
+def test_too_few_recordings_are_counted(recordings):
+    with pytest.raises(UserError, match="6 speakers, but 9 are needed"):
+        build_own(recordings, n_speakers=3)
+    (recordings / "noise" / "0.wav").unlink()
+    with pytest.raises(UserError, match="2 noise recordings, but 3 are needed"):
+        build_own(recordings)
+    shutil.rmtree(recordings / "speech")
+    with pytest.raises(UserError, match="speech folder does not exist"):
+        build_own(recordings)
+
+
+@pytest.mark.parametrize("damage", ["stereo", "corrupt", "silent", "not finite"])
+def test_unusable_recordings_are_named(recordings, damage):
+    for file in (recordings / "speech").rglob("*.wav"):
+        if damage == "stereo":
+            soundfile.write(file, np.full((800, 2), 0.1), 16000)
+        elif damage == "silent":
+            soundfile.write(file, np.zeros(800), 16000)
+        elif damage == "not finite":
+            soundfile.write(file, np.full(800, np.nan), 16000, "FLOAT")
+        else:
+            file.write_bytes(b"RIFF, but not really")
+    with pytest.raises(UserError, match=r"person\d.*1\.wav"):
+        build_own(recordings)
+    assert not (recordings / "demo").exists()

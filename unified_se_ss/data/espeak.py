@@ -1,0 +1,293 @@
+"""Speech of the demo: espeak-ng, driven in-process through ctypes.
+
+The library and its voices come inside the wheel `espeakng-loader`; nothing of it is
+part of this project (its licence is GPL-3.0).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib.util
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unified_se_ss.errors import UserError
+
+SAMPLE_RATE = 22050
+
+# The English accents of espeak-ng, as this project names them, and its names for them.
+ACCENTS = {
+    "en-us": "en-us",
+    "en-us-nyc": "en-us-nyc",
+    "en-gb": "en",
+    "en-gb-rp": "en-gb-x-rp",
+    "en-gb-scotland": "en-gb-scotland",
+    "en-gb-lancaster": "en-gb-x-gbclan",
+    "en-gb-west-midlands": "en-gb-x-gbcwmd",
+    "en-caribbean": "en-029",
+}
+
+# Numbers of espeak-ng's public header, speak_lib.h.
+_AUDIO_OUTPUT_SYNCHRONOUS = 2
+_INITIALIZE_DONT_EXIT = 0x8000
+_CHARS_UTF8 = 1
+_POSITION_CHARACTER = 1
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+# At espeak-ng's own volume (100) loud voices reach full scale.
+_QUIET_VOLUME = 60
+# espeak-ng's own random numbers (breath, flutter) start here at every utterance.
+_RANDOM_SEED = 1
+
+_WaveCallback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+# The library is one set of global variables: one utterance at a time per process.
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One voice of espeak-ng.
+
+    Arguments
+    ---------
+    accent : str
+        A key of `ACCENTS`.
+    variant : str
+        Timbre: a file of espeak-ng's `voices/!v`, such as `f3`, `m1` or `Andrea`.
+        Empty for the accent's own voice.
+    pitch : int
+        Base pitch, 0 to 99 (default 50), relative to the variant's own.
+    pitch_range : int
+        Liveliness of the intonation, 0 to 99 (default 50).
+    rate : int
+        Speed in words per minute, 80 to 450 (default 170).
+
+    Example
+    -------
+    >>> Voice("en-us", "f3", pitch=60, rate=180).name
+    'en-us+f3-pitch60-range50-rate180'
+    """
+
+    accent: str
+    variant: str = ""
+    pitch: int = 50
+    pitch_range: int = 50
+    rate: int = 170
+
+    @property
+    def name(self) -> str:
+        """Everything that makes this voice, in one word without spaces."""
+        timbre = f"+{self.variant}" if self.variant else ""
+        return (
+            f"{self.accent}{timbre}-pitch{self.pitch}-range{self.pitch_range}"
+            f"-rate{self.rate}"
+        )
+
+
+def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
+    """Speak a text.
+
+    The same text and voice give the same samples, whatever was spoken before and in
+    whichever process: espeak-ng keeps phases, filter states and random numbers from
+    utterance to utterance in global variables, so the library is loaded afresh for each
+    (0.2 ms) and its random numbers are seeded. Where a system never unloads a library
+    (musl's dlclose), repetitions differ inaudibly.
+
+    Arguments
+    ---------
+    text : str
+        English text.
+    voice : Voice
+        Who speaks it.
+
+    Returns
+    -------
+    speech : np.ndarray
+        Samples [T], float32, in -1...1.
+    sample_rate : int
+        22050 Hz.
+
+    Raises
+    ------
+    UserError
+        If espeak-ng is not installed, or does not know the voice.
+
+    Example
+    -------
+    >>> speech, sample_rate = speak("the old boat is here", Voice("en-gb", "f3"))
+    >>> speech.dtype, sample_rate, 1 < len(speech) / sample_rate < 3
+    (dtype('float32'), 22050, True)
+    """
+    chunks: list[bytes] = []
+
+    def receive(samples, n_samples, _events) -> int:
+        if samples and n_samples > 0:
+            chunks.append(ctypes.string_at(samples, 2 * n_samples))
+        return 0
+
+    callback = _WaveCallback(receive)
+    encoded = text.encode("utf-8") + b"\0"
+    with _lock, _library() as library:
+        library.espeak_SetSynthCallback(callback)
+        library.espeak_ng_SetRandSeed(_RANDOM_SEED)
+        _choose_voice(library, voice)
+        status = library.espeak_Synth(
+            encoded, len(encoded), 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None
+        )
+        library.espeak_Synchronize()
+    if status != 0:
+        raise UserError(f"espeak-ng could not speak {text!r} with {voice.name}")
+    speech = np.frombuffer(b"".join(chunks), dtype=np.int16)
+    return speech.astype(np.float32) / 32768.0, SAMPLE_RATE
+
+
+def variants() -> tuple[str, ...]:
+    """Names of all timbres that the installed espeak-ng has, sorted.
+
+    Returns
+    -------
+    names : tuple of str
+
+    Raises
+    ------
+    UserError
+        If espeak-ng is not installed.
+
+    Example
+    -------
+    >>> "f3" in variants()
+    True
+    """
+    return tuple(sorted(path.name for path in _variants_folder().iterdir()))
+
+
+def version() -> str:
+    """Version of the installed espeak-ng, for fingerprints.
+
+    Returns
+    -------
+    version : str
+
+    Raises
+    ------
+    UserError
+        If espeak-ng is not installed.
+
+    Example
+    -------
+    >>> version().split(".")[0]
+    '1'
+    """
+    with _lock, _library() as library:
+        return library.espeak_Info(None).decode()
+
+
+@functools.cache
+def _paths() -> tuple[Path, Path]:
+    """Library file and data folder of the wheel."""
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise UserError(
+            "the demo speech needs espeak-ng, which is not installed: install it with "
+            "`pip install unified_se_ss[demo]`, or give --demo_speech FOLDER with "
+            "recordings of your own (one folder per speaker)"
+        )
+    import espeakng_loader
+
+    return Path(espeakng_loader.get_library_path()), Path(
+        espeakng_loader.get_data_path()
+    )
+
+
+def _variants_folder() -> Path:
+    """Where espeak-ng keeps its timbres, a file each."""
+    return _paths()[1] / "voices" / "!v"
+
+
+@contextlib.contextmanager
+def _library() -> Iterator[ctypes.CDLL]:
+    """A freshly loaded and initialised library, unloaded at the end."""
+    library_path, data_path = _paths()
+    try:
+        library = ctypes.CDLL(str(library_path))
+    except OSError as error:
+        raise UserError(
+            f"espeak-ng could not be loaded from {library_path} ({error}): install it "
+            "again with `pip install --force-reinstall espeakng-loader`, or give "
+            "--demo_speech FOLDER with recordings of your own"
+        ) from error
+    _declare(library)
+    try:
+        sample_rate = library.espeak_Initialize(
+            _AUDIO_OUTPUT_SYNCHRONOUS,
+            0,
+            str(data_path).encode(),
+            _INITIALIZE_DONT_EXIT,
+        )
+        if sample_rate != SAMPLE_RATE:
+            raise UserError(
+                f"espeak-ng did not start with the voices in {data_path} (it answered "
+                f"{sample_rate}, expected {SAMPLE_RATE} Hz): install it again with "
+                "`pip install --force-reinstall espeakng-loader`"
+            )
+        yield library
+        library.espeak_Terminate()
+    finally:
+        _unload(library)
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    """Argument types where ctypes' guess (int) would be wrong."""
+    library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
+    library.espeak_SetVoiceByName.argtypes = [ctypes.c_char_p]
+    library.espeak_Info.argtypes = [ctypes.c_void_p]
+    library.espeak_Info.restype = ctypes.c_char_p
+    library.espeak_Synth.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_uint,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_uint,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+    ]
+
+
+def _unload(library: ctypes.CDLL) -> None:
+    """Close a library, so that the next load starts from its initial state."""
+    import _ctypes
+
+    close = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary
+    close(library._handle)
+
+
+def _choose_voice(library: ctypes.CDLL, voice: Voice) -> None:
+    """Set everything that makes a voice."""
+    if voice.accent not in ACCENTS:
+        raise UserError(
+            f"accent {voice.accent!r} is not known: choose one of {', '.join(ACCENTS)}"
+        )
+    # espeak-ng falls back silently to the plain voice for a variant it does not know.
+    if voice.variant and not (_variants_folder() / voice.variant).is_file():
+        raise UserError(
+            f"espeak-ng has no voice variant {voice.variant!r}: choose one of "
+            f"{', '.join(variants())}"
+        )
+    name = ACCENTS[voice.accent] + (f"+{voice.variant}" if voice.variant else "")
+    if library.espeak_SetVoiceByName(name.encode()) != 0:
+        raise UserError(f"espeak-ng has no voice {name!r}")
+    settings = {
+        _RATE: voice.rate,
+        _VOLUME: _QUIET_VOLUME,
+        _PITCH: voice.pitch,
+        _RANGE: voice.pitch_range,
+    }
+    for parameter, value in settings.items():
+        library.espeak_SetParameter(parameter, value, 0)
