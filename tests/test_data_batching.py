@@ -132,6 +132,13 @@ def test_unshuffled_keeps_the_order():
     assert indices == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
+def test_unshuffled_fills_the_budget_in_order():
+    durations = [9.0, 1.0, 2.0, 1.0, 4.0, 5.0, 5.0]
+    sampler = BucketBatchSampler(durations, batch_seconds=10, shuffle=False)
+    indices = [[key.index for key in batch] for batch in sampler]
+    assert indices == [[0], [1, 2, 3], [4, 5], [6]]
+
+
 def test_item_longer_than_the_budget_is_alone():
     sampler = BucketBatchSampler([1.0, 50.0, 1.0, 2.0], batch_seconds=10)
     batches = {tuple(sorted(key.index for key in batch)) for batch in sampler}
