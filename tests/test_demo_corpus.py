@@ -319,7 +319,7 @@ def test_an_interrupted_build_leaves_nothing(monkeypatch, tmp_path):
         if next(written) == 7:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo_corpus.audio, "write", interrupted)
+    monkeypatch.setattr(demo_corpus, "_write_wav", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare_demo_corpus(tmp_path / "demo", **TINY)
     assert not list(tmp_path.iterdir())

@@ -22,6 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
+import wave
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from unified_se_ss.data import audio, espeak, mixing, noises
+from unified_se_ss.data import espeak, mixing, noises
 from unified_se_ss.data.demo_speakers import (
     SUBSETS,
     Cast,
@@ -479,7 +480,20 @@ def _write_item(
     """Write the stems and mixtures of one item."""
     stems = [mixture.mix_both, mixture.mix_clean, *mixture.sources, mixture.noise]
     for name, stem in zip(_stem_names(len(mixture.sources)), stems):
-        audio.write(folder / name / f"{identity}.wav", stem, sample_rate)
+        _write_wav(folder / name / f"{identity}.wav", stem, sample_rate)
+
+
+def _write_wav(path: Path, signal: np.ndarray, sample_rate: int) -> None:
+    """Write whole 32768ths [T] as a 16-bit wav.
+
+    The folder as a whole appears when it is complete, so no file needs to be synced to
+    the disk, as soundfile does: for ten thousand files that can take minutes.
+    """
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes((signal * 32768).astype("<i2").tobytes())
 
 
 def _write_transcripts(
