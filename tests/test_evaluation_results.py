@@ -15,7 +15,6 @@ from unified_se_ss.evaluation.results import (
     summarise,
     summarise_values,
     write_results,
-    write_whole,
 )
 
 
@@ -137,17 +136,3 @@ def test_bad_results_file_is_named(tmp_path, text):
         read_results(path)
     with pytest.raises(UserError, match="other.csv"):
         read_results(tmp_path / "other.csv")
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.txt"
-    write_whole(path, "old")
-
-    def full(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.replace", full)
-    with pytest.raises(OSError):
-        write_whole(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

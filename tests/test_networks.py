@@ -212,3 +212,17 @@ def test_bf16_autocast_stays_near_fp32(kind):
         half = network(mixture, torch.tensor([800, 500])).sources
     full = network(mixture, torch.tensor([800, 500])).sources
     assert (half - full).norm() < 0.05 * full.norm()
+
+
+@pytest.mark.parametrize("n_basis, kernel_size", [(64, 32), (128, 32), (96, 16)])
+def test_a_fourier_basis_gives_the_signal_back(n_basis, kernel_size):
+    encoder = Encoder(n_basis, kernel_size, kernel_size // 2, "fourier").double()
+    decoder = Decoder(n_basis, kernel_size, kernel_size // 2, "fourier").double()
+    signal = torch.randn(2, 10 * kernel_size, dtype=torch.float64)
+    again = decoder(encoder(signal), signal.shape[-1])
+    inside = slice(kernel_size, -kernel_size)  # the ends lie in one window only
+    torch.testing.assert_close(again[:, inside], signal[:, inside], atol=1e-6, rtol=1e-6)
+    with pytest.raises(ValueError, match="twice kernel_size, not 64 and 48"):
+        Encoder(64, 48, 24, "fourier")
+    with pytest.raises(ValueError, match="initial is 'dct'; expected one of: random, fourier"):
+        Encoder(64, 16, 8, "dct")

@@ -50,9 +50,19 @@ class TaskMeans:
         finite = sums.isfinite().view(2, 2).all(1).repeat_interleave(2)
         self._sums = self._sums.to(sums.device) + torch.where(finite, sums, 0.0).double()
 
-    def read(self) -> dict:
-        """Fetch the means (one transfer); None where there were no items."""
-        main, main_items, auxiliary, auxiliary_items = self._sums.tolist()
+    def read(self, all_ranks: bool = False) -> dict:
+        """Fetch the means (one transfer); None where there were no items.
+
+        Arguments
+        ---------
+        all_ranks : bool
+            Over the items of all ranks, each of which must call this; by default over
+            this rank's own.
+        """
+        sums = self._sums.clone()
+        if all_ranks and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        main, main_items, auxiliary, auxiliary_items = sums.tolist()
         return {
             "main": main / main_items if main_items else None,
             "auxiliary": auxiliary / auxiliary_items if auxiliary_items else None,
@@ -161,7 +171,8 @@ class TwoTaskBrain(sb.Brain):
     ...     opt_class=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
     ...     hparams={"shared_modules": ["shared"], "rule": "project"},
     ...     run_opts={"device": "cpu", "noprogressbar": True})
-    >>> brain.fit(range(1, 3), [torch.randn(5, 4) for _ in range(4)])
+    >>> loader = torch.utils.data.DataLoader(torch.randn(20, 4), batch_size=5)
+    >>> brain.fit(range(1, 3), loader)
     >>> brain.means.read()["main"] > 0
     True
     """

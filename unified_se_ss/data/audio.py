@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from unified_se_ss.data.files import written_whole
+from unified_se_ss.files import written_whole
 from unified_se_ss.errors import UserError
 
 SILENCE_PEAK = 1e-4

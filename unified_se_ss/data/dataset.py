@@ -71,18 +71,21 @@ class Batch:
         """Sum of the sources, without noise: [B, T]."""
         return self.sources.sum(dim=1)
 
-    def to(self, device, non_blocking=False):
-        """The same batch with its tensors on a device."""
-        return self._mapped(lambda x: x.to(device, non_blocking=non_blocking))
+    def to(self, device):
+        """Moves the signals to a device, in place, and returns the batch.
+
+        The lengths stay on the CPU: whoever asks for them there need not wait for a
+        GPU.
+        """
+        self.mixture = self.mixture.to(device, non_blocking=True)
+        self.sources = self.sources.to(device, non_blocking=True)
+        return self
 
     def pin_memory(self):
-        """The same batch in page-locked memory, from which copies to a GPU are fast."""
-        return self._mapped(torch.Tensor.pin_memory)
-
-    def _mapped(self, change):
-        """The same batch with its tensors changed."""
-        tensors = (self.mixture, self.sources, self.lengths)
-        return Batch(self.ids, *(change(tensor) for tensor in tensors))
+        """Moves the signals to page-locked memory, from which copies to a GPU are fast."""
+        self.mixture = self.mixture.pin_memory()
+        self.sources = self.sources.pin_memory()
+        return self
 
 
 def collate(examples):

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unified_se_ss.data.files import written_whole
+from unified_se_ss.files import written_whole
 from unified_se_ss.errors import UserError
 
 REQUIRED = ("ID", "duration", "sample_rate")

@@ -12,7 +12,7 @@ import io
 import numpy as np
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.results import write_whole
+from unified_se_ss.files import write_whole
 
 #: Panels in the order of drawing: title, axis label, then key, label, colour, style.
 LARGE_PANELS = (

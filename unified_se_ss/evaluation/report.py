@@ -20,9 +20,9 @@ from unified_se_ss.evaluation.results import (
     PER_SOURCE,
     RESAMPLES,
     result_columns,
-    write_whole,
 )
 from unified_se_ss.evaluation.waves import PEAK, wav_bytes
+from unified_se_ss.files import write_whole
 
 #: The file stays below this, in bytes; examples that do not fit are left out.
 SIZE_LIMIT = 15_000_000

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.files import write_whole
 
 #: Headline metrics in the order of every table: key, heading, unit.
 HEADLINES = (
@@ -325,38 +325,6 @@ def read_results(path):
             "evaluation writes them. Run the evaluation again."
         )
     return [{key: _value(key, cell) for key, cell in row.items()} for row in rows]
-
-
-def write_whole(path, content):
-    """Write a file whole or not at all.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file; one of that name is replaced.
-    content : str or bytes
-        Text is written as UTF-8.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> write_whole(Path(tempfile.mkdtemp()) / "a.txt", "whole").read_text()
-    'whole'
-    """
-    path = Path(path)
-    content = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _bootstrap_interval(values):

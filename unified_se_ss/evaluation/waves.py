@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.results import write_whole
+from unified_se_ss.files import write_whole
 
 PEAK = 0.99
 

@@ -5,12 +5,14 @@ parameters. Their gradients are taken apart, summed over micro-batches and ranks
 then made into one by a rule. Knows torch and nothing of speech.
 """
 
+from unified_se_ss.gradients.layout import GRANULARITIES
 from unified_se_ss.gradients.losses import TaskLoss, TwoTaskLosses
 from unified_se_ss.gradients.monitor import ConflictMonitor
 from unified_se_ss.gradients.rules import RULES, find_rule
 from unified_se_ss.gradients.two_task import CombinedGradients, TwoTaskGradients
 
 __all__ = [
+    "GRANULARITIES",
     "RULES",
     "CombinedGradients",
     "ConflictMonitor",

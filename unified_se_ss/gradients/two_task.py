@@ -93,11 +93,10 @@ class TwoTaskGradients:
         self.rule = find_rule(rule)
         self.process_group = process_group
         trainable = {n: p for n, p in named_parameters if p.requires_grad}
-        shared_names = self._select(trainable, shared)
-        self.shared = Layout({n: trainable[n] for n in shared_names}, granularity)
-        self.others = Layout(
-            {n: p for n, p in trainable.items() if n not in shared_names}, "global"
-        )
+        names = self._select(trainable, shared)
+        # In the order of the parameters, which is the same on every rank; a set has none.
+        self.shared = Layout({n: p for n, p in trainable.items() if n in names}, granularity)
+        self.others = Layout({n: p for n, p in trainable.items() if n not in names}, "global")
         self.pending = 0
         self._allocate()
 

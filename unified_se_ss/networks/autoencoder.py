@@ -5,8 +5,52 @@ Axes: B batch, T samples, N basis functions, L frames.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
+
+INITIAL = ("random", "fourier")
+
+
+def fourier_basis(n_basis: int, kernel_size: int) -> torch.Tensor:
+    """Windowed cosines and sines, each with both signs, [N, 1, kernel_size].
+
+    With a hop of half the kernel, analysis with a ReLU and synthesis by the same
+    functions give the signal back: relu(x) - relu(-x) = x, the frequencies are a tight
+    frame, and the squared sine window adds up to one.
+
+    Source of the idea, both signs so that a ReLU loses nothing: Ditter and Gerkmann,
+    "A multi-phase gammatone filterbank for speech separation via TasNet", ICASSP 2020.
+
+    Example
+    -------
+    >>> basis = fourier_basis(64, 32)
+    >>> basis.shape, bool((basis[:32] == -basis[32:]).all())
+    (torch.Size([64, 1, 32]), True)
+    """
+    functions = n_basis // 2
+    if n_basis % 4 or functions < kernel_size:
+        raise ValueError(
+            f"a fourier basis needs n_basis to be a multiple of 4 and at least twice "
+            f"kernel_size, not {n_basis} and {kernel_size}"
+        )
+    time = torch.arange(kernel_size, dtype=torch.float64)
+    # Half a bin off, no frequency is its own mirror image, so all weigh the same.
+    frequency = (torch.arange(functions // 2, dtype=torch.float64) + 0.5) / functions
+    angle = 2 * math.pi * frequency.unsqueeze(1) * time
+    window = torch.sin(math.pi * (time + 0.5) / kernel_size)
+    basis = torch.cat((angle.cos(), angle.sin())) * window * math.sqrt(2 / functions)
+    return torch.cat((basis, -basis)).unsqueeze(1).to(torch.get_default_dtype())
+
+
+def _initialise(convolution: nn.Module, initial: str) -> None:
+    """Give a convolution its first weights."""
+    if initial not in INITIAL:
+        raise ValueError(f"initial is '{initial}'; expected one of: {', '.join(INITIAL)}")
+    if initial == "fourier":
+        n_basis, _, kernel_size = convolution.weight.shape
+        convolution.weight.data = fourier_basis(n_basis, kernel_size)
 
 
 class Encoder(nn.Module):
@@ -20,6 +64,9 @@ class Encoder(nn.Module):
         Length of a basis function in samples.
     stride : int
         Hop between frames in samples.
+    initial : str
+        ``"random"`` (published) or ``"fourier"``: start from windowed cosines and
+        sines, see :func:`fourier_basis`. Both are trained from there.
 
     Source: Luo and Mesgarani, "Conv-TasNet", arXiv 1809.07454, section II.
 
@@ -30,9 +77,10 @@ class Encoder(nn.Module):
     torch.Size([2, 64, 99])
     """
 
-    def __init__(self, n_basis: int, kernel_size: int, stride: int):
+    def __init__(self, n_basis: int, kernel_size: int, stride: int, initial: str = "random"):
         super().__init__()
         self.convolution = nn.Conv1d(1, n_basis, kernel_size, stride, bias=False)
+        _initialise(self.convolution, initial)
 
     def forward(self, signal: torch.Tensor) -> torch.Tensor:
         """Represent signals, [B, T] to [B, N, L]."""
@@ -55,6 +103,9 @@ class Decoder(nn.Module):
         Length of a basis function in samples.
     stride : int
         Hop between frames in samples.
+    initial : str
+        As for :class:`Encoder`. Where both start from ``"fourier"``, the network first
+        gives the mixture back.
 
     Example
     -------
@@ -63,9 +114,10 @@ class Decoder(nn.Module):
     torch.Size([2, 803])
     """
 
-    def __init__(self, n_basis: int, kernel_size: int, stride: int):
+    def __init__(self, n_basis: int, kernel_size: int, stride: int, initial: str = "random"):
         super().__init__()
         self.convolution = nn.ConvTranspose1d(n_basis, 1, kernel_size, stride, bias=False)
+        _initialise(self.convolution, initial)
 
     def forward(self, representation: torch.Tensor, samples: int) -> torch.Tensor:
         """Synthesise exactly so many samples, [B, N, L] to [B, T]; zeros fill the end."""

@@ -53,6 +53,8 @@ class UnifiedNetwork(nn.Module):
     enhancer : torch.nn.Module, optional
         SE module: one mask from the representation of the mixture. Without it h is
         the representation itself: a plain separation network.
+    use_se : bool
+        False leaves the enhancer out, for ablations by one switch.
 
     Source: arXiv 2302.11131, section 2.1.
 
@@ -77,10 +79,11 @@ class UnifiedNetwork(nn.Module):
         separator: nn.Module,
         decoder: nn.Module,
         enhancer: nn.Module | None = None,
+        use_se: bool = True,
     ):
         super().__init__()
         self.encoder = encoder
-        self.enhancer = enhancer
+        self.enhancer = enhancer if use_se else None
         self.separator = separator
         self.decoder = decoder
 

@@ -54,3 +54,34 @@ def written_whole(path):
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_whole(path, content):
+    """Writes a file whole or not at all.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file; one of that name is replaced.
+    content : str or bytes
+        Text is written as UTF-8.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written.
+
+    Example
+    -------
+    >>> write_whole(Path(getfixture("tmpdir")) / "a.txt", "whole").read_text()
+    'whole'
+    """
+    content = content.encode("utf-8") if isinstance(content, str) else content
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)

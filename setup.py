@@ -1,0 +1,31 @@
+"""Install with ``pip install -e .``, or ``pip install -e .[demo,test]`` for everything."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    """The version that the package states."""
+    text = (HERE / "unified_se_ss" / "__init__.py").read_text(encoding="utf-8")
+    return text.split('__version__ = "')[1].split('"')[0]
+
+
+setup(
+    name="unified_se_ss",
+    version=version(),
+    description="Speech enhancement and separation in one network, with gradient modulation",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["unified_se_ss", "unified_se_ss.*"]),
+    install_requires=(HERE / "requirements.txt").read_text(encoding="utf-8").split(),
+    extras_require={
+        "demo": ["espeakng-loader>=0.2.4,<0.3"],
+        "test": ["hypothesis>=6.100", "mir_eval>=0.8", "pytest>=8", "torchjd>=0.18,<0.19"],
+    },
+    entry_points={"console_scripts": ["unified_se_ss = unified_se_ss.__main__:main"]},
+)

@@ -1,0 +1,329 @@
+"""Options, YAML files and folders: what users meet before training starts."""
+
+import io
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import train
+import yaml
+from hyperpyyaml import resolve_references
+from librimix import make_tree
+
+from unified_se_ss import recipe
+from unified_se_ss.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+HPARAMS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("hparams/*.yaml"))
+DEMO = str(ROOT / "hparams/demo.yaml")
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Start train.py in this process; its exit code and what it printed."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+    monkeypatch.chdir(ROOT)
+    code, handlers = 0, list(logging.root.handlers)
+    try:
+        recipe.run(train.main)
+    except SystemExit as stop:
+        code = stop.code
+    finally:  # SpeechBrain's would outlive the captured stream
+        logging.root.handlers[:] = handlers
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def plain(name):
+    """The keys of a YAML file with references resolved, nothing constructed."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    overrides = {} if "corpus:" in text else {"data_folder": "unset"}
+    resolved = resolve_references(io.StringIO(text), overrides).read()
+    return recipe._plain_yaml(resolved, name)
+
+
+# ------------------------------------------------------------------ what is shipped
+
+
+@pytest.mark.parametrize(
+    "name, total, enhancer",
+    [
+        # source: counted from the published configurations
+        ("hparams/libri2mix_noisy_dprnn.yaml", "19,684,098", "5,067,009"),
+        ("hparams/libri2mix_noisy.yaml", "29,171,458", "3,492,097"),
+    ],
+)
+def test_describe_needs_no_data_and_hits_the_published_sizes(
+    monkeypatch, capsys, name, total, enhancer
+):
+    code, out, _ = run(monkeypatch, capsys, name, "--describe")
+    assert code == 0
+    assert re.search(rf"total +\| +\| +{total}\n", out)
+    assert re.search(rf"network.enhancer +\| DualPath +\| +{enhancer}\n", out)
+    assert "latency: the whole utterance" in out and "receptive field" in out
+
+
+@pytest.mark.parametrize("name", HPARAMS)
+def test_every_yaml_can_be_described(monkeypatch, capsys, name):
+    code, out, _ = run(monkeypatch, capsys, name, "--describe")
+    assert code == 0 and "total" in out
+
+
+def test_yamls_differ_only_where_they_mean_to():
+    two, three = plain("hparams/libri2mix_noisy.yaml"), plain("hparams/libri3mix_noisy.yaml")
+    differing = {key for key in two if two[key] != three[key]}
+    named = {"experiment_name", "output_folder", "save_folder", "n_speakers"}
+    # What is constructed from these keys differs with them.
+    assert differing <= named | {"separator", "network", "modules", "checkpointer"}
+    sepformer, dprnn = two, plain("hparams/libri2mix_noisy_dprnn.yaml")
+    same = "seed rule granularity weight_se se_loss lr batch_size number_of_epochs max_grad_norm"
+    for key in [*same.split(), "loss_threshold", "speed_percents", "chunk_length", "n_basis"]:
+        assert sepformer[key] == dprnn[key]
+
+
+@pytest.mark.parametrize("name", [name for name in HPARAMS if "libri" in name])
+def test_published_values(name):
+    # source: YUCHEN005/Unified-Enhance-Separation, hparams/*-unified-gm.yaml
+    keys = plain(name)
+    expected = {
+        "sample_rate": 8000,
+        "mode": "min",
+        "train_subset": "train-360",
+        "mixture": "mix_both",
+        "speed_percents": [95, 100, 105],
+        "batch_size": 1,
+        "segment_seconds": None,
+        "rule": "project",
+        "granularity": "parameter",
+        "se_loss": "sum",
+        "weight_se": 0.1,
+        "loss_threshold": -30,
+        "number_of_epochs": 120,
+        "lr": 0.00015,
+        "max_grad_norm": 5.0,
+        "n_basis": 256,
+        "kernel_size": 16,
+        "stride": 8,
+        "chunk_length": 250,
+        "initial": "random",
+    }
+    assert {key: keys[key] for key in expected} == expected
+    plateau = re.search(r"dont_halve_until_epoch: (\d+)", (ROOT / name).read_text()).group(1)
+    assert int(plateau) == (85 if "dprnn" in name else 5)
+
+
+def test_help_shows_the_manual_the_keys_and_the_run_options(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "hparams/demo.yaml", "--help")
+    assert code == 0
+    for words in ("torchrun --nproc_per_node", "--weight_se", "--granularity", "--precision"):
+        assert words in out
+
+
+# ------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], None),
+        (["--rule", "sum"], "no YAML file was named"),
+        (["hparams/dem.yaml"], "no such file; did you mean hparams/demo.yaml"),
+        ([DEMO, "--wieght_se", "0"], "--wieght_se: .* has no such key; did you mean --weight_se"),
+        ([DEMO, "--weight_se", "much"], "--weight_se: is 'much'; expected a number"),
+        ([DEMO, "--use_se", "3"], "--use_se: is 3; expected True or False"),
+        ([DEMO, "--rule", "projekt"], "rule: is 'projekt'; .* sum, project; did you mean"),
+        ([DEMO, "--granularity", "layer"], "granularity: is 'layer'; expected one of"),
+        ([DEMO, "--se_loss", "l1"], "se_loss: is 'l1'; expected one of: sum, relative"),
+        (["hparams/libri2mix_noisy.yaml"], "data_folder: not set in .*give --data_folder"),
+        ([DEMO, "--precision", "fp16", "--device", "cpu"], "fp16 needs a CUDA device; on cpu use"),
+        ([DEMO, "--chunk_length", "7"], "chunk_length is 7; expected an even number"),
+        ([DEMO, "--kernel_size", "999"], "twice kernel_size"),
+    ],
+)
+def test_a_wrong_command_line_gets_one_clear_message(monkeypatch, capsys, arguments, words):
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    if words is None:  # nothing at all: the manual
+        assert "torchrun" in out
+        return
+    assert code == 2
+    assert re.search(words, err), err
+    assert "Traceback" not in err
+
+
+def test_nothing_to_test_is_told(monkeypatch, capsys, tmp_path):
+    arguments = [DEMO, "--test_only", "--output_folder", tmp_path / "out"]
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2 and "--test_only: there is no checkpoint in" in err
+
+
+def test_a_broken_yaml_is_told_by_line(monkeypatch, capsys, tmp_path):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("seed: 1\nrule: [project\nlr: 3\n")
+    code, _, err = run(monkeypatch, capsys, broken)
+    assert code == 2 and re.search(r"broken.yaml, line 3, column \d+: not valid YAML", err)
+
+
+def remove_stem(tree):
+    (tree / "wav8k/min/train-360/s2/train-360-1.wav").unlink()
+    return "train-360-1.wav"
+
+
+def shorten_stem(tree):
+    from unified_se_ss.data import audio
+
+    path = tree / "wav8k/min/dev/s1/dev-0.wav"
+    audio.write(path, audio.read(path)[0][:-7], 8000)
+    return "dev-0.wav.*3993"
+
+
+def other_rate(tree):
+    from unified_se_ss.data import audio
+
+    path = tree / "wav8k/min/dev/s1/dev-0.wav"
+    audio.write(path, audio.read(path)[0], 16000)
+    return "dev-0.wav.*16000"
+
+
+def corrupt(tree):
+    (tree / "wav8k/min/test/mix_both/test-0.wav").write_bytes(b"not a wav")
+    return "test-0.wav"
+
+
+def empty(tree):
+    (tree / "wav8k/min/test/mix_both/test-0.wav").write_bytes(b"")
+    return "test-0.wav"
+
+
+def stereo(tree):
+    import numpy as np
+    import soundfile
+
+    path = tree / "wav8k/min/test/noise/test-0.wav"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.1, 0.1, (4000, 2)), 8000)
+    return "test-0.wav.*channels"
+
+
+def silent(tree):
+    import numpy as np
+
+    from unified_se_ss.data import audio
+
+    audio.write(tree / "wav8k/min/train-360/s1/train-360-0.wav", np.zeros(4000), 8000)
+    return "train-360-0.wav.*silent"
+
+
+def no_stem_folder(tree):
+    (tree / "wav8k/min/dev/s1").rename(tree / "wav8k/min/dev/s9")
+    return "dev.*s1"
+
+
+def nothing_there(tree):
+    import shutil
+
+    shutil.rmtree(tree)
+    return "data_folder: .*does not exist"
+
+
+def empty_folder(tree):
+    import shutil
+
+    shutil.rmtree(tree)
+    tree.mkdir()
+    return "empty"
+
+
+def other_shape(tree):
+    (tree / "wav8k").rename(tree / "audio")
+    return "wav8k"
+
+
+FAULTS = [
+    remove_stem,
+    shorten_stem,
+    other_rate,
+    corrupt,
+    empty,
+    stereo,
+    silent,
+    no_stem_folder,
+    nothing_there,
+    empty_folder,
+    other_shape,
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_data_gets_one_clear_message_before_training(monkeypatch, capsys, tmp_path, fault):
+    tree = make_tree(tmp_path, counts=(2, 1, 1))
+    words = fault(tree)
+    code, _, err = run(
+        monkeypatch,
+        capsys,
+        "hparams/libri2mix_noisy_dprnn.yaml",
+        "--data_folder",
+        tree,
+        "--output_folder",
+        tmp_path / "out",
+        "--n_basis",
+        "16",
+        "--n_features",
+        "8",
+        "--hidden",
+        "4",
+    )
+    assert code == 2
+    message = err[err.index("error:") :]
+    assert re.search(words, message, re.DOTALL), message
+    assert "Traceback" not in err
+
+
+def folder_options(folder, **overrides):
+    file = ROOT / "hparams/demo.yaml"
+    return recipe.Options(file, None, {"output_folder": str(folder), **overrides}, False)
+
+
+def test_a_folder_of_another_experiment_is_refused(tmp_path):
+    options = folder_options(tmp_path)
+    text = resolve_references(io.StringIO(options.hparams_file.read_text()), options.overrides)
+    (tmp_path / "hyperparams.yaml").write_text(text.read())
+    recipe._check_folder(options, tmp_path)
+    recipe._check_folder(folder_options(tmp_path, number_of_epochs=99), tmp_path)
+    with pytest.raises(UserError, match="another experiment: rule is 'project' there and 'sum'"):
+        recipe._check_folder(folder_options(tmp_path, rule="sum"), tmp_path)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("my only copy")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        recipe._check_folder(folder_options(tmp_path), tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "my only copy"
+
+
+def test_a_folder_without_write_permission_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="output_folder: cannot write to .*choose another"):
+        recipe._check_folder(folder_options(tmp_path / "file/run"), tmp_path / "file/run")
+    if os.geteuid():  # root may write anywhere
+        locked = tmp_path / "locked"
+        locked.mkdir(mode=0o500)
+        with pytest.raises(UserError, match="Permission denied"):
+            recipe._check_folder(folder_options(locked), locked)
+
+
+# ------------------------------------------------------------------ the log
+
+
+def test_the_log_forgets_what_is_trained_again(tmp_path):
+    log = recipe.TrainLog(tmp_path)
+    for epoch, loss in [(1, 3.0), (2, 2.0), (3, None), (2, 1.5)]:
+        log.add({"epoch": epoch, "loss": loss})
+    assert log.rows == [{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 1.5}]
+    assert log.text_path.read_text() == "epoch: 1, loss: 3\nepoch: 2, loss: 1.5\n"
+
+
+def test_scientific_notation_is_a_number():
+    overrides = {"lr": yaml.safe_load("1e-3")}
+    recipe._check_overrides(ROOT / "hparams/demo.yaml", overrides)
+    assert overrides == {"lr": 0.001}

@@ -1,0 +1,410 @@
+#!/usr/bin/env python3
+"""Train, evaluate, and report unified speech enhancement and separation.
+
+  one machine       python train.py hparams/libri2mix_noisy.yaml --data_folder .../Libri2Mix
+  several GPUs      torchrun --nproc_per_node=4 train.py hparams/libri2mix_noisy.yaml ...
+  a first look      python train.py hparams/demo.yaml
+
+Every key of the YAML file can be replaced: --rule sum, --weight_se 0, --use_se False.
+The same command goes on where a run was stopped. --describe prints the modules and
+leaves; --test_only evaluates the best checkpoint.
+
+A network of encoder, SE module, SS module and decoder is trained for both tasks at
+once. Where the SE gradient of the shared parameters conflicts with that of SS, it is
+projected on the normal plane of SS's (arXiv 2302.11131); see docs/gradients.md.
+"""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from speechbrain import Stage
+from speechbrain.utils.distributed import if_main_process
+
+from unified_se_ss import recipe
+from unified_se_ss.brain import TwoTaskBrain, percent
+from unified_se_ss.data import (
+    BucketBatchSampler,
+    DynamicMixingDataset,
+    MixtureDataset,
+    collate,
+    prepare_librimix,
+    prepare_speech_folder,
+    read_manifest,
+)
+from unified_se_ss.evaluation import (
+    choose_examples,
+    evaluate_item,
+    level_signals,
+    plot_curves,
+    save_waves,
+    write_report,
+    write_results,
+)
+from unified_se_ss.gradients import GRANULARITIES, RULES, TaskLoss, TwoTaskLosses
+from unified_se_ss.networks import UnifiedOutput
+from unified_se_ss.objectives import (
+    REPRESENTATION_LOSSES,
+    permutation_invariant_si_snr,
+    representation_loss,
+    si_snr,
+)
+
+
+CHOICES = {"rule": RULES, "granularity": GRANULARITIES, "se_loss": REPRESENTATION_LOSSES}
+
+
+class Predictions(NamedTuple):
+    """What the network says of a batch, and what the SE task compares it with."""
+
+    output: UnifiedOutput
+    clean_representation: torch.Tensor
+
+
+class UnifiedBrain(TwoTaskBrain):
+    """Main task: separation. Auxiliary task: enhancement, on what both share."""
+
+    def compute_forward(self, batch, stage):
+        """Separate and enhance the mixtures; represent their clean counterparts."""
+        batch = batch.to(self.device)
+        output = self.modules.network(batch.mixture, batch.lengths)
+        clean = self.modules.network.encoder(batch.clean_mixture)
+        return Predictions(output, clean)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Negative SI-SNR under the best permutation; weighted distance from clean."""
+        output, clean = predictions
+        scores, permutation = permutation_invariant_si_snr(
+            output.sources, batch.sources, batch.lengths
+        )
+        if stage != Stage.TRAIN:
+            self.keep_scores(batch, output, scores, permutation)
+            return TwoTaskLosses(TaskLoss.of(-scores))
+        threshold = self.hparams.loss_threshold
+        keep = None if threshold is None else -scores > threshold
+        main = TaskLoss.of(-scores, keep)
+        if not (self.hparams.use_se and self.hparams.weight_se):
+            return TwoTaskLosses(main)
+        se_loss = representation_loss(
+            output.enhanced_representation, clean, output.frames, self.hparams.se_loss
+        )
+        return TwoTaskLosses(main, TaskLoss.of(self.hparams.weight_se * se_loss))
+
+    def progress_fields(self):
+        """The progress bar speaks of dB: higher is better."""
+        fields = super().progress_fields()
+        means = self.means.read()
+        shown = {"conflicts": fields["conflicts"]}
+        if means["main"] is not None:
+            shown = {"si_snr": f"{-means['main']:.2f} dB", **shown}
+        return shown
+
+    # -------------------------------------------------------------- evaluation
+
+    def keep_scores(self, batch, output, scores, permutation):
+        """Note what an evaluation batch says of each of its items."""
+        if self.stage == Stage.VALID:
+            mixture = batch.mixture.unsqueeze(1)
+            before = si_snr(mixture, batch.sources, batch.lengths).mean(-1)
+            clean = batch.clean_mixture
+            gain = si_snr(output.enhanced, clean, batch.lengths) - si_snr(
+                batch.mixture, clean, batch.lengths
+            )
+            scores = torch.stack([scores, scores - before, gain], 1)
+            self.rows += zip(batch.ids, scores.tolist())
+        else:
+            for item in range(len(batch)):
+                self.rows.append(self.evaluate_signals(batch, output, item))
+
+    def evaluate_signals(self, batch, output, item):
+        """The row of one utterance in results.csv."""
+        signals = signals_of(batch, output, item)
+        return {"ID": batch.ids[item], **evaluate_item(**signals)}
+
+    def on_stage_start(self, stage, epoch=None):
+        """Begin a list of what each utterance got."""
+        self.stage, self.rows = stage, []
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log, schedule, and keep the best checkpoint; at the very end, report."""
+        if stage == Stage.TRAIN:
+            self.train_row = self.training_row(epoch)
+        elif stage == Stage.VALID:
+            self.finish_epoch(epoch)
+        else:
+            self.rows = sorted(recipe.gather(self.rows), key=lambda row: row["ID"])
+
+    def training_row(self, epoch):
+        """What training says of an epoch, for the log."""
+        means, found = self.means.read(all_ranks=True), self.monitor.read()
+        main = means["main"]
+        return {
+            "epoch": epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": main,
+            "train_si_snr": None if main is None else -main,
+            "train_se_loss": means["auxiliary"],
+            "conflict_rate": found["conflict_rate"],
+            "mean_cosine": found["mean_cosine"],
+            "skipped_steps": found["main_nonfinite"],
+            "steps_without_se": found["auxiliary_nonfinite"],
+            "data_wait": round(self.progress.data_wait, 4),
+        }
+
+    def finish_epoch(self, epoch):
+        """Log the epoch, change the learning rate, keep the best and the last."""
+        rows = recipe.gather(self.rows)
+        score, gain, se_gain = torch.tensor([values for _, values in rows]).mean(0).tolist()
+        row = {
+            **self.train_row,
+            "valid_loss": -score,
+            "valid_si_snr": score,
+            "valid_si_snr_i": gain,
+            "valid_se_si_snr_i": se_gain,
+        }
+        current, following = self.hparams.lr_scheduler([self.optimizer], epoch, -score)
+        for group in self.optimizer.param_groups:
+            group["lr"] = following
+        if if_main_process():
+            log = recipe.TrainLog(self.hparams.output_folder)
+            log.add(row)
+            plot_curves(log.rows, Path(self.hparams.output_folder) / "curves.png")
+            print(
+                f"Epoch {epoch}: validation SI-SNRi {gain:.2f} dB, enhanced mixture "
+                f"{se_gain:+.2f} dB, conflicts {percent(row['conflict_rate'])}, lr {current:.2g}"
+            )
+        self.checkpointer.save_and_keep_only(
+            meta={"si_snr_i": gain, "epoch": epoch}, max_keys=["si_snr_i"]
+        )
+
+
+def signals_of(batch, output, item):
+    """Mixture, estimates, sources, and enhanced mixture of one item, as NumPy arrays."""
+    length = int(batch.lengths[item])
+    cut = {
+        "mixture": batch.mixture[item],
+        "estimates": output.sources[item],
+        "targets": batch.sources[item],
+        "enhanced": output.enhanced[item],
+        "clean_mixture": batch.clean_mixture[item],
+    }
+    return {name: x[..., :length].float().cpu().numpy() for name, x in cut.items()}
+
+
+# ------------------------------------------------------------------ data
+
+
+def prepare(hparams):
+    """Manifests by subset; makes the corpus first if the YAML says how."""
+    if "corpus" in hparams:
+        hparams["data_folder"] = str(hparams["corpus"]())
+    folder = Path(hparams["output_folder"]) / "manifests"
+    paths = prepare_librimix(
+        hparams["data_folder"],
+        folder,
+        n_speakers=hparams["n_speakers"],
+        sample_rate=hparams["sample_rate"],
+        mode=hparams["mode"],
+        train_subset=hparams["train_subset"],
+        mixture=hparams["mixture"],
+    )
+    return {
+        subset: read_manifest(path, hparams["data_folder"]) for subset, path in paths.items()
+    }
+
+
+def prepare_dynamic_mixing(hparams):
+    """Manifests of single utterances and of noises, with their loudness."""
+    manifests = []
+    for kind in ("speech", "noise"):
+        folder = hparams[f"dynamic_{kind}_folder"]
+        path = prepare_speech_folder(
+            folder,
+            Path(hparams["output_folder"]) / "manifests" / f"dynamic_{kind}.csv",
+            hparams["sample_rate"],
+            kind=kind,
+            resample=True,  # LibriSpeech and WHAM are 16 kHz, the mixtures may be 8
+            channel=0 if kind == "noise" else None,  # WHAM is stereo; as LibriMix does
+        )
+        manifests.append(read_manifest(path, folder, one_rate=False))
+    return manifests
+
+
+def training_data(hparams, manifest):
+    """Mixtures of the manifest, or mixed on the fly."""
+    if not hparams["dynamic_mixing"]:
+        return MixtureDataset(
+            manifest,
+            hparams["n_speakers"],
+            segment_seconds=hparams["segment_seconds"],
+            speed_percents=hparams["speed_percents"],
+            seed=hparams["seed"],
+        )
+    speech, noise = recipe.on_main(prepare_dynamic_mixing, hparams)
+    return DynamicMixingDataset(
+        speech,
+        noise,
+        hparams["n_speakers"],
+        n_items=hparams["dynamic_items"] or len(manifest),
+        seed=hparams["seed"],
+        segment_seconds=hparams["segment_seconds"],
+        sample_rate=hparams["sample_rate"],
+        speed_percents=hparams["speed_percents"],
+        resample=True,
+    )
+
+
+def make_loaders(hparams, manifests):
+    """Loaders for training, validation and test, and the sampler of the first."""
+    train_data = training_data(hparams, manifests["train"])
+    train_sampler = BucketBatchSampler(
+        train_data.durations,
+        batch_size=hparams["batch_size"],
+        batch_seconds=hparams["batch_seconds"],
+        seed=hparams["seed"],
+        **recipe.rank_and_size(),
+    )
+    loaders = {
+        "train": recipe.make_loader(train_data, train_sampler, collate, hparams["num_workers"])
+    }
+    for subset in ("dev", "test"):
+        data = MixtureDataset(manifests[subset], hparams["n_speakers"])
+        sampler = BucketBatchSampler(
+            data.durations,
+            batch_size=hparams["valid_batch_size"],
+            shuffle=False,
+            **recipe.rank_and_size(),
+        )
+        loaders[subset] = recipe.make_loader(data, sampler, collate, hparams["num_workers"])
+    return loaders, train_sampler
+
+
+# ------------------------------------------------------------------ results
+
+
+def report(brain, hparams, test_data, hours):
+    """Write results, wavs and report of the evaluated network; print where they are."""
+    folder = Path(hparams["output_folder"])
+    rows = brain.rows
+    summary = write_results(rows, folder)
+    first = [row["ID"] for row in rows[: hparams["save_waves"]]]
+    chosen = choose_examples(rows)
+    examples = []
+    for item_id in dict.fromkeys(first + chosen):
+        signals, row = separate_again(brain, test_data, item_id), by_id(rows)[item_id]
+        order = list(row["permutation"])
+        given = (signals["mixture"], signals["estimates"][order], signals["enhanced"])
+        if item_id in first:
+            save_waves(
+                folder / "wavs",
+                item_id,
+                *given,
+                signals["targets"],
+                sample_rate=hparams["sample_rate"],
+            )
+        if item_id in chosen:
+            examples.append(
+                {
+                    "id": item_id,
+                    "signals": level_signals(*given, signals["targets"]),
+                    "sample_rate": hparams["sample_rate"],
+                    "metrics": {k: v for k, v in row.items() if isinstance(v, float)},
+                }
+            )
+    path = write_report(
+        folder,
+        hparams["experiment_name"],
+        summary,
+        rows,
+        recipe.TrainLog(folder).rows,
+        examples,
+        configuration(brain, hparams, hours),
+        ["Measured on the test set with the checkpoint that was best in validation."],
+    )
+    print(f"\n{summary.table()}\n")
+    print(f"results       {folder / 'results.csv'}")
+    print(f"curves        {folder / 'curves.png'}")
+    print(f"separated     {folder / 'wavs'}{'/' if first else ' (save_waves is 0)'}")
+    print(f"report        {path}")
+
+
+def by_id(rows):
+    """Rows of the results by the ID of their utterance."""
+    return {row["ID"]: row for row in rows}
+
+
+@torch.no_grad()
+def separate_again(brain, test_data, item_id):
+    """Signals of one utterance of the test set."""
+    ids = [item.id for item in test_data.manifest.items]
+    batch = collate([test_data[ids.index(item_id)]])
+    with brain.evaluation_ctx:
+        output = brain.compute_forward(batch, Stage.TEST).output
+    return signals_of(batch, output, 0)
+
+
+def configuration(brain, hparams, hours):
+    """What was run, for the report: every plain key of the YAML, and the circumstances."""
+    plain = {k: v for k, v in hparams.items() if isinstance(v, (str, int, float, list))}
+    parameters = sum(p.numel() for p in brain.modules.parameters())
+    return {
+        **plain,
+        "recipe": sys.argv[0],
+        "parameters": f"{parameters:,}",
+        "commit": recipe.commit() or "unknown",
+        "device": str(brain.device),
+        "precision": brain.precision,
+        "hours": round(hours, 2),
+    }
+
+
+def facts(hparams):
+    """What --describe says beside the modules."""
+    rate = hparams["sample_rate"]
+    window, hop = 1000 * hparams["kernel_size"] / rate, 1000 * hparams["stride"] / rate
+    chunk = hparams["chunk_length"] * hop
+    return {
+        "encoder": f"window {window:g} ms, hop {hop:g} ms",
+        "chunks": f"{chunk:g} ms, hop {chunk / 2:g} ms",
+        "receptive field": "the whole utterance (global norms, both directions)",
+        "latency": "the whole utterance (not a causal network)",
+        "shared by both tasks": ", ".join(shared_modules(hparams)),
+    }
+
+
+def shared_modules(hparams):
+    """Names of the modules that both tasks train."""
+    return ["network.encoder"] + ["network.enhancer"] * bool(hparams["use_se"])
+
+
+def main():
+    """From the command line to the report."""
+    options = recipe.parse_options(sys.argv[1:], __doc__)
+    hparams = recipe.load_hparams(options)
+    recipe.check_choices(hparams, CHOICES)
+    hparams["shared_modules"] = shared_modules(hparams)
+    if options.describe:
+        print(recipe.describe(hparams["modules"], facts(hparams)))
+        return
+    recipe.begin(options, hparams)
+    recipe.check_testable(options.run_opts, hparams["checkpointer"])
+    watch = recipe.Stopwatch()
+    loaders, train_sampler = make_loaders(hparams, recipe.on_main(prepare, hparams))
+    brain = UnifiedBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["optimizer"],
+        hparams=hparams,
+        run_opts=options.run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.train_sampler = train_sampler
+    brain.checkpointer.add_recoverable("dataloader-TRAIN", loaders["train"])
+    brain.fit(hparams["epoch_counter"], loaders["train"], loaders["dev"])
+    brain.evaluate(loaders["test"], max_key="si_snr_i")
+    if if_main_process():
+        report(brain, hparams, loaders["test"].dataset, watch.hours)
+
+
+if __name__ == "__main__":
+    recipe.run(main)

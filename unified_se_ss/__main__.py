@@ -1,0 +1,112 @@
+"""``python -m unified_se_ss``: what is wanted before a training run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from unified_se_ss import __version__
+from unified_se_ss.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Arguments
+    ---------
+    arguments : list of str, optional
+        By default those of the command line.
+
+    Returns
+    -------
+    int
+        0, or 2 after an error that the user can mend.
+
+    Example
+    -------
+    >>> main(["check", "/no/such/folder"])
+    2
+    """
+    options = parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        "unified_se_ss",
+        description="Check data and make the demo corpus; train with `python train.py`.",
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    check = commands.add_parser(
+        "check", help="look at every recording of a LibriMix folder before training on it"
+    )
+    check.add_argument("data_folder", help="the folder Libri2Mix or Libri3Mix")
+    check.add_argument("--n_speakers", type=int, default=2, help="default %(default)s")
+    check.add_argument("--sample_rate", type=int, default=8000, help="default %(default)s Hz")
+    check.add_argument("--mode", default="min", help="min or max; default %(default)s")
+    check.add_argument("--train_subset", default="train-360", help="default %(default)s")
+    check.add_argument("--mixture", default="mix_both", help="default %(default)s")
+    check.add_argument(
+        "--manifests", default="manifests", help="folder for the manifests; default %(default)s"
+    )
+    check.set_defaults(command=check_data)
+
+    demo = commands.add_parser(
+        "demo-corpus", help="make the demo corpus, of synthetic voices or your recordings"
+    )
+    demo.add_argument("folder", help="where it goes")
+    demo.add_argument("--n_speakers", type=int, default=2, help="default %(default)s")
+    demo.add_argument("--n_train", type=int, default=2000, help="default %(default)s")
+    demo.add_argument("--demo_speech", help="your recordings, in folders by speaker")
+    demo.add_argument("--demo_noise", help="your noise recordings")
+    demo.set_defaults(command=make_demo_corpus)
+    return top
+
+
+def check_data(options) -> None:
+    """Write the manifests of a LibriMix folder and say what is in them."""
+    from unified_se_ss.data import prepare_librimix, read_manifest
+
+    paths = prepare_librimix(
+        options.data_folder,
+        Path(options.manifests),
+        n_speakers=options.n_speakers,
+        sample_rate=options.sample_rate,
+        mode=options.mode,
+        train_subset=options.train_subset,
+        mixture=options.mixture,
+    )
+    for subset, path in paths.items():
+        items = read_manifest(path, options.data_folder).items
+        seconds = [item.duration for item in items]
+        print(
+            f"{subset:<6} {len(items):>7,} mixtures, {sum(seconds) / 3600:8.2f} hours, "
+            f"{min(seconds):.1f} to {max(seconds):.1f} s, {path}"
+        )
+
+
+def make_demo_corpus(options) -> None:
+    """Build the demo corpus and say where it is."""
+    from unified_se_ss.data.demo_corpus import prepare_demo_corpus
+
+    folder = prepare_demo_corpus(
+        options.folder,
+        n_speakers=options.n_speakers,
+        n_train=options.n_train,
+        speech_folder=options.demo_speech,
+        noise_folder=options.demo_noise,
+    )
+    print(f"train on it with: python train.py HPARAMS.yaml --data_folder {folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
