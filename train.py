@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import torch
 from speechbrain import Stage
+from speechbrain.nnet.schedulers import ReduceLROnPlateau, update_learning_rate
 from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import recipe
@@ -50,7 +51,6 @@ from unified_se_ss.objectives import (
     representation_loss,
     si_snr,
 )
-
 
 CHOICES = {"rule": RULES, "granularity": GRANULARITIES, "se_loss": REPRESENTATION_LOSSES}
 
@@ -163,20 +163,28 @@ class UnifiedBrain(TwoTaskBrain):
             "valid_si_snr_i": gain,
             "valid_se_si_snr_i": se_gain,
         }
-        current, following = self.hparams.lr_scheduler([self.optimizer], epoch, -score)
-        for group in self.optimizer.param_groups:
-            group["lr"] = following
+        self.change_learning_rate(epoch, -score)
         if if_main_process():
             log = recipe.TrainLog(self.hparams.output_folder)
             log.add(row)
             plot_curves(log.rows, Path(self.hparams.output_folder) / "curves.png")
             print(
                 f"Epoch {epoch}: validation SI-SNRi {gain:.2f} dB, enhanced mixture "
-                f"{se_gain:+.2f} dB, conflicts {percent(row['conflict_rate'])}, lr {current:.2g}"
+                f"{se_gain:+.2f} dB, conflicts {percent(row['conflict_rate'])}, "
+                f"lr {row['lr']:.2g}"
             )
         self.checkpointer.save_and_keep_only(
             meta={"si_snr_i": gain, "epoch": epoch}, max_keys=["si_snr_i"]
         )
+
+    def change_learning_rate(self, epoch, valid_loss):
+        """Ask the scheduler, whichever of SpeechBrain's two manners of asking it has."""
+        scheduler = self.hparams.lr_scheduler
+        if isinstance(scheduler, ReduceLROnPlateau):
+            _, lr = scheduler([self.optimizer], epoch, valid_loss)
+        else:
+            _, lr = scheduler(epoch)
+        update_learning_rate(self.optimizer, lr)
 
 
 def signals_of(batch, output, item):
@@ -210,7 +218,8 @@ def prepare(hparams):
         mixture=hparams["mixture"],
     )
     return {
-        subset: read_manifest(path, hparams["data_folder"]) for subset, path in paths.items()
+        subset: read_manifest(path, hparams["data_folder"])
+        for subset, path in paths.items()
     }
 
 
@@ -266,7 +275,9 @@ def make_loaders(hparams, manifests):
         **recipe.rank_and_size(),
     )
     loaders = {
-        "train": recipe.make_loader(train_data, train_sampler, collate, hparams["num_workers"])
+        "train": recipe.make_loader(
+            train_data, train_sampler, collate, hparams["num_workers"]
+        )
     }
     for subset in ("dev", "test"):
         data = MixtureDataset(manifests[subset], hparams["n_speakers"])

@@ -103,7 +103,9 @@ def main():
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
     rows = []
-    print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads, ")
+    print(
+        f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads, "
+    )
     print(f"one item of {options.seconds:g} s, median of {options.repeats}\n")
     print(f"{'recipe':<40} {'one backward':>13} {'two gradients':>14} {'ratio':>7}")
     for name in options.hparams:
@@ -116,7 +118,11 @@ def main():
         rows.append({"recipe": name, "one_backward_s": one, "two_gradients_s": two})
         print(f"{name:<40} {one:>11.3f} s {two:>12.3f} s {two / one:>7.3f}", flush=True)
     if options.json:
-        machine = {"commit": commit(), "torch": torch.__version__, "cpu": platform.processor()}
+        machine = {
+            "commit": commit(),
+            "torch": torch.__version__,
+            "cpu": platform.processor(),
+        }
         options.json.write_text(json.dumps({**machine, "rows": rows}, indent=2))
 
 

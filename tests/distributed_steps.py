@@ -1,7 +1,7 @@
 """Train a small network for a few steps and save its weights; started by test_brain.
 
-    python distributed_steps.py OUT.pt RULE [STEPS]        one process, whole batches
-    torchrun --nproc_per_node=2 distributed_steps.py ...   the same batches, divided
+python distributed_steps.py OUT.pt RULE [STEPS]        one process, whole batches
+torchrun --nproc_per_node=2 distributed_steps.py ...   the same batches, divided
 """
 
 import os
@@ -25,13 +25,24 @@ from unified_se_ss.networks import (  # noqa: E402
 )
 
 # Items of each rank at each step, and their lengths: uneven in both.
-LENGTHS = [[[400, 231], [333]], [[170], [290, 260, 120]], [[222], [222]], [[350, 300], [90]]]
+LENGTHS = [
+    [[400, 231], [333]],
+    [[170], [290, 260, 120]],
+    [[222], [222]],
+    [[350, 300], [90]],
+]
 
 
 def network():
     model = partial(Recurrent, n_features=12, hidden=8)
     masks = partial(
-        DualPath, model, model, n_basis=16, n_features=12, chunk_length=10, linear_after=True
+        DualPath,
+        model,
+        model,
+        n_basis=16,
+        n_features=12,
+        chunk_length=10,
+        linear_after=True,
     )
     return UnifiedNetwork(
         Encoder(16, 16, 8),
@@ -51,7 +62,9 @@ def batches(rank, world_size):
                 generator = torch.Generator().manual_seed(1000 * step + 10 * place + item)
                 sources = torch.randn(2, length, generator=generator, dtype=torch.float64)
                 noise = torch.randn(length, generator=generator, dtype=torch.float64)
-                examples.append(Example(f"{step}-{place}-{item}", sources.sum(0) + noise, sources))
+                examples.append(
+                    Example(f"{step}-{place}-{item}", sources.sum(0) + noise, sources)
+                )
         yield collate64(examples)
 
 
@@ -90,9 +103,15 @@ def main(out, rule, steps):
         (int(losses.main.items), len(batch))
     )
     brain.on_stage_end = lambda *_: None
-    loader = torch.utils.data.DataLoader(list(batches(rank, world_size))[:steps], batch_size=None)
+    loader = torch.utils.data.DataLoader(
+        list(batches(rank, world_size))[:steps], batch_size=None
+    )
     brain.fit([1], loader)
-    state = {"state": brain.modules.state_dict(), "kept": kept, "read": brain.monitor.read()}
+    state = {
+        "state": brain.modules.state_dict(),
+        "kept": kept,
+        "read": brain.monitor.read(),
+    }
     torch.save(state, f"{out}.{rank}")
 
 

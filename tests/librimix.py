@@ -32,5 +32,7 @@ def make_tree(folder, n_speakers=2, counts=(6, 3, 3), samples=4000, sample_rate=
             signals["mix_clean"] = sum(signals[f"s{j + 1}"] for j in range(n_speakers))
             signals["mix_both"] = signals["mix_clean"] + signals["noise"]
             for stem, signal in signals.items():
-                audio.write(place / subset / stem / f"{subset}-{index}.wav", signal, sample_rate)
+                audio.write(
+                    place / subset / stem / f"{subset}-{index}.wav", signal, sample_rate
+                )
     return root

@@ -64,13 +64,16 @@ def weights(brain):
 
 def assert_same(one, other, **tolerance):
     for name in one:
-        torch.testing.assert_close(one[name], other[name], **(tolerance or {"rtol": 0, "atol": 0}))
+        torch.testing.assert_close(
+            one[name], other[name], **(tolerance or {"rtol": 0, "atol": 0})
+        )
 
 
 def test_accumulation_is_the_whole_batch_and_the_last_part_is_stepped():
     parts = batches(7, items=1)
     joined = [
-        (torch.cat([b[0] for b in group]), *parts[0][1:]) for group in (parts[:4], parts[4:])
+        (torch.cat([b[0] for b in group]), *parts[0][1:])
+        for group in (parts[:4], parts[4:])
     ]
     one, other = make(), make(grad_accumulation_factor=4)
     one.fit([1, 2], loader(joined))
@@ -116,14 +119,18 @@ def test_patience_ends_a_run_that_does_not_recover():
     nan = torch.tensor(float("nan"), dtype=torch.float64)
     data = [(x, nan, aux) for x, _, aux in batches(6)]
     brain = make(nonfinite_patience=2)
-    with pytest.raises(UserError, match="3 steps of this epoch .* nonfinite_patience allows 2"):
+    with pytest.raises(
+        UserError, match="3 steps of this epoch .* nonfinite_patience allows 2"
+    ):
         brain.fit([1], loader(data))
 
 
 def test_all_parameter_groups_are_clipped():
     def two_groups(parameters):
         parameters = list(parameters)
-        return torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:]}], lr=1.0)
+        return torch.optim.SGD(
+            [{"params": parameters[:2]}, {"params": parameters[2:]}], lr=1.0
+        )
 
     brain = make(optimizer=two_groups, max_grad_norm=1e-3)
     before = None
@@ -251,7 +258,12 @@ def distributed(tmp_path_factory):
 
     def run(rule, steps, ranks):
         out = folder / f"{rule}-{steps}-{ranks}"
-        launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"]
+        launcher = [
+            "-m",
+            "torch.distributed.run",
+            f"--nproc_per_node={ranks}",
+            "--standalone",
+        ]
         command = [sys.executable, *(launcher if ranks > 1 else [])]
         script = [str(HERE / "distributed_steps.py"), str(out), rule, str(steps)]
         done = subprocess.run(
@@ -282,7 +294,10 @@ def test_the_unified_network_has_no_parameter_without_gradient():
     network = small_network()
     output = network(torch.randn(2, 400))
     clean = network.encoder(torch.randn(2, 400))
-    loss = output.sources.square().sum() + (output.enhanced_representation - clean).square().sum()
+    loss = (
+        output.sources.square().sum()
+        + (output.enhanced_representation - clean).square().sum()
+    )
     loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
 

@@ -9,8 +9,8 @@ import scipy.signal
 import soundfile
 
 from unified_se_ss.data import audio
-from unified_se_ss.files import written_whole
 from unified_se_ss.errors import UserError
+from unified_se_ss.files import written_whole
 
 
 @pytest.fixture

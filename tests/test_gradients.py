@@ -117,9 +117,13 @@ def test_after_project_the_auxiliary_gradient_never_opposes_the_main(g_a, g_m):
 
 def test_unknown_names_are_answered_with_the_known():
     network, *_ = problem()
-    with pytest.raises(ValueError, match="rule is 'projekt'; expected one of: sum, project"):
+    with pytest.raises(
+        ValueError, match="rule is 'projekt'; expected one of: sum, project"
+    ):
         TwoTaskGradients(network.named_parameters(), ["trunk"], rule="projekt")
-    with pytest.raises(ValueError, match="granularity is 'layer'; expected one of: parameter"):
+    with pytest.raises(
+        ValueError, match="granularity is 'layer'; expected one of: parameter"
+    ):
         TwoTaskGradients(network.named_parameters(), ["trunk"], granularity="layer")
     with pytest.raises(ValueError, match="'tronk'; the modules are: head.bias, .*trunk.0"):
         TwoTaskGradients(network.named_parameters(), ["tronk"])
@@ -158,7 +162,9 @@ def test_sum_is_the_gradient_of_the_summed_loss():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("granularity, groups", [("parameter", 4), ("module", 2), ("global", 1)])
+@pytest.mark.parametrize(
+    "granularity, groups", [("parameter", 4), ("module", 2), ("global", 1)]
+)
 def test_granularity(granularity, groups):
     network, *batch = problem(3)
     g_main, g_auxiliary = separate_gradients(network, *batch)
@@ -298,7 +304,8 @@ def test_norms_and_products_are_exact_in_fp32_on_large_tensors():
     g_m = torch.randn(6_400_000) - 0.5
     gradients = TwoTaskGradients([("w", parameter)], ["w"])
     losses = TwoTaskLosses(
-        TaskLoss.of((parameter * g_m).sum().view(1)), TaskLoss.of((parameter * g_a).sum().view(1))
+        TaskLoss.of((parameter * g_m).sum().view(1)),
+        TaskLoss.of((parameter * g_a).sum().view(1)),
     )
     gradients.accumulate(losses)
     found = gradients.combine()
@@ -348,4 +355,3 @@ def test_the_network_is_what_it_was():
     before = copy.deepcopy(network.state_dict())
     combine(network, *network.losses(*batch))
     assert all(torch.equal(before[n], v) for n, v in network.state_dict().items())
-

@@ -119,7 +119,9 @@ def test_weights_translate_both_ways(kind):
     again = from_speechbrain(to_speechbrain(state))
     assert list(again) == list(state)
     assert all(torch.equal(again[name], state[name]) for name in state)
-    loaded = speechbrain_dual_path(kind).load_state_dict(to_speechbrain(state), strict=False)
+    loaded = speechbrain_dual_path(kind).load_state_dict(
+        to_speechbrain(state), strict=False
+    )
     assert not loaded.unexpected_keys
     assert all(name.endswith("pos_enc.pe") for name in loaded.missing_keys)
 
@@ -187,7 +189,9 @@ def test_a_padded_batch_gives_each_item_what_it_gets_alone(kind, lengths):
 
 
 def test_without_enhancer_it_is_a_separation_network():
-    network = UnifiedNetwork(Encoder(16, 16, 8), dual_path("dprnn").float(), Decoder(16, 16, 8))
+    network = UnifiedNetwork(
+        Encoder(16, 16, 8), dual_path("dprnn").float(), Decoder(16, 16, 8)
+    )
     output = network(torch.randn(2, 400))
     assert torch.equal(output.representation, output.enhanced_representation)
 
@@ -224,5 +228,7 @@ def test_a_fourier_basis_gives_the_signal_back(n_basis, kernel_size):
     torch.testing.assert_close(again[:, inside], signal[:, inside], atol=1e-6, rtol=1e-6)
     with pytest.raises(ValueError, match="twice kernel_size, not 64 and 48"):
         Encoder(64, 48, 24, "fourier")
-    with pytest.raises(ValueError, match="initial is 'dct'; expected one of: random, fourier"):
+    with pytest.raises(
+        ValueError, match="initial is 'dct'; expected one of: random, fourier"
+    ):
         Encoder(64, 16, 8, "dct")

@@ -71,7 +71,10 @@ def test_padding_never_counts(lengths, sources, rubbish, seed):
 def test_scale_and_offset_do_not_matter(scale, offset, seed):
     target, estimate = randn(1, 400, seed=seed), randn(1, 400, seed=seed + 1)
     torch.testing.assert_close(
-        si_snr(scale * estimate + offset, target), si_snr(estimate, target), atol=1e-6, rtol=0
+        si_snr(scale * estimate + offset, target),
+        si_snr(estimate, target),
+        atol=1e-6,
+        rtol=0,
     )
 
 
@@ -114,7 +117,10 @@ def test_representation_loss_of_padded_batch_is_that_of_the_items(kind):
     padded = representation_loss(enhanced, clean, frames, kind)
     for item, count in enumerate(frames.tolist()):
         alone = representation_loss(
-            enhanced[item : item + 1, :, :count], clean[item : item + 1, :, :count], None, kind
+            enhanced[item : item + 1, :, :count],
+            clean[item : item + 1, :, :count],
+            None,
+            kind,
         )
         torch.testing.assert_close(padded[item], alone[0], rtol=1e-12, atol=0)
 

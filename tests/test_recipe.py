@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import train
 import yaml
 from hyperpyyaml import resolve_references
 from librimix import make_tree
 
+import train
 from unified_se_ss import recipe
 from unified_se_ss.errors import UserError
 
@@ -72,14 +72,23 @@ def test_every_yaml_can_be_described(monkeypatch, capsys, name):
 
 
 def test_yamls_differ_only_where_they_mean_to():
-    two, three = plain("hparams/libri2mix_noisy.yaml"), plain("hparams/libri3mix_noisy.yaml")
+    two, three = (
+        plain("hparams/libri2mix_noisy.yaml"),
+        plain("hparams/libri3mix_noisy.yaml"),
+    )
     differing = {key for key in two if two[key] != three[key]}
     named = {"experiment_name", "output_folder", "save_folder", "n_speakers"}
     # What is constructed from these keys differs with them.
     assert differing <= named | {"separator", "network", "modules", "checkpointer"}
     sepformer, dprnn = two, plain("hparams/libri2mix_noisy_dprnn.yaml")
     same = "seed rule granularity weight_se se_loss lr batch_size number_of_epochs max_grad_norm"
-    for key in [*same.split(), "loss_threshold", "speed_percents", "chunk_length", "n_basis"]:
+    for key in [
+        *same.split(),
+        "loss_threshold",
+        "speed_percents",
+        "chunk_length",
+        "n_basis",
+    ]:
         assert sepformer[key] == dprnn[key]
 
 
@@ -110,14 +119,21 @@ def test_published_values(name):
         "initial": "random",
     }
     assert {key: keys[key] for key in expected} == expected
-    plateau = re.search(r"dont_halve_until_epoch: (\d+)", (ROOT / name).read_text()).group(1)
+    plateau = re.search(r"dont_halve_until_epoch: (\d+)", (ROOT / name).read_text()).group(
+        1
+    )
     assert int(plateau) == (85 if "dprnn" in name else 5)
 
 
 def test_help_shows_the_manual_the_keys_and_the_run_options(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "hparams/demo.yaml", "--help")
     assert code == 0
-    for words in ("torchrun --nproc_per_node", "--weight_se", "--granularity", "--precision"):
+    for words in (
+        "torchrun --nproc_per_node",
+        "--weight_se",
+        "--granularity",
+        "--precision",
+    ):
         assert words in out
 
 
@@ -130,14 +146,20 @@ def test_help_shows_the_manual_the_keys_and_the_run_options(monkeypatch, capsys)
         ([], None),
         (["--rule", "sum"], "no YAML file was named"),
         (["hparams/dem.yaml"], "no such file; did you mean hparams/demo.yaml"),
-        ([DEMO, "--wieght_se", "0"], "--wieght_se: .* has no such key; did you mean --weight_se"),
+        (
+            [DEMO, "--wieght_se", "0"],
+            "--wieght_se: .* has no such key; did you mean --weight_se",
+        ),
         ([DEMO, "--weight_se", "much"], "--weight_se: is 'much'; expected a number"),
         ([DEMO, "--use_se", "3"], "--use_se: is 3; expected True or False"),
         ([DEMO, "--rule", "projekt"], "rule: is 'projekt'; .* sum, project; did you mean"),
         ([DEMO, "--granularity", "layer"], "granularity: is 'layer'; expected one of"),
         ([DEMO, "--se_loss", "l1"], "se_loss: is 'l1'; expected one of: sum, relative"),
         (["hparams/libri2mix_noisy.yaml"], "data_folder: not set in .*give --data_folder"),
-        ([DEMO, "--precision", "fp16", "--device", "cpu"], "fp16 needs a CUDA device; on cpu use"),
+        (
+            [DEMO, "--precision", "fp16", "--device", "cpu"],
+            "fp16 needs a CUDA device; on cpu use",
+        ),
         ([DEMO, "--chunk_length", "7"], "chunk_length is 7; expected an even number"),
         ([DEMO, "--kernel_size", "999"], "twice kernel_size"),
     ],
@@ -255,7 +277,9 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_bad_data_gets_one_clear_message_before_training(monkeypatch, capsys, tmp_path, fault):
+def test_bad_data_gets_one_clear_message_before_training(
+    monkeypatch, capsys, tmp_path, fault
+):
     tree = make_tree(tmp_path, counts=(2, 1, 1))
     words = fault(tree)
     code, _, err = run(
@@ -286,11 +310,15 @@ def folder_options(folder, **overrides):
 
 def test_a_folder_of_another_experiment_is_refused(tmp_path):
     options = folder_options(tmp_path)
-    text = resolve_references(io.StringIO(options.hparams_file.read_text()), options.overrides)
+    text = resolve_references(
+        io.StringIO(options.hparams_file.read_text()), options.overrides
+    )
     (tmp_path / "hyperparams.yaml").write_text(text.read())
     recipe._check_folder(options, tmp_path)
     recipe._check_folder(folder_options(tmp_path, number_of_epochs=99), tmp_path)
-    with pytest.raises(UserError, match="another experiment: rule is 'project' there and 'sum'"):
+    with pytest.raises(
+        UserError, match="another experiment: rule is 'project' there and 'sum'"
+    ):
         recipe._check_folder(folder_options(tmp_path, rule="sum"), tmp_path)
 
 

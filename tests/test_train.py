@@ -13,7 +13,13 @@ import soundfile
 from librimix import make_tree
 
 ROOT = Path(__file__).parent.parent
-SMALL = {"n_basis": 64, "n_features": 8, "chunk_length": 10, "save_waves": 2, "num_workers": 0}
+SMALL = {
+    "n_basis": 64,
+    "n_features": 8,
+    "chunk_length": 10,
+    "save_waves": 2,
+    "num_workers": 0,
+}
 SEPFORMER = {"heads": 2, "feed_forward": 8, "ss_layers": 1, "ss_blocks": 1, "se_blocks": 1}
 DPRNN = {"hidden": 4, "ss_blocks": 1, "se_blocks": 1}
 
@@ -43,7 +49,9 @@ def yaml_of(name, tree):
     """The demo's YAML for a tree that exists; nothing else is changed."""
     text = (ROOT / name).read_text(encoding="utf-8")
     start, end = text.index("corpus: !name"), text.index("data_folder:")
-    text = text[:start] + text[end:].replace("data_folder: data/demo", f"data_folder: {tree}", 1)
+    text = text[:start] + text[end:].replace(
+        "data_folder: data/demo", f"data_folder: {tree}", 1
+    )
     path = Path(tree).parent / "demo.yaml"
     path.write_text(text, encoding="utf-8")
     return path
@@ -97,7 +105,9 @@ def test_a_run_from_the_data_to_the_report(tmp_path, name):
     assert "si_snr=" in progress and "conflicts=" in progress
 
     for item in ("test-0", "test-1"):
-        frames = {soundfile.info(path).frames for path in (out / "wavs" / item).glob("*.wav")}
+        frames = {
+            soundfile.info(path).frames for path in (out / "wavs" / item).glob("*.wav")
+        }
         assert frames == {soundfile.info(tree / f"wav8k/min/test/s1/{item}.wav").frames}
         assert len(list((out / "wavs" / item).glob("s*_estimate.wav"))) == n_speakers
     assert "<audio" in (out / "report.html").read_text(encoding="utf-8")
@@ -113,7 +123,11 @@ def test_ablations_by_override_and_the_evaluated_graph_is_the_trained_one(tmp_pa
 
     first = rows(out / "results.csv")
     # Once more from the checkpoint alone: the same numbers.
-    run(command(name, tree, out, "--test_only", use_se=False, rule="sum", number_of_epochs=1))
+    run(
+        command(
+            name, tree, out, "--test_only", use_se=False, rule="sum", number_of_epochs=1
+        )
+    )
     assert rows(out / "results.csv") == first
 
     # More epochs in the same folder go on; another rule there is refused.

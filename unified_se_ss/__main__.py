@@ -51,12 +51,16 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("data_folder", help="the folder Libri2Mix or Libri3Mix")
     check.add_argument("--n_speakers", type=int, default=2, help="default %(default)s")
-    check.add_argument("--sample_rate", type=int, default=8000, help="default %(default)s Hz")
+    check.add_argument(
+        "--sample_rate", type=int, default=8000, help="default %(default)s Hz"
+    )
     check.add_argument("--mode", default="min", help="min or max; default %(default)s")
     check.add_argument("--train_subset", default="train-360", help="default %(default)s")
     check.add_argument("--mixture", default="mix_both", help="default %(default)s")
     check.add_argument(
-        "--manifests", default="manifests", help="folder for the manifests; default %(default)s"
+        "--manifests",
+        default="manifests",
+        help="folder for the manifests; default %(default)s",
     )
     check.set_defaults(command=check_data)
 

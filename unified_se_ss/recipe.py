@@ -85,7 +85,10 @@ def run(main) -> None:
         print(f"\nerror: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "\ninterrupted; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 
@@ -150,7 +153,11 @@ def _no_such_file(hparams_file: Path) -> str:
     """Say that a YAML file is missing, and which there are."""
     there = sorted(str(path) for path in hparams_file.parent.glob("*.yaml"))
     near = difflib.get_close_matches(str(hparams_file), there, 1, 0.5)
-    hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(there) or 'none'}"
+    hint = (
+        f"; did you mean {near[0]}?"
+        if near
+        else f"; there are: {', '.join(there) or 'none'}"
+    )
     return f"{hparams_file}: there is no such file{hint}"
 
 
@@ -175,14 +182,18 @@ def _check_overrides(hparams_file: Path, overrides: dict) -> None:
     for key, value in overrides.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), list(known) + run_options, 1)
-            hint = f"did you mean --{near[0]}?" if near else "see --help for the keys it has"
+            hint = (
+                f"did you mean --{near[0]}?" if near else "see --help for the keys it has"
+            )
             raise UserError(f"--{key}: {hparams_file} has no such key; {hint}")
         wanted = _kind(known[key])
         if wanted == "a number" and isinstance(value, str):
             with suppress(ValueError):  # YAML does not read 1e-3 as a number
                 overrides[key] = float(value)
         if wanted and overrides[key] is not None and _kind(overrides[key]) != wanted:
-            raise UserError(f"--{key}: is {value!r}; expected {wanted}, such as {known[key]!r}")
+            raise UserError(
+                f"--{key}: is {value!r}; expected {wanted}, such as {known[key]!r}"
+            )
 
 
 def _kind(value) -> str | None:
@@ -324,7 +335,9 @@ def _check_precision(run_opts: RunOptions, hparams: dict) -> None:
     for key in ("precision", "eval_precision"):
         given = run_opts[key] if key in run_opts.overridden_args else hparams.get(key)
         if given == "fp16" and "cuda" not in device:
-            raise UserError(f"--{key} fp16 needs a CUDA device; on {device} use bf16 or fp32")
+            raise UserError(
+                f"--{key} fp16 needs a CUDA device; on {device} use bf16 or fp32"
+            )
 
 
 def _check_folder(options: Options, folder: Path) -> None:

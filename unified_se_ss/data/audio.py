@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from unified_se_ss.files import written_whole
 from unified_se_ss.errors import UserError
+from unified_se_ss.files import written_whole
 
 SILENCE_PEAK = 1e-4
 """A signal whose peak is below this (-80 dB of full scale) counts as silent."""

@@ -17,8 +17,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unified_se_ss.files import written_whole
 from unified_se_ss.errors import UserError
+from unified_se_ss.files import written_whole
 
 REQUIRED = ("ID", "duration", "sample_rate")
 STEM = re.compile(r"mixture|s[1-9][0-9]*|noise|speech")

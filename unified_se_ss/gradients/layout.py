@@ -50,7 +50,8 @@ class Layout:
             name: parameters[name] for group in members.values() for name in group
         }
         self.blocks = {
-            name: -(-parameter.numel() // BLOCK) for name, parameter in self.parameters.items()
+            name: -(-parameter.numel() // BLOCK)
+            for name, parameter in self.parameters.items()
         }
         self.blocks_of_group = [
             sum(self.blocks[name] for name in group) for group in members.values()

@@ -95,8 +95,12 @@ class TwoTaskGradients:
         trainable = {n: p for n, p in named_parameters if p.requires_grad}
         names = self._select(trainable, shared)
         # In the order of the parameters, which is the same on every rank; a set has none.
-        self.shared = Layout({n: p for n, p in trainable.items() if n in names}, granularity)
-        self.others = Layout({n: p for n, p in trainable.items() if n not in names}, "global")
+        self.shared = Layout(
+            {n: p for n, p in trainable.items() if n in names}, granularity
+        )
+        self.others = Layout(
+            {n: p for n, p in trainable.items() if n not in names}, "global"
+        )
         self.pending = 0
         self._allocate()
 
@@ -175,7 +179,10 @@ class TwoTaskGradients:
     def _backward_auxiliary(self, loss: torch.Tensor) -> None:
         """Add the auxiliary gradient of the shared parameters; keep the graph for the main."""
         gradients = torch.autograd.grad(
-            loss, list(self.shared.parameters.values()), retain_graph=True, allow_unused=True
+            loss,
+            list(self.shared.parameters.values()),
+            retain_graph=True,
+            allow_unused=True,
         )
         pairs = [(v, g) for v, g in zip(self._auxiliary_views, gradients) if g is not None]
         if pairs:
@@ -209,7 +216,9 @@ class TwoTaskGradients:
         b = self._inner_product(self._main, self._main)
         c = self._inner_product(self._auxiliary, self._main)
         auxiliary_finite = a.isfinite().all()
-        main_finite = b.isfinite().all() & _block_sums(self._rest, self._rest).isfinite().all()
+        main_finite = (
+            b.isfinite().all() & _block_sums(self._rest, self._rest).isfinite().all()
+        )
         self._apply(*self.rule(a, b, c), auxiliary_finite)
         return CombinedGradients(a, b, c, auxiliary_finite, main_finite)
 

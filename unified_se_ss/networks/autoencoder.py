@@ -77,7 +77,9 @@ class Encoder(nn.Module):
     torch.Size([2, 64, 99])
     """
 
-    def __init__(self, n_basis: int, kernel_size: int, stride: int, initial: str = "random"):
+    def __init__(
+        self, n_basis: int, kernel_size: int, stride: int, initial: str = "random"
+    ):
         super().__init__()
         self.convolution = nn.Conv1d(1, n_basis, kernel_size, stride, bias=False)
         _initialise(self.convolution, initial)
@@ -114,7 +116,9 @@ class Decoder(nn.Module):
     torch.Size([2, 803])
     """
 
-    def __init__(self, n_basis: int, kernel_size: int, stride: int, initial: str = "random"):
+    def __init__(
+        self, n_basis: int, kernel_size: int, stride: int, initial: str = "random"
+    ):
         super().__init__()
         self.convolution = nn.ConvTranspose1d(n_basis, 1, kernel_size, stride, bias=False)
         _initialise(self.convolution, initial)

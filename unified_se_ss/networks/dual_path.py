@@ -87,8 +87,12 @@ class DualPathBlock(nn.Module):
         super().__init__()
         width = intra.n_features
         self.intra, self.inter = intra, inter
-        self.intra_linear = nn.Linear(intra.n_outputs, width) if linear_after else nn.Identity()
-        self.inter_linear = nn.Linear(inter.n_outputs, width) if linear_after else nn.Identity()
+        self.intra_linear = (
+            nn.Linear(intra.n_outputs, width) if linear_after else nn.Identity()
+        )
+        self.inter_linear = (
+            nn.Linear(inter.n_outputs, width) if linear_after else nn.Identity()
+        )
         self.intra_norm = GlobalNorm(width)
         self.inter_norm = GlobalNorm(width)
 

@@ -37,7 +37,12 @@ class Recurrent(nn.Module):
         self.n_features = n_features
         self.n_outputs = 2 * hidden
         self.rnn = nn.LSTM(
-            n_features, hidden, layers, batch_first=True, dropout=dropout, bidirectional=True
+            n_features,
+            hidden,
+            layers,
+            batch_first=True,
+            dropout=dropout,
+            bidirectional=True,
         )
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:

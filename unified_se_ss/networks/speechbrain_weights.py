@@ -24,8 +24,14 @@ for _path in ("intra", "inter"):
     NAMES += [
         (f"dual_mdl.{{}}.{_path}_linear.w.", f"blocks.{{}}.{_path}_linear."),
         (f"{_theirs}rnn.", f"{_ours}rnn."),
-        (f"{_theirs}layers.{{}}.self_att.att.in_proj_", f"{_ours}layers.{{}}.attention.projection."),
-        (f"{_theirs}layers.{{}}.self_att.att.out_proj.", f"{_ours}layers.{{}}.attention.output."),
+        (
+            f"{_theirs}layers.{{}}.self_att.att.in_proj_",
+            f"{_ours}layers.{{}}.attention.projection.",
+        ),
+        (
+            f"{_theirs}layers.{{}}.self_att.att.out_proj.",
+            f"{_ours}layers.{{}}.attention.output.",
+        ),
         (f"{_theirs}layers.{{}}.pos_ffn.ffn.", f"{_ours}layers.{{}}.feed_forward."),
         (f"{_theirs}layers.{{}}.norm1.norm.", f"{_ours}layers.{{}}.attention_norm."),
         (f"{_theirs}layers.{{}}.norm2.norm.", f"{_ours}layers.{{}}.feed_forward_norm."),

@@ -86,7 +86,9 @@ class TransformerLayer(nn.Module):
         Dropout probability.
     """
 
-    def __init__(self, n_features: int, heads: int, feed_forward: int, dropout: float = 0.0):
+    def __init__(
+        self, n_features: int, heads: int, feed_forward: int, dropout: float = 0.0
+    ):
         super().__init__()
         self.attention_norm = nn.LayerNorm(n_features, eps=1e-6)
         self.attention = SelfAttention(n_features, heads, dropout)
@@ -142,7 +144,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.n_features = self.n_outputs = n_features
         self.layers = nn.ModuleList(
-            TransformerLayer(n_features, heads, feed_forward, dropout) for _ in range(layers)
+            TransformerLayer(n_features, heads, feed_forward, dropout)
+            for _ in range(layers)
         )
         self.norm = nn.LayerNorm(n_features, eps=1e-6)
         self.register_buffer(
