@@ -52,7 +52,11 @@ from unified_se_ss.objectives import (
     si_snr,
 )
 
-CHOICES = {"rule": RULES, "granularity": GRANULARITIES, "se_loss": REPRESENTATION_LOSSES}
+CHOICES = {
+    "rule": RULES,
+    "granularity": GRANULARITIES,
+    "se_loss": [*REPRESENTATION_LOSSES, "si_snr"],
+}
 
 
 class Predictions(NamedTuple):
@@ -86,10 +90,16 @@ class UnifiedBrain(TwoTaskBrain):
         main = TaskLoss.of(-scores, keep)
         if not (self.hparams.use_se and self.hparams.weight_se):
             return TwoTaskLosses(main)
-        se_loss = representation_loss(
+        se_loss = self.se_losses(output, clean, batch)
+        return TwoTaskLosses(main, TaskLoss.of(self.hparams.weight_se * se_loss))
+
+    def se_losses(self, output, clean, batch):
+        """The SE task's loss of each item: on representations, or on what is heard."""
+        if self.hparams.se_loss == "si_snr":
+            return -si_snr(output.enhanced, batch.clean_mixture, batch.lengths)
+        return representation_loss(
             output.enhanced_representation, clean, output.frames, self.hparams.se_loss
         )
-        return TwoTaskLosses(main, TaskLoss.of(self.hparams.weight_se * se_loss))
 
     def progress_fields(self):
         """The progress bar speaks of dB: higher is better."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import difflib
 import io
 import logging
@@ -314,6 +315,7 @@ def begin(options: Options, hparams: dict) -> None:
     """
     run_opts = options.run_opts
     _check_precision(run_opts, hparams)
+    keep_freed_memory()
     sb.utils.distributed.ddp_init_group(run_opts)
     if if_main_process():
         _check_folder(options, Path(hparams["output_folder"]))
@@ -327,6 +329,21 @@ def begin(options: Options, hparams: dict) -> None:
         _copy_script(Path(hparams["output_folder"]))
         sys.excepthook = sys.__excepthook__
     logger.info(_where(run_opts, hparams))
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep the memory that tensors on the CPU leave, for the next step's.
+
+    By default large blocks go back to the system at once, and every step pays for the
+    page faults of getting them anew: a third of the demo's time. Returns whether it
+    could be asked for; elsewhere nothing is changed.
+    """
+    mmap_max, trim_threshold, top_pad = -4, -1, -2  # source: malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # not glibc
+        return False
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1) and mallopt(top_pad, 1 << 26))
 
 
 def _check_precision(run_opts: RunOptions, hparams: dict) -> None:

@@ -79,8 +79,10 @@ LOW_TIMBRES = (
 _HELD_OUT_HIGH = 3
 _HELD_OUT_LOW = 6
 # Every timbre talks with this many accents; with a further one it is in the babble.
-_TALKERS_PER_TIMBRE = 2
-_SENTENCES_PER_TALKER = 32
+# There are half as many high timbres as low ones, but as many high voices: LibriSpeech
+# has about as many women as men.
+_TALKERS_PER_TIMBRE = {True: 4, False: 2}
+_SENTENCES_PER_TALKER = 24
 _SENTENCES_PER_BABBLER = 8
 
 _AUDIO_ENDINGS = (".wav", ".flac")
@@ -199,12 +201,12 @@ def cast_voices(seed: int) -> dict[str, Cast]:
     Returns
     -------
     casts : dict of str to Cast
-        One for each of `SUBSETS`: 60 voices train, 18 each in dev and test.
+        One for each of `SUBSETS`: 78 voices train, 24 each in dev and test.
 
     Example
     -------
     >>> [sum(map(len, cast.talkers)) for cast in cast_voices(0).values()]
-    [60, 18, 18]
+    [78, 24, 24]
     """
     rng = np.random.default_rng([seed, zlib.crc32(b"voices")])
     shares: dict[str, list[tuple[str, bool]]] = {subset: [] for subset in SUBSETS}
@@ -234,7 +236,7 @@ def _cast_timbres(rng: np.random.Generator, timbres: list[tuple[str, bool]]) -> 
                 pitch_range=int(rng.integers(35, 75)),
                 rate=int(rng.integers(145, 200)),
             )
-            for accent in accents[: _TALKERS_PER_TIMBRE + 1]
+            for accent in accents[: _TALKERS_PER_TIMBRE[is_high] + 1]
         ]
         babblers.append(SpokenVoice(voices.pop(), _SENTENCES_PER_BABBLER))
         talkers.append(tuple(SpokenVoice(v, _SENTENCES_PER_TALKER) for v in voices))

@@ -2,7 +2,7 @@
 
 Axes: J sources, T samples, C channels.
 
-Source: LibriMix, Cosentino et al. 2020, arXiv 2005.11262, section 2, and ITU-R BS.1770
+Source: LibriMix, Cosentino et al. 2020, arXiv 2005.11262, and ITU-R BS.1770
 for loudness.
 """
 
@@ -93,7 +93,7 @@ def draw_levels(rng: np.random.Generator, n_speakers: int) -> Levels:
     """Draw the loudness of every stem of one mixture as LibriMix does.
 
     Sources are uniform in -33...-25 LUFS, noise in -38...-30 LUFS, independently
-    (arXiv 2005.11262, section 2).
+    (arXiv 2005.11262).
 
     Arguments
     ---------

@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         ``"random"`` (published) or ``"fourier"``: start from windowed cosines and
         sines, see :func:`fourier_basis`. Both are trained from there.
 
-    Source: Luo and Mesgarani, "Conv-TasNet", arXiv 1809.07454, section II.
+    Source: Luo and Mesgarani, "Conv-TasNet", arXiv 1809.07454.
 
     Example
     -------

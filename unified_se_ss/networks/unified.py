@@ -56,7 +56,7 @@ class UnifiedNetwork(nn.Module):
     use_se : bool
         False leaves the enhancer out, for ablations by one switch.
 
-    Source: arXiv 2302.11131, section 2.1.
+    Source: arXiv 2302.11131.
 
     Example
     -------
