@@ -29,8 +29,9 @@ test: $(INSTALLED) ## run the tests, but those marked slow
 test-slow: $(INSTALLED) ## run the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
-benchmark: $(INSTALLED) ## measure what the second gradient costs
+benchmark: $(INSTALLED) ## measure what the second gradient costs, and the networks
 	$(BIN)/python benchmarks/two_gradients.py
+	$(BIN)/python benchmarks/dual_path.py
 
 clean: ## remove .venv; data/ and results/ stay
 	rm -rf $(VENV) build *.egg-info

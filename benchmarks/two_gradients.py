@@ -28,7 +28,7 @@ from unified_se_ss.objectives import (  # noqa: E402
     permutation_invariant_si_snr,
     representation_loss,
 )
-from unified_se_ss.recipe import commit  # noqa: E402
+from unified_se_ss.recipe import commit, keep_freed_memory  # noqa: E402
 
 DEFAULT = ["hparams/libri2mix_noisy_dprnn.yaml", "hparams/libri2mix_noisy.yaml"]
 
@@ -102,6 +102,7 @@ def main():
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
+    keep_freed_memory()
     rows = []
     print(
         f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads, "

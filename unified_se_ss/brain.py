@@ -6,6 +6,7 @@ import time
 
 import speechbrain as sb
 import torch
+import torch._functorch.config
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
@@ -211,6 +212,12 @@ class TwoTaskBrain(sb.Brain):
             )
         except ValueError as error:
             raise UserError(str(error)) from error
+
+    def _compile(self):
+        """Compile as a Brain does, into graphs that can be walked backwards twice."""
+        if self.compile or self.compile_module_keys:
+            torch._functorch.config.donated_buffer = False
+        super()._compile()
 
     def _wrap_distributed(self):
         """Give every rank rank 0's modules; gradients are reduced where they are combined."""

@@ -8,12 +8,14 @@ import difflib
 import io
 import logging
 import os
+import platform
 import re
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import speechbrain as sb
@@ -324,9 +326,14 @@ def begin(options: Options, hparams: dict) -> None:
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=str(options.hparams_file),
         overrides=options.overrides,
+        save_env_desc=False,  # it asks whichever pip is on the path
     )
+    for chatty in ("matplotlib", "PIL"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     if if_main_process():
-        _copy_script(Path(hparams["output_folder"]))
+        folder = Path(hparams["output_folder"])
+        _copy_script(folder)
+        write_whole(folder / "env.log", environment())
         sys.excepthook = sys.__excepthook__
     logger.info(_where(run_opts, hparams))
 
@@ -426,6 +433,80 @@ def _where(run_opts: RunOptions, hparams: dict) -> str:
         tf32 = f", TF32 matrix products {'allowed' if allowed else 'not allowed'}"
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     return f"Device: {device} ({reason}), precision: {precision}{tf32}, processes: {ranks}"
+
+
+def environment() -> str:
+    """Command, commit, machine and versions of all packages, for ``env.log``.
+
+    Example
+    -------
+    >>> "torch==" in environment()
+    True
+    """
+    packages = {
+        f"{package.metadata['Name']}=={package.version}" for package in metadata.distributions()
+    }
+    lines = [
+        f"command: {' '.join(sys.argv)}",
+        f"commit: {commit() or 'unknown'}",
+        f"python: {platform.python_version()} on {platform.platform()}",
+        f"cpu threads: {torch.get_num_threads()}",
+    ]
+    if torch.cuda.is_available():
+        lines.append(f"cuda: {torch.version.cuda}, {torch.cuda.get_device_name()}")
+    return "\n".join([*lines, "", *sorted(packages, key=str.lower)]) + "\n"
+
+
+def check_testable(run_opts: RunOptions, checkpointer) -> None:
+    """Stop at ``--test_only`` where there is nothing to test.
+
+    Raises
+    ------
+    UserError
+        The run has no checkpoint.
+    """
+    if run_opts.test_only and not checkpointer.list_checkpoints():
+        raise UserError(
+            f"--test_only: there is no checkpoint in {checkpointer.checkpoints_dir}; "
+            "train first, with the same command without --test_only"
+        )
+
+
+def commit() -> str | None:
+    """Commit of the checkout that this code runs from, if it is one."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # there is no git
+        return None
+    return found.stdout.strip() or None
+
+
+def environment() -> str:
+    """Command, commit, machine and versions of all packages, for ``env.log``.
+
+    Example
+    -------
+    >>> "torch==" in environment()
+    True
+    """
+    packages = {
+        f"{package.metadata['Name']}=={package.version}" for package in metadata.distributions()
+    }
+    lines = [
+        f"command: {' '.join(sys.argv)}",
+        f"commit: {commit() or 'unknown'}",
+        f"python: {platform.python_version()} on {platform.platform()}",
+        f"cpu threads: {torch.get_num_threads()}",
+    ]
+    if torch.cuda.is_available():
+        lines.append(f"cuda: {torch.version.cuda}, {torch.cuda.get_device_name()}")
+    return "\n".join([*lines, "", *sorted(packages, key=str.lower)]) + "\n"
 
 
 def check_testable(run_opts: RunOptions, checkpointer) -> None:

@@ -38,7 +38,7 @@ LARGE_PANELS = (
 SMALL_PANELS = (
     ("Enhancement loss", "loss", (("train_se_loss", "", "tab:green", "--"),)),
     ("Learning rate", "", (("lr", "", "tab:gray", "-"),)),
-    ("Conflicting gradients", "% of steps", (("conflict_rate", "", "tab:red", "-"),)),
+    ("Conflicting gradients", "% of groups", (("conflict_rate", "", "tab:red", "-"),)),
 )
 
 
