@@ -16,8 +16,9 @@ install: $(INSTALLED) ## make .venv and install into it
 $(INSTALLED): setup.py requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "Python 3.10 or later is needed, $(PYTHON) is older; try: make PYTHON=python3.11"; exit 2; }
+	@echo "Installing into $(VENV): a few minutes, several GB (PyTorch brings its GPU libraries)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -e '.[demo,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,test]'
 	@touch $@
 
 demo: $(INSTALLED) ## train, evaluate and report a small network on synthetic voices

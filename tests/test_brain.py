@@ -82,6 +82,28 @@ def test_accumulation_is_the_whole_batch_and_the_last_part_is_stepped():
     assert_same(weights(one), weights(other), rtol=1e-12, atol=1e-14)
 
 
+def test_epochs_of_different_lengths_are_stepped_to_their_ends():
+    """As with batches by seconds of audio, whose number changes from epoch to epoch."""
+
+    class Growing(torch.utils.data.Sampler):
+        epoch = 0
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+        def __len__(self):
+            return 2 * self.epoch + 1
+
+        def __iter__(self):
+            return iter(range(len(self)))
+
+    brain, sampler = make(grad_accumulation_factor=2), Growing()
+    brain.train_sampler = sampler
+    data = batches(5)
+    brain.fit([1, 2], DataLoader(data, batch_size=None, sampler=sampler))
+    assert brain.optimizer_step == 2 + 3
+
+
 def test_debug_mode_steps_what_it_has_accumulated():
     brain = make(grad_accumulation_factor=4, debug=True, debug_batches=2, debug_epochs=1)
     brain.fit([1], loader(batches(7)))

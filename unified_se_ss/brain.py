@@ -232,6 +232,8 @@ class TwoTaskBrain(sb.Brain):
 
     def _fit_train(self, train_set, epoch, enable):
         """One epoch as Brain runs it, with this class' own progress bar around the data."""
+        if hasattr(self.train_sampler, "set_epoch"):
+            self.train_sampler.set_epoch(epoch)  # before its length is asked for
         self._batches = len(train_set)
         self.monitor.reset()
         if self.step == 0:  # else the epoch is being resumed
