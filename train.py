@@ -15,6 +15,7 @@ projected on the normal plane of SS's (arXiv 2302.11131); see docs/gradients.md.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,15 +35,7 @@ from unified_se_ss.data import (
     prepare_speech_folder,
     read_manifest,
 )
-from unified_se_ss.evaluation import (
-    choose_examples,
-    evaluate_item,
-    level_signals,
-    plot_curves,
-    save_waves,
-    write_report,
-    write_results,
-)
+from unified_se_ss.evaluation import evaluate_item, plot_curves
 from unified_se_ss.gradients import GRANULARITIES, RULES, TaskLoss, TwoTaskLosses
 from unified_se_ss.networks import UnifiedOutput
 from unified_se_ss.objectives import (
@@ -301,83 +294,17 @@ def make_loaders(hparams, manifests):
     return loaders, train_sampler
 
 
-# ------------------------------------------------------------------ results
-
-
-def report(brain, hparams, test_data, hours):
-    """Write results, wavs and report of the evaluated network; print where they are."""
-    folder = Path(hparams["output_folder"])
-    rows = brain.rows
-    summary = write_results(rows, folder)
-    first = [row["ID"] for row in rows[: hparams["save_waves"]]]
-    chosen = choose_examples(rows)
-    examples = []
-    for item_id in dict.fromkeys(first + chosen):
-        signals, row = separate_again(brain, test_data, item_id), by_id(rows)[item_id]
-        order = list(row["permutation"])
-        given = (signals["mixture"], signals["estimates"][order], signals["enhanced"])
-        if item_id in first:
-            save_waves(
-                folder / "wavs",
-                item_id,
-                *given,
-                signals["targets"],
-                sample_rate=hparams["sample_rate"],
-            )
-        if item_id in chosen:
-            examples.append(
-                {
-                    "id": item_id,
-                    "signals": level_signals(*given, signals["targets"]),
-                    "sample_rate": hparams["sample_rate"],
-                    "metrics": {k: v for k, v in row.items() if isinstance(v, float)},
-                }
-            )
-    path = write_report(
-        folder,
-        hparams["experiment_name"],
-        summary,
-        rows,
-        recipe.TrainLog(folder).rows,
-        examples,
-        configuration(brain, hparams, hours),
-        ["Measured on the test set with the checkpoint that was best in validation."],
-    )
-    print(f"\n{summary.table()}\n")
-    print(f"results       {folder / 'results.csv'}")
-    print(f"curves        {folder / 'curves.png'}")
-    print(f"separated     {folder / 'wavs'}{'/' if first else ' (save_waves is 0)'}")
-    print(f"report        {path}")
-
-
-def by_id(rows):
-    """Rows of the results by the ID of their utterance."""
-    return {row["ID"]: row for row in rows}
+# ------------------------------------------------------------------ the whole
 
 
 @torch.no_grad()
 def separate_again(brain, test_data, item_id):
-    """Signals of one utterance of the test set."""
+    """Signals of one utterance of the test set, for wavs and report."""
     ids = [item.id for item in test_data.manifest.items]
     batch = collate([test_data[ids.index(item_id)]])
     with brain.evaluation_ctx:
         output = brain.compute_forward(batch, Stage.TEST).output
     return signals_of(batch, output, 0)
-
-
-def configuration(brain, hparams, hours):
-    """What was run, for the report: every plain key of the YAML, and the circumstances."""
-    plain = {k: v for k, v in hparams.items() if isinstance(v, (str, int, float, list))}
-    parameters = sum(p.numel() for p in brain.modules.parameters())
-    return {
-        **plain,
-        "recipe": sys.argv[0],
-        "parameters": f"{parameters:,}",
-        "commit": recipe.commit() or "unknown",
-        "device": str(brain.device),
-        "precision": brain.precision,
-        "hours": round(hours, 2),
-    }
 
 
 def facts(hparams):
@@ -424,7 +351,8 @@ def main():
     brain.fit(hparams["epoch_counter"], loaders["train"], loaders["dev"])
     brain.evaluate(loaders["test"], max_key="si_snr_i")
     if if_main_process():
-        report(brain, hparams, loaders["test"].dataset, watch.hours)
+        signals = partial(separate_again, brain, loaders["test"].dataset)
+        recipe.report(brain, brain.rows, signals, watch.hours)
 
 
 if __name__ == "__main__":

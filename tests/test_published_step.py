@@ -6,8 +6,8 @@ from distributed_steps import network as small_network
 from speechbrain.lobes.models import dual_path as theirs
 from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
 from torch.utils.data import DataLoader
-from train import UnifiedBrain
 
+from train import UnifiedBrain
 from unified_se_ss.data import Batch
 from unified_se_ss.networks.speechbrain_weights import from_speechbrain, to_speechbrain
 

@@ -25,7 +25,7 @@ DPRNN = {"hidden": 4, "ss_blocks": 1, "se_blocks": 1}
 
 # Every YAML that is shipped, and the sizes that make it small.
 SHIPPED = {
-    "hparams/demo.yaml": {**SEPFORMER, "n_basis": 128},
+    "hparams/demo.yaml": {**DPRNN, "n_basis": 128},
     "hparams/libri2mix_noisy.yaml": SEPFORMER,
     "hparams/libri2mix_noisy_dprnn.yaml": DPRNN,
     "hparams/libri3mix_noisy.yaml": SEPFORMER,

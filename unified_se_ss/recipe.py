@@ -27,6 +27,13 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation import (
+    choose_examples,
+    level_signals,
+    save_waves,
+    write_report,
+    write_results,
+)
 from unified_se_ss.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -487,55 +494,6 @@ def commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def environment() -> str:
-    """Command, commit, machine and versions of all packages, for ``env.log``.
-
-    Example
-    -------
-    >>> "torch==" in environment()
-    True
-    """
-    packages = {
-        f"{package.metadata['Name']}=={package.version}" for package in metadata.distributions()
-    }
-    lines = [
-        f"command: {' '.join(sys.argv)}",
-        f"commit: {commit() or 'unknown'}",
-        f"python: {platform.python_version()} on {platform.platform()}",
-        f"cpu threads: {torch.get_num_threads()}",
-    ]
-    if torch.cuda.is_available():
-        lines.append(f"cuda: {torch.version.cuda}, {torch.cuda.get_device_name()}")
-    return "\n".join([*lines, "", *sorted(packages, key=str.lower)]) + "\n"
-
-
-def check_testable(run_opts: RunOptions, checkpointer) -> None:
-    """Stop at ``--test_only`` where there is nothing to test.
-
-    Raises
-    ------
-    UserError
-        The run has no checkpoint.
-    """
-    if run_opts.test_only and not checkpointer.list_checkpoints():
-        raise UserError(
-            f"--test_only: there is no checkpoint in {checkpointer.checkpoints_dir}; "
-            "train first, with the same command without --test_only"
-        )
-
-
-def commit() -> str | None:
-    """Commit of the checkout that this code runs from, if it is one."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or None
-
-
 # ------------------------------------------------------------------ data and description
 
 
@@ -694,6 +652,80 @@ def _line(row: dict) -> str:
         f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}"
         for key, value in row.items()
     )
+
+
+# ------------------------------------------------------------------ results
+
+
+def report(brain, rows: list[dict], signals_of_id, hours: float) -> None:
+    """Write results, wavs and report of the evaluated network; print where they are.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        Its ``hparams`` say where and how much: ``output_folder``, ``save_waves``.
+    rows : list of dict
+        What each test utterance got, as ``evaluate_item`` gives it, with its ``ID``.
+    signals_of_id : callable
+        Returns the signals of an utterance by its ID: a dict of mixture [T],
+        estimates [J, T], targets [J, T], and enhanced [T].
+    hours : float
+        What the run took.
+    """
+    hparams = vars(brain.hparams)
+    folder = Path(hparams["output_folder"])
+    summary = write_results(rows, folder)
+    kept = [row["ID"] for row in rows[: hparams["save_waves"]]]
+    chosen, examples = choose_examples(rows), []
+    by_id = {row["ID"]: row for row in rows}
+    for item_id in dict.fromkeys(kept + chosen):
+        signals, row = signals_of_id(item_id), by_id[item_id]
+        given = {
+            "mixture": signals["mixture"],
+            "estimates": signals["estimates"][list(row["permutation"])],
+            "enhanced": signals["enhanced"],
+            "sources": signals["targets"],
+        }
+        if item_id in kept:
+            save_waves(folder / "wavs", item_id, **given, sample_rate=hparams["sample_rate"])
+        if item_id in chosen:
+            examples.append(
+                {
+                    "id": item_id,
+                    "signals": level_signals(**given),
+                    "sample_rate": hparams["sample_rate"],
+                    "metrics": {k: v for k, v in row.items() if isinstance(v, float)},
+                }
+            )
+    path = write_report(
+        folder,
+        hparams["experiment_name"],
+        summary,
+        rows,
+        TrainLog(folder).rows,
+        examples,
+        _configuration(brain, hparams, hours),
+        ["Measured on the test set with the checkpoint that was best in validation."],
+    )
+    print(f"\n{summary.table()}\n")
+    print(f"results       {folder / 'results.csv'}")
+    print(f"curves        {folder / 'curves.png'}")
+    print(f"separated     {folder / 'wavs'}{'/' if kept else ' (save_waves is 0)'}")
+    print(f"report        {path}")
+
+
+def _configuration(brain, hparams: dict, hours: float) -> dict:
+    """What was run: every plain key of the YAML, and the circumstances."""
+    plain = {k: v for k, v in hparams.items() if isinstance(v, (str, int, float, list))}
+    return {
+        **plain,
+        "recipe": Path(sys.argv[0]).name,
+        "parameters": f"{count_parameters(brain.modules):,}",
+        "commit": commit() or "unknown",
+        "device": str(brain.device),
+        "precision": brain.precision,
+        "hours": round(hours, 2),
+    }
 
 
 class Stopwatch:
