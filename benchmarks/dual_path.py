@@ -10,6 +10,7 @@ how far the masks are apart, and how many bytes are kept for the backward pass.
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -33,7 +34,7 @@ RECIPES = {
 def ours(kind):
     """The separation module of a published recipe."""
     with open(ROOT / RECIPES[kind], encoding="utf-8") as file:
-        overrides = {"data_folder": "unused", "output_folder": "/tmp/unused"}
+        overrides = {"data_folder": "unused", "output_folder": tempfile.mkdtemp()}
         return load_hyperpyyaml(file, overrides)["separator"]
 
 

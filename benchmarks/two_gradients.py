@@ -13,6 +13,7 @@ import json
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def main():
     for name in options.hparams:
         with open(ROOT / name, encoding="utf-8") as file:
             hparams = load_hyperpyyaml(
-                file, {"data_folder": "unused", "output_folder": "/tmp/unused"}
+                file, {"data_folder": "unused", "output_folder": tempfile.mkdtemp()}
             )
         step = Step(hparams, options.seconds, options.device)
         one, two = measure(step, options.repeats, options.device)

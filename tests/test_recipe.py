@@ -67,8 +67,9 @@ def test_describe_needs_no_data_and_hits_the_published_sizes(
 
 @pytest.mark.parametrize("name", HPARAMS)
 def test_every_yaml_can_be_described(monkeypatch, capsys, name):
-    code, out, _ = run(monkeypatch, capsys, name, "--describe")
+    code, out, _ = run(monkeypatch, capsys, name, "--describe", "--experiment_name", "nobody")
     assert code == 0 and "total" in out
+    assert not (ROOT / "results/nobody").exists()
 
 
 def test_yamls_differ_only_where_they_mean_to():

@@ -12,6 +12,7 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -303,6 +304,10 @@ def load_hparams(options: Options) -> dict:
             )
         options.overrides[key] = "unset"
     try:
+        if options.describe:  # leaves no folder behind
+            with tempfile.TemporaryDirectory() as folder:
+                overrides = {**options.overrides, "output_folder": folder}
+                return load_hyperpyyaml(io.StringIO(text), overrides)
         return load_hyperpyyaml(io.StringIO(text), options.overrides)
     except (ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
         raise UserError(f"{options.hparams_file}: {error}") from error
