@@ -25,7 +25,7 @@ setup(
     install_requires=(HERE / "requirements.txt").read_text(encoding="utf-8").split(),
     extras_require={
         "demo": ["espeakng-loader>=0.2.4,<0.3"],
-        "test": ["hypothesis>=6.100", "mir_eval>=0.8", "pytest>=8", "torchjd>=0.18,<0.19"],
+        "test": ["hypothesis>=6.100", "mir_eval>=0.8", "pytest>=8"],
     },
     entry_points={"console_scripts": ["unified_se_ss = unified_se_ss.__main__:main"]},
 )
