@@ -110,12 +110,15 @@ class UnifiedBrain(TwoTaskBrain):
         if self.stage == Stage.VALID:
             mixture = batch.mixture.unsqueeze(1)
             before = si_snr(mixture, batch.sources, batch.lengths).mean(-1)
-            clean = batch.clean_mixture
-            gain = si_snr(output.enhanced, clean, batch.lengths) - si_snr(
-                batch.mixture, clean, batch.lengths
-            )
-            scores = torch.stack([scores, scores - before, gain], 1)
-            self.rows += zip(batch.ids, scores.tolist())
+            columns = {"valid_si_snr": scores, "valid_si_snr_i": scores - before}
+            if output.enhanced is not None:
+                heard, noisy = (
+                    si_snr(signal, batch.clean_mixture, batch.lengths)
+                    for signal in (output.enhanced, batch.mixture)
+                )
+                columns["valid_se_si_snr_i"] = heard - noisy
+            values = zip(*(column.tolist() for column in columns.values()))
+            self.rows += [dict(zip(columns, row)) for row in values]
         else:
             for item in range(len(batch)):
                 self.rows.append(self.evaluate_signals(batch, output, item))
@@ -158,26 +161,19 @@ class UnifiedBrain(TwoTaskBrain):
     def finish_epoch(self, epoch):
         """Log the epoch, change the learning rate, keep the best and the last."""
         rows = recipe.gather(self.rows)
-        score, gain, se_gain = torch.tensor([values for _, values in rows]).mean(0).tolist()
-        row = {
-            **self.train_row,
-            "valid_loss": -score,
-            "valid_si_snr": score,
-            "valid_si_snr_i": gain,
-            "valid_se_si_snr_i": se_gain,
-        }
-        self.change_learning_rate(epoch, -score)
+        means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+        row = {**self.train_row, "valid_loss": -means["valid_si_snr"], **means}
+        self.change_learning_rate(epoch, row["valid_loss"])
         if if_main_process():
             log = recipe.TrainLog(self.hparams.output_folder)
             log.add(row)
             plot_curves(log.rows, Path(self.hparams.output_folder) / "curves.png")
             print(
-                f"Epoch {epoch}: validation SI-SNRi {gain:.2f} dB, enhanced mixture "
-                f"{se_gain:+.2f} dB, conflicts {percent(row['conflict_rate'])}, "
-                f"lr {row['lr']:.2g}"
+                f"Epoch {epoch}: validation SI-SNRi {row['valid_si_snr_i']:.2f} dB, "
+                f"conflicts {percent(row['conflict_rate'])}, lr {row['lr']:.2g}"
             )
         self.checkpointer.save_and_keep_only(
-            meta={"si_snr_i": gain, "epoch": epoch}, max_keys=["si_snr_i"]
+            meta={"si_snr_i": row["valid_si_snr_i"], "epoch": epoch}, max_keys=["si_snr_i"]
         )
 
     def change_learning_rate(self, epoch, valid_loss):
@@ -197,9 +193,10 @@ def signals_of(batch, output, item):
         "mixture": batch.mixture[item],
         "estimates": output.sources[item],
         "targets": batch.sources[item],
-        "enhanced": output.enhanced[item],
         "clean_mixture": batch.clean_mixture[item],
     }
+    if output.enhanced is not None:
+        cut["enhanced"] = output.enhanced[item]
     return {name: x[..., :length].float().cpu().numpy() for name, x in cut.items()}
 
 

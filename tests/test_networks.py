@@ -194,6 +194,7 @@ def test_without_enhancer_it_is_a_separation_network():
     )
     output = network(torch.randn(2, 400))
     assert torch.equal(output.representation, output.enhanced_representation)
+    assert output.enhanced is None
 
 
 def test_odd_chunks_are_refused():

@@ -119,7 +119,10 @@ def test_ablations_by_override_and_the_evaluated_graph_is_the_trained_one(tmp_pa
     out = tmp_path / "alone"
     run(command(name, tree, out, use_se=False, rule="sum", number_of_epochs=1))
     log = rows(out / "train_log.csv")
-    assert "train_se_loss" not in log[0] and "conflict_rate" not in log[0]
+    for key in ("train_se_loss", "conflict_rate", "valid_se_si_snr_i"):
+        assert key not in log[0]
+    assert "se_si_snr" not in rows(out / "results.csv")[0]
+    assert not list((out / "wavs").rglob("enhanced.wav"))
 
     first = rows(out / "results.csv")
     # Once more from the checkpoint alone: the same numbers.

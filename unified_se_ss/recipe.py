@@ -673,7 +673,7 @@ def report(brain, rows: list[dict], signals_of_id, hours: float) -> None:
         What each test utterance got, as ``evaluate_item`` gives it, with its ``ID``.
     signals_of_id : callable
         Returns the signals of an utterance by its ID: a dict of mixture [T],
-        estimates [J, T], targets [J, T], and enhanced [T].
+        estimates [J, T], targets [J, T], and, where there is one, enhanced [T].
     hours : float
         What the run took.
     """
@@ -688,7 +688,7 @@ def report(brain, rows: list[dict], signals_of_id, hours: float) -> None:
         given = {
             "mixture": signals["mixture"],
             "estimates": signals["estimates"][list(row["permutation"])],
-            "enhanced": signals["enhanced"],
+            "enhanced": signals.get("enhanced"),
             "sources": signals["targets"],
         }
         if item_id in kept:

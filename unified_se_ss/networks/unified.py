@@ -20,8 +20,8 @@ class UnifiedOutput(NamedTuple):
     ---------
     sources : torch.Tensor
         Separated sources, [B, J, T].
-    enhanced : torch.Tensor
-        Enhanced (denoised) mixture, [B, T].
+    enhanced : torch.Tensor or None
+        Enhanced (denoised) mixture, [B, T]; None if the network has no SE module.
     representation : torch.Tensor
         Representation of the noisy mixture, [B, N, L].
     enhanced_representation : torch.Tensor
@@ -31,7 +31,7 @@ class UnifiedOutput(NamedTuple):
     """
 
     sources: torch.Tensor
-    enhanced: torch.Tensor
+    enhanced: torch.Tensor | None
     representation: torch.Tensor
     enhanced_representation: torch.Tensor
     frames: torch.Tensor | None
@@ -109,10 +109,11 @@ class UnifiedNetwork(nn.Module):
         if frames is not None:
             h = self.without_padding(h, frames)
         separated = self.separator(h, frames) * h.unsqueeze(1)
-        sources = self.decoder(separated.flatten(0, 1), mixture.shape[-1])
+        samples = mixture.shape[-1]
+        sources = self.decoder(separated.flatten(0, 1), samples)
         return UnifiedOutput(
             sources=sources.unflatten(0, separated.shape[:2]),
-            enhanced=self.decoder(h, mixture.shape[-1]),
+            enhanced=None if self.enhancer is None else self.decoder(h, samples),
             representation=representation,
             enhanced_representation=h,
             frames=frames,
