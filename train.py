@@ -35,6 +35,7 @@ from unified_se_ss.data import (
     prepare_speech_folder,
     read_manifest,
 )
+from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import evaluate_item, plot_curves
 from unified_se_ss.gradients import GRANULARITIES, RULES, TaskLoss, TwoTaskLosses
 from unified_se_ss.networks import UnifiedOutput
@@ -217,10 +218,23 @@ def prepare(hparams):
         train_subset=hparams["train_subset"],
         mixture=hparams["mixture"],
     )
-    return {
+    manifests = {
         subset: read_manifest(path, hparams["data_folder"])
         for subset, path in paths.items()
     }
+    for manifest in manifests.values():
+        check_long_enough(manifest, hparams["kernel_size"])
+    return manifests
+
+
+def check_long_enough(manifest, kernel_size):
+    """Stop at an item that is shorter than the encoder's window."""
+    shortest = min(manifest.items, key=lambda item: item.frames)
+    if shortest.frames < kernel_size:
+        raise UserError(
+            f"{manifest.path}: {shortest.id} has {shortest.frames} samples, less than the "
+            f"encoder's window (kernel_size is {kernel_size}); remove it from the data"
+        )
 
 
 def prepare_dynamic_mixing(hparams):

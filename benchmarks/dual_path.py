@@ -96,7 +96,9 @@ def main():
     keep_freed_memory()
     print(f"torch {torch.__version__}, cpu, {torch.get_num_threads()} threads")
     print(f"forward and backward of one item of {options.seconds:g} s at 8 kHz\n")
-    print(f"{'module':<10} {'SpeechBrain':>12} {'ours':>9} {'speed':>7} {'kept':>7} {'error':>9}")
+    print(
+        f"{'module':<10} {'SpeechBrain':>12} {'ours':>9} {'speed':>7} {'kept':>7} {'error':>9}"
+    )
     for kind in RECIPES:
         torch.manual_seed(0)
         network = ours(kind)

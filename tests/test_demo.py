@@ -14,7 +14,13 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.slow
 def test_the_demo_separates_and_denoises_held_out_voices(tmp_path):
-    command = [sys.executable, "train.py", "hparams/demo.yaml", "--output_folder", str(tmp_path)]
+    command = [
+        sys.executable,
+        "train.py",
+        "hparams/demo.yaml",
+        "--output_folder",
+        str(tmp_path),
+    ]
     subprocess.run(command, cwd=ROOT, check=True, timeout=1500)
     metrics = json.loads((tmp_path / "summary.json").read_text())["metrics"]
     assert metrics["si_snr_i"]["count"] == 60

@@ -87,7 +87,9 @@ def test_one_step_gives_the_published_weights(seed):
     sources = torch.randn(1, 2, 435, dtype=torch.float64)
     mixture = sources.sum(1) + 0.5 * torch.randn(1, 435, dtype=torch.float64)
 
-    conflict, ss_gradient, modulated = published_step(modules, mixture, sources.transpose(1, 2))
+    conflict, ss_gradient, modulated = published_step(
+        modules, mixture, sources.transpose(1, 2)
+    )
     assert conflict
     # And it is not what the published code did under its pinned torch: 2 * g_m.
     assert (modulated - 2 * ss_gradient).norm() > 0.01 * ss_gradient.norm()
@@ -114,7 +116,9 @@ def test_one_step_gives_the_published_weights(seed):
         "encoder.convolution.weight": encoder.conv1d.weight,
         "decoder.convolution.weight": decoder.weight,
         **{f"enhancer.{n}": p for n, p in from_speechbrain(enhancer.state_dict()).items()},
-        **{f"separator.{n}": p for n, p in from_speechbrain(separator.state_dict()).items()},
+        **{
+            f"separator.{n}": p for n, p in from_speechbrain(separator.state_dict()).items()
+        },
     }
     for name, parameter in network.named_parameters():
         # Adam's first step divides by |g|: where g is rounding, so is its sign.

@@ -67,7 +67,9 @@ def test_describe_needs_no_data_and_hits_the_published_sizes(
 
 @pytest.mark.parametrize("name", HPARAMS)
 def test_every_yaml_can_be_described(monkeypatch, capsys, name):
-    code, out, _ = run(monkeypatch, capsys, name, "--describe", "--experiment_name", "nobody")
+    code, out, _ = run(
+        monkeypatch, capsys, name, "--describe", "--experiment_name", "nobody"
+    )
     assert code == 0 and "total" in out
     assert not (ROOT / "results/nobody").exists()
 
@@ -237,6 +239,14 @@ def silent(tree):
     return "train-360-0.wav.*silent"
 
 
+def too_short(tree):
+    from unified_se_ss.data import audio
+
+    for path in (tree / "wav8k/min/test").rglob("test-0.wav"):
+        audio.write(path, audio.read(path)[0][:10], 8000)
+    return "test-0 has 10 samples.*kernel_size is 16"
+
+
 def no_stem_folder(tree):
     (tree / "wav8k/min/dev/s1").rename(tree / "wav8k/min/dev/s9")
     return "dev.*s1"
@@ -270,6 +280,7 @@ FAULTS = [
     empty,
     stereo,
     silent,
+    too_short,
     no_stem_folder,
     nothing_there,
     empty_folder,
@@ -297,6 +308,8 @@ def test_bad_data_gets_one_clear_message_before_training(
         "8",
         "--hidden",
         "4",
+        "--number_of_epochs",  # should the fault go unseen, the test ends soon
+        "1",
     )
     assert code == 2
     message = err[err.index("error:") :]

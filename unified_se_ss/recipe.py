@@ -362,7 +362,9 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # not glibc
         return False
-    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1) and mallopt(top_pad, 1 << 26))
+    return bool(
+        mallopt(mmap_max, 0) and mallopt(trim_threshold, -1) and mallopt(top_pad, 1 << 26)
+    )
 
 
 def _check_precision(run_opts: RunOptions, hparams: dict) -> None:
@@ -456,7 +458,8 @@ def environment() -> str:
     True
     """
     packages = {
-        f"{package.metadata['Name']}=={package.version}" for package in metadata.distributions()
+        f"{package.metadata['Name']}=={package.version}"
+        for package in metadata.distributions()
     }
     lines = [
         f"command: {' '.join(sys.argv)}",
@@ -692,7 +695,9 @@ def report(brain, rows: list[dict], signals_of_id, hours: float) -> None:
             "sources": signals["targets"],
         }
         if item_id in kept:
-            save_waves(folder / "wavs", item_id, **given, sample_rate=hparams["sample_rate"])
+            save_waves(
+                folder / "wavs", item_id, **given, sample_rate=hparams["sample_rate"]
+            )
         if item_id in chosen:
             examples.append(
                 {
