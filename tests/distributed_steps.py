@@ -113,6 +113,8 @@ def main(out, rule, steps):
         "read": brain.monitor.read(),
     }
     torch.save(state, f"{out}.{rank}")
+    if world_size > 1:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -318,8 +318,9 @@ def test_bad_data_gets_one_clear_message_before_training(
 
 
 def folder_options(folder, **overrides):
-    file = ROOT / "hparams/demo.yaml"
-    return recipe.Options(file, None, {"output_folder": str(folder), **overrides}, False)
+    file = ROOT / "hparams/libri2mix_noisy.yaml"
+    keys = {"output_folder": str(folder), "data_folder": "anywhere", **overrides}
+    return recipe.Options(file, None, keys, False)
 
 
 def test_a_folder_of_another_experiment_is_refused(tmp_path):

@@ -90,6 +90,10 @@ def run(main) -> None:
     """
     try:
         main()
+        if torch.distributed.is_initialized():
+            # Left to the end of the process, its threads can abort it.
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
     except UserError as error:
         if "--debug" in sys.argv:
             raise
