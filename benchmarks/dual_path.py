@@ -1,6 +1,6 @@
 """This project's dual-path networks against SpeechBrain's, with the same weights.
 
-    python benchmarks/dual_path.py [--seconds 4] [--repeats 3]
+    python benchmarks/dual_path.py [--seconds 2] [--repeats 3]
 
 Forward and backward of the separation modules of the published sizes on one item.
 Both run in turn in one process, after a warm-up; medians are compared. Also compared:
@@ -90,7 +90,7 @@ def kept_bytes(network, x):
 def main():
     """Measure both kinds and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of the item")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of the item")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     keep_freed_memory()

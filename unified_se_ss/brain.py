@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import speechbrain as sb
@@ -115,6 +116,7 @@ class Progress:
             desc=self.description,
             unit="batch",
             dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 10,  # a log file needs few lines
             disable=not self.show,
         ) as bar:
             for number, batch in enumerate(self.loader, 1):

@@ -355,20 +355,20 @@ def begin(options: Options, hparams: dict) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep the memory that tensors on the CPU leave, for the next step's.
+    """Have glibc keep the memory that small tensors on the CPU leave, for the next step's.
 
-    By default large blocks go back to the system at once, and every step pays for the
-    page faults of getting them anew: a third of the demo's time. Returns whether it
-    could be asked for; elsewhere nothing is changed.
+    By default blocks of over 128 KiB may go back to the system at once, and every step
+    pays for the page faults of getting them anew: a third of the demo's time. Blocks of
+    over 32 MiB still do: kept, they would break up the heap of a large network. Returns
+    whether it could be asked for; elsewhere nothing is changed.
     """
-    mmap_max, trim_threshold, top_pad = -4, -1, -2  # source: malloc.h
+    mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # source: malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # not glibc
         return False
-    return bool(
-        mallopt(mmap_max, 0) and mallopt(trim_threshold, -1) and mallopt(top_pad, 1 << 26)
-    )
+    options = {mmap_threshold: 1 << 25, trim_threshold: -1, top_pad: 1 << 26}
+    return all(mallopt(option, value) for option, value in options.items())
 
 
 def _check_precision(run_opts: RunOptions, hparams: dict) -> None:
