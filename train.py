@@ -51,6 +51,16 @@ CHOICES = {
     "granularity": GRANULARITIES,
     "se_loss": [*REPRESENTATION_LOSSES, "si_snr"],
 }
+LEAST = {
+    "number_of_epochs": 1,
+    "lr": 0,
+    "weight_se": 0,
+    "num_workers": 0,
+    "log_interval": 1,
+    "save_waves": 0,
+    "kernel_size": 1,
+    "stride": 1,
+}
 
 
 class Predictions(NamedTuple):
@@ -242,6 +252,10 @@ def prepare_dynamic_mixing(hparams):
     manifests = []
     for kind in ("speech", "noise"):
         folder = hparams[f"dynamic_{kind}_folder"]
+        if folder is None:
+            raise UserError(
+                f"dynamic_{kind}_folder: must be set where dynamic_mixing is True"
+            )
         path = prepare_speech_folder(
             folder,
             Path(hparams["output_folder"]) / "manifests" / f"dynamic_{kind}.csv",
@@ -342,6 +356,7 @@ def main():
     options = recipe.parse_options(sys.argv[1:], __doc__)
     hparams = recipe.load_hparams(options)
     recipe.check_choices(hparams, CHOICES)
+    recipe.check_ranges(hparams, LEAST)
     hparams["shared_modules"] = shared_modules(hparams)
     if options.describe:
         print(recipe.describe(hparams["modules"], facts(hparams)))

@@ -163,6 +163,10 @@ def test_help_shows_the_manual_the_keys_and_the_run_options(monkeypatch, capsys)
             [DEMO, "--precision", "fp16", "--device", "cpu"],
             "fp16 needs a CUDA device; on cpu use",
         ),
+        ([DEMO, "--lr", "-1"], "lr: is -1; expected 0 or more"),
+        ([DEMO, "--number_of_epochs", "0"], "number_of_epochs: is 0; expected 1 or more"),
+        ([DEMO, "--num_workers", "-1"], "num_workers: is -1; expected 0 or more"),
+        ([DEMO, "--stride", "0"], "stride: is 0; expected 1 or more"),
         ([DEMO, "--chunk_length", "7"], "chunk_length is 7; expected an even number"),
         ([DEMO, "--kernel_size", "999"], "twice kernel_size"),
     ],
@@ -321,6 +325,14 @@ def folder_options(folder, **overrides):
     file = ROOT / "hparams/libri2mix_noisy.yaml"
     keys = {"output_folder": str(folder), "data_folder": "anywhere", **overrides}
     return recipe.Options(file, None, keys, False)
+
+
+def test_dynamic_mixing_needs_its_folders(monkeypatch, capsys, tmp_path):
+    tree = make_tree(tmp_path, counts=(2, 1, 1))
+    name, out = "hparams/libri2mix_noisy_dprnn.yaml", tmp_path / "out"
+    options = ["--data_folder", tree, "--output_folder", out, "--dynamic_mixing", "True"]
+    code, _, err = run(monkeypatch, capsys, name, *options, "--number_of_epochs", "1")
+    assert code == 2 and "dynamic_speech_folder: must be set" in err
 
 
 def test_a_folder_of_another_experiment_is_refused(tmp_path):

@@ -248,6 +248,30 @@ def check_choices(hparams: dict, choices: dict) -> None:
             )
 
 
+def check_ranges(hparams: dict, least: dict) -> None:
+    """Stop at a number that is too small.
+
+    Arguments
+    ---------
+    hparams : dict
+        As :func:`load_hparams` returns it.
+    least : dict
+        The smallest value that makes sense, by key.
+
+    Raises
+    ------
+    UserError
+        Names the key, its value, and what was expected.
+
+    Example
+    -------
+    >>> check_ranges({"num_workers": 2}, {"num_workers": 0})
+    """
+    for key, bound in least.items():
+        if not hparams[key] >= bound:
+            raise UserError(f"{key}: is {hparams[key]}; expected {bound} or more")
+
+
 class _PlainLoader(yaml.SafeLoader):
     """Reads HyperPyYAML without running anything: a tag is kept as data."""
 
@@ -313,7 +337,14 @@ def load_hparams(options: Options) -> dict:
                 overrides = {**options.overrides, "output_folder": folder}
                 return load_hyperpyyaml(io.StringIO(text), overrides)
         return load_hyperpyyaml(io.StringIO(text), options.overrides)
-    except (ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        ImportError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise UserError(f"{options.hparams_file}: {error}") from error
 
 
