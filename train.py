@@ -105,14 +105,9 @@ class UnifiedBrain(TwoTaskBrain):
             output.enhanced_representation, clean, output.frames, self.hparams.se_loss
         )
 
-    def progress_fields(self):
+    def loss_fields(self, means):
         """The progress bar speaks of dB: higher is better."""
-        fields = super().progress_fields()
-        means = self.means.read()
-        shown = {"conflicts": fields["conflicts"]}
-        if means["main"] is not None:
-            shown = {"si_snr": f"{-means['main']:.2f} dB", **shown}
-        return shown
+        return {} if means["main"] is None else {"si_snr": f"{-means['main']:.2f} dB"}
 
     # -------------------------------------------------------------- evaluation
 

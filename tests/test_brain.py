@@ -155,9 +155,6 @@ def test_all_parameter_groups_are_clipped():
         )
 
     brain = make(optimizer=two_groups, max_grad_norm=1e-3)
-    before = None
-    brain.on_fit_batch_start = lambda *_: None
-    brain.on_stage_start = lambda *_: None
     before = weights(brain)
     brain.fit([1], loader(batches(1)))
     moved = torch.cat([(v - before[n]).flatten() for n, v in weights(brain).items()])

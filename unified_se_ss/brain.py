@@ -256,10 +256,11 @@ class TwoTaskBrain(sb.Brain):
         self._mean_loss = torch.tensor(means["main"] or 0.0)
         self.avg_train_loss = self._mean_loss.item()
         self.check_patience(found["main_nonfinite"])
-        return {
-            **{name: f"{value:.3f}" for name, value in means.items() if value is not None},
-            "conflicts": percent(found["conflict_rate"]),
-        }
+        return {**self.loss_fields(means), "conflicts": percent(found["conflict_rate"])}
+
+    def loss_fields(self, means: dict) -> dict:
+        """The losses as the progress bar shows them; override to speak of other units."""
+        return {name: f"{value:.3f}" for name, value in means.items() if value is not None}
 
     def check_patience(self, skipped: int) -> None:
         """Stop if more steps were skipped in this epoch than ``nonfinite_patience`` allows."""

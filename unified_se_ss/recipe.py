@@ -368,7 +368,6 @@ def begin(options: Options, hparams: dict) -> None:
     sb.utils.distributed.ddp_init_group(run_opts)
     if if_main_process():
         _check_folder(options, Path(hparams["output_folder"]))
-    # SpeechBrain copies the script of its caller; the caller that counts is train.py.
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=str(options.hparams_file),
@@ -454,7 +453,10 @@ def _short(value) -> str:
 
 
 def _copy_script(folder: Path) -> None:
-    """Put the script that was started into the run's folder."""
+    """Put the script that was started into the run's folder.
+
+    SpeechBrain has copied the file that called it, which is this one, in its place.
+    """
     (folder / "recipe.py").unlink(missing_ok=True)
     script = Path(sys.argv[0])
     if script.is_file() and script.suffix == ".py":
