@@ -37,7 +37,7 @@ from unified_se_ss.data import (
 )
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import evaluate_item, plot_curves
-from unified_se_ss.gradients import GRANULARITIES, RULES, TaskLoss, TwoTaskLosses
+from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses
 from unified_se_ss.networks import UnifiedOutput
 from unified_se_ss.objectives import (
     REPRESENTATION_LOSSES,
@@ -47,8 +47,8 @@ from unified_se_ss.objectives import (
 )
 
 CHOICES = {
-    "rule": RULES,
     "granularity": GRANULARITIES,
+    "aux_scale": AUX_SCALES,
     "se_loss": [*REPRESENTATION_LOSSES, "si_snr"],
 }
 LEAST = {
@@ -352,6 +352,7 @@ def main():
     hparams = recipe.load_hparams(options)
     recipe.check_choices(hparams, CHOICES)
     recipe.check_ranges(hparams, LEAST)
+    recipe.check_rule(hparams)
     hparams["shared_modules"] = shared_modules(hparams)
     if options.describe:
         print(recipe.describe(hparams["modules"], facts(hparams)))

@@ -21,9 +21,7 @@ def _ranks(durations, world_size, epoch=0, **options):
     """The batches of every rank."""
     ranks = []
     for rank in range(world_size):
-        sampler = BucketBatchSampler(
-            durations, rank=rank, world_size=world_size, **options
-        )
+        sampler = BucketBatchSampler(durations, rank=rank, world_size=world_size, **options)
         sampler.set_epoch(epoch)
         batches = list(sampler)
         assert len(batches) == len(sampler)

@@ -236,8 +236,7 @@ def half_silent(tmp_path):
 def test_silent_crop_is_drawn_again(half_silent):
     data = MixtureDataset(half_silent, 2, 0.25)
     silent = sum(
-        audio.is_silent(data[ItemKey(epoch, 0)].sources[0].numpy())
-        for epoch in range(30)
+        audio.is_silent(data[ItemKey(epoch, 0)].sources[0].numpy()) for epoch in range(30)
     )
     # A crop is silent with probability 16/18; eight draws leave 0.39 of them, not 0.89.
     assert silent < 20
@@ -250,9 +249,7 @@ def test_wholly_silent_source_is_accepted(half_silent):
 
 def test_durations_are_those_after_cropping(manifest):
     data = MixtureDataset(manifest, 2, segment_seconds=1.25)
-    assert (
-        data.durations == [0.375, 9001 / RATE, 1.25, 1.25] and data.sample_rate == RATE
-    )
+    assert data.durations == [0.375, 9001 / RATE, 1.25, 1.25] and data.sample_rate == RATE
     for index, duration in enumerate(data.durations):
         assert len(data[index].mixture) == round(duration * RATE)
 
@@ -290,8 +287,7 @@ def test_arguments_without_sense(manifest, arguments, words):
 
 def test_collate_pads_with_zeros():
     examples = [
-        Example(f"{n}", torch.full((n,), 1.0), torch.full((2, n), 2.0))
-        for n in (3, 5, 1)
+        Example(f"{n}", torch.full((n,), 1.0), torch.full((2, n), 2.0)) for n in (3, 5, 1)
     ]
     batch = collate(examples)
     assert isinstance(batch, Batch) and len(batch) == 3 and batch.ids == ["3", "5", "1"]

@@ -266,9 +266,7 @@ def test_cut_to_the_shortest(manifests):
 
 def test_short_noise_is_repeated(manifests, folders):
     data = _dataset(manifests, 2, segment=1.5)
-    example = next(
-        e for e in map(data.__getitem__, range(20)) if e.id.endswith("short")
-    )
+    example = next(e for e in map(data.__getitem__, range(20)) if e.id.endswith("short"))
     noise = (example.mixture - example.sources.sum(0)).numpy()
     period = round(0.7 * RATE)
     assert len(noise) > 2 * period

@@ -68,9 +68,7 @@ def test_manifests_hold_what_the_folders_hold(libri2mix, tmp_path, given):
 )
 def test_choices_choose(tmp_path, n_speakers, mixture, stems):
     make_librimix(tmp_path / f"Libri{max(2, n_speakers)}Mix", max(2, n_speakers), 1)
-    paths = prepare_librimix(
-        tmp_path, tmp_path / "manifests", n_speakers, mixture=mixture
-    )
+    paths = prepare_librimix(tmp_path, tmp_path / "manifests", n_speakers, mixture=mixture)
     manifest = read_manifest(paths["dev"], tmp_path)
     assert manifest.stems == stems
     assert f"/{mixture}/" in manifest.items[0].paths["mixture"]

@@ -245,9 +245,7 @@ def test_transcript_is_what_is_spoken(corpus):
     row = transcripts(corpus)[0]
     casts = cast_voices(TINY["seed"])
     speakers = {
-        speaker.name: speaker
-        for group in casts["train-360"].talkers
-        for speaker in group
+        speaker.name: speaker for group in casts["train-360"].talkers for speaker in group
     }
     spoken = speakers[row["speaker_1"]].utterances(TINY["seed"], 8000)
     source = read_item(corpus, row)["s1"] / 32768

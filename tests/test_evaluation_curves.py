@@ -81,9 +81,7 @@ def test_log_is_read(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    "text", ["lr\n1\n", "epoch,lr\n1,fast\n", "epoch\n1,2\n", None]
-)
+@pytest.mark.parametrize("text", ["lr\n1\n", "epoch,lr\n1,fast\n", "epoch\n1,2\n", None])
 def test_bad_log_is_named(tmp_path, text):
     path = tmp_path / "train_log.csv"
     if text is not None:

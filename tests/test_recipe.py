@@ -155,7 +155,10 @@ def test_help_shows_the_manual_the_keys_and_the_run_options(monkeypatch, capsys)
         ),
         ([DEMO, "--weight_se", "much"], "--weight_se: is 'much'; expected a number"),
         ([DEMO, "--use_se", "3"], "--use_se: is 3; expected True or False"),
-        ([DEMO, "--rule", "projekt"], "rule: is 'projekt'; .* project, sum; did you mean"),
+        (
+            [DEMO, "--rule", "projekt"],
+            "rule is 'projekt'; expected one of: .*; did you mean 'project'",
+        ),
         ([DEMO, "--granularity", "layer"], "granularity: is 'layer'; expected one of"),
         ([DEMO, "--se_loss", "l1"], "se_loss: is 'l1'; expected one of: sum, relative"),
         (["hparams/libri2mix_noisy.yaml"], "data_folder: not set in .*give --data_folder"),

@@ -16,7 +16,12 @@ from speechbrain.utils.checkpoints import (
 from tqdm import tqdm
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.gradients import ConflictMonitor, TwoTaskGradients, TwoTaskLosses
+from unified_se_ss.gradients import (
+    ConflictMonitor,
+    TaskLoss,
+    TwoTaskGradients,
+    TwoTaskLosses,
+)
 
 # What parallel and compiling wrappers put into the names of parameters.
 WRAPPERS = {"_orig_mod", "module"}
@@ -139,7 +144,8 @@ class TwoTaskBrain(sb.Brain):
     """A Brain for two tasks that share parameters.
 
     A subclass writes ``compute_forward`` and ``compute_objectives``; the latter returns
-    :class:`~unified_se_ss.gradients.TwoTaskLosses`. Everything else that a Brain does
+    :class:`~unified_se_ss.gradients.TwoTaskLosses`, or simply ``main, auxiliary``, two
+    mean losses (each batch then counts alike, whatever its size). Everything else that a Brain does
     is done as there, except for this:
 
     * The two gradients are summed over micro-batches and ranks and then combined by a
@@ -154,9 +160,12 @@ class TwoTaskBrain(sb.Brain):
     * With a fused optimizer, nothing is fetched from the device but every
       ``log_interval`` steps.
 
-    Besides Brain's own, these keys of ``hparams`` are read: ``rule``, ``granularity``,
-    ``shared_modules`` (names as in ``modules``, such as ``network.encoder``) and
-    ``log_interval`` (default 50; 1 on the CPU, where looking costs nothing).
+    Besides Brain's own, these keys of ``hparams`` are read: ``shared_modules`` and
+    ``auxiliary_modules`` (names as in ``modules``, such as ``network.encoder``; the
+    latter are those that the auxiliary task alone uses), ``rule``, ``rule_options``,
+    ``granularity``, ``aux_scale``, ``aux_ratio``, ``aux_decay``, as
+    :class:`~unified_se_ss.gradients.TwoTaskGradients` takes them, and ``log_interval``
+    (default 50; 1 on the CPU, where looking costs nothing).
 
     Example
     -------
@@ -202,18 +211,30 @@ class TwoTaskBrain(sb.Brain):
         """A key of hparams, or its default."""
         return getattr(self.hparams, name, default)
 
-    def on_fit_start(self):
-        """Prepare modules and optimizers as a Brain does, and the two gradients."""
-        super().on_fit_start()
+    def init_optimizers(self):
+        """Make the optimizers as a Brain does, and the two gradients."""
+        super().init_optimizers()
         try:
             self.gradients = TwoTaskGradients(
                 [(plain_name(n), p) for n, p in self.modules.named_parameters()],
                 shared=self.option("shared_modules", ()),
+                auxiliary=self.option("auxiliary_modules", ()),
                 rule=self.option("rule", "project"),
+                rule_options=self.option("rule_options", None),
                 granularity=self.option("granularity", "parameter"),
+                aux_scale=self.option("aux_scale", None),
+                aux_ratio=self.option("aux_ratio", 1.0),
+                aux_decay=self.option("aux_decay", 0.99),
             )
         except ValueError as error:
             raise UserError(str(error)) from error
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable(
+                "gradients",
+                self.gradients,
+                custom_load_hook=_load_state,
+                custom_save_hook=_save_state,
+            )
 
     def _compile(self):
         """Compile as a Brain does, into graphs that can be walked backwards twice."""
@@ -296,6 +317,7 @@ class TwoTaskBrain(sb.Brain):
         with self.training_ctx:
             outputs = self.compute_forward(batch, sb.Stage.TRAIN)
             losses = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+        losses = as_two_task_losses(losses)
         self.gradients.accumulate(losses, self.scaler.scale)
         self.means.update(losses)
         if should_step:
@@ -345,8 +367,42 @@ class TwoTaskBrain(sb.Brain):
         """Mean main loss of a batch, on the CPU."""
         with self.evaluation_ctx:
             outputs = self.compute_forward(batch, stage)
-            losses = self.compute_objectives(outputs, batch, stage)
+            losses = as_two_task_losses(self.compute_objectives(outputs, batch, stage))
         return losses.main.mean().cpu()
+
+
+def as_two_task_losses(losses) -> TwoTaskLosses:
+    """What ``compute_objectives`` returned, with plain mean losses as one item each.
+
+    Example
+    -------
+    >>> as_two_task_losses((torch.tensor(3.0), torch.tensor(0.5))).main
+    TaskLoss(total=tensor(3.), items=tensor(1.))
+    """
+    if isinstance(losses, torch.Tensor):
+        losses = (losses, None)
+    if not isinstance(losses, tuple) or len(losses) != 2:
+        raise UserError(
+            f"compute_objectives returned a {type(losses).__name__}; expected the main and "
+            "the auxiliary loss, as TwoTaskLosses or as two scalars"
+        )
+    return TwoTaskLosses(*(_as_task_loss(loss) for loss in losses))
+
+
+def _as_task_loss(loss) -> TaskLoss | None:
+    """A scalar as the loss of one item."""
+    if loss is None or isinstance(loss, TaskLoss):
+        return loss
+    return TaskLoss(loss, torch.ones_like(loss.detach()))
+
+
+def _save_state(gradients, path):
+    torch.save(gradients.state_dict(), path)
+
+
+def _load_state(gradients, path, end_of_epoch):
+    del end_of_epoch
+    gradients.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def plain_name(name: str) -> str:

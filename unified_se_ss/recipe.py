@@ -36,6 +36,7 @@ from unified_se_ss.evaluation import (
     write_results,
 )
 from unified_se_ss.files import write_whole
+from unified_se_ss.gradients import RULES, find_rule
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +245,8 @@ def check_choices(hparams: dict, choices: dict) -> None:
             near = difflib.get_close_matches(str(hparams[key]), list(allowed), 1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise UserError(
-                f"{key}: is '{hparams[key]}'; expected one of: {', '.join(allowed)}{hint}"
+                f"{key}: is '{hparams[key]}'; expected one of: "
+                f"{', '.join(map(str, allowed))}{hint}"
             )
 
 
@@ -270,6 +272,32 @@ def check_ranges(hparams: dict, least: dict) -> None:
     for key, bound in least.items():
         if not hparams[key] >= bound:
             raise UserError(f"{key}: is {hparams[key]}; expected {bound} or more")
+
+
+def check_rule(hparams: dict) -> None:
+    """Stop at a rule or an option of it that there is not.
+
+    Arguments
+    ---------
+    hparams : dict
+        As :func:`load_hparams` returns it; ``rule`` and ``rule_options`` are looked at.
+
+    Raises
+    ------
+    UserError
+        Names the key, its value, and what was expected.
+
+    Example
+    -------
+    >>> check_rule({"rule": "remedy", "rule_options": {"strict": True}})
+    """
+    try:
+        find_rule(hparams["rule"], hparams["rule_options"])
+    except ValueError as error:
+        near = difflib.get_close_matches(str(hparams["rule"]), RULES, 1)
+        unknown = hparams["rule"] not in RULES and near
+        hint = f"; did you mean '{near[0]}'?" if unknown else ""
+        raise UserError(f"{error}{hint}") from error
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -147,9 +147,7 @@ def write(path, signal, sample_rate):
         raise ValueError("the signal holds values that are not finite")
     peak = float(np.abs(signal).max(initial=0.0))
     if peak > 1.0:
-        raise ValueError(
-            f"the signal would clip: its peak is {peak:.4g}, full scale is 1"
-        )
+        raise ValueError(f"the signal would clip: its peak is {peak:.4g}, full scale is 1")
     # soundfile writes x * 32767 and reads n / 32768; rounding here keeps the level.
     codes = np.rint(signal.astype(np.float64) * 32768).clip(-32768, 32767)
     with written_whole(path) as temporary:
@@ -236,9 +234,7 @@ def opened(path):
     try:
         with soundfile.SoundFile(path) as file:
             if file.frames <= 0:
-                raise UserError(
-                    f"{path}: is empty (0 samples); remove it or get it again"
-                )
+                raise UserError(f"{path}: is empty (0 samples); remove it or get it again")
             yield file
     except (soundfile.LibsndfileError, TypeError) as error:
         raise UserError(

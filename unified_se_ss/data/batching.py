@@ -131,10 +131,7 @@ class BucketBatchSampler(torch.utils.data.Sampler):
         batches, first, longest = [], 0, 0.0
         for position, duration in enumerate(self.durations[pool]):
             longest = max(longest, duration)
-            if (
-                longest * (position + 1 - first) > self.batch_seconds
-                and position > first
-            ):
+            if longest * (position + 1 - first) > self.batch_seconds and position > first:
                 batches.append(pool[first:position])
                 first, longest = position, duration
         return [*batches, pool[first:]]
@@ -164,9 +161,7 @@ class BucketBatchSampler(torch.utils.data.Sampler):
         rank waits long for another.
         """
         world = self.world_size
-        steps = [
-            batches[first : first + world] for first in range(0, len(batches), world)
-        ]
+        steps = [batches[first : first + world] for first in range(0, len(batches), world)]
         shuffled = []
         for step in rng.permutation(len(steps)):
             shuffled += [steps[step][rank] for rank in rng.permutation(world)]
@@ -192,10 +187,6 @@ def _check_budget(batch_size, batch_seconds):
             " one of the two must be set (the other null)"
         )
     if batch_size is not None and (batch_size != int(batch_size) or batch_size < 1):
-        raise UserError(
-            f"batch_size: is {batch_size}, a whole number from 1 was expected"
-        )
+        raise UserError(f"batch_size: is {batch_size}, a whole number from 1 was expected")
     if batch_seconds is not None and not 0 < batch_seconds < float("inf"):
-        raise UserError(
-            f"batch_seconds: is {batch_seconds}, seconds above 0 were expected"
-        )
+        raise UserError(f"batch_seconds: is {batch_seconds}, seconds above 0 were expected")

@@ -188,9 +188,12 @@ def prepare_demo_corpus(
         for index in range(count)
     ]
     with _replaced_whole(folder, fingerprint) as building:
-        with _pool(workers) as run, tempfile.TemporaryDirectory(
-            prefix="utterances-", dir=building
-        ) as stored_folder:
+        with (
+            _pool(workers) as run,
+            tempfile.TemporaryDirectory(
+                prefix="utterances-", dir=building
+            ) as stored_folder,
+        ):
             stored = _store_utterances(
                 run,
                 _needed(scenes, casts, recorded),
@@ -198,9 +201,7 @@ def prepare_demo_corpus(
                 seed,
                 sample_rate,
             )
-            wav_folder = (
-                building / data_folder.name / f"wav{sample_rate // 1000}k" / "min"
-            )
+            wav_folder = building / data_folder.name / f"wav{sample_rate // 1000}k" / "min"
             build = functools.partial(
                 _build_items,
                 folder=wav_folder,
@@ -496,9 +497,7 @@ def _write_wav(path: Path, signal: np.ndarray, sample_rate: int) -> None:
         file.writeframes((signal * 32768).astype("<i2").tobytes())
 
 
-def _write_transcripts(
-    path: Path, rows: list[dict[str, str]], n_speakers: int
-) -> None:
+def _write_transcripts(path: Path, rows: list[dict[str, str]], n_speakers: int) -> None:
     """One row for each item: who says what."""
     columns = ["ID", "subset", "noise"]
     for number in range(1, n_speakers + 1):

@@ -131,9 +131,7 @@ class SpokenVoice:
     def _say(self, text: str, sample_rate: int) -> np.ndarray:
         """One sentence at the wanted rate, without the silence around it."""
         speech, spoken_rate = speak(text, self.voice)
-        return trim_silence(
-            audio.resample(speech, spoken_rate, sample_rate), sample_rate
-        )
+        return trim_silence(audio.resample(speech, spoken_rate, sample_rate), sample_rate)
 
 
 @dataclass(frozen=True)

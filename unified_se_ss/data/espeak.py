@@ -200,9 +200,7 @@ def _paths() -> tuple[Path, Path]:
         )
     import espeakng_loader
 
-    return Path(espeakng_loader.get_library_path()), Path(
-        espeakng_loader.get_data_path()
-    )
+    return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
 
 
 def _variants_folder() -> Path:

@@ -142,9 +142,7 @@ def _libri_folder(data_folder, n_speakers):
         if any((folder / f"wav{rate // 1000}k").is_dir() for rate in RATES):
             return folder
     there = _listed(data_folder)
-    other = [
-        name for name in there if name.startswith("Libri") and name.endswith("Mix")
-    ]
+    other = [name for name in there if name.startswith("Libri") and name.endswith("Mix")]
     advice = f"set n_speakers to match {other[0]}" if other else MADE_BY
     raise UserError(
         f"data_folder: {data_folder} has neither wav8k, wav16k nor {names[0]} in it,"
@@ -309,9 +307,7 @@ def _check_recording(path, sample_rate):
         silent = True
         for block in file.blocks(sample_rate, dtype="float32"):
             if floating and not np.isfinite(block).all():
-                raise UserError(
-                    f"{path}: holds values that are not finite (NaN, infinity)"
-                )
+                raise UserError(f"{path}: holds values that are not finite (NaN, infinity)")
             silent = silent and audio.is_silent(block)
             if not silent and not floating:
                 break
@@ -322,6 +318,4 @@ def _warn_of_silent_noise(paths):
     """Says how many noise recordings are silent, which does no harm."""
     paths = [path for path in paths if path]
     if paths:
-        logger.warning(
-            "%d silent noise recording(s), the first: %s", len(paths), paths[0]
-        )
+        logger.warning("%d silent noise recording(s), the first: %s", len(paths), paths[0])

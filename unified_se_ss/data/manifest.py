@@ -184,9 +184,7 @@ def read_manifest(path, data_root=None, stems=None, one_rate=True):
         line_of[item.id] = number
         items.append(item)
     if not items:
-        raise UserError(
-            f"{path}: holds a header but no item; delete it to make it again"
-        )
+        raise UserError(f"{path}: holds a header but no item; delete it to make it again")
     rates = sorted({item.sample_rate for item in items})
     if one_rate and len(rates) > 1:
         raise UserError(
@@ -319,9 +317,7 @@ def _stem_columns(path, header, stems):
     """Checks the header and gives the columns that hold paths."""
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
-        raise UserError(
-            f"{path}, line 1: the column {repeated[0]!r} stands there twice"
-        )
+        raise UserError(f"{path}, line 1: the column {repeated[0]!r} stands there twice")
     missing = [name for name in (*REQUIRED, *(stems or ())) if name not in header]
     if missing:
         raise UserError(
@@ -370,8 +366,7 @@ def _positive(place, name, text, kind):
     if not (math.isfinite(number) and number > 0):
         expected = "seconds" if kind is float else "Hz, a whole number"
         raise UserError(
-            f"{place}: the {name} is {text!r}; a number above 0 was expected"
-            f" ({expected})"
+            f"{place}: the {name} is {text!r}; a number above 0 was expected ({expected})"
         )
     return number
 

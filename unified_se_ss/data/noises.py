@@ -15,9 +15,7 @@ from scipy.fft import next_fast_len
 BABBLE_VOICES = 5
 
 
-def coloured(
-    rng: np.random.Generator, n_samples: int, sample_rate: int
-) -> np.ndarray:
+def coloured(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.ndarray:
     """Stationary noise whose power falls with frequency as f^-slope.
 
     The slope is drawn from 0 (white) to 2 (brown); below 50 Hz the power falls away, as
@@ -91,9 +89,7 @@ def hum(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.ndarra
     return tone / _rms(tone) + floor
 
 
-def modulated(
-    rng: np.random.Generator, n_samples: int, sample_rate: int
-) -> np.ndarray:
+def modulated(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.ndarray:
     """A band of noise whose level swells and fades, as wind and traffic do.
 
     The band is centred between 200 Hz and a quarter of the sample rate and 1 to 3

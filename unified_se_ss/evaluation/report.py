@@ -48,9 +48,7 @@ HEADER_KEYS = (
 RANKED_BY = "si_snr_i"
 
 
-def write_report(
-    folder, title, summary, rows, log_rows, examples, configuration, notes
-):
+def write_report(folder, title, summary, rows, log_rows, examples, configuration, notes):
     """Write report.html: what was run, what came out, and how it sounds.
 
     Arguments

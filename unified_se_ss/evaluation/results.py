@@ -331,8 +331,7 @@ def _bootstrap_interval(values):
     """Percentile bootstrap interval of the mean."""
     rng = np.random.default_rng([BOOTSTRAP_SEED, len(values)])
     means = [
-        values[rng.integers(len(values), size=len(values))].mean()
-        for _ in range(RESAMPLES)
+        values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)
     ]
     tail = 50 * (1 - COVERAGE)
     low, high = np.percentile(means, [tail, 100 - tail])

@@ -8,14 +8,20 @@ then made into one by a rule. Knows torch and nothing of speech.
 from unified_se_ss.gradients.layout import GRANULARITIES
 from unified_se_ss.gradients.losses import TaskLoss, TwoTaskLosses
 from unified_se_ss.gradients.monitor import ConflictMonitor
-from unified_se_ss.gradients.rules import RULES, find_rule
-from unified_se_ss.gradients.two_task import CombinedGradients, TwoTaskGradients
+from unified_se_ss.gradients.rules import RULES, Rule, find_rule
+from unified_se_ss.gradients.two_task import (
+    AUX_SCALES,
+    CombinedGradients,
+    TwoTaskGradients,
+)
 
 __all__ = [
+    "AUX_SCALES",
     "GRANULARITIES",
     "RULES",
     "CombinedGradients",
     "ConflictMonitor",
+    "Rule",
     "TaskLoss",
     "TwoTaskGradients",
     "TwoTaskLosses",

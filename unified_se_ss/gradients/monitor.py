@@ -14,7 +14,8 @@ class ConflictMonitor:
     -------
     >>> monitor = ConflictMonitor()
     >>> one, yes = torch.ones(2).double(), torch.tensor(True)
-    >>> monitor.update(CombinedGradients(one, one, torch.tensor([-0.5, 0.1]), yes, yes))
+    >>> product = torch.tensor([-0.5, 0.1]).double()
+    >>> monitor.update(CombinedGradients(one, one, product, one, one, one[0], yes, yes))
     >>> monitor.read()["conflict_rate"], monitor.read()["steps"]
     (0.5, 1)
     """

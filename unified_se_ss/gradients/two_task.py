@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import torch
 import torch.distributed
 
+from unified_se_ss.gradients.balance import MovingRatio
 from unified_se_ss.gradients.layout import BLOCK, Layout
 from unified_se_ss.gradients.losses import TwoTaskLosses
 from unified_se_ss.gradients.rules import find_rule
 
+logger = logging.getLogger(__name__)
+
+#: What `aux_scale` may be.
+AUX_SCALES = (None, "ema")
+
 
 class CombinedGradients(NamedTuple):
     """What was found and done at one step; tensors on the device, nothing fetched.
+
+    Norms are as the rule saw them: without the loss scale of fp16, and with g_a
+    multiplied by `auxiliary_scale`.
 
     Arguments
     ---------
@@ -23,6 +33,12 @@ class CombinedGradients(NamedTuple):
         ||g_m||^2 of each group, float64, [G].
     product : torch.Tensor
         <g_a, g_m> of each group, float64, [G].
+    auxiliary_weight : torch.Tensor
+        w_a of each group as it was used, float64, [G].
+    main_weight : torch.Tensor
+        w_m of each group as it was used, float64, [G].
+    auxiliary_scale : torch.Tensor
+        What g_a was multiplied by before the rule, float64 scalar.
     auxiliary_finite : torch.Tensor
         Whether the auxiliary gradient was finite and was used, boolean scalar.
     main_finite : torch.Tensor
@@ -33,6 +49,9 @@ class CombinedGradients(NamedTuple):
     auxiliary_squared: torch.Tensor
     main_squared: torch.Tensor
     product: torch.Tensor
+    auxiliary_weight: torch.Tensor
+    main_weight: torch.Tensor
+    auxiliary_scale: torch.Tensor
     auxiliary_finite: torch.Tensor
     main_finite: torch.Tensor
 
@@ -40,8 +59,9 @@ class CombinedGradients(NamedTuple):
 class TwoTaskGradients:
     """Gradients of a main and an auxiliary task, combined by a rule where shared.
 
-    The shared parameters get w_a * g_a + w_m * g_m with the rule's weights, all others
-    the main gradient alone. Both gradients are those of means over the items of all
+    The shared parameters get w_a * g_a + w_m * g_m with the rule's weights, those of the
+    auxiliary task alone (such as the head of its loss) get the auxiliary gradient, and
+    all others the main gradient. Both gradients are those of means over the items of all
     accumulated micro-batches and of all ranks; the rule sees these, once per step.
 
     One flat buffer holds everything, so a step has one collective and few kernels, and
@@ -57,6 +77,18 @@ class TwoTaskGradients:
         ``["encoder", "enhancer"]``.
     rule : str
         Name of the rule, see :mod:`unified_se_ss.gradients.rules`.
+    rule_options : dict, optional
+        Options of the rule that shall differ from its defaults.
+    auxiliary : sequence of str
+        Names of the modules (or parameters) that the auxiliary task alone uses.
+    aux_scale : str, optional
+        ``"ema"``: multiply g_a by a moving factor that keeps ||g_a|| at `aux_ratio`
+        times ||g_m||, see :class:`~unified_se_ss.gradients.balance.MovingRatio`. By
+        default the losses' own scales count.
+    aux_ratio : float
+        See there.
+    aux_decay : float
+        See there.
     granularity : str
         ``"parameter"`` (what the published codes do), ``"module"`` or ``"global"``
         (what the papers' figures draw).
@@ -66,8 +98,9 @@ class TwoTaskGradients:
     Raises
     ------
     ValueError
-        Unknown rule or granularity, a shared name that no parameter has, or
-        parameters of several dtypes or devices.
+        Unknown rule, option or granularity, a name that no parameter has, parameters
+        of several dtypes or devices, or (at the first step) an auxiliary parameter
+        that the main task reaches.
 
     Example
     -------
@@ -88,57 +121,108 @@ class TwoTaskGradients:
         shared,
         rule: str = "project",
         granularity: str = "parameter",
+        rule_options: dict | None = None,
+        auxiliary=(),
+        aux_scale: str | None = None,
+        aux_ratio: float = 1.0,
+        aux_decay: float = 0.99,
         process_group=None,
     ):
-        self.rule = find_rule(rule)
+        if aux_scale not in AUX_SCALES:
+            raise ValueError(f"aux_scale is '{aux_scale}'; expected null or ema")
+        self.rule = find_rule(rule, rule_options)
         self.process_group = process_group
-        trainable = {n: p for n, p in named_parameters if p.requires_grad}
-        names = self._select(trainable, shared)
-        # In the order of the parameters, which is the same on every rank; a set has none.
-        self.shared = Layout(
-            {n: p for n, p in trainable.items() if n in names}, granularity
-        )
-        self.others = Layout(
-            {n: p for n, p in trainable.items() if n not in names}, "global"
-        )
+        self.moving_ratio = MovingRatio(aux_ratio, aux_decay) if aux_scale else None
+        self._place(dict(named_parameters), shared, auxiliary, granularity)
         self.pending = 0
+        self._checked = False
         self._allocate()
 
+    def _place(self, parameters, shared, auxiliary, granularity) -> None:
+        """Say of each trainable parameter whose it is."""
+        trainable = {n: p for n, p in parameters.items() if p.requires_grad}
+        names_shared = self._select(trainable, shared, "shared")
+        names_auxiliary = self._select(trainable, auxiliary, "auxiliary")
+        both = sorted(names_shared & names_auxiliary)
+        if both:
+            raise ValueError(f"{both[0]} is both shared and auxiliary; name it once")
+        # In the order of the parameters, which is the same on every rank; a set has none.
+        of_shared, of_auxiliary, of_main = {}, {}, {}
+        for name, parameter in trainable.items():
+            if name in names_shared:
+                of_shared[name] = parameter
+            elif name in names_auxiliary:
+                of_auxiliary[name] = parameter
+            else:
+                of_main[name] = parameter
+        self.shared = Layout(of_shared, granularity)
+        self.auxiliary = Layout(of_auxiliary, "global")
+        self.others = Layout(of_main, "global")
+
     @staticmethod
-    def _select(parameters, names) -> set[str]:
+    def _select(parameters, names, what) -> set[str]:
         """Names of the parameters in the named modules; a name without any is an error."""
         selected = set()
         for name in names:
             found = {n for n in parameters if n == name or n.startswith(name + ".")}
             if not found:
                 raise ValueError(
-                    f"shared: no trainable parameter belongs to '{name}'; "
+                    f"{what}: no trainable parameter belongs to '{name}'; "
                     f"the modules are: {', '.join(_modules_of(parameters))}"
                 )
             selected |= found
         return selected
 
     def _allocate(self) -> None:
-        """One buffer: main of the shared, main of the others, auxiliary, two counts."""
-        parameters = [*self.shared.parameters.values(), *self.others.parameters.values()]
+        """One buffer: main of shared and others, auxiliary of shared and own, two counts."""
+        layouts = (self.shared, self.others, self.auxiliary)
+        parameters = [p for layout in layouts for p in layout.parameters.values()]
         if not parameters:
             raise ValueError("there is no parameter to train")
         kinds = {(p.dtype, p.device) for p in parameters}
         if len(kinds) > 1:
             raise ValueError(f"parameters must have one dtype and device, not {kinds}")
         ((dtype, device),) = kinds
-        sizes = [self.shared.size, self.others.size, self.shared.size, 2]
+        sizes = [
+            self.shared.size,
+            self.others.size,
+            self.shared.size,
+            self.auxiliary.size,
+            2,
+        ]
         self._buffer = torch.zeros(sum(sizes), dtype=dtype, device=device)
-        main, rest, auxiliary, self._items = self._buffer.split(sizes)
-        self._main, self._rest, self._auxiliary = main, rest, auxiliary
-        self._main_views = self.shared.views(main) + self.others.views(rest)
-        self._auxiliary_views = self.shared.views(auxiliary)
+        main, others, auxiliary, own, self._items = self._buffer.split(sizes)
+        self._main, self._others, self._auxiliary, self._own = main, others, auxiliary, own
         self._parameters = parameters
+        self._gradient_views = [
+            *self.shared.views(main),
+            *self.others.views(others),
+            *self.auxiliary.views(own),
+        ]
+        self._of_auxiliary_task = [
+            *self.shared.parameters.values(),
+            *self.auxiliary.parameters.values(),
+        ]
+        self._auxiliary_views = self.shared.views(auxiliary) + self.auxiliary.views(own)
         blocks = torch.tensor(self.shared.blocks_of_group, dtype=torch.long, device=device)
         self._blocks_of_group = blocks
         self._group_of_block = torch.repeat_interleave(
             torch.arange(len(blocks), device=device), blocks
         )
+        self._memory = torch.zeros(len(blocks), dtype=torch.float64, device=device)
+        self._one = torch.ones((), dtype=torch.float32, device=device)
+        self._loss_scale = self._one
+
+    def state_dict(self) -> dict:
+        """What is carried from step to step: the rule's memory and the moving averages."""
+        ratio = self.moving_ratio
+        return {"memory": self._memory, "averages": ratio.averages if ratio else None}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        self._memory = state["memory"].to(self._memory)
+        if self.moving_ratio and state["averages"] is not None:
+            self.moving_ratio.averages = state["averages"].to(self._memory)
 
     @property
     def groups(self) -> list[str]:
@@ -158,31 +242,54 @@ class TwoTaskGradients:
         scale : callable
             Scales a loss before its backward pass, for fp16: ``GradScaler.scale``.
         """
+        if not self._checked:
+            self._check_reach(losses)
         if self.pending == 0:
-            self._start()
+            self._start(scale)
         self.pending += 1
         auxiliary = losses.auxiliary
         if auxiliary is not None and auxiliary.total.requires_grad:
-            if self.shared.parameters:
+            if self._of_auxiliary_task:
                 self._backward_auxiliary(scale(auxiliary.total))
             self._items[1] += auxiliary.items
         if losses.main.total.requires_grad:
             scale(losses.main.total).backward()
         self._items[0] += losses.main.items
 
-    def _start(self) -> None:
+    def _check_reach(self, losses: TwoTaskLosses) -> None:
+        """Look once which parameters each loss can reach, where only one may."""
+        if losses.auxiliary is None:
+            return
+        self._checked = True
+        by_main, by_auxiliary = (_reached(loss.total) for loss in losses)
+        for name, parameter in self.auxiliary.parameters.items():
+            if id(parameter) in by_main:
+                raise ValueError(
+                    f"auxiliary: the main task uses {name} too; name its module as shared"
+                )
+        lost = [
+            name
+            for name, parameter in self.others.parameters.items()
+            if id(parameter) in by_auxiliary - by_main
+        ]
+        if lost:
+            logger.warning(
+                "Only the auxiliary task reaches %s, which are not trained by it; name "
+                "their modules in auxiliary_modules, or freeze them",
+                ", ".join(lost),
+            )
+
+    def _start(self, scale) -> None:
         """Begin a new step: zero the buffer and let every gradient live in it."""
         self._buffer.zero_()
-        for parameter, view in zip(self._parameters, self._main_views):
+        self._loss_scale = scale(self._one)
+        for parameter, view in zip(self._parameters, self._gradient_views):
             parameter.grad = view
 
     def _backward_auxiliary(self, loss: torch.Tensor) -> None:
-        """Add the auxiliary gradient of the shared parameters; keep the graph for the main."""
+        """Add the auxiliary task's gradients; keep the graph for the main task."""
         gradients = torch.autograd.grad(
-            loss,
-            list(self.shared.parameters.values()),
-            retain_graph=True,
-            allow_unused=True,
+            loss, self._of_auxiliary_task, retain_graph=True, allow_unused=True
         )
         pairs = [(v, g) for v, g in zip(self._auxiliary_views, gradients) if g is not None]
         if pairs:
@@ -197,7 +304,7 @@ class TwoTaskGradients:
         all ranks do the same to the last bit. A group whose main gradient is zero keeps
         its auxiliary gradient. If the auxiliary gradient is not finite anywhere, the
         main gradient stands alone; if the main gradient is not finite, nothing that is
-        left in ``parameter.grad`` may be used.
+        left in ``parameter.grad`` may be used. Neither changes what a rule remembers.
 
         Returns
         -------
@@ -209,18 +316,28 @@ class TwoTaskGradients:
             torch.distributed.all_reduce(self._buffer, group=self.process_group)
         items = self._items.clamp(min=1)
         self._main.div_(items[0])
-        self._rest.div_(items[0])
+        self._others.div_(items[0])
         self._auxiliary.div_(items[1])
+        self._own.div_(items[1])
 
-        a = self._inner_product(self._auxiliary, self._auxiliary)
-        b = self._inner_product(self._main, self._main)
-        c = self._inner_product(self._auxiliary, self._main)
-        auxiliary_finite = a.isfinite().all()
-        main_finite = (
-            b.isfinite().all() & _block_sums(self._rest, self._rest).isfinite().all()
-        )
-        self._apply(*self.rule(a, b, c), auxiliary_finite)
-        return CombinedGradients(a, b, c, auxiliary_finite, main_finite)
+        unscale = self._loss_scale.double().square().reciprocal()
+        a = self._inner_product(self._auxiliary, self._auxiliary) * unscale
+        b = self._inner_product(self._main, self._main) * unscale
+        c = self._inner_product(self._auxiliary, self._main) * unscale
+        auxiliary_finite = a.isfinite().all() & _is_finite(self._own)
+        main_finite = b.isfinite().all() & _is_finite(self._others)
+        finite = auxiliary_finite & main_finite
+
+        factor = torch.ones_like(unscale)
+        if self.moving_ratio is not None:
+            factor = self.moving_ratio.update(a, b, finite)
+            a, c = a * factor.square(), c * factor
+        w_a, w_m, memory = self.rule.step(a, b, c, self._memory)
+        self._memory = torch.where(finite, memory, self._memory)
+        w_a = torch.where(auxiliary_finite, w_a, 0.0)
+        w_m = torch.where(auxiliary_finite, w_m, 1.0)
+        self._apply(w_a, w_m, factor, auxiliary_finite)
+        return CombinedGradients(a, b, c, w_a, w_m, factor, auxiliary_finite, main_finite)
 
     def _inner_product(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """<x, y> of each group, [G], in float64."""
@@ -228,14 +345,15 @@ class TwoTaskGradients:
             return x.new_zeros(0, dtype=torch.float64)
         return torch.segment_reduce(_block_sums(x, y), "sum", lengths=self._blocks_of_group)
 
-    def _apply(self, w_a, w_m, auxiliary_finite) -> None:
+    def _apply(self, w_a, w_m, factor, auxiliary_finite) -> None:
         """Put w_a * g_a + w_m * g_m where the main gradient was."""
         # Filled, not multiplied by zero: 0 * inf is NaN.
         self._auxiliary.masked_fill_(~auxiliary_finite, 0.0)
-        w_m = torch.where(auxiliary_finite, w_m, 1.0)
-        w_a = torch.where(auxiliary_finite, w_a, 0.0)
         main, auxiliary = _in_blocks(self._main), _in_blocks(self._auxiliary)
-        main.mul_(self._per_block(w_m)).addcmul_(auxiliary, self._per_block(w_a))
+        main.mul_(self._per_block(w_m))
+        main.addcmul_(auxiliary, self._per_block(w_a * factor))
+        if len(self._own):
+            self._own.masked_fill_(~auxiliary_finite, 0.0).mul_(factor)
 
     def _per_block(self, weights: torch.Tensor) -> torch.Tensor:
         """The weight of each block's group, as a column."""
@@ -250,6 +368,25 @@ def _in_blocks(x: torch.Tensor) -> torch.Tensor:
 def _block_sums(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Sum of x * y over each block, as float64 (products are summed pairwise)."""
     return _in_blocks(x * y).sum(1).double()
+
+
+def _is_finite(x: torch.Tensor) -> torch.Tensor:
+    """Whether a flat buffer is finite throughout, boolean scalar."""
+    return _block_sums(x, x).isfinite().all()
+
+
+def _reached(loss: torch.Tensor) -> set[int]:
+    """Identities of the leaves that the graph of a loss ends in."""
+    nodes, seen, leaves = [loss.grad_fn], set(), set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.add(id(node.variable))
+        nodes += [following for following, _ in node.next_functions]
+    return leaves
 
 
 def _modules_of(parameters) -> list[str]:

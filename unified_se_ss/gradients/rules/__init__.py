@@ -8,15 +8,16 @@ for g_a the gradient of the auxiliary and g_m that of the main task. It gives tw
 weights, and the shared gradient is w_a * g_a + w_m * g_m. A rule is a pure function of
 batched tensors, one entry per group; it never waits for the device.
 
-A rule of your own is one more file in this folder.
+A rule of your own is one more file in this folder. Keyword-only arguments of the
+function are the options of the rule (``rule_options`` in YAML).
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
 
-from unified_se_ss.gradients.rules.registry import RULES, find_rule, rule
+from unified_se_ss.gradients.rules.registry import RULES, Rule, find_rule, rule
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["RULES", "find_rule", "rule"]
+__all__ = ["RULES", "Rule", "find_rule", "rule"]

@@ -12,8 +12,7 @@ def project(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
     """Where the tasks conflict, take out of g_a what opposes g_m; then g_m + g_a.
 
     If c < 0, g_a becomes g_a - (c / b) g_m, its projection on the normal plane of g_m.
-    A main gradient of zero opposes nothing and leaves g_a as it is. This is not PCGrad,
-    which projects both gradients.
+    This is not PCGrad, which projects both gradients.
 
     Source: arXiv 2302.11131; the published code does so tensor by tensor.
 
@@ -24,7 +23,4 @@ def project(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
     >>> w_a * g_a + w_m * g_m
     tensor([1., 1.])
     """
-    conflict = (c < 0) & (b > 0)
-    # The inner where keeps 0 / 0 out of the branch that is not taken.
-    removed = torch.where(conflict, c / torch.where(conflict, b, 1.0), 0.0)
-    return torch.ones_like(a), 1.0 - removed
+    return torch.ones_like(a), 1 - c.clamp(max=0) / b

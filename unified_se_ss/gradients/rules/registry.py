@@ -2,39 +2,171 @@
 
 from __future__ import annotations
 
-RULES = {}
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+RULES: dict[str, Rule] = {}
 
 
-def rule(function):
-    """Make a function known as a rule, under its own name (a last underscore apart)."""
-    RULES[function.__name__.rstrip("_")] = function
-    return function
+@dataclass(frozen=True)
+class Rule:
+    """A rule with its options: what makes one gradient of two.
+
+    Arguments
+    ---------
+    name : str
+        As in YAML.
+    function : callable
+        ``function(a, b, c, **options) -> (w_a, w_m)``, batched over groups, or, for a
+        rule with a memory, ``function(a, b, c, memory, **options) -> (w_a, w_m, memory)``.
+    has_memory : bool
+        Whether one number per group is carried from step to step; it starts at 0.
+    guarded : bool
+        Whether a group whose main or auxiliary gradient is zero gets the plain sum
+        without asking the function, which then need not divide by zero.
+    least : dict
+        The smallest value that makes sense, by option.
+    options : dict
+        Values of the function's keyword-only arguments that differ from the defaults.
+
+    Example
+    -------
+    >>> project = find_rule("project")
+    >>> project(*torch.tensor([[2.0], [1.0], [-1.0]]))
+    (tensor([1.]), tensor([2.]))
+    """
+
+    name: str
+    function: Callable
+    has_memory: bool = False
+    guarded: bool = True
+    least: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
+
+    def __call__(self, a, b, c):
+        """Weights (w_a, w_m) of each group at a first step."""
+        return self.step(a, b, c, torch.zeros_like(a))[:2]
+
+    def step(self, a, b, c, memory):
+        """Weights of each group, and what to remember of it.
+
+        Arguments
+        ---------
+        a, b, c : torch.Tensor
+            ||g_a||^2, ||g_m||^2 and <g_a, g_m> of each group, [G].
+        memory : torch.Tensor
+            What the last step returned, [G]; zeros at first.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            w_a, w_m and the new memory, each [G].
+        """
+        if not self.guarded:
+            return self._ask(a, b, c, memory)
+        vanishing = (a <= 0) | (b <= 0)
+        a, b = torch.where(vanishing, 1.0, a), torch.where(vanishing, 1.0, b)
+        c = torch.where(vanishing, 0.0, c)
+        w_a, w_m, new = self._ask(a, b, c, memory)
+        return (
+            torch.where(vanishing, 1.0, w_a),
+            torch.where(vanishing, 1.0, w_m),
+            torch.where(vanishing, memory, new),
+        )
+
+    def _ask(self, a, b, c, memory):
+        """What the function says."""
+        if self.has_memory:
+            return self.function(a, b, c, memory, **self.options)
+        return *self.function(a, b, c, **self.options), memory
+
+    def with_options(self, options: dict) -> Rule:
+        """The same rule with other options.
+
+        Raises
+        ------
+        ValueError
+            It has no such option, or the value is of another kind or too small.
+        """
+        defaults = self.defaults()
+        for key, value in options.items():
+            if key not in defaults:
+                known = ", ".join(defaults) or "none"
+                raise ValueError(
+                    f"rule_options: rule '{self.name}' has no option '{key}'; it has: {known}"
+                )
+            self._check_option(key, value, defaults[key])
+        return replace(self, options=dict(options))
+
+    def defaults(self) -> dict:
+        """The options there are, with their defaults."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def _check_option(self, key, value, default) -> None:
+        """Stop at an option of another kind than its default, or one that is too small."""
+        if isinstance(default, bool) or isinstance(value, bool):
+            right, expected = isinstance(value, type(default)), "True or False"
+        else:
+            least = self.least.get(key, -float("inf"))
+            right = isinstance(value, (int, float)) and value >= least
+            expected = f"a number of {least:g} or more" if key in self.least else "a number"
+        if not right:
+            raise ValueError(
+                f"rule_options: {key} of rule '{self.name}' is {value!r}; expected {expected}"
+            )
 
 
-def find_rule(name: str):
+def rule(function=None, *, has_memory: bool = False, guarded: bool = True, **least):
+    """Make a function known as a rule, under its own name (a last underscore apart).
+
+    Arguments
+    ---------
+    function : callable
+        See :class:`Rule`; its keyword-only arguments are the rule's options.
+    has_memory : bool
+        Whether it carries a number per group from step to step.
+    guarded : bool
+        Whether vanishing gradients are kept from it, see :class:`Rule`.
+    **least : float
+        The smallest value of an option.
+    """
+
+    def register(function):
+        name = function.__name__.rstrip("_")
+        RULES[name] = Rule(name, function, has_memory, guarded, least)
+        return function
+
+    return register if function is None else register(function)
+
+
+def find_rule(name: str, options: dict | None = None) -> Rule:
     """Look a rule up by its name.
 
     Arguments
     ---------
     name : str
-        A key of ``RULES``.
+        A key of ``RULES``, or ``torchjd.`` and the name of one of its aggregators.
+    options : dict, optional
+        Options of the rule that shall differ from its defaults.
 
     Returns
     -------
-    callable
-        ``rule(a, b, c) -> (w_a, w_m)``.
+    Rule
 
     Raises
     ------
     ValueError
-        There is no such rule; the message names those there are.
+        There is no such rule or option; the message names those there are.
 
     Example
     -------
-    >>> from unified_se_ss.gradients import find_rule
-    >>> find_rule("project").__name__
-    'project'
+    >>> find_rule("remedy", {"strict": True}).options
+    {'strict': True}
     """
     if name not in RULES:
-        raise ValueError(f"rule is '{name}'; expected one of: {', '.join(RULES)}")
-    return RULES[name]
+        raise ValueError(f"rule is '{name}'; expected one of: {', '.join(sorted(RULES))}")
+    return RULES[name].with_options(options or {})
