@@ -1,0 +1,50 @@
+"""The sortable table of all utterances."""
+
+from __future__ import annotations
+
+import html
+
+from unified_se_ss.evaluation.report.markup import plain, ranking
+from unified_se_ss.evaluation.results import HEADLINES, PER_SOURCE, result_columns
+
+#: Longest table of utterances; results.csv holds all of them.
+TABLE_ROWS = 5000
+
+
+def utterances(rows, shown):
+    """The sortable table of all utterances, worst first."""
+    if not rows:
+        return ""
+    sources = tuple(f"{name}_" for name in PER_SOURCE)
+    columns = [
+        c
+        for c in result_columns(rows)
+        if not (c.startswith(sources) and c.rpartition("_")[2].isdigit())
+    ]
+    rank = {name: i for i, name in enumerate(ranking(rows))}
+    ordered = sorted(rows, key=lambda row: rank.get(str(row["ID"]), len(rows)))
+    places = {name: number for number, name in enumerate(shown)}
+    lines = [_utterance(row, columns, places) for row in ordered[:TABLE_ROWS]]
+    known = {key: heading for key, heading, _ in HEADLINES}
+    known.update(se_si_snr="enhanced SI-SNR", se_si_snr_i="enhanced SI-SNRi")
+    head = "".join(f"<th>{html.escape(known.get(c, c))}</th>" for c in columns)
+    text = "Click a heading to sort. Each source on its own is in results.csv."
+    if len(rows) > TABLE_ROWS:
+        text = f"The worst {TABLE_ROWS} of {len(rows)}; all are in results.csv. " + text
+    return (
+        f'<h2>All utterances</h2>\n<p class="small">{text}</p>\n'
+        f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _utterance(row, columns, places):
+    """One line of the table of utterances."""
+    cells = []
+    for column in columns:
+        value = row.get(column)
+        text = html.escape(plain(value))
+        if column == "ID" and str(value) in places:
+            text = f'<a href="#example-{places[str(value)]}">{text}</a>'
+        cells.append(f"<td>{text}</td>")
+    return f"<tr>{''.join(cells)}</tr>"
