@@ -51,7 +51,7 @@ def make(dtype=torch.float64, optimizer=None, checkpointer=None, modules=None, *
     modules = {name: module.to(dtype) for name, module in modules.items()}
     hparams = {"shared_modules": ["trunk"], "rule": "project"}
     for key in list(options):
-        if key in ("rule", "granularity", "shared_modules", "log_interval"):
+        if key in ("rule", "granularity", "shared_modules", "log_interval", "aux_scale"):
             hparams[key] = options.pop(key)
     optimizer = optimizer or (lambda p: torch.optim.Adam(p, lr=0.01, fused=True))
     run_opts = {"device": "cpu", "noprogressbar": True, **options}
@@ -326,3 +326,46 @@ def test_copies_are_independent():
     before = copy.deepcopy(weights(brain))
     brain.fit([1], loader(batches(1)))
     assert any(not torch.equal(before[n], v) for n, v in weights(brain).items())
+
+
+def test_plain_mean_losses_will_do():
+    """As SpeechBrain's recipes return them; each batch then counts alike."""
+
+    class Plain(Pair):
+        def compute_objectives(self, predictions, batch, stage):
+            main, auxiliary = super().compute_objectives(predictions, batch, stage)
+            return main.total / 3, auxiliary.total / 3
+
+    one, other = make(grad_accumulation_factor=2), make(grad_accumulation_factor=2)
+    other.__class__ = Plain
+    one.fit([1], loader(batches(4)))
+    other.fit([1], loader(batches(4)))
+    assert_same(weights(one), weights(other), rtol=1e-12, atol=1e-14)
+    assert other.evaluate(loader(batches(2))) == pytest.approx(
+        one.evaluate(loader(batches(2)))
+    )
+
+
+@pytest.mark.parametrize("returned", [{"loss": 1}, (1, 2, 3)])
+def test_losses_of_another_shape_are_one_clear_error(returned):
+    brain = make()
+    brain.compute_objectives = lambda *_: returned
+    with pytest.raises(UserError, match="expected the main and the auxiliary loss"):
+        brain.fit([1], loader(batches(1)))
+
+
+def test_what_the_gradients_remember_is_in_the_checkpoint(tmp_path):
+    def run(epochs):
+        checkpointer = sb.utils.checkpoints.Checkpointer(tmp_path)
+        brain = make(checkpointer=checkpointer, aux_scale="ema")
+        checkpointer.add_recoverables(dict(brain.modules.items()))
+        brain.fit(epochs, loader(batches(2)))
+        return brain
+
+    before = run([1])
+    before.checkpointer.save_checkpoint()
+    after = run([])
+    assert before.gradients.moving_ratio.averages.all()
+    assert torch.equal(
+        after.gradients.moving_ratio.averages, before.gradients.moving_ratio.averages
+    )

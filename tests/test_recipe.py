@@ -197,6 +197,26 @@ def test_a_broken_yaml_is_told_by_line(monkeypatch, capsys, tmp_path):
     assert code == 2 and re.search(r"broken.yaml, line 3, column \d+: not valid YAML", err)
 
 
+@pytest.mark.parametrize("joined", [True, False])
+def test_values_may_hold_an_equals_sign(joined):
+    """SpeechBrain's own parser would make a space of it."""
+    given = {"output_folder": "results/a=b/c=d", "seed": "7"}
+    pairs = given.items()
+    split = [word for key, value in pairs for word in (f"--{key}", value)]
+    arguments = [f"--{key}={value}" for key, value in pairs] if joined else split
+    options = recipe.parse_options([DEMO, *arguments, "--precision=bf16"], "")
+    assert options.overrides == {"output_folder": "results/a=b/c=d", "seed": 7}
+    assert options.run_opts.precision == "bf16"
+
+
+def test_options_of_a_rule_are_checked(monkeypatch, capsys):
+    options = recipe.parse_options([DEMO, "--rule_options", "{strict: True}"], "")
+    assert options.overrides == {"rule_options": {"strict": True}}
+    arguments = [DEMO, "--rule", "remedy", "--rule_options", "{strikt: True}"]
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2 and "rule 'remedy' has no option 'strikt'; it has: k, strict" in err
+
+
 def remove_stem(tree):
     (tree / "wav8k/min/train-360/s2/train-360-1.wav").unlink()
     return "train-360-1.wav"

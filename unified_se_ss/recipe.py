@@ -56,6 +56,10 @@ CHANGEABLE = {
 }
 
 
+# Stands for = in values on their way through SpeechBrain's parser.
+EQUALS = "\ue000"
+
+
 @dataclass
 class Options:
     """What the command line asked for.
@@ -145,10 +149,24 @@ def parse_options(arguments: list[str], manual: str) -> Options:
     others = [a for a in arguments if a not in (files[0], "--describe")]
     if "RANK" in os.environ and not torch.cuda.is_available():
         others += ["--distributed_backend", "gloo"]  # SpeechBrain's default needs GPUs
-    _, run_opts, overrides = sb.parse_arguments([files[0], *others])
-    overrides = _parse_overrides(overrides)
+    _, run_opts, overrides = sb.parse_arguments([files[0], *_keep_equals(others)])
+    overrides = _parse_overrides(overrides.replace(EQUALS, "="))
     _check_overrides(hparams_file, overrides)
     return Options(hparams_file, run_opts, overrides, describe)
+
+
+def _keep_equals(arguments: list[str]) -> list[str]:
+    """Hide what = means nothing in, since SpeechBrain splits values at every one of them."""
+    kept = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not argument.startswith("--"):
+            kept.append(argument.replace("=", EQUALS))
+        elif equals:
+            kept.append(f"{key}={value.replace('=', EQUALS)}")
+        else:
+            kept.append(argument)
+    return kept
 
 
 def _print_help(manual: str, files: list[str]) -> None:
