@@ -1,0 +1,107 @@
+"""No number is fetched from the device within a step, whatever the rule.
+
+But for ``torchjd.*``, whose solvers run on the host.
+"""
+
+import pytest
+import torch
+from host_reads import HostReads
+from hyperpyyaml import load_hyperpyyaml
+from test_gradients import problem, published_projection
+
+from unified_se_ss.gradients import RULES, TaskLoss, TwoTaskGradients, TwoTaskLosses
+
+READING = {
+    "item": lambda x: x.sum().item(),
+    "float": lambda x: float(x.sum()),
+    "int": lambda x: int(x.sum()),
+    "index": lambda x: [0, 1, 2, 3, 4][x.sum().long()],
+    "if": lambda x: 1 if x.sum() > 0 else 0,
+    "tolist": lambda x: x.tolist(),
+    "numpy": lambda x: x.numpy(),
+    "nonzero": lambda x: x.nonzero(),
+    "mask": lambda x: x[x > 0],
+    "select": lambda x: x.masked_select(x > 0),
+    "equal": lambda x: torch.equal(x, x + 1),
+    "allclose": lambda x: torch.allclose(x, x + 1),
+    "unique": lambda x: x.unique(),
+    "within another operation": lambda x: torch.segment_reduce(
+        x, "sum", lengths=torch.tensor([1, 2])
+    ),
+    "solver": lambda x: torch.linalg.eigh(torch.eye(2)),
+}
+
+
+@pytest.mark.parametrize("way", READING)
+def test_every_way_to_the_host_is_counted(way):
+    with HostReads() as reads:
+        READING[way](torch.ones(3))
+    assert reads.count > 0
+
+
+def test_what_stays_on_the_device_is_not_counted():
+    x = torch.randn(100)
+    with HostReads() as reads:
+        y = torch.where(x > 0, x, 0.0).sum() / x.isfinite().all()
+        torch._foreach_mul_([x, x], y)
+        torch.nn.utils.clip_grad_norm_([torch.nn.Parameter(x)], 1.0)
+        x.masked_fill_(~x.isfinite(), 0.0)
+    assert reads.places == []
+
+
+def whole_step(network, batch, gradients, optimizer):
+    """What TwoTaskBrain does within a step."""
+    main, auxiliary = network.losses(*batch)
+    gradients.accumulate(TwoTaskLosses(TaskLoss.of(main), TaskLoss.of(auxiliary)))
+    combined = gradients.combine()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    optimizer.found_inf = (~combined.main_finite).to(torch.float32)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def reads_of_a_step(fused=torch.optim.SGD, **options):
+    """Where a step after the first reads; at the first there is more to set up."""
+    network, *batch = problem()
+    gradients = TwoTaskGradients(network.named_parameters(), ["trunk"], **options)
+    optimizer = fused(network.parameters(), lr=0.01, fused=True)
+    whole_step(network, batch, gradients, optimizer)
+    with HostReads() as reads:
+        whole_step(network, batch, gradients, optimizer)
+    return reads.places
+
+
+@pytest.mark.parametrize("granularity", ["parameter", "global"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_reads_nothing(rule, granularity):
+    assert reads_of_a_step(rule=rule, granularity=granularity) == []
+
+
+@pytest.mark.parametrize("fused", [torch.optim.Adam, torch.optim.AdamW])
+def test_nor_does_it_with_other_fused_optimizers_and_moving_scales(fused):
+    assert reads_of_a_step(fused, aux_scale="ema") == []
+
+
+@pytest.mark.parametrize("rule", ["remedy"])
+def test_nor_do_options_of_rules(rule):
+    assert reads_of_a_step(rule=rule, rule_options={"strict": True}) == []
+
+
+# Tensors of encoder and SE module, each of which the published loop decides on alone.
+FRONTS = {"libri2mix_noisy_dprnn": 60, "libri2mix_noisy": 76}
+
+
+@pytest.mark.parametrize("name", FRONTS)
+def test_what_the_published_loop_reads(name, tmp_path, capsys):
+    with open(f"hparams/{name}.yaml", encoding="utf-8") as file:
+        overrides = {"data_folder": "unused", "output_folder": str(tmp_path)}
+        network = load_hyperpyyaml(file, overrides)["network"]
+    front = {
+        n: p for n, p in network.named_parameters() if n.startswith(("encoder", "enhancer"))
+    }
+    g_main, g_auxiliary = ({n: torch.randn_like(p) for n, p in front.items()} for _ in "ma")
+    with HostReads() as reads:
+        published_projection(g_main, g_auxiliary)
+    with capsys.disabled():
+        print(f"\n{name}: the published loop reads {reads.count} numbers a step; here 0")
+    assert reads.count == len(front) == FRONTS[name]
