@@ -15,6 +15,7 @@ from librimix import make_tree
 import train
 from unified_se_ss import recipe
 from unified_se_ss.errors import UserError
+from unified_se_ss.plain_yaml import plain_yaml
 
 ROOT = Path(__file__).parent.parent
 HPARAMS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("hparams/*.yaml"))
@@ -41,7 +42,7 @@ def plain(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     overrides = {} if "corpus:" in text else {"data_folder": "unset"}
     resolved = resolve_references(io.StringIO(text), overrides).read()
-    return recipe._plain_yaml(resolved, name)
+    return plain_yaml(resolved, name)
 
 
 # ------------------------------------------------------------------ what is shipped

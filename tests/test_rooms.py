@@ -16,6 +16,10 @@ ROOMS = {
     "networks": ({"networks", "padding"}, OTHERS),
     "data": ({"data", "errors", "files"}, OTHERS - SOUND),
     "evaluation": ({"evaluation", "errors", "files"}, OTHERS),
+    "inference": (
+        {"inference", "networks", "errors", "files", "padding", "plain_yaml"},
+        OTHERS - {"soundfile", "soxr"},
+    ),
 }
 
 

@@ -37,6 +37,7 @@ from unified_se_ss.evaluation import (
 )
 from unified_se_ss.files import write_whole
 from unified_se_ss.gradients import RULES, find_rule
+from unified_se_ss.plain_yaml import plain_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +212,7 @@ def _parse_overrides(text: str) -> dict:
 
 def _check_overrides(hparams_file: Path, overrides: dict) -> None:
     """Stop at a key that the YAML file does not have, or a value of another kind."""
-    known = _plain_yaml(hparams_file.read_text(encoding="utf-8"), hparams_file)
+    known = plain_yaml(hparams_file.read_text(encoding="utf-8"), hparams_file)
     run_options = list(RunOptions().as_dict()) + ["describe", "help"]
     for key, value in overrides.items():
         if key not in known:
@@ -316,35 +317,6 @@ def check_rule(hparams: dict) -> None:
         unknown = hparams["rule"] not in RULES and near
         hint = f"; did you mean '{near[0]}'?" if unknown else ""
         raise UserError(f"{error}{hint}") from error
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Reads HyperPyYAML without running anything: a tag is kept as data."""
-
-
-def _tagged(loader, suffix, node):
-    """A tagged node as (tag, content)."""
-    if isinstance(node, yaml.MappingNode):
-        content = loader.construct_mapping(node, deep=True)
-    elif isinstance(node, yaml.SequenceNode):
-        content = loader.construct_sequence(node, deep=True)
-    else:
-        content = node.value
-    return f"!{suffix}", content
-
-
-_PlainLoader.add_multi_constructor("!", _tagged)
-
-
-def _plain_yaml(text: str, name) -> dict:
-    """The keys and values of a YAML file, nothing constructed."""
-    try:
-        return yaml.load(text, Loader=_PlainLoader) or {}
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
-        problem = getattr(error, "problem", None) or error
-        raise UserError(f"{name}{where}: not valid YAML: {problem}") from error
 
 
 def load_hparams(options: Options) -> dict:
@@ -481,8 +453,8 @@ def _check_folder(options: Options, folder: Path) -> None:
         return
     text = options.hparams_file.read_text(encoding="utf-8")
     resolved = resolve_references(io.StringIO(text), options.overrides).read()
-    now = _plain_yaml(resolved, options.hparams_file)
-    before = _plain_yaml(there.read_text(encoding="utf-8"), there)
+    now = plain_yaml(resolved, options.hparams_file)
+    before = plain_yaml(there.read_text(encoding="utf-8"), there)
     for key in {**before, **now}:
         if key not in CHANGEABLE and before.get(key) != now.get(key):
             raise UserError(

@@ -1,0 +1,255 @@
+"""Networks as plain data, and back: class names from a fixed list, and their arguments.
+
+A network is described by nested dictionaries, ``{"class": "Encoder", "arguments":
+{"n_basis": 64, …}}``; with ``"partial": true`` it is not the module but what makes it
+(what a YAML file calls ``!name:``). Nothing but the classes of :data:`NETWORKS` is ever
+made from such a description, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import typing
+from functools import partial
+
+import torch
+from torch import nn
+
+from unified_se_ss import networks
+from unified_se_ss.errors import UserError
+
+# The classes that a description may name. A new network is one more line.
+NETWORKS = {
+    "Decoder": networks.Decoder,
+    "DualPath": networks.DualPath,
+    "Encoder": networks.Encoder,
+    "Recurrent": networks.Recurrent,
+    "Transformer": networks.Transformer,
+    "UnifiedNetwork": networks.UnifiedNetwork,
+}
+
+# What a description may hold. A model far beyond these is no model, but an attempt to
+# exhaust memory or time before a single weight has been looked at.
+LARGEST_FILE = 1 << 20  # bytes
+DEEPEST = 12  # networks within networks
+LARGEST = 1 << 16  # any number
+MOST = {"blocks": 64, "layers": 64, "n_sources": 64}  # what is made so many times
+LONGEST = 64  # characters of a name
+KEYS = {"class", "arguments", "partial"}
+
+
+# ------------------------------------------------------------------ from a YAML file
+
+
+def describe_network(tagged, name) -> dict:
+    """Turn a network of a run's ``hyperparams.yaml`` into its description.
+
+    Arguments
+    ---------
+    tagged : object
+        The network as :func:`~unified_se_ss.plain_yaml.plain_yaml` gives it.
+    name : str or Path
+        The file's name, for messages.
+
+    Returns
+    -------
+    dict
+        Plain data, for :func:`build_network`.
+
+    Raises
+    ------
+    UserError
+        The file makes something that is not a network of this project.
+
+    Example
+    -------
+    >>> from unified_se_ss.plain_yaml import plain_yaml
+    >>> text = "e: !new:unified_se_ss.networks.Encoder\\n  n_basis: 64"
+    >>> describe_network(plain_yaml(text, "a.yaml")["e"], "a.yaml")
+    {'class': 'Encoder', 'arguments': {'n_basis': 64}}
+    """
+    if not isinstance(tagged, tuple):
+        return tagged
+    tag, content = tagged
+    kind, _, path = tag.partition(":")
+    package, _, name_of_class = path.rpartition(".")
+    if (
+        kind not in ("!new", "!name")
+        or not f"{package}.".startswith(f"{networks.__name__}.")
+        or name_of_class not in NETWORKS
+        or not isinstance(content, dict)
+    ):
+        raise UserError(
+            f"{name}: the network is made of {tag}, which cannot be shared; expected "
+            f"!new: or !name: and one of {networks.__name__}: {', '.join(NETWORKS)}"
+        )
+    arguments = {key: describe_network(value, name) for key, value in content.items()}
+    description = {"class": name_of_class, "arguments": arguments}
+    return description if kind == "!new" else {**description, "partial": True}
+
+
+# ------------------------------------------------------------------ from JSON
+
+
+def read_json(path) -> dict:
+    """Read a small JSON file of plain data.
+
+    Raises
+    ------
+    UserError
+        Missing, too large, not JSON, not an object, or with numbers that are not finite.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if len(text) > LARGEST_FILE:
+        raise UserError(f"{path}: is larger than {LARGEST_FILE} bytes; not a configuration")
+    try:
+        found = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected a JSON object, not {type(found).__name__}")
+    return found
+
+
+def _refuse_constant(constant: str):
+    """Python's JSON reads NaN and Infinity; JSON does not have them."""
+    raise ValueError(f"{constant} is not a number")
+
+
+# ------------------------------------------------------------------ a network from it
+
+
+def build_network(description, name="config.json"):
+    """Make the network that a description describes, its weights as they come.
+
+    Arguments
+    ---------
+    description : dict
+        As :func:`describe_network` gives it, or as a stranger wrote it.
+    name : str or Path
+        The file's name, for messages.
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Raises
+    ------
+    UserError
+        Names what is wrong and where in the description.
+
+    Example
+    -------
+    >>> build_network({"class": "Recurrent", "arguments": {"n_features": 4, "hidden": 3}})
+    Recurrent(
+      (rnn): LSTM(4, 3, batch_first=True, bidirectional=True)
+    )
+    """
+    network = _build(description, name, "network")
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{name}: network: expected a network, not {_short(network)}")
+    return network
+
+
+def _build(description, name, place: str, depth: int = 0):
+    """The network or the partial at one place of a description."""
+    if depth > DEEPEST:
+        raise UserError(f"{name}: {place}: more than {DEEPEST} networks in each other")
+    if not isinstance(description, dict) or not {"class", "arguments"} <= set(description):
+        raise UserError(
+            f"{name}: {place}: expected a class and its arguments, not {_short(description)}"
+        )
+    if set(description) - KEYS:
+        unknown = ", ".join(_short(key) for key in sorted(set(description) - KEYS))
+        raise UserError(f"{name}: {place}: unknown key {unknown}")
+    name_of_class, given = description["class"], description["arguments"]
+    if not isinstance(name_of_class, str) or name_of_class not in NETWORKS:
+        raise UserError(
+            f"{name}: {place}: there is no class {_short(name_of_class)}; "
+            f"expected one of: {', '.join(NETWORKS)}"
+        )
+    if not isinstance(given, dict):
+        raise UserError(f"{name}: {place}: arguments: expected an object")
+    is_partial = description.get("partial", False)
+    if not isinstance(is_partial, bool):
+        raise UserError(f"{name}: {place}: partial: expected true or false")
+    arguments = _arguments(NETWORKS[name_of_class], given, name, place, depth)
+    make = partial(NETWORKS[name_of_class], **arguments)
+    try:
+        return make if is_partial else make()
+    except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{name}: {place}: {name_of_class}: {error}") from error
+
+
+def _arguments(network: type, given: dict, name, place: str, depth: int) -> dict:
+    """The arguments of a class, each of the kind that the class says it takes."""
+    hints = typing.get_type_hints(network.__init__)
+    parameters = list(inspect.signature(network).parameters)
+    arguments = {}
+    for key, value in given.items():
+        where = f"{place}.{_short(key) if key not in parameters else key}"
+        if key not in parameters:
+            raise UserError(
+                f"{name}: {where}: {network.__name__} has no such argument; "
+                f"it has: {', '.join(parameters)}"
+            )
+        if isinstance(value, dict):
+            value = _build(value, name, where, depth + 1)
+        _check(key, value, hints.get(key), name, where)
+        arguments[key] = value
+    return arguments
+
+
+def _check(key: str, value, hint, name, where: str) -> None:
+    """Stop at a value of another kind than expected, or beyond all reason."""
+    kinds = typing.get_args(hint) or (hint,)
+    if hint is None:  # what makes a network; the classes do not annotate it
+        fits = isinstance(value, partial)
+        kinds = ("what makes a network (partial)",)
+    elif isinstance(value, (bool, nn.Module)) or value is None:
+        fits = any(isinstance(value, kind) for kind in kinds)
+    else:
+        fits = type(value) in kinds or (float in kinds and type(value) is int)
+    if not fits:
+        expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+        raise UserError(f"{name}: {where}: is {_short(value)}; expected {expected}")
+    largest = MOST.get(key, LARGEST)
+    if type(value) is int and not 1 <= value <= largest:
+        raise UserError(f"{name}: {where}: is {_short(value)}; expected 1 to {largest}")
+    if type(value) is float and not (math.isfinite(value) and 0 <= value <= LARGEST):
+        raise UserError(f"{name}: {where}: is {value}; expected 0 to {LARGEST}")
+    if isinstance(value, str) and len(value) > LONGEST:
+        raise UserError(f"{name}: {where}: expected a name, not {len(value)} characters")
+
+
+def _short(value) -> str:
+    """A stranger's value in few words."""
+    if isinstance(value, (nn.Module, partial)):
+        return "a network"
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with more digits than Python prints
+        return "a number beyond all reason"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def outline(description, name="config.json") -> nn.Module:
+    """The network without memory for its weights: names, shapes and types alone.
+
+    Whatever sizes a stranger wrote, looking at them costs nothing.
+
+    Example
+    -------
+    >>> network = outline({"class": "Encoder",
+    ...     "arguments": {"n_basis": 65536, "kernel_size": 65536, "stride": 1}})
+    >>> network.convolution.weight.device
+    device(type='meta')
+    """
+    with torch.device("meta"):
+        return build_network(description, name)

@@ -1,0 +1,70 @@
+"""Kinds of models: what each recipe's networks have in common.
+
+Axes: B batch, T samples, J sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the models of one recipe have in common.
+
+    Arguments
+    ---------
+    network : str
+        Class of the outermost network, a name in
+        :data:`~unified_se_ss.inference.configuration.NETWORKS`.
+    best : str
+        What the recipe chooses its checkpoint by; the larger the better.
+    facts : callable
+        From the network, the attributes of :class:`~unified_se_ss.inference.Model` that follow from it:
+        ``n_sources``, ``channels``, ``causal``, ``minimum_samples``, ``can_enhance``.
+    both : callable
+        ``(network, mixture, lengths)`` to sources [B, J, T] (None for a model that
+        only enhances) and enhanced mixture [B, T] (None for one that only separates).
+    enhance : callable
+        The same arguments to the enhanced mixture alone, without the work for sources.
+    """
+
+    network: str
+    best: str
+    facts: Callable
+    both: Callable
+    enhance: Callable
+
+
+def _unified_facts(network) -> dict:
+    return {
+        "n_sources": network.separator.n_sources,
+        "channels": 1,
+        "causal": False,  # global norms, both directions
+        "minimum_samples": network.encoder.convolution.kernel_size[0],
+        "can_enhance": network.enhancer is not None,
+    }
+
+
+def _unified_both(network, mixture, lengths):
+    output = network(mixture, lengths)
+    return output.sources, output.enhanced
+
+
+def _unified_enhance(network, mixture, lengths):
+    """The front of the network: what is left out is most of the work."""
+    frames = network.real_frames(mixture, lengths)
+    h = network.encoder(mixture)
+    h = h * network.enhancer(h, frames).squeeze(1)
+    if frames is not None:
+        h = network.without_padding(h, frames)
+    return network.decoder(h, mixture.shape[-1])
+
+
+# Models by the name that their config.json gives as "kind". A new recipe is one entry.
+KINDS = {
+    "unified": Kind(
+        "UnifiedNetwork", "si_snr_i", _unified_facts, _unified_both, _unified_enhance
+    ),
+}
