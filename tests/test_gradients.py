@@ -10,7 +10,6 @@ from hypothesis.extra.numpy import arrays
 
 from unified_se_ss.gradients import (
     RULES,
-    ConflictMonitor,
     TaskLoss,
     TwoTaskGradients,
     TwoTaskLosses,
@@ -329,24 +328,6 @@ def test_the_flat_layout_holds_every_element_once(sizes):
         view.fill_(number)
     assert (flat > 0).sum() == sum(sizes)
     assert sum(layout.blocks_of_group) * 1024 == layout.size
-
-
-def test_the_monitor_counts_what_happened():
-    monitor = ConflictMonitor()
-    expected = []
-    for seed in range(4):
-        network, *batch = problem(seed)
-        found = combine(network, *network.losses(*batch))
-        monitor.update(found)
-        expected += (found.product < 0).tolist()
-    network, *batch = problem()
-    main, auxiliary = network.losses(*batch)
-    monitor.update(combine(network, main, auxiliary * float("nan")))
-    read = monitor.read()
-    assert read["steps"] == 5 and read["auxiliary_nonfinite"] == 1
-    assert read["conflict_rate"] == pytest.approx(sum(expected) / len(expected))
-    monitor.reset()
-    assert monitor.read()["conflict_rate"] is None
 
 
 def test_the_network_is_what_it_was():

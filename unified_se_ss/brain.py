@@ -26,6 +26,10 @@ from unified_se_ss.gradients import (
 # What parallel and compiling wrappers put into the names of parameters.
 WRAPPERS = {"_orig_mod", "module"}
 
+# How many windows the monitor makes of an epoch and of a whole run, at most.
+WINDOWS_PER_EPOCH = 20
+WINDOWS = 1000
+
 
 @register_checkpoint_hooks
 class TaskMeans:
@@ -164,8 +168,9 @@ class TwoTaskBrain(sb.Brain):
     ``auxiliary_modules`` (names as in ``modules``, such as ``network.encoder``; the
     latter are those that the auxiliary task alone uses), ``rule``, ``rule_options``,
     ``granularity``, ``aux_scale``, ``aux_ratio``, ``aux_decay``, as
-    :class:`~unified_se_ss.gradients.TwoTaskGradients` takes them, and ``log_interval``
-    (default 50; 1 on the CPU, where looking costs nothing).
+    :class:`~unified_se_ss.gradients.TwoTaskGradients` takes them, ``log_interval``
+    (default 50; 1 on the CPU, where looking costs nothing), and ``number_of_epochs``:
+    what the monitor keeps of a long run is 20 windows an epoch and 1000 in all, at most.
 
     Example
     -------
@@ -201,8 +206,7 @@ class TwoTaskBrain(sb.Brain):
         if self.device_type == "cpu":
             self.log_interval = 1
         self.means = TaskMeans()
-        self.monitor = ConflictMonitor()
-        self.gradients = None
+        self.monitor = self.gradients = None
         self._mean_loss = torch.zeros(())
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("means", self.means)
@@ -228,13 +232,16 @@ class TwoTaskBrain(sb.Brain):
             )
         except ValueError as error:
             raise UserError(str(error)) from error
+        self.monitor = ConflictMonitor(
+            self.gradients.groups,
+            self.option("granularity", "parameter"),
+            capacity=self.log_interval,
+        )
         if self.checkpointer is not None:
-            self.checkpointer.add_recoverable(
-                "gradients",
-                self.gradients,
-                custom_load_hook=_load_state,
-                custom_save_hook=_save_state,
-            )
+            hooks = {"custom_load_hook": _load_state, "custom_save_hook": _save_state}
+            add = self.checkpointer.add_recoverable
+            add("gradients", self.gradients, **hooks)
+            add("monitor", self.monitor, **hooks, optional_load=True)  # it only watches
 
     def _compile(self):
         """Compile as a Brain does, into graphs that can be walked backwards twice."""
@@ -258,9 +265,9 @@ class TwoTaskBrain(sb.Brain):
         if hasattr(self.train_sampler, "set_epoch"):
             self.train_sampler.set_epoch(epoch)  # before its length is asked for
         self._batches = len(train_set)
-        self.monitor.reset()
         if self.step == 0:  # else the epoch is being resumed
             self.means.reset()
+            self.monitor.reset(self.optimizer_step, self._window())
         self.progress = Progress(
             train_set,
             self.progress_fields,
@@ -270,6 +277,13 @@ class TwoTaskBrain(sb.Brain):
             show=enable,
         )
         super()._fit_train(self.progress, epoch, enable=False)
+
+    def _window(self) -> int:
+        """Steps over which the monitor averages: an epoch is divided evenly."""
+        steps = -(-self._batches // self.grad_accumulation_factor)
+        epochs = max(1, self.option("number_of_epochs", 1))
+        most = max(1, min(WINDOWS_PER_EPOCH, WINDOWS // epochs))
+        return max(1, -(-steps // max(1, min(most, steps // self.log_interval))))
 
     def progress_fields(self) -> dict:
         """What the progress bar shows; looks at the device, and checks what it sees."""
@@ -396,13 +410,13 @@ def _as_task_loss(loss) -> TaskLoss | None:
     return TaskLoss(loss, torch.ones_like(loss.detach()))
 
 
-def _save_state(gradients, path):
-    torch.save(gradients.state_dict(), path)
+def _save_state(kept, path):
+    torch.save(kept.state_dict(), path)
 
 
-def _load_state(gradients, path, end_of_epoch):
+def _load_state(kept, path, end_of_epoch):
     del end_of_epoch
-    gradients.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    kept.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def plain_name(name: str) -> str:
