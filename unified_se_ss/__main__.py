@@ -1,4 +1,4 @@
-"""``python -m unified_se_ss``: what is wanted before a training run."""
+"""``python -m unified_se_ss``: what is wanted before a training run, and after it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 2 after an error that the user can mend.
+        0; 1 if some of the files could not be done; 2 after an error that the user can
+        mend.
 
     Example
     -------
@@ -30,18 +31,18 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     try:
-        options.command(options)
+        return options.command(options) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
         "unified_se_ss",
-        description="Check data and make the demo corpus; train with `python train.py`.",
+        description="Check data, make the demo corpus, use trained models; train with "
+        "`python train.py`.",
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -73,7 +74,58 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--demo_speech", help="your recordings, in folders by speaker")
     demo.add_argument("--demo_noise", help="your noise recordings")
     demo.set_defaults(command=make_demo_corpus)
+
+    add_separation(
+        commands.add_parser("separate", help="write each speaker of recordings to a file"),
+        "separate",
+    )
+    add_separation(
+        commands.add_parser("enhance", help="write recordings without their noise"),
+        "enhance",
+    )
     return top
+
+
+def add_separation(command: argparse.ArgumentParser, task: str) -> None:
+    """The options of ``separate`` and ``enhance``."""
+    command.add_argument("model", help="a run's folder, or one that was exported")
+    command.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="IN",
+        help="sound files, folders, patterns, or - for standard input",
+    )
+    command.add_argument("-o", "--output", required=True, help="folder for the results")
+    command.add_argument(
+        "--channel", type=int, help="the channel to take of files with several, from 0"
+    )
+    command.add_argument(
+        "--downmix", action="store_true", help="take the mean of the channels"
+    )
+    command.add_argument(
+        "--subtype",
+        default="float",
+        choices=("float", "pcm16"),
+        help="32 bit float, which never changes a level, or 16 bit, where all of a file's "
+        "outputs are turned down alike if one would clip; default %(default)s",
+    )
+    if task == "separate":
+        command.add_argument(
+            "--mixture_consistency",
+            action="store_true",
+            help="share out what the sources lack to the mixture, noise included",
+        )
+    command.add_argument(
+        "--chunk_seconds", type=float, default=20.0, help="default %(default)s"
+    )
+    command.add_argument(
+        "--overlap_seconds", type=float, default=4.0, help="default %(default)s"
+    )
+    command.add_argument("--device", help="cpu, cuda …; by default a GPU if there is one")
+    command.add_argument("--precision", help="fp32 (default), bf16 or fp16")
+    command.add_argument("--force", action="store_true", help="replace what exists")
+    command.add_argument("--json", action="store_true", help="write one JSON object")
+    command.set_defaults(command=separate_files, task=task, mixture_consistency=False)
 
 
 def check_data(options) -> None:
@@ -110,6 +162,28 @@ def make_demo_corpus(options) -> None:
         noise_folder=options.demo_noise,
     )
     print(f"train on it with: python train.py HPARAMS.yaml --data_folder {folder}")
+
+
+def separate_files(options) -> int:
+    """Separate or enhance files."""
+    from unified_se_ss.inference import batch
+
+    return batch.run(
+        options.task,
+        options.model,
+        options.inputs,
+        options.output,
+        device=options.device,
+        precision=options.precision,
+        channel=options.channel,
+        downmix=options.downmix,
+        subtype=options.subtype,
+        force=options.force,
+        as_json=options.json,
+        chunk_seconds=options.chunk_seconds,
+        overlap_seconds=options.overlap_seconds,
+        mixture_consistency=options.mixture_consistency,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,357 @@
+"""Long signals in overlapping chunks, and one signal from what a network makes of them.
+
+A network that separates gives its sources in any order, and in another order for each
+chunk. :func:`cut` cuts so that neighbours share speech, :class:`Stitcher` puts each
+chunk's sources into the order of those before it and cross-fades.
+
+Axes: T samples, J sources, F frames and bands of a spectrum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+FADE = 0.25  # of the overlap, in its middle: both edges of a chunk have heard too little
+LOUD_DB = 15  # below the chunk's loudest frames a frame counts as a pause
+LOUD_SHARE = 0.25  # of an overlap that has to be loud
+FAINT = 0.01  # of the voices' level: overlaps as faint as this are half believed
+
+WINDOW_SECONDS = 0.064  # resolves the harmonics of a voice
+BANDS = 40
+LOWEST_HZ = 60.0
+MEMORY_SECONDS = 60.0  # of a voice's own speech
+TRUSTED_SECONDS = 0.5  # of speech until a voice's spectrum is half believed
+VOICE_DB = 25  # below the loudest frames a frame is no voice
+# Mean squared difference of two mean log spectra (natural logarithm) per band: measured
+# on six seconds of each of 100 readers of LibriSpeech, 0.4 within a reader and 2.2
+# between two; by it alone, 98.9 % of pairs of one sex are told apart, 99.7 % of others.
+DIFFERENT_VOICES = 2.0
+
+
+# ------------------------------------------------------------------ cutting
+
+
+class Chunk(NamedTuple):
+    """A piece of a signal.
+
+    Arguments
+    ---------
+    start : int
+        Its first sample's place in the signal.
+    fresh : int
+        How many of its samples the chunks before it held already.
+    signal : np.ndarray
+        [T].
+    is_last : bool
+        Whether the signal ends with it.
+    """
+
+    start: int
+    fresh: int
+    signal: np.ndarray
+    is_last: bool
+
+
+def cut(blocks: Iterable[np.ndarray], length: int, overlap: int, sample_rate: int):
+    """Cut a signal that comes in blocks of any size into overlapping chunks.
+
+    Neighbours overlap by `overlap` samples, and by up to half a chunk where that much
+    is needed to reach back across a pause: an order of sources can only be found where
+    somebody speaks. Never more than a chunk and a block are held.
+
+    Arguments
+    ---------
+    blocks : iterable of np.ndarray
+        The signal, [T] each.
+    length : int
+        Samples of a chunk; the last may be shorter, but is longer than the overlap.
+    overlap : int
+        Samples, at most half of `length`.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    iterator of Chunk
+        At least one, of one zero sample if the signal is empty.
+
+    Example
+    -------
+    >>> signal = np.ones(25, dtype=np.float32)
+    >>> [(c.start, len(c.signal), c.fresh) for c in cut([signal], 10, 2, 100)]
+    [(0, 10, 0), (8, 10, 2), (16, 9, 2)]
+    """
+    blocks = iter(blocks)
+    start, fresh, held = 0, 0, np.zeros(0, dtype=np.float32)
+    while True:
+        held, has_more = _filled(held, blocks, length)
+        signal = held[:length] if len(held) else np.zeros(1, dtype=np.float32)
+        yield Chunk(start, fresh, signal, not has_more)
+        if not has_more:
+            return
+        fresh = reach_back(signal, overlap, sample_rate)
+        held = held[length - fresh :]
+        start += length - fresh
+
+
+def _filled(held, blocks: Iterator[np.ndarray], length: int):
+    """Read until there is more than a chunk; and whether there is."""
+    parts, samples = [held], len(held)
+    while samples <= length:
+        block = next(blocks, None)
+        if block is None:
+            break
+        parts.append(block)
+        samples += len(block)
+    return np.concatenate(parts), samples > length
+
+
+def reach_back(signal: np.ndarray, overlap: int, sample_rate: int) -> int:
+    """Samples by which the next chunk should overlap this one, to share speech with it.
+
+    The least, from `overlap` to half the chunk, of which a quarter of `overlap` is loud:
+    within 15 dB of the loudest 20 ms of the chunk (their 95th percentile).
+
+    Example
+    -------
+    >>> signal = np.r_[np.ones(600), np.zeros(400)]
+    >>> reach_back(signal, 200, 1000), reach_back(np.ones(1000), 200, 1000)
+    (460, 200)
+    """
+    size = max(sample_rate // 50, 1)
+    frames = len(signal) // size
+    if frames == 0:
+        return overlap
+    # The last frame ends with the chunk.
+    power = np.square(signal[len(signal) - frames * size :]).reshape(frames, size).mean(1)
+    loudest = np.quantile(power, 0.95)
+    is_loud = (power > loudest * 10 ** (-LOUD_DB / 10))[::-1]
+    loud = np.cumsum(is_loud) * size
+    wanted = LOUD_SHARE * overlap
+    most = len(signal) // 2
+    reach = (int(np.searchsorted(loud, wanted)) + 1) * size
+    if reach <= most:
+        return max(reach, overlap)
+    # Not to be had: all there is, if it is more than the overlap has.
+    here, there = (
+        loud[min(n // size, frames) - 1] if n >= size else 0 for n in (overlap, most)
+    )
+    return most if there > here else overlap
+
+
+# ------------------------------------------------------------------ who is who
+
+
+class Voices:
+    """What each source has sounded like so far: a mean log spectrum, slowly forgotten.
+
+    A frame speaks for a source if it is loud and that source is the loudest in it, so
+    neither pauses nor what leaks from the others count.
+
+    Arguments
+    ---------
+    n_sources : int
+        Sources J.
+    sample_rate : int
+        Hz.
+    """
+
+    def __init__(self, n_sources: int, sample_rate: int):
+        self.window = max(int(WINDOW_SECONDS * sample_rate), 2)
+        self.hop = self.window // 2
+        self.bands = mel_bands(self.window, sample_rate)
+        self.frames_per_second = sample_rate / self.hop
+        self.level = 0.0
+        self._sums = np.zeros((n_sources, len(self.bands)))
+        self._counts = np.zeros(n_sources)
+
+    def add(self, sums: np.ndarray, counts: np.ndarray) -> None:
+        """Remember what :meth:`describe` says of a chunk, its sources in the right order."""
+        keep = np.exp(-counts / (MEMORY_SECONDS * self.frames_per_second))
+        self._sums = keep[:, None] * self._sums + sums
+        self._counts = keep * self._counts + counts
+
+    def likeness(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """How much each source sounded like each of a chunk, [J, J] in -1 (other) to 1.
+
+        0 where one of the two has not spoken.
+        """
+        spoken = np.minimum(self._counts[:, None], counts)
+        before = self._sums / np.maximum(self._counts, 1e-9)[:, None]
+        now = sums / np.maximum(counts, 1e-9)[:, None]
+        distance = np.square(before[:, None] - now).mean(-1)
+        likeness = np.clip(1 - distance / DIFFERENT_VOICES, -1, 1)
+        return likeness * spoken / (spoken + TRUSTED_SECONDS * self.frames_per_second)
+
+    def describe(self, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log spectra of the frames that speak for each source of a chunk, [J, T].
+
+        Returns
+        -------
+        sums : np.ndarray
+            Over those frames, [J, F].
+        counts : np.ndarray
+            How many there are, [J].
+        """
+        power = self._spectra(signals)  # [J, frames, bands]
+        loudness = power.sum(-1)
+        if loudness.size:
+            # The level follows the loudest voice; what was loud once fades by 1 dB a chunk.
+            self.level = max(0.8 * self.level, float(np.quantile(loudness.max(0), 0.95)))
+        speaks = loudness > max(self.level * 10 ** (-VOICE_DB / 10), 1e-30)
+        speaks &= loudness >= loudness.max(0, keepdims=True, initial=0)
+        log = np.log(power + 1e-6 * self.level / len(self.bands) + 1e-30)
+        log -= log.mean(-1, keepdims=True)
+        return np.where(speaks[..., None], log, 0).sum(1), speaks.sum(1).astype(float)
+
+    def _spectra(self, signals) -> np.ndarray:
+        """Power in bands, [J, frames, bands]; the end that fills no window is left out."""
+        if signals.shape[1] < self.window:
+            return np.zeros((len(signals), 0, len(self.bands)))
+        frames = np.lib.stride_tricks.sliding_window_view(signals, self.window, axis=1)
+        frames = frames[:, :: self.hop] * np.hanning(self.window).astype(np.float32)
+        return np.square(np.abs(np.fft.rfft(frames))) @ self.bands.T
+
+
+def mel_bands(window: int, sample_rate: int) -> np.ndarray:
+    """Triangles on the mel scale from 60 Hz to just below half the sampling rate.
+
+    Returns
+    -------
+    np.ndarray
+        [bands, window // 2 + 1]; bands that no bin falls into are left out.
+
+    Example
+    -------
+    >>> mel_bands(512, 8000).shape
+    (40, 257)
+    """
+    frequency = np.fft.rfftfreq(window, 1 / sample_rate)
+    ends = 2595 * np.log10(1 + np.array([LOWEST_HZ, 0.4875 * sample_rate]) / 700)
+    edges = 700 * (10 ** (np.linspace(*ends, BANDS + 2) / 2595) - 1)
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (
+        (frequency - low) / (centre - low),
+        (high - frequency) / (high - centre),
+    )
+    triangles = np.minimum(rising, falling).clip(0)
+    return triangles[triangles.sum(1) > 0]
+
+
+# ------------------------------------------------------------------ stitching
+
+
+class Stitcher:
+    """Makes one signal per source from the chunks that a network made of a signal.
+
+    Source i of what came before continues as source j of a new chunk: where the two
+    overlap and one of them is loud there, if they correlate; where both are silent, if
+    they sound alike (:class:`Voices`). The assignment with the highest sum wins. The
+    cross-fade is a quarter of the overlap, in its middle.
+
+    Levels are to be right already: a network's gain belongs to its output, not to the
+    voice that happens to be there.
+
+    Arguments
+    ---------
+    n_sources : int
+        Sources J.
+    overlap : int
+        Samples by which neighbours overlap at least.
+    sample_rate : int
+        Hz.
+
+    Example
+    -------
+    >>> signals = np.random.default_rng(0).standard_normal((2, 250))
+    >>> stitcher = Stitcher(2, overlap=20, sample_rate=100)
+    >>> parts = [stitcher.add(0, signals[:, :100], False),
+    ...     stitcher.add(80, signals[::-1, 80:180], False),
+    ...     stitcher.add(160, signals[:, 160:], True)]
+    >>> np.allclose(np.concatenate(parts, 1), signals)
+    True
+    """
+
+    def __init__(self, n_sources: int, overlap: int, sample_rate: int):
+        self.n_sources = n_sources
+        self.fade = max(int(FADE * overlap), 1)
+        self.held_back = (overlap + self.fade) // 2
+        self.voices = Voices(n_sources, sample_rate) if n_sources > 1 else None
+        self.orders: list[list[int]] = []
+        self._before = np.zeros((n_sources, 0), dtype=np.float32)
+        self._start = 0
+
+    def add(self, start: int, signals: np.ndarray, is_last: bool) -> np.ndarray:
+        """Take the next chunk, give what is finished.
+
+        Arguments
+        ---------
+        start : int
+            Place of the chunk in the signal; it overlaps the chunk before it.
+        signals : np.ndarray
+            The chunk's sources in any order, [J, T].
+        is_last : bool
+            Whether nothing follows.
+
+        Returns
+        -------
+        np.ndarray
+            [J, T], which continues what was given before.
+        """
+        shared = self._start + self._before.shape[1] - start
+        order = self._order(signals, shared)
+        signals = signals[order]
+        self.orders.append(order)
+        finished = self._joined(signals, shared)
+        kept = 0 if is_last else self.held_back
+        self._before, self._start = signals, start
+        return finished[:, : finished.shape[1] - kept]
+
+    def _order(self, signals, shared: int) -> list[int]:
+        """Which of the chunk's sources continues each source."""
+        if self.n_sources == 1:
+            return [0]
+        sums, counts = self.voices.describe(signals)
+        order = list(range(self.n_sources))
+        if self.orders:
+            order = self._assignment(signals, shared, self.voices.likeness(sums, counts))
+        self.voices.add(sums[order], counts[order])
+        return order
+
+    def _assignment(self, signals, shared: int, likeness) -> list[int]:
+        """The order with the highest sum of agreement and likeness."""
+        from scipy.optimize import linear_sum_assignment
+
+        before, now = self._before[:, -shared:], signals[:, :shared]
+        power = np.maximum(_power(before)[:, None], _power(now))
+        agreement = before.astype(np.float64) @ now.T.astype(np.float64) / shared
+        agreement /= np.maximum(power, 1e-30)
+        # Spectra add up a window of power, means of samples do not.
+        level = self.voices.level / spectrum_of_unit_power(self.voices)
+        belief = power / np.maximum(power + FAINT * level, 1e-30)
+        score = belief * agreement + (1 - belief) * likeness
+        return linear_sum_assignment(score, maximize=True)[1].tolist()
+
+    def _joined(self, signals, shared: int) -> np.ndarray:
+        """What was held back of the chunk before, faded into this one, and its rest."""
+        if self._before.shape[1] == 0:
+            return signals
+        held = self.held_back
+        before, now = self._before[:, -held:], signals[:, shared - held :]
+        rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(self.fade) + 0.5) / self.fade)
+        rise = rise.astype(signals.dtype)
+        faded = (1 - rise) * before[:, : self.fade] + rise * now[:, : self.fade]
+        return np.concatenate((faded, now[:, self.fade :]), axis=1)
+
+
+def spectrum_of_unit_power(voices: Voices) -> float:
+    """What the bands of white noise of power 1 add up to."""
+    return float(np.square(np.hanning(voices.window)).sum() * voices.bands.sum())
+
+
+def _power(signals) -> np.ndarray:
+    """Mean power of each signal, in float64."""
+    return np.square(signals, dtype=np.float64).mean(-1)
