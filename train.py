@@ -132,7 +132,8 @@ class UnifiedBrain(TwoTaskBrain):
     def evaluate_signals(self, batch, output, item):
         """The row of one utterance in results.csv."""
         signals = signals_of(batch, output, item)
-        return {"ID": batch.ids[item], **evaluate_item(**signals)}
+        rate = self.hparams.sample_rate
+        return {"ID": batch.ids[item], **evaluate_item(**signals, sample_rate=rate)}
 
     def on_stage_start(self, stage, epoch=None):
         """Begin a list of what each utterance got."""

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import scipy.stats
 import soundfile
 
 from unified_se_ss.evaluation.report import (
@@ -14,6 +15,9 @@ from unified_se_ss.evaluation.report import (
     spectrogram_db,
     write_report,
 )
+from unified_se_ss.evaluation.report.examples import SHORTEST_EXCERPT
+from unified_se_ss.evaluation.report.spectrogram import COLUMNS, ROWS, spectrogram_png
+from unified_se_ss.evaluation.report.spread import breakdown
 from unified_se_ss.evaluation.results import summarise
 
 HOSTILE = "<script>alert('1')</script>\"&"
@@ -95,7 +99,7 @@ def test_report_is_one_file_that_asks_for_nothing(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["report.html"]
     assert page.references
     for reference in page.references:
-        assert reference.startswith(("data:image/png;base64,", "data:audio/wav;", "#"))
+        assert reference.startswith(("data:image/png;base64,", "data:audio/flac;", "#"))
     style = "".join(page.text["style"] + page.text["script"])
     assert "url(" not in style and "import" not in style and "//" not in style
     assert page.text["h1"] == ["A run"] and page.text["p"][:2] == ["First.", "Second."]
@@ -113,7 +117,8 @@ def test_report_holds_results_and_examples_worst_first(tmp_path):
     assert names == ["item 1", "item 4", "item 7"]
     ids = {attributes.get("id") for _, attributes in page.tags}
     links = {a["href"][1:] for tag, a in page.tags if tag == "a"}
-    assert len(links) == 3 and links <= ids
+    sections = {a["id"] for tag, a in page.tags if tag == "h2"}
+    assert links <= ids and links == sections | {f"example-{i}" for i in range(3)}
 
 
 def test_players_hold_the_signals(tmp_path):
@@ -153,13 +158,60 @@ def test_what_comes_from_outside_is_escaped(tmp_path):
         assert any("alert('1')" in text for text in page.text[tag]), tag
 
 
-def test_report_stays_below_its_limit(tmp_path):
-    rows, log_rows, examples, configuration = run(samples=700_000)
+def shown_seconds(page):
+    """Lengths of all players."""
+    sounds = [a["src"].partition(",")[2] for tag, a in page.tags if tag == "audio"]
+    files = [soundfile.info(io.BytesIO(base64.b64decode(sound))) for sound in sounds]
+    return [file.frames / file.samplerate for file in files]
+
+
+def test_long_examples_are_cut_so_that_all_fit(tmp_path):
+    # 15 examples of 40 s of white noise at 16 kHz, which no codec makes smaller.
+    rows, log_rows, _, configuration = run(count=15)
+    long = 0.1 * np.random.default_rng(0).standard_normal(640_000)
+    signals = dict.fromkeys(["mixture", "enhanced", "s1_estimate", "s1_reference"], long)
+    short = {name: signal[:4000] for name, signal in signals.items()}
+    examples = [
+        {"id": row["ID"], "signals": signals, "sample_rate": 16000, "metrics": row}
+        for row in rows
+    ]
+    examples[0]["signals"] = short
     page, path = report(tmp_path, rows, log_rows, examples, configuration)
-    assert 0 < page.count("section") < len(examples)
-    assert path.stat().st_size < SIZE_LIMIT
-    assert any("Left out" in text for text in page.text["p"])
-    assert len([tag for tag, _ in page.tags if tag == "a"]) == page.count("section")
+    assert page.count("section") == 15
+    assert 0.8 * SIZE_LIMIT < path.stat().st_size < SIZE_LIMIT
+    seconds = shown_seconds(page)
+    # One length for all that are longer; the short one is whole.
+    assert sorted(set(seconds))[0] == 0.25 and len(set(seconds)) == 2
+    assert SHORTEST_EXCERPT < max(seconds) < 10
+    assert sum("of 40.0 s" in text for text in page.text["span"]) == 14
+
+
+def test_what_still_does_not_fit_is_left_out_and_counted(tmp_path):
+    rows, log_rows, _, configuration = run(count=40)
+    long = 0.1 * np.random.default_rng(0).standard_normal(480_000)
+    signals = {f"s{j}_estimate": long for j in range(1, 5)}
+    examples = [
+        {"id": row["ID"], "signals": signals, "sample_rate": 48000, "metrics": row}
+        for row in rows
+    ]
+    page, path = report(tmp_path, rows, log_rows, examples, configuration)
+    shown = page.count("section")
+    assert 10 < shown < 40 and path.stat().st_size < SIZE_LIMIT
+    assert any(
+        f"Left out to keep this file small: {40 - shown}." in t for t in page.text["p"]
+    )
+    # Those that are there are the worst, and the table links to no other.
+    assert page.text["h3"][-shown:] == [f"item {i} " for i in range(shown)]
+    links = [a for tag, a in page.tags if tag == "a" and "example-" in a["href"]]
+    assert len(links) == shown
+
+
+def test_a_table_of_very_many_rows_leaves_room(tmp_path):
+    rows, log_rows, examples, configuration = run(count=9)
+    rows += [{**rows[0], "ID": f"{i:06d}" + 60 * "x", "si_snr_i": i} for i in range(6000)]
+    page, path = report(tmp_path, rows, log_rows, examples, configuration)
+    assert path.stat().st_size < SIZE_LIMIT and page.count("section") == len(examples)
+    assert any("The worst 5000 of 6009" in text for text in page.text["p"])
 
 
 def test_report_of_little(tmp_path):
@@ -169,17 +221,53 @@ def test_report_of_little(tmp_path):
     assert page.text["h2"] == ["Results", "All utterances"]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 6, 50])
-def test_chosen_examples_hold_worst_and_best(count):
+@pytest.mark.parametrize("worst, others", [(10, 5), (3, 1), (1, 0), (50, 5), (38, 9)])
+def test_the_worst_are_chosen_and_others_at_random(worst, others):
     values = np.random.default_rng(1).permutation(40)
     rows = [{"ID": str(v), "si_snr_i": float(v)} for v in values]
     rows.append({"ID": "silent", "si_snr_i": None})
-    chosen = [int(name) for name in choose_examples(rows, count)]
-    assert len(chosen) == len(set(chosen)) == min(count, 40)
-    assert chosen == sorted(chosen) and chosen[0] == 0
-    assert count == 1 or chosen[-1] == 39
-    worst = (min(count, 40) + 1) // 2
-    assert chosen[:worst] == list(range(worst))
+    chosen = [int(name) for name in choose_examples(rows, worst, others)]
+    assert (
+        len(set(chosen)) == len(chosen) == min(worst, 40) + min(others, max(0, 40 - worst))
+    )
+    assert chosen == sorted(chosen) and chosen[:worst] == list(range(min(worst, 40)))
+    assert choose_examples(rows[::-1], worst, others) == [str(v) for v in chosen]
+
+
+def test_the_others_are_anywhere():
+    """Over many evaluations, every utterance outside of the worst comes up as often."""
+    counts = np.zeros(30)
+    for extra in range(300):
+        rows = [{"ID": str(i), "si_snr_i": float(i)} for i in range(30 + extra)]
+        for name in choose_examples(rows, 10, 5)[10:]:
+            counts[int(30 * (int(name) - 10) / (20 + extra))] += 1
+    assert counts.sum() == 1500 and scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_breakdown_is_that_of_classes_made_by_hand():
+    rng = np.random.default_rng(2)
+    conditions = rng.uniform(0, 100, 53)
+    rows = [
+        {"overlap": c, "duration": 4.0, "si_snr": 5.0 + g, "si_snr_i": g}
+        for c, g in zip(conditions, rng.normal(0, 3, 53))
+    ]
+    rows.append({"overlap": None, "duration": 4.0, "si_snr": None, "si_snr_i": None})
+    found = breakdown(rows)
+    # The duration does not vary; the mixture's SI-SNR of 5 dB neither, but for rounding.
+    assert list(found) == ["overlap"]
+    classes = found["overlap"]
+    assert [c.count for _, _, c in classes] == [10, 11, 10, 11, 11]
+    for low, high, metric in classes:
+        inside = [r["si_snr_i"] for r in rows[:-1] if low <= r["overlap"] <= high]
+        assert metric.mean == pytest.approx(np.mean(inside)) and metric.empty == 0
+
+
+def test_breakdown_never_tears_equal_conditions_apart():
+    rows = [{"overlap": 100.0, "si_snr_i": float(i)} for i in range(30)]
+    rows += [{"overlap": float(i), "si_snr_i": 0.0} for i in range(5)]
+    classes = breakdown(rows)["overlap"]
+    assert [(low, high) for low, high, _ in classes] == [(0.0, 4.0), (100.0, 100.0)]
+    assert breakdown(rows[:30]) == {} and breakdown(rows[28:35]) == {}
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
@@ -190,3 +278,30 @@ def test_spectrogram_shows_a_sine_where_it_is(rate):
     assert loudest == pytest.approx(1000, abs=32)
     assert level.max() == pytest.approx(0.0, abs=0.2)
     assert spectrogram_db(np.zeros(3), rate).shape[1] == 1
+
+
+def pixels(png):
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int).sum(axis=2)
+
+
+def test_spectrograms_share_the_scale_they_are_given():
+    level = np.full((40, 50), -200.0)
+    level[10, 20], level[30, 5] = 0.0, -35.0
+    picture = pixels(spectrogram_png(level, 0.0))
+    assert picture.shape == (40, 50)
+    # Low frequencies at the bottom; the louder, the brighter; -70 dB and less is dark.
+    assert picture[39 - 10, 20] == picture.max() > picture[39 - 30, 5] > picture.min()
+    assert pixels(spectrogram_png(level, 35.0))[39 - 10, 20] == picture[39 - 30, 5]
+
+
+def test_large_spectrograms_keep_their_peaks_and_stay_small():
+    level = np.random.default_rng(0).uniform(-69, -1, (1025, 5000))
+    level[500, 3000] = 0.0
+    png = spectrogram_png(level, 0.0)
+    picture = pixels(png)
+    assert picture.shape == (ROWS, COLUMNS) and len(png) < 31_500
+    row, column = np.unravel_index(picture.argmax(), picture.shape)
+    assert abs((ROWS - 1 - row) / ROWS - 500 / 1025) < 0.02
+    assert abs(column / COLUMNS - 3000 / 5000) < 0.02

@@ -79,11 +79,8 @@ def test_summary_files_say_the_same(tmp_path):
 def test_table_is_aligned():
     lines = summarise(example_rows()).table().splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert [line.split("  ")[0] for line in lines[2:]] == [
-        "SI-SNR",
-        "SI-SNRi",
-        "duration",
-    ]
+    # Conditions, such as the duration, are no metric.
+    assert [line.split("  ")[0] for line in lines[2:]] == ["SI-SNR", "SI-SNRi"]
 
 
 def test_bootstrap_interval_is_that_of_scipy():

@@ -28,13 +28,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation import (
-    choose_examples,
-    level_signals,
-    save_waves,
-    write_report,
-    write_results,
-)
+from unified_se_ss.evaluation import publish
 from unified_se_ss.files import write_whole
 from unified_se_ss.gradients import RULES, find_rule
 from unified_se_ss.plain_yaml import plain_yaml
@@ -737,46 +731,23 @@ def report(brain, rows: list[dict], signals_of_id, hours: float) -> None:
     """
     hparams = vars(brain.hparams)
     folder = Path(hparams["output_folder"])
-    summary = write_results(rows, folder)
-    kept = [row["ID"] for row in rows[: hparams["save_waves"]]]
-    chosen, examples = choose_examples(rows), []
-    by_id = {row["ID"]: row for row in rows}
-    for item_id in dict.fromkeys(kept + chosen):
-        signals, row = signals_of_id(item_id), by_id[item_id]
-        given = {
-            "mixture": signals["mixture"],
-            "estimates": signals["estimates"][list(row["permutation"])],
-            "enhanced": signals.get("enhanced"),
-            "sources": signals["targets"],
-        }
-        if item_id in kept:
-            save_waves(
-                folder / "wavs", item_id, **given, sample_rate=hparams["sample_rate"]
-            )
-        if item_id in chosen:
-            examples.append(
-                {
-                    "id": item_id,
-                    "signals": level_signals(**given),
-                    "sample_rate": hparams["sample_rate"],
-                    "metrics": {k: v for k, v in row.items() if isinstance(v, float)},
-                }
-            )
-    path = write_report(
+    published = publish(
         folder,
         hparams["experiment_name"],
-        summary,
         rows,
-        TrainLog(folder).rows,
-        examples,
-        _configuration(brain, hparams, hours),
-        ["Measured on the test set with the checkpoint that was best in validation."],
+        signals_of_id,
+        hparams["sample_rate"],
+        log_rows=TrainLog(folder).rows,
+        configuration=_configuration(brain, hparams, hours),
+        notes=["Measured on the test set with the checkpoint best in validation."],
+        keep_waves=hparams["save_waves"],
     )
-    print(f"\n{summary.table()}\n")
-    print(f"results       {folder / 'results.csv'}")
+    waves = f"{folder / 'wavs'}{'/' if published.waves else ' (save_waves is 0)'}"
+    print(f"\n{published.summary.table()}\n")
+    print(f"results       {published.results}")
     print(f"curves        {folder / 'curves.png'}")
-    print(f"separated     {folder / 'wavs'}{'/' if kept else ' (save_waves is 0)'}")
-    print(f"report        {path}")
+    print(f"separated     {waves}")
+    print(f"report        {published.report}")
 
 
 def _configuration(brain, hparams: dict, hours: float) -> dict:

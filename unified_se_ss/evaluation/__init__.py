@@ -7,6 +7,7 @@ from unified_se_ss.evaluation.metrics import (
     sdr,
     si_snr,
 )
+from unified_se_ss.evaluation.publication import Published, publish
 from unified_se_ss.evaluation.report import choose_examples, write_report
 from unified_se_ss.evaluation.results import (
     Summary,
@@ -17,12 +18,14 @@ from unified_se_ss.evaluation.results import (
 from unified_se_ss.evaluation.waves import level_signals, save_waves
 
 __all__ = [
+    "Published",
     "Summary",
     "best_permutation",
     "choose_examples",
     "evaluate_item",
     "level_signals",
     "plot_curves",
+    "publish",
     "read_log",
     "read_results",
     "save_waves",

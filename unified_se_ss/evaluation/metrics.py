@@ -15,6 +15,7 @@ import scipy.fft
 import scipy.linalg
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation.conditions import conditions
 
 #: The ratio below which a value means nothing; SpeechBrain's EPS. It is -80 dB, and
 #: what a silent estimate gets.
@@ -127,14 +128,12 @@ def best_permutation(estimates, targets):
     >>> best_permutation(targets[[2, 0, 1]], targets)
     (1, 2, 0)
     """
-    estimates, targets = _same_shape(estimates, targets)
-    table = np.array([[si_snr(e, target) for e in estimates] for target in targets])
-    table = np.nan_to_num(table, nan=0.0)
-    orders = itertools.permutations(range(len(targets)))
-    return max(orders, key=lambda order: sum(table[j, i] for j, i in enumerate(order)))
+    return _best_order(_si_snr_table(*_same_shape(estimates, targets)))
 
 
-def evaluate_item(mixture, estimates, targets, enhanced=None, clean_mixture=None):
+def evaluate_item(
+    mixture, estimates, targets, enhanced=None, clean_mixture=None, sample_rate=None
+):
     """All metrics of one utterance, the estimates brought into the best order.
 
     Arguments
@@ -149,6 +148,8 @@ def evaluate_item(mixture, estimates, targets, enhanced=None, clean_mixture=None
         Denoised mixture, shape [T]; left out, there are no `se_` metrics.
     clean_mixture : np.ndarray
         True denoised mixture, shape [T]; default: the sum of the targets.
+    sample_rate : int
+        In Hz; left out, there are no columns of `conditions`.
 
     Returns
     -------
@@ -156,9 +157,10 @@ def evaluate_item(mixture, estimates, targets, enhanced=None, clean_mixture=None
         In dB: `si_snr`, `sdr` (means over the sources), `si_snr_i`, `sdr_i` (their
         improvements over the mixture), the same of each target with its number at the
         end (`si_snr_1`, `si_snr_i_1` ...), with `enhanced` also `se_si_snr` (against
-        the clean mixture) and `se_si_snr_i` (improvement over the noisy mixture); and
-        `permutation`, as of `best_permutation`. None where the target is silent; a
-        mean is taken over the sources that have a value.
+        the clean mixture) and `se_si_snr_i` (improvement over the noisy mixture);
+        `permutation`, as of `best_permutation`; and with `sample_rate` what
+        `conditions` gives. None where the target is silent; a mean is taken over the
+        sources that have a value.
 
     Raises
     ------
@@ -177,10 +179,11 @@ def evaluate_item(mixture, estimates, targets, enhanced=None, clean_mixture=None
     _check_finite(mixture, "mixture")
     _check_finite(targets, "targets")
     _check_finite(estimates, "estimates")
-    permutation = best_permutation(estimates, targets)
+    table = _si_snr_table(estimates, targets)
+    permutation = _best_order(table)
     sources = [
-        _evaluate_source(mixture, estimates[i], target)
-        for i, target in zip(permutation, targets)
+        _evaluate_source(mixture, estimates[i], target, table[j, i])
+        for j, (i, target) in enumerate(zip(permutation, targets))
     ]
     row = {name: _mean([source[name] for source in sources]) for name in sources[0]}
     if enhanced is not None:
@@ -189,13 +192,26 @@ def evaluate_item(mixture, estimates, targets, enhanced=None, clean_mixture=None
     for j, source in enumerate(sources, start=1):
         row.update({f"{name}_{j}": value for name, value in source.items()})
     row["permutation"] = permutation
+    if sample_rate is not None:
+        row.update(conditions(mixture, targets, sample_rate, clean_mixture))
     return row
 
 
-def _evaluate_source(mixture, estimate, target):
+def _si_snr_table(estimates, targets):
+    """SI-SNR [J, J] of every target (rows) and every estimate; nan: silent target."""
+    return np.array([[si_snr(e, target) for e in estimates] for target in targets])
+
+
+def _best_order(table):
+    """The order of the estimates of the highest sum; the first among equals."""
+    table = np.nan_to_num(table, nan=0.0)
+    orders = itertools.permutations(range(len(table)))
+    return max(orders, key=lambda order: sum(table[j, i] for j, i in enumerate(order)))
+
+
+def _evaluate_source(mixture, estimate, target, si_snr_estimate):
     """SI-SNR(i) and SDR(i) of one source."""
     sdr_estimate, sdr_mixture = _sdr_of_many(np.stack([estimate, mixture]), target)
-    si_snr_estimate = si_snr(estimate, target)
     values = {
         "si_snr": si_snr_estimate,
         "si_snr_i": si_snr_estimate - si_snr(mixture, target),

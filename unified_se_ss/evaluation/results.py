@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation.conditions import CONDITIONS
 from unified_se_ss.files import write_whole
 
 #: Headline metrics in the order of every table: key, heading, unit.
@@ -19,11 +20,29 @@ HEADLINES = (
     ("si_snr_i", "SI-SNRi", "dB"),
     ("sdr", "SDR", "dB"),
     ("sdr_i", "SDRi", "dB"),
+    ("pesq_nb", "PESQ (narrow band)", ""),
+    ("pesq_nb_i", "PESQi (narrow band)", ""),
+    ("pesq_wb", "PESQ (wide band)", ""),
+    ("pesq_wb_i", "PESQi (wide band)", ""),
+    ("stoi", "STOI", "%"),
+    ("stoi_i", "STOIi", "%"),
+    ("estoi", "ESTOI", "%"),
+    ("estoi_i", "ESTOIi", "%"),
+    ("wer", "WER", "%"),
+    ("wer_reference", "WER of the references", "%"),
     ("se_si_snr", "SI-SNR of the enhanced mixture", "dB"),
     ("se_si_snr_i", "SI-SNRi of the enhanced mixture", "dB"),
 )
 #: The per-source metrics, of which `_1`, `_2` ... are columns.
-PER_SOURCE = ("si_snr", "si_snr_i", "sdr", "sdr_i")
+COUNTS = ("words", "word_errors", "word_errors_reference")
+PER_SOURCE = (*(key for key, _, _ in HEADLINES if not key.startswith("se_")), *COUNTS)
+#: Rates in percent whose mean is that of all utterances together: errors, of how many.
+RATES = {
+    "wer": ("word_errors", "words"),
+    "wer_reference": ("word_errors_reference", "words"),
+}
+#: Columns that stand in the files, but in no table of metrics.
+NOT_HEADLINES = {*COUNTS, *(key for key, _, _ in CONDITIONS)}
 RESAMPLES = 1000
 BOOTSTRAP_SEED = 2302
 COVERAGE = 0.95
@@ -125,7 +144,7 @@ class Summary:
         }
 
     def headlines(self):
-        """The metrics that belong in a table: all but those of single sources.
+        """The metrics that belong in a table: not of single sources, not conditions.
 
         Returns
         -------
@@ -136,7 +155,7 @@ class Summary:
         return [
             (key, *known.get(key, (key, "")), metric)
             for key, metric in self.metrics.items()
-            if not _is_per_source(key)
+            if not _is_per_source(key) and key not in NOT_HEADLINES
         ]
 
     def _cells(self):
@@ -207,7 +226,9 @@ def summarise(rows):
     metrics = {}
     for column in columns:
         values = [row.get(column) for row in rows]
-        if all(value is None or _is_number(value) for value in values):
+        if column in RATES:
+            metrics[column] = _summarise_rate(rows, column)
+        elif all(value is None or _is_number(value) for value in values):
             metrics[column] = summarise_values(values)
     return Summary(len(rows), metrics)
 
@@ -327,12 +348,30 @@ def read_results(path):
     return [{key: _value(key, cell) for key, cell in row.items()} for row in rows]
 
 
-def _bootstrap_interval(values):
-    """Percentile bootstrap interval of the mean."""
+def _summarise_rate(rows, column):
+    """The summary of a rate: its mean is all errors over all words, in percent.
+
+    The mean of the utterances' own rates would give a short one the weight of a long.
+    """
+    alone = summarise_values([row.get(column) for row in rows])
+    pairs = [[row.get(key) for key in RATES[column]] for row in rows]
+    errors, words = np.array([p for p in pairs if None not in p], float).reshape(-1, 2).T
+    if words.sum() == 0:
+        return alone
+    mean = float(100 * errors.sum() / words.sum())
+    if len(words) < 2:
+        return replace(alone, mean=mean)
+    low, high = _bootstrap_interval(100 * errors, words)
+    return replace(alone, mean=mean, low=low, high=high)
+
+
+def _bootstrap_interval(values, weights=None):
+    """Percentile bootstrap interval of the mean, or of the ratio of two sums."""
     rng = np.random.default_rng([BOOTSTRAP_SEED, len(values)])
-    means = [
-        values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)
-    ]
+    weights = np.ones(len(values)) if weights is None else weights
+    draws = (rng.integers(len(values), size=len(values)) for _ in range(RESAMPLES))
+    sums = np.array([(values[draw].sum(), weights[draw].sum()) for draw in draws])
+    means = sums[:, 0] / np.maximum(sums[:, 1], 1e-300)
     tail = 50 * (1 - COVERAGE)
     low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)

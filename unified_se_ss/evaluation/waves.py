@@ -144,10 +144,37 @@ def wav_bytes(signal, sample_rate):
     >>> wav_bytes(np.zeros(10), 8000)[:4]
     b'RIFF'
     """
+    return _encoded(signal, sample_rate, "WAV")
+
+
+def flac_bytes(signal, sample_rate):
+    """A signal as the bytes of a 16 bit flac file: the samples of the wav, half as large.
+
+    Arguments
+    ---------
+    signal : np.ndarray
+        Shape [T], within ±1.
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    bytes
+
+    Example
+    -------
+    >>> flac_bytes(np.zeros(10), 8000)[:4]
+    b'fLaC'
+    """
+    return _encoded(signal, sample_rate, "FLAC")
+
+
+def _encoded(signal, sample_rate, container):
+    """A signal as a 16 bit file in memory."""
     import soundfile
 
     buffer = io.BytesIO()
-    soundfile.write(buffer, signal, sample_rate, subtype="PCM_16", format="WAV")
+    soundfile.write(buffer, signal, sample_rate, subtype="PCM_16", format=container)
     return buffer.getvalue()
 
 

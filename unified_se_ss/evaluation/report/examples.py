@@ -1,4 +1,7 @@
-"""Examples with players and spectrograms, within a budget of bytes."""
+"""Examples to listen to and to look at, within a budget of bytes.
+
+Axes: T samples, F frequencies, L frames.
+"""
 
 from __future__ import annotations
 
@@ -6,123 +9,152 @@ import base64
 import html
 
 import numpy as np
-import scipy.signal
 
-from unified_se_ss.evaluation.curves import png_bytes
-from unified_se_ss.evaluation.report.markup import image, is_finite, ranking
+from unified_se_ss.evaluation.report.markup import is_finite, ranking
+from unified_se_ss.evaluation.report.spectrogram import (
+    DYNAMIC_RANGE,
+    spectrogram_db,
+    spectrogram_png,
+)
 from unified_se_ss.evaluation.results import HEADLINES
-from unified_se_ss.evaluation.waves import PEAK, wav_bytes
+from unified_se_ss.evaluation.waves import PEAK, flac_bytes
 
-#: Colours of a spectrogram span this much below the loudest point of the item, in dB.
-DYNAMIC_RANGE = 70.0
+#: How many examples a report shows: the worst, and others at random.
+WORST = 10
+OTHERS = 5
+EXAMPLES_SEED = 2302
+#: Players hold at most this many seconds, and at least these before any is left out.
+LONGEST_EXCERPT = 60.0
+SHORTEST_EXCERPT = 2.0
 #: Signals of one source, named s1_estimate and so on, share a column.
 SOURCE_SIGNALS = ("_estimate", "_reference")
+#: Largest picture in base64: 320 by 128 points of 64 colours, incompressible.
+PICTURE_BYTES = 42_000
+#: Bytes kept free for the text around the players of an example, and of the section.
+MARKUP_BYTES = 1500
+OPENING_BYTES = 2000
 
 
-def choose_examples(rows, count=6):
-    """IDs of utterances worth a look: half of them the worst, then up to the best.
+def choose_examples(rows, worst=WORST, others=OTHERS):
+    """IDs of utterances worth a look: the worst, and some of the others at random.
 
     Arguments
     ---------
     rows : list of dict
         One per utterance, as given to `write_results`.
-    count : int
-        How many at most.
+    worst, others : int
+        How many of each, at most (default 10 and 5).
 
     Returns
     -------
     list of str
-        Worst first by SI-SNRi; utterances without a value are never chosen.
+        Worst first by SI-SNRi; utterances without a value are never chosen. The same
+        rows give the same choice.
 
     Example
     -------
-    >>> choose_examples([{"ID": str(i), "si_snr_i": i} for i in range(100)], 5)
-    ['0', '1', '2', '50', '99']
+    >>> choose_examples([{"ID": str(i), "si_snr_i": i} for i in range(100)], 3, 2)
+    ['0', '1', '2', '14', '61']
     """
     order = ranking(rows)
-    if len(order) <= count:
-        return order
-    worst = (count + 1) // 2
-    rest = np.linspace(worst - 1, len(order) - 1, count - worst + 1)[1:]
-    return order[:worst] + [order[round(place)] for place in rest]
-
-
-def spectrogram_db(signal, sample_rate):
-    """Level of a signal over time and frequency.
-
-    Hann windows of 32 ms, hop 8 ms; 0 dB is a full-scale sine.
-
-    Arguments
-    ---------
-    signal : np.ndarray
-        Shape [T].
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    np.ndarray
-        Shape [F, L] in dB, F frequencies from 0 to half the rate, L frames.
-
-    Example
-    -------
-    >>> sine = np.sin(2 * np.pi * 1000 * np.arange(8000) / 8000)
-    >>> round(float(spectrogram_db(sine, 8000).max()), 1)
-    0.0
-    """
-    size = max(16, round(0.032 * sample_rate))
-    signal = np.pad(signal, (0, max(0, size - len(signal))))
-    hop = max(1, size // 4)
-    _, _, spectrum = scipy.signal.stft(
-        signal, nperseg=size, noverlap=size - hop, boundary=None, padded=False
-    )
-    return 20 * np.log10(2 * np.abs(spectrum) + 1e-10)
+    rest = np.arange(worst, max(worst, len(order)))
+    rng = np.random.default_rng([EXAMPLES_SEED, len(order)])
+    drawn = rng.choice(rest, size=min(others, len(rest)), replace=False)
+    return order[:worst] + [order[place] for place in sorted(drawn)]
 
 
 def examples_within(examples, rows, budget):
-    """The examples that fit into the budget in bytes, worst first, and their IDs."""
+    """The section of the examples, worst first, and the IDs that fit into the budget.
+
+    Long utterances are cut to excerpts before any is left out.
+    """
+    if not examples:
+        return "", []
     order = ranking(rows)
     place = {name: i for i, name in enumerate(order, start=1)}
     examples = sorted(examples, key=lambda e: place.get(str(e["id"]), len(order) + 1))
-    parts, shown = [], []
+    longest = excerpt_seconds(examples, budget - OPENING_BYTES)
+    parts, shown, left = [], [], budget - OPENING_BYTES
     for example in examples:
         name = str(example["id"])
         rank = _rank(place[name], len(order)) if name in place else ""
-        part = _example(example, rank, len(shown))
-        # 500 bytes are kept for the sentence that opens the section.
-        if len(part.encode()) + 500 > budget:
+        part = _example(example, rank, len(shown), longest)
+        if len(part.encode()) + 1 > left:
             continue
-        budget -= len(part.encode()) + 1
+        left -= len(part.encode()) + 1
         parts.append(part)
         shown.append(name)
-    if not examples:
-        return "", shown
+    return "\n".join([_opening(len(examples) - len(shown)), *parts]), shown
+
+
+def excerpt_seconds(examples, budget):
+    """How long an excerpt may be so that all examples fit into the budget.
+
+    Arguments
+    ---------
+    examples : list of dict
+        As for `write_report`.
+    budget : int
+        Bytes for all of them.
+
+    Returns
+    -------
+    float
+        Seconds, from 2 to 60.
+    """
+    fixed, rates, seconds = 0, [], []
+    for example in examples:
+        rate = int(example["sample_rate"])
+        signals = _cut(_below_clipping(example["signals"]), LONGEST_EXCERPT, rate)
+        fixed += MARKUP_BYTES + len(signals) * PICTURE_BYTES
+        for signal in signals.values():
+            seconds.append(max(len(signal), 1) / rate)
+            rates.append(4 / 3 * len(flac_bytes(signal, rate)) / seconds[-1])
+    rates, seconds = np.array(rates), np.array(seconds)
+    fits, too_long = SHORTEST_EXCERPT, LONGEST_EXCERPT
+    for _ in range(20):  # bisection: bytes grow with the length of the excerpts
+        middle = (fits + too_long) / 2
+        # An excerpt may need a little more per second than the whole.
+        size = fixed + 1.1 * float(rates @ np.minimum(seconds, middle))
+        fits, too_long = (middle, too_long) if size <= budget else (fits, middle)
+    return fits
+
+
+def _opening(left_out):
+    """What is said before the examples."""
     text = (
-        "Worst first. Within an example, all players share one gain and all "
-        "spectrograms one colour scale."
+        "The worst by SI-SNRi, worst first, then some of the others at random. "
+        "Within an example, all players share one gain and all spectrograms one colour "
+        "scale. Starting one player stops the others of its example and goes on at the "
+        "same place."
     )
-    if len(shown) < len(examples):
-        text += f" Left out to keep this file small: {len(examples) - len(shown)}."
-    opening = f'<h2>Examples</h2>\n<p class="small">{text}</p>'
-    return "\n".join([opening, *parts]), shown
+    if left_out:
+        text += f" Left out to keep this file small: {left_out}."
+    scale = (
+        f'<p class="small scale"><span>−{DYNAMIC_RANGE:.0f} dB</span>'
+        '<span class="colours"></span>'
+        "<span>0 dB: the loudest point of the example</span></p>"
+    )
+    return f'<h2 id="examples">Examples</h2>\n<p class="small">{text}</p>\n{scale}'
 
 
-def _example(example, rank, number):
+def _example(example, rank, number, longest):
     """One example: metrics, then a column each for the mixture and every source."""
     rate = int(example["sample_rate"])
-    signals = _below_clipping(example["signals"])
+    whole = _below_clipping(example["signals"])
+    signals = _cut(whole, longest, rate)
     levels = {key: spectrogram_db(signal, rate) for key, signal in signals.items()}
     top = max((level.max() for level in levels.values()), default=0.0)
     columns = {}
     for key, signal in signals.items():
-        picture = _spectrogram_png(levels[key], top, len(signal) / rate, rate)
+        picture = spectrogram_png(levels[key], top)
         source = key.partition("_")[0] if key.endswith(SOURCE_SIGNALS) else ""
         columns.setdefault(source, []).append(_player(key, picture, signal, rate))
     cards = "".join(f"<div>{''.join(column)}</div>" for column in columns.values())
     name = html.escape(str(example["id"]))
     return (
         f'<section class="example" id="example-{number}"><h3>{name} '
-        f'<span class="rank">{rank}</span></h3>'
+        f'<span class="rank">{rank}{_excerpt(whole, signals, rate)}</span></h3>'
         f"<p>{_metrics(example.get('metrics') or {})}</p>"
         f'<div class="cards">{cards}</div></section>'
     )
@@ -131,10 +163,15 @@ def _example(example, rank, number):
 def _player(name, picture, signal, sample_rate):
     """Spectrogram and player of one signal."""
     caption = html.escape(name.replace("_", " "))
-    sound = base64.b64encode(wav_bytes(signal, sample_rate)).decode()
+    sound = base64.b64encode(flac_bytes(signal, sample_rate)).decode()
+    image = base64.b64encode(picture).decode()
     return (
-        f"<figure><figcaption>{caption}</figcaption>{image(picture, name)}"
-        f'<audio controls src="data:audio/wav;base64,{sound}"></audio></figure>'
+        f'<figure><figcaption>{caption}</figcaption><div class="spectrogram">'
+        f'<img alt="Spectrogram, {caption}" src="data:image/png;base64,{image}">'
+        f'<i class="cursor"></i><span class="top">{sample_rate / 2000:g} kHz</span>'
+        f'<span class="end">{len(signal) / sample_rate:.1f} s</span></div>'
+        f'<audio controls aria-label="{caption}" '
+        f'src="data:audio/flac;base64,{sound}"></audio></figure>'
     )
 
 
@@ -146,25 +183,18 @@ def _below_clipping(signals):
     return {key: guard * signal for key, signal in signals.items()}
 
 
-def _spectrogram_png(level, top, seconds, sample_rate):
-    """A spectrogram on the item's colour scale."""
-    from matplotlib.figure import Figure
+def _cut(signals, seconds, sample_rate):
+    """The beginnings of the signals."""
+    samples = max(1, int(seconds * sample_rate))
+    return {key: signal[:samples] for key, signal in signals.items()}
 
-    figure = Figure(figsize=(3.6, 1.7), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(
-        level,
-        origin="lower",
-        aspect="auto",
-        cmap="magma",
-        vmin=top - DYNAMIC_RANGE,
-        vmax=top,
-        extent=(0, seconds, 0, sample_rate / 2000),
-    )
-    axes.set_xlabel("s", fontsize=7)
-    axes.set_ylabel("kHz", fontsize=7)
-    axes.tick_params(labelsize=7)
-    return png_bytes(figure, dpi=100)
+
+def _excerpt(whole, signals, sample_rate):
+    """How much of the utterance is shown, in words; nothing if all of it is."""
+    full, shown = (max(map(len, s.values()), default=0) for s in (whole, signals))
+    if shown == full:
+        return ""
+    return f" · the first {shown / sample_rate:.1f} of {full / sample_rate:.1f} s"
 
 
 def _rank(place, total):
@@ -180,7 +210,7 @@ def _metrics(metrics):
     """The metrics of an example."""
     known = {key: (heading, unit) for key, heading, unit in HEADLINES}
     return " · ".join(
-        f"{heading} <b>{metrics[key]:.1f}</b> {unit}"
+        f"{heading} <b>{metrics[key]:.1f}</b> {unit}".rstrip()
         for key, (heading, unit) in known.items()
         if is_finite(metrics.get(key))
     )

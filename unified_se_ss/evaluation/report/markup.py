@@ -13,10 +13,10 @@ RANKED_BY = "si_snr_i"
 
 
 def image(png, alternative):
-    """An embedded picture."""
+    """An embedded plot; turned to dark colours where the page is dark."""
     data = base64.b64encode(png).decode()
     alternative = html.escape(str(alternative))
-    return f'<img alt="{alternative}" src="data:image/png;base64,{data}">'
+    return f'<img class="plot" alt="{alternative}" src="data:image/png;base64,{data}">'
 
 
 def setting_text(key, value):

@@ -11,6 +11,8 @@ from unified_se_ss.evaluation.results import COVERAGE, RESAMPLES
 #: Settings shown at the top, in this order; the others are folded away.
 HEADER_KEYS = (
     "recipe",
+    "model",
+    "manifest",
     "rule",
     "granularity",
     "parameters",
@@ -39,12 +41,13 @@ def settings(configuration):
     if not others:
         return ""
     lines = "".join(
-        f"<tr><th>{html.escape(str(key))}</th><td>{setting_text(key, configuration[key])}</td>"
+        f'<tr><th scope="row">{html.escape(str(key))}</th>'
+        f"<td>{setting_text(key, configuration[key])}</td>"
         "</tr>"
         for key in others
     )
     return (
-        f"<h2>Settings</h2>\n<details><summary>{len(others)} settings</summary>"
+        f'<h2 id="settings">Settings</h2>\n<details><summary>{len(others)} settings</summary>'
         f'<table class="settings">{lines}</table></details>'
     )
 
@@ -59,17 +62,19 @@ def results(summary):
         cells = [f"<b>{decimals(metric.mean)}</b> {html.escape(unit)}", interval]
         cells += [decimals(metric.median), decimals(metric.standard_deviation)]
         cells += [str(metric.count), str(metric.empty)]
-        name = f"<th>{html.escape(heading)}</th>"
+        name = f'<th scope="row">{html.escape(heading)}</th>'
         lines.append(f"<tr>{name}{''.join(f'<td>{c}</td>' for c in cells)}</tr>")
     interval = f"{100 * COVERAGE:.0f} % interval"
     names = ["", "mean", interval, "median", "std. dev.", "utterances", "empty"]
-    head = "".join(f"<th>{name}</th>" for name in names)
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     return (
-        f'<h2>Results</h2>\n<table class="results"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table>\n"
+        '<h2 id="results">Results</h2>\n<div class="wide"><table class="results">'
+        f"<thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></div>\n"
         f'<p class="small">{summary.utterances} utterances. The i marks the '
         "improvement over the unprocessed mixture. Interval of the mean: bootstrap "
-        f"over the utterances, {RESAMPLES} resamples. Empty: the target is silent.</p>"
+        f"over the utterances, {RESAMPLES} resamples. Empty: there is no value, "
+        "such as where the target is silent.</p>"
     )
 
 
@@ -78,4 +83,4 @@ def curves(log_rows):
     if not log_rows:
         return ""
     picture = image(curves_png(log_rows), "Learning curves")
-    return f"<h2>Learning curves</h2>\n{picture}"
+    return f'<h2 id="curves">Learning curves</h2>\n{picture}'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 
+from unified_se_ss.evaluation.conditions import CONDITIONS
 from unified_se_ss.evaluation.report.markup import plain, ranking
 from unified_se_ss.evaluation.results import HEADLINES, PER_SOURCE, result_columns
 
@@ -27,15 +28,22 @@ def utterances(rows, shown):
     lines = [_utterance(row, columns, places) for row in ordered[:TABLE_ROWS]]
     known = {key: heading for key, heading, _ in HEADLINES}
     known.update(se_si_snr="enhanced SI-SNR", se_si_snr_i="enhanced SI-SNRi")
-    head = "".join(f"<th>{html.escape(known.get(c, c))}</th>" for c in columns)
-    text = "Click a heading to sort. Each source on its own is in results.csv."
+    known.update((key, f"{heading} ({unit})") for key, heading, unit in CONDITIONS)
+    head = "".join(_heading(known.get(column, column)) for column in columns)
+    text = "A heading sorts by its column. Each source on its own is in results.csv."
     if len(rows) > TABLE_ROWS:
         text = f"The worst {TABLE_ROWS} of {len(rows)}; all are in results.csv. " + text
     return (
-        f'<h2>All utterances</h2>\n<p class="small">{text}</p>\n'
-        f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead>'
+        f'<h2 id="table">All utterances</h2>\n<p class="small">{text}</p>\n'
+        '<div class="scroll" tabindex="0" role="region" aria-labelledby="table">'
+        f'<table class="sortable"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def _heading(text):
+    """A heading that can be clicked, or reached by keyboard."""
+    return f'<th scope="col"><button type="button">{html.escape(text)}</button></th>'
 
 
 def _utterance(row, columns, places):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from pathlib import Path
 
 from unified_se_ss.evaluation.report.examples import examples_within
@@ -12,8 +13,10 @@ from unified_se_ss.evaluation.report.spread import distribution
 from unified_se_ss.evaluation.report.table import utterances
 from unified_se_ss.files import write_whole
 
-#: The file stays below this, in bytes; examples that do not fit are left out.
+#: The file stays below this, in bytes: long examples are cut, then left out.
 SIZE_LIMIT = 15_000_000
+#: Bytes kept free for the links to the sections.
+CONTENTS_BYTES = 2000
 
 
 def write_report(folder, title, summary, rows, log_rows, examples, configuration, notes):
@@ -34,7 +37,7 @@ def write_report(folder, title, summary, rows, log_rows, examples, configuration
     examples : list of dict
         Keys: `id`; `signals`, a dict of arrays [T] by name, as `level_signals` gives
         them; `sample_rate` in Hz; `metrics`, a dict of numbers. Shown worst first by
-        SI-SNRi, as many as fit into 15 MB.
+        SI-SNRi; what does not fit into 15 MB is cut to excerpts, then left out.
     configuration : dict
         What was run. recipe, rule, granularity, parameters, commit, date, device,
         precision and hours stand at the top; all other keys are folded away.
@@ -57,17 +60,23 @@ def write_report(folder, title, summary, rows, log_rows, examples, configuration
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    before = [
-        header(title, configuration, notes),
-        results(summary),
-        distribution(rows),
-        curves(log_rows),
-    ]
-    folded = settings(configuration)
+    before = [results(summary), distribution(rows), curves(log_rows)]
+    after = settings(configuration)
+    # As large as it can get: with a link to each example.
     everything = utterances(rows, [str(example["id"]) for example in examples])
-    used = sum(len(part.encode()) for part in [*before, folded, everything, PAGE])
+    heading = header(title, configuration, notes)
+    fixed = [heading, *before, everything, after, PAGE, " " * CONTENTS_BYTES]
+    used = sum(len(part.encode()) + 1 for part in fixed)
     parts, shown = examples_within(examples, rows, SIZE_LIMIT - used)
-    body = "\n".join([*before, parts, utterances(rows, shown), folded])
+    sections = [*before, parts, utterances(rows, shown), after]
+    body = "\n".join([heading, contents(sections), *filter(None, sections)])
     head, tail = PAGE.split("@BODY@")
     page = head.replace("@TITLE@", html.escape(title)) + body + tail
     return write_whole(folder / "report.html", page)
+
+
+def contents(sections):
+    """Links to the sections that are there, by their headings."""
+    found = re.findall(r'<h2 id="([\w-]+)">([^<]*)</h2>', "".join(sections))
+    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading in found)
+    return f'<nav aria-label="Sections">{links}</nav>'
