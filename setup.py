@@ -13,6 +13,9 @@ def version() -> str:
     return text.split('__version__ = "')[1].split('"')[0]
 
 
+#: Aggregators of torchjd as rules; its interface moves often. `full` brings the solvers.
+TORCHJD = ["torchjd[full]>=0.18,<0.19"]
+
 setup(
     name="unified_se_ss",
     version=version(),
@@ -25,7 +28,8 @@ setup(
     install_requires=(HERE / "requirements.txt").read_text(encoding="utf-8").split(),
     extras_require={
         "demo": ["espeakng-loader>=0.2.4,<0.3"],
-        "test": ["hypothesis>=6.100", "mir_eval>=0.8", "pytest>=8"],
+        "test": ["hypothesis>=6.100", "mir_eval>=0.8", "mpmath>=1.3", "pytest>=8", *TORCHJD],
+        "torchjd": TORCHJD,
     },
     entry_points={"console_scripts": ["unified_se_ss = unified_se_ss.__main__:main"]},
 )

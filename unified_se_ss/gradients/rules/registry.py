@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 import torch
 
 RULES: dict[str, Rule] = {}
+INFINITY = float("inf")
+#: What the names of torchjd's aggregators start with.
+TORCHJD = "torchjd."
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class Rule:
     guarded : bool
         Whether a group whose main or auxiliary gradient is zero gets the plain sum
         without asking the function, which then need not divide by zero.
-    least : dict
-        The smallest value that makes sense, by option.
+    limits : dict
+        The smallest and the largest value that make sense, by option.
     options : dict
         Values of the function's keyword-only arguments that differ from the defaults.
 
@@ -43,7 +46,7 @@ class Rule:
     function: Callable
     has_memory: bool = False
     guarded: bool = True
-    least: dict = field(default_factory=dict)
+    limits: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
 
     def __call__(self, a, b, c):
@@ -89,7 +92,7 @@ class Rule:
         Raises
         ------
         ValueError
-            It has no such option, or the value is of another kind or too small.
+            It has no such option, or the value is of another kind, too small or too large.
         """
         defaults = self.defaults()
         for key, value in options.items():
@@ -107,20 +110,24 @@ class Rule:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def _check_option(self, key, value, default) -> None:
-        """Stop at an option of another kind than its default, or one that is too small."""
-        if isinstance(default, bool) or isinstance(value, bool):
-            right, expected = isinstance(value, type(default)), "True or False"
+        """Stop at an option of another kind than its default, or one out of its limits."""
+        if isinstance(default, bool):
+            right, expected = isinstance(value, bool), "True or False"
         else:
-            least = self.least.get(key, -float("inf"))
-            right = isinstance(value, (int, float)) and value >= least
-            expected = f"a number of {least:g} or more" if key in self.least else "a number"
+            least, most = self.limits.get(key, (-INFINITY, INFINITY))
+            right = isinstance(value, (int, float)) and not isinstance(value, bool)
+            right = right and least <= value <= most
+            expected = "a number"
+            if key in self.limits:
+                upper = f"from {least:g} to {most:g}"
+                expected += f" of {least:g} or more" if most == INFINITY else f" {upper}"
         if not right:
             raise ValueError(
                 f"rule_options: {key} of rule '{self.name}' is {value!r}; expected {expected}"
             )
 
 
-def rule(function=None, *, has_memory: bool = False, guarded: bool = True, **least):
+def rule(function=None, *, has_memory: bool = False, guarded: bool = True, **limits):
     """Make a function known as a rule, under its own name (a last underscore apart).
 
     Arguments
@@ -131,13 +138,17 @@ def rule(function=None, *, has_memory: bool = False, guarded: bool = True, **lea
         Whether it carries a number per group from step to step.
     guarded : bool
         Whether vanishing gradients are kept from it, see :class:`Rule`.
-    **least : float
-        The smallest value of an option.
+    **limits : float or tuple of float
+        By option: the smallest value, or the smallest and the largest.
     """
 
     def register(function):
         name = function.__name__.rstrip("_")
-        RULES[name] = Rule(name, function, has_memory, guarded, least)
+        pairs = {
+            key: limit if isinstance(limit, tuple) else (limit, INFINITY)
+            for key, limit in limits.items()
+        }
+        RULES[name] = Rule(name, function, has_memory, guarded, pairs)
         return function
 
     return register if function is None else register(function)
@@ -167,6 +178,12 @@ def find_rule(name: str, options: dict | None = None) -> Rule:
     >>> find_rule("remedy", {"strict": True}).options
     {'strict': True}
     """
+    if str(name).startswith(TORCHJD):
+        # Here and not above: it knows Rule, and torchjd is an optional extra.
+        from unified_se_ss.gradients.aggregators import torchjd_rule
+
+        return torchjd_rule(name.removeprefix(TORCHJD), options)
     if name not in RULES:
-        raise ValueError(f"rule is '{name}'; expected one of: {', '.join(sorted(RULES))}")
+        known = ", ".join(sorted(RULES))
+        raise ValueError(f"rule is '{name}'; expected one of: {known}; or torchjd.NAME")
     return RULES[name].with_options(options or {})
