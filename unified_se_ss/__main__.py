@@ -83,6 +83,23 @@ def parser() -> argparse.ArgumentParser:
         commands.add_parser("enhance", help="write recordings without their noise"),
         "enhance",
     )
+
+    exporting = commands.add_parser(
+        "export", help="write a trained model into a folder that others can use"
+    )
+    exporting.add_argument("model", help="a run's folder, or one that was exported")
+    exporting.add_argument(
+        "-o", "--output", required=True, metavar="FOLDER", help="where it goes"
+    )
+    exporting.add_argument(
+        "--format",
+        default="native",
+        help="native, speechbrain or onnx; default %(default)s",
+    )
+    exporting.add_argument(
+        "--force", action="store_true", help="replace what an earlier export left there"
+    )
+    exporting.set_defaults(command=export_model)
     return top
 
 
@@ -126,6 +143,13 @@ def add_separation(command: argparse.ArgumentParser, task: str) -> None:
     command.add_argument("--force", action="store_true", help="replace what exists")
     command.add_argument("--json", action="store_true", help="write one JSON object")
     command.set_defaults(command=separate_files, task=task, mixture_consistency=False)
+
+
+def export_model(options) -> None:
+    """Export a model and say where it is."""
+    from unified_se_ss.inference.export import export_command
+
+    export_command(options)
 
 
 def check_data(options) -> None:

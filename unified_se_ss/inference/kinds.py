@@ -21,7 +21,8 @@ class Kind:
     best : str
         What the recipe chooses its checkpoint by; the larger the better.
     facts : callable
-        From the network, the attributes of :class:`~unified_se_ss.inference.Model` that follow from it:
+        From the network, what follows from it of
+        :class:`~unified_se_ss.inference.Model`:
         ``n_sources``, ``channels``, ``causal``, ``minimum_samples``, ``can_enhance``.
     both : callable
         ``(network, mixture, lengths)`` to sources [B, J, T] (None for a model that

@@ -38,6 +38,8 @@ class Model:
     precision : str, optional
         ``"fp32"`` (default), ``"bf16"`` or ``"fp16"``: what products are computed in.
         Signals are fp32 in any case.
+    configuration : dict, optional
+        The same as plain data, as ``config.json`` holds it.
 
     Attributes
     ----------
@@ -77,9 +79,16 @@ class Model:
     can_enhance: bool
 
     def __init__(
-        self, network: nn.Module, kind: str, sample_rate: int, device=None, precision=None
+        self,
+        network: nn.Module,
+        kind: str,
+        sample_rate: int,
+        device=None,
+        precision=None,
+        configuration: dict | None = None,
     ):
         self.kind = kind
+        self.configuration = configuration
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.network = network.to(self.device).eval().requires_grad_(False)
@@ -243,8 +252,19 @@ def load_model(folder, device=None, precision=None) -> Model:
     device = choose_device(device)  # what is wrong with it is said before files are read
     precision = choose_precision(precision, device)
     contents = read_folder(folder)
-    network = make_network(contents)
-    return Model(network, contents.kind, contents.sample_rate, device, precision)
+    return as_model(contents, device, precision)
+
+
+def as_model(contents, device=None, precision=None) -> Model:
+    """The model that a folder describes; arguments as for :func:`load_model`."""
+    return Model(
+        make_network(contents),
+        contents.kind,
+        contents.sample_rate,
+        device,
+        precision,
+        contents.configuration(),
+    )
 
 
 def make_network(contents) -> nn.Module:

@@ -1,0 +1,230 @@
+"""A model as an ONNX graph, checked with onnxruntime before it is handed out.
+
+The graph takes one mixture of any length, ``mixture`` [1, T], and gives ``sources``
+[1, J, T] and, where there is an SE module, ``enhanced`` [1, T].
+
+LSTMs become ONNX's own LSTM. Left to the exporter, a bidirectional LSTM along a sequence
+of unknown length is not exported at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from unified_se_ss.errors import UserError
+from unified_se_ss.files import written_whole
+from unified_se_ss.inference.comparison import mixtures_to_compare, same_signals
+from unified_se_ss.inference.kinds import KINDS
+from unified_se_ss.inference.positions import longest_input
+
+NEEDED = ("onnx", "onnxruntime", "onnxscript")
+FILE = "model.onnx"
+GATES = (
+    0,
+    3,
+    1,
+    2,
+)  # torch: input, forget, cell, output; ONNX: input, output, forget, cell
+
+
+def write_onnx(model, folder) -> None:
+    """Write ``model.onnx``, run it with onnxruntime, and compare.
+
+    Arguments
+    ---------
+    model : unified_se_ss.inference.Model
+        On the CPU.
+    folder : str or Path
+        Gets ``model.onnx``.
+
+    Raises
+    ------
+    UserError
+        A package is not installed, the network cannot be exported, or what the graph
+        gives differs from what the model does.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--format onnx: needs {', '.join(missing)}; "
+            "install with: pip install 'unified_se_ss[onnx]'"
+        )
+    program = export_graph(model)
+    path = Path(folder) / FILE
+    with written_whole(path) as temporary:
+        program.save(temporary)
+    check_same_outputs(model, path)
+
+
+class Graph(nn.Module):
+    """What is exported: one mixture to all that the model gives.
+
+    Arguments
+    ---------
+    model : unified_se_ss.inference.Model
+        Its network is copied.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.network = with_onnx_lstms(copy.deepcopy(model.network))
+        self._both = KINDS[model.kind].both
+
+    def forward(self, mixture: torch.Tensor):
+        """[1, T] to the signals that there are."""
+        signals = self._both(self.network, mixture, None)
+        return tuple(signal for signal in signals if signal is not None)
+
+
+class OnnxLSTM(nn.Module):
+    """An LSTM as ONNX has it; for export alone, in eager mode it gives zeros.
+
+    Arguments
+    ---------
+    rnn : torch.nn.LSTM
+        Batch first, without projections.
+    """
+
+    def __init__(self, rnn: nn.LSTM):
+        super().__init__()
+        if not rnn.batch_first or rnn.proj_size or not rnn.bias:
+            raise UserError(
+                "--format onnx: an LSTM that is not batch first, has projections or has "
+                "no bias cannot be exported"
+            )
+        self.hidden, self.layers = rnn.hidden_size, rnn.num_layers
+        self.directions = 2 if rnn.bidirectional else 1
+        for layer in range(self.layers):
+            weights = [self._gates(rnn, f"{kind}_l{layer}") for kind in PARAMETERS]
+            self.register_buffer(f"input_{layer}", weights[0])
+            self.register_buffer(f"recurrent_{layer}", weights[1])
+            self.register_buffer(f"bias_{layer}", torch.cat(weights[2:], 1))
+
+    def _gates(self, rnn: nn.LSTM, name: str) -> torch.Tensor:
+        """A parameter of all directions, in ONNX's order of gates."""
+        directions = []
+        for suffix in ("", "_reverse")[: self.directions]:
+            gates = getattr(rnn, name + suffix).detach().chunk(4)
+            directions.append(torch.cat([gates[gate] for gate in GATES]))
+        return torch.stack(directions)
+
+    def forward(self, x: torch.Tensor):
+        """[B, L, N] to [B, L, directions * hidden], and no state."""
+        x = x.transpose(0, 1)
+        for layer in range(self.layers):
+            steps, batch = x.shape[:2]
+            state = (self.directions, batch, self.hidden)
+            output = torch.onnx.ops.symbolic_multi_out(
+                "LSTM",
+                [
+                    x,
+                    getattr(self, f"input_{layer}"),
+                    getattr(self, f"recurrent_{layer}"),
+                    getattr(self, f"bias_{layer}"),
+                ],
+                {
+                    "hidden_size": self.hidden,
+                    "direction": "bidirectional" if self.directions == 2 else "forward",
+                },
+                dtypes=[x.dtype] * 3,
+                shapes=[(steps, *state), state, state],
+            )[0]
+            x = output.transpose(1, 2).flatten(2)  # [L, B, directions * hidden]
+        return x.transpose(0, 1), None
+
+
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+def with_onnx_lstms(network: nn.Module) -> nn.Module:
+    """Put an :class:`OnnxLSTM` in the place of every LSTM of a network."""
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.LSTM):
+                setattr(module, name, OnnxLSTM(child))
+    return network
+
+
+def export_graph(model):
+    """The graph, with the length of the mixture left open.
+
+    Returns
+    -------
+    torch.onnx.ONNXProgram
+    """
+    names = ["sources"] * bool(model.n_sources) + ["enhanced"] * model.can_enhance
+    shape = (1,) if model.channels == 1 else (1, model.channels)
+    samples = torch.export.Dim(
+        "samples", min=model.minimum_samples, max=longest_input(model.network)
+    )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                Graph(model).eval(),
+                (torch.zeros(*shape, model.sample_rate),),
+                dynamo=True,
+                verbose=False,
+                input_names=["mixture"],
+                output_names=names,
+                dynamic_shapes=({len(shape): samples},),
+            )
+    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise UserError(
+            f"--format onnx: this network cannot be exported ({reason}); use --format native"
+        ) from error
+    program.model.metadata_props.update(
+        kind=model.kind, sample_rate=str(model.sample_rate), made_by="unified_se_ss"
+    )
+    return program
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without the exporter's remarks on packages that nobody asked for."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
+def check_same_outputs(model, path) -> None:
+    """Run the graph on mixtures of several lengths and compare with the model.
+
+    Raises
+    ------
+    UserError
+        They differ, or onnxruntime cannot run the graph.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), providers=["CPUExecutionProvider"]
+        )
+        for mixture in mixtures_to_compare(model, batch=1):
+            found = session.run(None, {"mixture": mixture.numpy()})
+            expected = [signal for signal in model.both(mixture) if signal is not None]
+            for ours, theirs in zip(expected, found, strict=True):
+                same_signals("onnx", "onnxruntime", ours, torch.from_numpy(theirs))
+    except Exception as error:  # onnxruntime's have no common class
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"--format onnx: onnxruntime cannot run the graph ({error})"
+        ) from error
