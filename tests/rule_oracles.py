@@ -89,7 +89,7 @@ UPGRAD = aggregation.UPGrad(projector=QuadprogProjector(norm_eps=0.0, reg_eps=1e
 def torchjd_nash(g_a, g_m):
     """Nash-MTL of torchjd, without its limit of the length; None where it gave up.
 
-    For about one pair in forty its solver ends where G w = 1 / w does not hold at all.
+    For about one pair in twelve its solver ends where G w = 1 / w does not hold at all.
     """
     aggregator = aggregation.NashMTL(n_tasks=2, max_norm=0.0, optim_niter=100)
     rows = torch.stack([g_a, g_m])
@@ -205,6 +205,35 @@ def _nearest_in_dual_cone(x, rows):
     return best
 
 
+def exact_imtl_g(g_a, g_m):
+    """Equal projections on both, weights that sum to 1: two linear equations."""
+    g_a, g_m = exact(g_a), exact(g_m)
+    norm_a, norm_m = DIGITS.norm(g_a), DIGITS.norm(g_m)
+    apart = g_a / norm_a - g_m / norm_m
+    equations = DIGITS.matrix([[inner(g_a, apart), inner(g_m, apart)], [1, 1]])
+    w_a, w_m = DIGITS.lu_solve(equations, DIGITS.matrix([0, 1]))
+    return rounded(w_a * g_a + w_m * g_m)
+
+
+def exact_aligned_mtl(g_a, g_m):
+    """arXiv 2305.19000, algorithm 1, by the eigenvectors of the Gramian."""
+    rows = [exact(g_a), exact(g_m)]
+    gramian = DIGITS.matrix([[inner(x, y) for y in rows] for x in rows])
+    values, vectors = DIGITS.eigsy(gramian)
+    scales = DIGITS.diag([DIGITS.sqrt(min(values) / value) for value in values])
+    w_a, w_m = vectors * scales * vectors.T * DIGITS.matrix([0.5, 0.5])
+    return rounded(w_a * rows[0] + w_m * rows[1])
+
+
+def exact_config(g_a, g_m):
+    """arXiv 2408.11104, equation 2, by the pseudoinverse of the unit gradients."""
+    g_a, g_m = exact(g_a), exact(g_m)
+    units = DIGITS.matrix([list(g / DIGITS.norm(g)) for g in (g_a, g_m)])
+    direction = units.T * DIGITS.lu_solve(units * units.T, DIGITS.matrix([1, 1]))
+    direction = direction / DIGITS.norm(direction)
+    return rounded((inner(g_a, direction) + inner(g_m, direction)) * direction)
+
+
 class Oracle(NamedTuple):
     """What a rule is compared with.
 
@@ -263,13 +292,22 @@ ORACLES = {
             "torchjd CAGrad (solver)", torchjd(aggregation.CAGrad(c=0.5)), 1e-3, slow=True
         ),
     ],
-    "imtl_g": [Oracle("torchjd IMTLG", torchjd(aggregation.IMTLG()), 1e-9)],
+    "imtl_g": [
+        Oracle("linear equations in 50 digits", exact_imtl_g, 1e-11),
+        Oracle("torchjd IMTLG", torchjd(aggregation.IMTLG()), 1e-9),
+    ],
     "nash": [
         Oracle("Newton in 50 digits", exact_nash, 1e-10, slow=True),
         Oracle("torchjd NashMTL (solver)", torchjd_nash, 1e-3, slow=True),
     ],
-    "aligned_mtl": [Oracle("torchjd AlignedMTL", torchjd(aggregation.AlignedMTL()), 1e-9)],
-    "config": [Oracle("torchjd ConFIG", torchjd(aggregation.ConFIG()), 1e-10)],
+    "aligned_mtl": [
+        Oracle("eigenvectors in 50 digits", exact_aligned_mtl, 1e-10),
+        Oracle("torchjd AlignedMTL", torchjd(aggregation.AlignedMTL()), 1e-9),
+    ],
+    "config": [
+        Oracle("pseudoinverse in 50 digits", exact_config, 1e-11),
+        Oracle("torchjd ConFIG", torchjd(aggregation.ConFIG()), 1e-10),
+    ],
     "upgrad": [
         Oracle("dual cone in 50 digits", exact_upgrad, 1e-11),
         Oracle("torchjd UPGrad (solver, reg_eps 1e-12)", torchjd(UPGRAD), 1e-6),
