@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import speechbrain as sb
 import torch
 from host_reads import HostReads
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_brain import batches, make
 
 from unified_se_ss.gradients import (
     RULES,
@@ -333,3 +335,56 @@ def test_none_is_neutral():
     )
     joined = Statistics.none(1) + found
     assert joined.rows(["all"]) == found.rows(["all"])
+
+
+def test_an_epoch_resumed_midway_keeps_its_windows(tmp_path):
+    """Killed after six of nine batches, the monitor goes on from the checkpoint."""
+
+    class Killed(Exception):
+        pass
+
+    def run(folder, kill_at=None):
+        checkpointer = sb.utils.checkpoints.Checkpointer(folder)
+        brain = make(checkpointer=checkpointer, ckpt_interval_steps=2)
+        brain.counter = sb.utils.epoch_loop.EpochCounter(2)
+        checkpointer.add_recoverables(dict(brain.modules.items()))
+        checkpointer.add_recoverable("counter", brain.counter)
+        train = sb.dataio.dataloader.SaveableDataLoader(batches(9), batch_size=None)
+        checkpointer.add_recoverable("loader", train)
+
+        def kill(*_):
+            if kill_at == brain.optimizer_step:
+                raise Killed
+
+        brain.on_fit_batch_start = kill
+        brain._window = lambda: 4
+        brain.fit(brain.counter, train)
+        return brain
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", kill_at=15)
+    resumed = run(tmp_path / "killed")
+    assert resumed.optimizer_step == 18
+    assert_alike(whole.monitor.windows(), resumed.monitor.windows())
+    assert whole.monitor.read() == resumed.monitor.read()
+    ends = [row["step"] for row in whole.monitor.windows() if row["scope"] == "all"]
+    assert ends == [13, 17, 18]
+
+
+@pytest.mark.parametrize(
+    "batches_, epochs, interval, factor, window",
+    [
+        (50_000, 200, 50, 1, 10_000),  # 1000 windows in all
+        (50_000, 10, 50, 1, 2500),  # 20 an epoch
+        (90, 10, 50, 1, 90),  # no less than an interval
+        (7, 10, 1, 1, 1),
+        (41, 10, 1, 2, 2),  # steps, not batches
+        (0, 10, 1, 1, 1),
+    ],
+)
+def test_how_long_a_window_is(batches_, epochs, interval, factor, window):
+    brain = make(grad_accumulation_factor=factor)
+    brain.hparams.number_of_epochs = epochs
+    brain.log_interval, brain._batches = interval, batches_
+    assert brain._window() == window

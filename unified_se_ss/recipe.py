@@ -28,7 +28,8 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation import publish
+from unified_se_ss.evaluation import GradientLog, plot_conflicts, publish
+from unified_se_ss.events import check_tensorboard, write_events
 from unified_se_ss.files import write_whole
 from unified_se_ss.gradients import RULES, find_rule
 from unified_se_ss.plain_yaml import plain_yaml
@@ -42,6 +43,7 @@ CHANGEABLE = {
     "epoch_counter",
     "num_workers",
     "log_interval",
+    "tensorboard",
     "save_waves",
     "valid_batch_size",
     "data_folder",
@@ -372,10 +374,13 @@ def begin(options: Options, hparams: dict) -> None:
     Raises
     ------
     UserError
-        The folder holds another experiment, or cannot be written to.
+        The folder holds another experiment, or cannot be written to; or a package that
+        the run needs is missing.
     """
     run_opts = options.run_opts
     _check_precision(run_opts, hparams)
+    if hparams.get("tensorboard"):
+        check_tensorboard()
     keep_freed_memory()
     sb.utils.distributed.ddp_init_group(run_opts)
     if if_main_process():
@@ -711,6 +716,29 @@ def _line(row: dict) -> str:
     )
 
 
+def log_gradients(brain, log_row: dict) -> None:
+    """Write and draw what the monitor saw in an epoch; for the main process alone.
+
+    ``gradients.csv`` and ``gradients.png`` in the run's folder, and events for
+    TensorBoard where ``hparams`` ask for it (``tensorboard``).
+
+    Arguments
+    ---------
+    brain : TwoTaskBrain
+        Its ``monitor`` has seen the epoch.
+    log_row : dict
+        The epoch's row in the :class:`TrainLog`.
+    """
+    hparams = vars(brain.hparams)
+    folder, windows = Path(hparams["output_folder"]), brain.monitor.windows()
+    log = GradientLog(folder)
+    log.add(log_row["epoch"], windows)
+    rule = {key: hparams[key] for key in ("rule", "granularity")}
+    plot_conflicts(log.rows, folder / "gradients.png", **rule)
+    if hparams.get("tensorboard"):
+        write_events(folder / "tensorboard", log_row, windows)
+
+
 # ------------------------------------------------------------------ results
 
 
@@ -741,11 +769,15 @@ def report(brain, rows: list[dict], signals_of_id, hours: float) -> None:
         configuration=_configuration(brain, hparams, hours),
         notes=["Measured on the test set with the checkpoint best in validation."],
         keep_waves=hparams["save_waves"],
+        gradient_rows=GradientLog(folder).rows,
     )
+    picture = folder / "gradients.png"
+    drawn = picture if picture.is_file() else "not drawn: no two gradients to compare"
     waves = f"{folder / 'wavs'}{'/' if published.waves else ' (save_waves is 0)'}"
     print(f"\n{published.summary.table()}\n")
     print(f"results       {published.results}")
     print(f"curves        {folder / 'curves.png'}")
+    print(f"gradients     {drawn}")
     print(f"separated     {waves}")
     print(f"report        {published.report}")
 

@@ -1,5 +1,6 @@
 """The evaluation room: from separated signals to metrics, tables and a report."""
 
+from unified_se_ss.evaluation.conflicts import GradientLog, plot_conflicts, read_gradients
 from unified_se_ss.evaluation.curves import plot_curves, read_log
 from unified_se_ss.evaluation.metrics import (
     best_permutation,
@@ -18,14 +19,17 @@ from unified_se_ss.evaluation.results import (
 from unified_se_ss.evaluation.waves import level_signals, save_waves
 
 __all__ = [
+    "GradientLog",
     "Published",
     "Summary",
     "best_permutation",
     "choose_examples",
     "evaluate_item",
     "level_signals",
+    "plot_conflicts",
     "plot_curves",
     "publish",
+    "read_gradients",
     "read_log",
     "read_results",
     "save_waves",

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from unified_se_ss.evaluation.report.examples import examples_within
+from unified_se_ss.evaluation.report.gradients import gradients
 from unified_se_ss.evaluation.report.overview import curves, header, results, settings
 from unified_se_ss.evaluation.report.page import PAGE
 from unified_se_ss.evaluation.report.spread import distribution
@@ -19,7 +20,17 @@ SIZE_LIMIT = 15_000_000
 CONTENTS_BYTES = 2000
 
 
-def write_report(folder, title, summary, rows, log_rows, examples, configuration, notes):
+def write_report(
+    folder,
+    title,
+    summary,
+    rows,
+    log_rows,
+    examples,
+    configuration,
+    notes,
+    gradient_rows=(),
+):
     """Write report.html: what was run, what came out, and how it sounds.
 
     Arguments
@@ -43,6 +54,8 @@ def write_report(folder, title, summary, rows, log_rows, examples, configuration
         precision and hours stand at the top; all other keys are folded away.
     notes : list of str
         Paragraphs under the heading.
+    gradient_rows : list of dict
+        Of two tasks that share parameters, as `read_gradients` returns them.
 
     Returns
     -------
@@ -60,7 +73,13 @@ def write_report(folder, title, summary, rows, log_rows, examples, configuration
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    before = [results(summary), distribution(rows), curves(log_rows)]
+    rule = configuration.get("rule", ""), configuration.get("granularity", "parameter")
+    before = [
+        results(summary),
+        distribution(rows),
+        curves(log_rows),
+        gradients(gradient_rows, *rule),
+    ]
     after = settings(configuration)
     # As large as it can get: with a link to each example.
     everything = utterances(rows, [str(example["id"]) for example in examples])

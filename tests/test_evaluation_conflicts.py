@@ -1,0 +1,273 @@
+"""gradients.csv: written, resumed, read, put into words and drawn; events for TensorBoard."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation import GradientLog, plot_conflicts, read_gradients
+from unified_se_ss.evaluation.conflicts import conclusions, conflicts_png
+from unified_se_ss.evaluation.report.gradients import gradients
+from unified_se_ss.events import check_tensorboard, write_events
+
+COSINES = "cosine_from_-1_to_1"
+RATIOS = "log10_ratio_from_-4_to_4"
+
+
+def window(step, modules=(), steps=10, **columns):
+    """A window's rows as the monitor gives them."""
+    rng = np.random.default_rng(step)
+    rows = []
+    for scope in ("all", *modules):
+        values = {
+            key: float(rng.uniform()) for key in ("conflict_rate", "removed", "stretch")
+        }
+        row = {"step": step, "scope": scope, "steps": steps, "compared": 40, **values}
+        row |= {"cosine": float(rng.uniform(-0.5, 0.5)), "mean_cosine": None, "added": 0.0}
+        rows.append(row | {"largest_stretch": 3.0, "rescaled": 0.1, "log10_ratio": 0.2})
+    rows[0] |= {"main_nonfinite": 0, COSINES: [1] * 20, RATIOS: [0] * 15 + [9] * 17}
+    return [row | columns for row in rows]
+
+
+def log_of(folder, epochs, modules=(), windows=3):
+    log = GradientLog(folder)
+    for epoch in range(1, epochs + 1):
+        steps = [10 * (windows * (epoch - 1) + n + 1) for n in range(windows)]
+        log.add(epoch, [row for step in steps for row in window(step, modules)])
+    return log
+
+
+def image(png):
+    import matplotlib.image
+
+    return matplotlib.image.imread(io.BytesIO(png), format="png")
+
+
+# ------------------------------------------------------------------ the file
+
+
+def test_what_is_written_is_read(tmp_path):
+    rows = window(10, ["net.a", "net.b"])
+    log = GradientLog(tmp_path)
+    assert log.rows == []
+    log.add(3, rows)
+    for row, read in zip(rows, log.rows, strict=True):
+        expected = {"epoch": 3, **{k: v for k, v in row.items() if v is not None}}
+        assert read.keys() == expected.keys()
+        for key, value in expected.items():
+            if isinstance(value, float):
+                assert read[key] == pytest.approx(value, rel=1e-4)
+            else:
+                assert read[key] == value and type(read[key]) is type(value)
+    assert [path.name for path in tmp_path.iterdir()] == ["gradients.csv"]
+
+
+def test_a_resumed_run_replaces_the_rows_from_there_on(tmp_path):
+    log = log_of(tmp_path, 4)
+    log.add(3, window(99, main_zero=5))
+    assert [(row["epoch"], row["step"]) for row in log.rows] == [
+        *((epoch, 10 * (3 * (epoch - 1) + n)) for epoch in (1, 2) for n in (1, 2, 3)),
+        (3, 99),
+    ]
+    assert log.rows[-1]["main_zero"] == 5 and "main_zero" not in log.rows[0]
+
+
+def test_earlier_rows_are_kept_to_the_letter(tmp_path):
+    log = log_of(tmp_path, 2, ["net.a"])
+    before = log.path.read_text()
+    log.add(3, window(70, ["net.a"]))
+    assert log.path.read_text().startswith(before)
+
+
+def test_an_epoch_without_windows_is_a_file(tmp_path):
+    log = GradientLog(tmp_path)
+    log.add(1, [])
+    assert log.rows == []
+    log.add(2, window(10))
+    assert len(log.rows) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["step,scope\n1,all\n", "epoch,step,scope,cosine\n1,2,all,far\n", None]
+)
+def test_a_file_that_is_none_is_named(tmp_path, text):
+    path = tmp_path / "gradients.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match="gradients.csv"):
+        read_gradients(path)
+    if text and "epoch" not in text:
+        with pytest.raises(UserError, match="gradients.csv.*move it away"):
+            GradientLog(tmp_path).add(1, [])
+
+
+# ------------------------------------------------------------------ in words
+
+
+def test_conclusions_are_computed_from_the_rows():
+    rows = []
+    for epoch, rate in ((1, 0.5), (2, 0.1)):
+        row = {"epoch": epoch, "step": 10 * epoch, "steps": 10, "compared": 100}
+        cells = {"conflict_rate": rate, "cosine": -0.25, "log10_ratio": 0.5, "added": 0.2}
+        cells |= {"removed": rate / 5, "lost": 0.0, "rescaled": 0.0, "stretch": 1.5}
+        rows.append({**row, "scope": "all", **cells, "largest_stretch": 4.0})
+        rows += [
+            {**row, "scope": f"net.{name}", "compared": 50, "conflict_rate": r}
+            for name, r in (("enhancer.a", rate + 0.1), ("encoder", rate - 0.1))
+        ]
+    first, second, third = conclusions(rows, "remedy", "parameter")
+    assert first == (
+        "30 % of the tensors' gradients conflict (50 % in epoch 1, 10 % in epoch 2); "
+        "most in enhancer.a (40 %)."
+    )
+    assert "pull against each other (mean cosine −0.25)" in second
+    assert "3.2 times as long" in second
+    for words in (
+        "Rule remedy, tensor by tensor: took out 20 % of an auxiliary gradient in conflict",
+        "added 20 % to the main gradient",
+        "1.50 times as long as the sum (most: 4)",
+    ):
+        assert words in third
+    assert "off the main" not in third and "rescaled" not in third
+
+
+def test_conclusions_name_what_is_missing():
+    row = {"epoch": 1, "step": 9, "scope": "all", "steps": 9, "compared": 30}
+    row |= {"auxiliary_zero": 10, "main_zero": 0, "main_nonfinite": 1, "conflict_rate": 0.0}
+    words = conclusions([row], "sum", "module")
+    assert words[0] == "0 % of the modules' gradients conflict."
+    assert words[1] == "Rule sum, module by module: changed nothing."
+    assert words[2] == (
+        "1 step skipped, as the main gradient was not finite; "
+        "25 % of the modules had no auxiliary gradient."
+    )
+
+
+# ------------------------------------------------------------------ as a picture
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "modules, epochs, windows, granularity",
+    [
+        (0, 1, 1, "global"),
+        (2, 1, 1, "module"),
+        (2, 30, 20, "parameter"),
+        (40, 3, 4, "parameter"),
+    ],
+)
+def test_pictures_of_few_and_many_rows(tmp_path, modules, epochs, windows, granularity):
+    names = [f"network.enhancer.blocks.{n}.intra.layers.0" for n in range(modules)]
+    log = log_of(tmp_path, epochs, names, windows)
+    path = plot_conflicts(log.rows, tmp_path / "gradients.png", "project", granularity)
+    picture = image(path.read_bytes())
+    assert picture.shape[1] > 1000 and picture.std() > 0
+    assert (picture.shape[0] > 1200) == (modules == 40)
+
+
+def test_same_rows_give_the_same_bytes_and_others_do_not(tmp_path):
+    rows = log_of(tmp_path, 2, ["net.a", "net.b"]).rows
+    picture = conflicts_png(rows)
+    assert picture == conflicts_png(rows)
+    for key in ("cosine", "removed"):
+        changed = [{**row, key: 0.8 * row[key] + 0.05} for row in rows]
+        assert conflicts_png(changed) != picture, key
+
+
+def test_red_is_where_the_tasks_fight(tmp_path):
+    """The map's rows are the modules: one all against, one all with."""
+
+    def reds(cosine):
+        rows = log_of(tmp_path, 1, ["net.a", "net.b"]).rows
+        rows = [row if row["scope"] == "all" else {**row, "cosine": cosine} for row in rows]
+        red, _, blue, _ = np.moveaxis(image(conflicts_png(rows)), -1, 0)
+        return (red > blue + 0.2).sum(), (blue > red + 0.2).sum()
+
+    against, with_ = reds(-0.4), reds(0.4)
+    assert against[0] > 2 * with_[0] and with_[1] > 2 * against[1]
+
+
+@pytest.mark.filterwarnings("error")
+def test_holes_are_left_out():
+    rows = [
+        {"epoch": 1, "step": 5, "scope": "all", "steps": 5, "compared": 0},
+        {"epoch": 1, "step": 5, "scope": "net.a", "steps": 5, "compared": 0},
+        {"epoch": 1, "step": 9, "scope": "all", "steps": 4, "compared": 3},
+        {"epoch": 1, "step": 9, "scope": "net.a", "steps": 4, "compared": 3},
+    ]
+    for key in ("conflict_rate", "cosine", "stretch"):
+        for row in rows[2:]:
+            row[key] = 0.5
+    assert image(conflicts_png(rows)).std() > 0
+
+
+def test_nothing_is_drawn_where_nothing_was_compared(tmp_path):
+    for rows in ([], [row | {"compared": 0} for row in window(10)]):
+        assert plot_conflicts(rows, tmp_path / "gradients.png") is None
+        assert not (tmp_path / "gradients.png").exists()
+        assert conclusions(rows) == []
+
+
+# ------------------------------------------------------------------ in the report
+
+
+def test_the_reports_section(tmp_path):
+    rows = log_of(tmp_path, 2, ["net.<b>"]).rows
+    section = gradients(rows, "<i>", "parameter")
+    assert section.count("<img") == 1 and "<h2 id=" in section
+    assert "<b>" not in section and "<i>" not in section
+    assert gradients([]) == ""
+    nothing = gradients([{**row, "compared": 0} for row in rows])
+    assert "<img" not in nothing and "no two gradients" in nothing
+
+
+# ------------------------------------------------------------------ TensorBoard
+
+
+def test_events_are_read_back(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    check_tensorboard()
+    for epoch, steps in ((1, (10, 20)), (2, (30, 40)), (2, (30, 40))):  # 2 is resumed
+        rows = [row for step in steps for row in window(step, ["net.a"])]
+        write_events(tmp_path, {"epoch": epoch, "train_loss": -3.0 * epoch}, rows)
+    found = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
+    rates = found.Scalars("gradients/conflict_rate")
+    assert [event.step for event in rates] == [10, 20, 30, 40]
+    assert rates[0].value == pytest.approx(window(10)[0]["conflict_rate"], rel=1e-6)
+    assert [(e.step, e.value) for e in found.Scalars("epoch/train_loss")] == [
+        (20, -3.0),
+        (40, -6.0),
+    ]
+    histogram = found.Histograms("gradients/log10_ratio_of_each_group")[0].histogram_value
+    assert histogram.num == 9 * 17 and list(histogram.bucket)[-17:] == [9.0] * 17
+    assert not any("net.a" in tag for tag in found.Tags()["scalars"])
+
+
+def test_a_missing_package_is_one_clear_message(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"tensorboard: .*unified_se_ss\[tensorboard\]"):
+        check_tensorboard()
+
+
+def test_the_columns_are_those_of_the_monitor(tmp_path):
+    """What is drawn is what is measured: no column is read that nobody writes."""
+    import torch
+
+    from unified_se_ss.gradients import CombinedGradients, ConflictMonitor
+
+    monitor = ConflictMonitor(["net.a.w", "net.b.w"])
+    one, yes = torch.ones(2).double(), torch.tensor(True)
+    product = torch.tensor([-0.5, 0.25]).double()
+    monitor.update(CombinedGradients(one, one, product, one, one, one[0], yes, yes))
+    log = GradientLog(tmp_path)
+    log.add(1, monitor.windows())
+    with open(log.path, newline="") as file:
+        columns = set(next(csv.reader(file)))
+    assert columns >= set(window(1)[0]) | {"epoch", "lost", "auxiliary_nonfinite"}
+    assert [len(log.rows[0][key]) for key in (COSINES, RATIOS)] == [20, 32]
