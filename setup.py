@@ -13,8 +13,13 @@ def version() -> str:
     return text.split('__version__ = "')[1].split('"')[0]
 
 
+#: Perceptual metrics; pesq has no wheels, so it needs a C compiler.
+METRICS = ["pesq>=0.0.4,<0.1", "pystoi>=0.4.1,<0.5"]
 #: Aggregators of torchjd as rules; its interface moves often. `full` brings the solvers.
 TORCHJD = ["torchjd[full]>=0.18,<0.19"]
+
+#: What writes an ONNX graph and what checks it.
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 
 setup(
     name="unified_se_ss",
@@ -28,7 +33,17 @@ setup(
     install_requires=(HERE / "requirements.txt").read_text(encoding="utf-8").split(),
     extras_require={
         "demo": ["espeakng-loader>=0.2.4,<0.3"],
-        "test": ["hypothesis>=6.100", "mir_eval>=0.8", "mpmath>=1.3", "pytest>=8", *TORCHJD],
+        "metrics": METRICS,
+        "test": [
+            "hypothesis>=6.100",
+            "mir_eval>=0.8",
+            "mpmath>=1.3",
+            "pystoi>=0.4.1,<0.5",
+            "pytest>=8",
+            *ONNX,
+            *TORCHJD,
+        ],
+        "onnx": ONNX,
         "torchjd": TORCHJD,
     },
     entry_points={"console_scripts": ["unified_se_ss = unified_se_ss.__main__:main"]},

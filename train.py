@@ -38,6 +38,7 @@ from unified_se_ss.data import (
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import evaluate_item, plot_curves
 from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses
+from unified_se_ss.inference.pretrained import load_pretrained_ss
 from unified_se_ss.networks import UnifiedOutput
 from unified_se_ss.objectives import (
     REPRESENTATION_LOSSES,
@@ -175,6 +176,7 @@ class UnifiedBrain(TwoTaskBrain):
             log = recipe.TrainLog(self.hparams.output_folder)
             log.add(row)
             plot_curves(log.rows, Path(self.hparams.output_folder) / "curves.png")
+            recipe.log_gradients(self, row)
             print(
                 f"Epoch {epoch}: validation SI-SNRi {row['valid_si_snr_i']:.2f} dB, "
                 f"conflicts {percent(row['conflict_rate'])}, lr {row['lr']:.2g}"
@@ -347,6 +349,17 @@ def shared_modules(hparams):
     return ["network.encoder"] + ["network.enhancer"] * bool(hparams["use_se"])
 
 
+def start_from_pretrained(hparams):
+    """Give the SS module a trained one's weights, unless the run goes on from its own."""
+    source = hparams["pretrained_ss"]
+    if source is None or hparams["checkpointer"].list_checkpoints():
+        return
+    network = hparams["modules"]["network"]
+    loaded = recipe.on_main(load_pretrained_ss, network, source)
+    if if_main_process():
+        print(loaded)
+
+
 def main():
     """From the command line to the report."""
     options = recipe.parse_options(sys.argv[1:], __doc__)
@@ -360,6 +373,7 @@ def main():
         return
     recipe.begin(options, hparams)
     recipe.check_testable(options.run_opts, hparams["checkpointer"])
+    start_from_pretrained(hparams)
     watch = recipe.Stopwatch()
     loaders, train_sampler = make_loaders(hparams, recipe.on_main(prepare, hparams))
     brain = UnifiedBrain(

@@ -184,7 +184,8 @@ def _build(description, name, place: str, depth: int = 0):
     try:
         return make if is_partial else make()
     except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{name}: {place}: {name_of_class}: {error}") from error
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{name}: {place}: {name_of_class}: {reason}") from error
 
 
 def _arguments(network: type, given: dict, name, place: str, depth: int) -> dict:
@@ -212,7 +213,7 @@ def _check(key: str, value, hint, name, where: str) -> None:
     if hint is None:  # what makes a network; the classes do not annotate it
         fits = isinstance(value, partial)
         kinds = ("what makes a network (partial)",)
-    elif isinstance(value, (bool, nn.Module)) or value is None:
+    elif isinstance(value, nn.Module) or value is None:
         fits = any(isinstance(value, kind) for kind in kinds)
     else:
         fits = type(value) in kinds or (float in kinds and type(value) is int)
