@@ -123,7 +123,9 @@ def test_conclusions_are_computed_from_the_rows():
         "most in enhancer.a (40 %)."
     )
     assert "pull against each other (mean cosine −0.25)" in second
-    assert "3.2 times as long" in second
+    assert "3.16 times as long as the main" in second
+    shorter = [{**row, "log10_ratio": -2.0} for row in rows]
+    assert "100 times shorter than the main" in conclusions(shorter)[1]
     for words in (
         "Rule remedy, tensor by tensor: took out 20 % of an auxiliary gradient in conflict",
         "added 20 % to the main gradient",

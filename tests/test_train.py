@@ -95,12 +95,17 @@ def test_a_run_from_the_data_to_the_report(tmp_path, name):
     for key in ("train_si_snr", "train_se_loss", "conflict_rate", "valid_si_snr_i"):
         assert np.isfinite(float(log[-1][key])), key
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    windows = rows(out / "gradients.csv")
+    assert {row["epoch"] for row in windows} == {"1", "2"}
+    assert {"all", "network.encoder.convolution"} < {row["scope"] for row in windows}
+    assert (out / "gradients.png").read_bytes().startswith(b"\x89PNG")
 
     results = rows(out / "results.csv")
     assert [row["ID"] for row in results] == ["test-0", "test-1", "test-2"]
     summary = json.loads((out / "summary.json").read_text())
     assert summary["metrics"]["si_snr_i"]["count"] == 3
-    for words in ("SI-SNRi", "SDRi", "enhanced mixture", "report.html", str(out / "wavs")):
+    files = ("report.html", "gradients.png", str(out / "wavs"))
+    for words in ("SI-SNRi", "SDRi", "enhanced mixture", *files):
         assert words in printed
     assert "si_snr=" in progress and "conflicts=" in progress
 
@@ -123,6 +128,7 @@ def test_ablations_by_override_and_the_evaluated_graph_is_the_trained_one(tmp_pa
         assert key not in log[0]
     assert "se_si_snr" not in rows(out / "results.csv")[0]
     assert not list((out / "wavs").rglob("enhanced.wav"))
+    assert not (out / "gradients.png").exists()  # there was nothing to compare
 
     first = rows(out / "results.csv")
     # Once more from the checkpoint alone: the same numbers.

@@ -262,10 +262,10 @@ def _on_directions(whole, unit) -> str:
         of_what = "The" if unit == "step" else f"A {unit}'s"
         if parts:
             of_what = of_what.lower()
-        parts.append(
-            f"{of_what} auxiliary gradient is typically {10**ratio:.2g} times as long as "
-            "the main one"
-        )
+        times = f"{10**ratio:.3g} times as long as"
+        if ratio < 0:
+            times = f"{10**-ratio:.3g} times shorter than"
+        parts.append(f"{of_what} auxiliary gradient is typically {times} the main one")
     return "; ".join(parts) + "." if parts else ""
 
 
@@ -448,10 +448,11 @@ def _draw_curves(figure, cells, whole, unit) -> None:
         _line(cosine, whole, "cosine", ORANGE, "all shared parameters as one vector")
     cosine.axhline(0, color="k", lw=0.8)
     low, high = cosine.get_ylim()
-    cosine.set_ylim(min(low, -0.05), max(high, 0.05))
+    low, high = min(low, -0.05), max(high, 0.05)
+    cosine.set_ylim(low, high + 0.2 * (high - low))  # room for the legend
     _style(cosine, "Cosine of the two gradients", "← against   with →")
     if cosine.get_legend_handles_labels()[1]:
-        cosine.legend(fontsize=8, frameon=False, ncols=2, loc="best")
+        cosine.legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
     for axes in (rate, cosine):
         _mark_epochs(axes, whole)
 
