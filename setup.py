@@ -21,6 +21,9 @@ TORCHJD = ["torchjd[full]>=0.18,<0.19"]
 #: What writes an ONNX graph and what checks it.
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 
+#: What the key `tensorboard: True` of a YAML writes with.
+TENSORBOARD = ["tensorboard>=2.15"]
+
 setup(
     name="unified_se_ss",
     version=version(),
@@ -40,10 +43,12 @@ setup(
             "mpmath>=1.3",
             "pystoi>=0.4.1,<0.5",
             "pytest>=8",
+            *TENSORBOARD,
             *ONNX,
             *TORCHJD,
         ],
         "onnx": ONNX,
+        "tensorboard": TENSORBOARD,
         "torchjd": TORCHJD,
     },
     entry_points={"console_scripts": ["unified_se_ss = unified_se_ss.__main__:main"]},
