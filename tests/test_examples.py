@@ -1,0 +1,250 @@
+"""The examples of docs/examples run, do what docs/your_recipe.md says, and are in it."""
+
+import difflib
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+import yaml
+from example_ranks import EXAMPLES, LENGTHS, ROOT, batches, fit, load, make
+
+from unified_se_ss.gradients import RULES
+
+PAGE = (ROOT / "docs" / "your_recipe.md").read_text(encoding="utf-8")
+UNEVEN = LENGTHS["by_items"]
+MANY = UNEVEN * 3
+
+
+def blocks(language):
+    """The page's blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def difference(before, after):
+    """What the page must show of two files."""
+    lines = (
+        (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
+        for name in (before, after)
+    )
+    return "\n".join(difflib.unified_diff(*lines, before, after, n=1, lineterm="")) + "\n"
+
+
+def largest_difference(one, other):
+    """Largest |x - y| over the largest |x|, by tensor."""
+    return max(float((one[n] - other[n]).abs().max() / one[n].abs().max()) for n in one)
+
+
+# The page
+
+
+def test_the_page_shows_the_real_differences():
+    assert blocks("diff") == [
+        difference("before/train.py", "after/train.py"),
+        difference("before/hparams.yaml", "after/hparams.yaml"),
+        difference("after/train.py", "by_items/train.py"),
+    ]
+
+
+def test_it_is_a_matter_of_three_lines_and_two_keys():
+    """But for the import and empty lines."""
+    changed = [line for line in blocks("diff")[0].splitlines()[2:] if line[:1] == "+"]
+    code = [line for line in changed if line[1:].strip() and "import" not in line]
+    assert len(code) == 2
+    keys = [line for line in blocks("diff")[1].splitlines()[2:] if line[:1] == "+"]
+    assert sum(bool(line[1:].strip()) for line in keys) == 2
+
+
+def test_the_code_on_the_page_is_that_of_the_examples():
+    files = [path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")]
+    assert len(blocks("python")) == 3
+    for block in blocks("python"):
+        indented = (textwrap.indent(block, indent) for indent in ("", " " * 4, " " * 8))
+        assert any(text in file for text in indented for file in files), block
+
+
+@pytest.fixture
+def own_rule():
+    """The example of a rule of one's own; forgotten afterwards."""
+    try:
+        yield load("own_rule.py")
+    finally:
+        RULES.pop("soften")
+
+
+@pytest.mark.parametrize("number", range(len(blocks("yaml"))))
+def test_every_setting_on_the_page_trains(number, tmp_path, own_rule):
+    settings = yaml.safe_load(blocks("yaml")[number])
+    if str(settings["rule"]).startswith("torchjd"):
+        pytest.importorskip("torchjd")
+    brain = make("after", tmp_path, **settings)
+    before = {n: p.detach().clone() for n, p in brain.modules.named_parameters()}
+    weights = fit(brain, batches(UNEVEN))
+    assert all(weights[name].isfinite().all() for name in weights)
+    assert all(not torch.equal(weights[name], before[name]) for name in weights)
+    assert brain.monitor.read()["steps"] == len(UNEVEN)
+
+
+def test_the_defaults_on_the_page_are_the_defaults(tmp_path):
+    stated = yaml.safe_load(blocks("yaml")[0])
+    one, other = (
+        fit(make("after", tmp_path / str(len(s)), **s), batches(UNEVEN))
+        for s in (stated, {})
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# What the recipe does
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.05, 5.0])
+def test_with_sum_the_weights_are_those_before(tmp_path, max_grad_norm):
+    """Adam, and clipping that does something or nothing; float64."""
+    before = fit(make("before", tmp_path, max_grad_norm=max_grad_norm), batches(MANY))
+    after = make("after", tmp_path, max_grad_norm=max_grad_norm, rule="sum")
+    assert largest_difference(before, fit(after, batches(MANY))) < 1e-10
+
+
+def test_with_sum_accumulation_gives_the_weights_before(tmp_path):
+    options = {"grad_accumulation_factor": 2}
+    before = fit(make("before", tmp_path, **options), batches(MANY))
+    after = fit(make("after", tmp_path, rule="sum", **options), batches(MANY))
+    # Two scalars count one each, so their mean over two micro-batches is theirs as well.
+    assert largest_difference(before, after) < 1e-10
+
+
+def test_with_project_they_are_not(tmp_path):
+    before = fit(make("before", tmp_path), batches(MANY))
+    after = make("after", tmp_path)
+    weights = fit(after, batches(MANY))
+    assert 0 < after.monitor.read()["conflict_rate"] < 1
+    assert largest_difference(before, weights) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """Weights of each example on each of two ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node=2", str(ROOT / "tests" / "example_ranks.py"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {
+        name: [torch.load(folder / f"{name}.{rank}.pt") for rank in range(2)]
+        for name in LENGTHS
+    }
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_two_ranks_are_one_process_with_the_joined_batch(name, ranks, tmp_path):
+    one, other = ranks[name]
+    assert all(torch.equal(one[parameter], other[parameter]) for parameter in one)
+    alone = fit(make(name, tmp_path), batches(LENGTHS[name]))
+    assert largest_difference(alone, one) < 1e-10
+
+
+# The examples as scripts
+
+
+@pytest.mark.parametrize("name", ["before", "after", "by_items"])
+def test_an_example_trains_as_a_script(name, tmp_path, monkeypatch, capsys):
+    hparams = EXAMPLES / ("before" if name == "before" else "after") / "hparams.yaml"
+    options = ["--device", "cpu", "--noprogressbar", "--output_folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["train.py", str(hparams), *options])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # SpeechBrain puts its own there
+    load(f"{name}/train.py").main()
+    losses = [
+        float(line.split()[-1])
+        for line in capsys.readouterr().out.splitlines()
+        if "VALID" in line
+    ]
+    assert len(losses) == 3 and losses[-1] < losses[0] - 0.3
+    assert list(tmp_path.glob("save/CKPT*/encoder.ckpt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["before", "after"])
+def test_an_example_trains_on_two_ranks_as_a_script(name, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node=2", str(EXAMPLES / name / "train.py")]
+    command += [str(EXAMPLES / name / "hparams.yaml"), "--device", "cpu", "--noprogressbar"]
+    command += ["--distributed_backend", "gloo", "--output_folder", str(tmp_path)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("VALID") == 3
+    assert len(list(tmp_path.glob("save/CKPT*"))) == 1
+
+
+def test_the_plain_loop_trains_both_tasks():
+    report = load("plain_loop.py").train(steps=100)
+    first, last = report[:20].mean(0), report[-20:].mean(0)
+    assert last[0] < 0.5 * first[0] and last[1] < 0.7 * first[1]
+    assert 0 < report[:, 2].mean() < 1
+
+
+def test_a_rule_of_ones_own_is_a_rule(own_rule, tmp_path):
+    """Between `sum` and `project`, and these at its ends."""
+
+    def weights(rule, **options):
+        return fit(make("after", tmp_path, rule=rule, rule_options=options), batches(MANY))
+
+    assert largest_difference(weights("soften", strength=1.0), weights("project")) < 1e-12
+    assert largest_difference(weights("soften", strength=0.0), weights("sum")) < 1e-12
+    assert largest_difference(weights("soften"), weights("project")) > 1e-4
+    assert largest_difference(weights("soften"), weights("sum")) > 1e-4
+
+
+# What goes wrong
+
+
+def as_list(brain):
+    """Return the losses in a way that is not understood."""
+    losses = brain.compute_objectives
+    brain.compute_objectives = lambda *arguments: list(losses(*arguments))
+
+
+FAULTS = [
+    ("no trainable parameter", {"shared_modules": ["encodr"]}, None),
+    ("both shared and auxiliary", {"auxiliary_modules": ["enhancer", "encoder"]}, None),
+    ("the main task uses", {"auxiliary_modules": ["enhancer", "recognizer"]}, None),
+    ("returned a list", {}, as_list),
+    ("has no option", {"rule": "remedy", "rule_options": {"K": 3}}, None),
+]
+
+
+def rows():
+    """Messages in the page's table."""
+    table = PAGE[PAGE.index("| message | why |") :]
+    return [line.split("|")[1].strip() for line in table.splitlines()[2:] if "|" in line]
+
+
+@pytest.mark.parametrize("words, options, change", FAULTS)
+def test_messages_are_those_on_the_page(words, options, change, tmp_path):
+    (expected,) = (row for row in rows() if words in row)
+    brain = make("after", tmp_path, **options)
+    if change:
+        change(brain)
+    with pytest.raises(Exception, match=re.escape(expected)):
+        fit(brain, batches(UNEVEN))
+
+
+def test_a_head_that_is_in_neither_list_is_told(tmp_path, caplog):
+    (expected,) = (row for row in rows() if "Only the auxiliary task" in row)
+    fit(make("after", tmp_path, auxiliary_modules=[]), batches(UNEVEN))
+    assert expected in [record.getMessage() for record in caplog.records]
+
+
+def test_every_message_on_the_page_is_tested():
+    words = [fault[0] for fault in FAULTS] + ["Only the auxiliary task"]
+    assert all(any(part in row for part in words) for row in rows())
+    assert len(rows()) == len(words)
