@@ -100,6 +100,9 @@ def parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="replace what an earlier export left there"
     )
     exporting.set_defaults(command=export_model)
+    add_evaluation(
+        commands.add_parser("evaluate", help="score a model on the mixtures of a manifest")
+    )
     return top
 
 
@@ -150,6 +153,43 @@ def export_model(options) -> None:
     from unified_se_ss.inference.export import export_command
 
     export_command(options)
+
+
+def add_evaluation(command: argparse.ArgumentParser) -> None:
+    """Options of ``evaluate``."""
+    command.add_argument("model", help="a run's folder, or an exported one")
+    command.add_argument("manifest", help="CSV, such as RUN/manifests/test.csv")
+    command.add_argument(
+        "-o", "--output", metavar="FOLDER", help="default evaluation/NAME_OF_THE_MANIFEST"
+    )
+    command.add_argument(
+        "--data_folder", metavar="FOLDER", help="what {data_root} in the manifest means"
+    )
+    command.add_argument(
+        "--metrics",
+        default="si_snr,sdr",
+        help="of si_snr, sdr (always there), pesq, stoi, estoi, wer, joined by commas",
+    )
+    command.add_argument("--jobs", type=int, help="processes that score; default all cores")
+    command.add_argument(
+        "--recogniser", metavar="SOURCE", help="a SpeechBrain recogniser, for the WER"
+    )
+    command.add_argument(
+        "--transcripts", metavar="CSV", help="ID, transcript_1, ...; for the WER"
+    )
+    command.add_argument("--device", help="default: a GPU if there is one")
+    command.add_argument("--precision", help="fp32 (default), bf16 or fp16")
+    command.add_argument(
+        "--save_waves",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep the wavs of the first N",
+    )
+    command.add_argument(
+        "--force", action="store_true", help="replace an earlier evaluation"
+    )
+    command.set_defaults(command=evaluate_model)
 
 
 def check_data(options) -> None:
@@ -207,6 +247,26 @@ def separate_files(options) -> int:
         chunk_seconds=options.chunk_seconds,
         overlap_seconds=options.overlap_seconds,
         mixture_consistency=options.mixture_consistency,
+    )
+
+
+def evaluate_model(options) -> None:
+    """Score a model."""
+    from unified_se_ss import evaluate_model
+
+    evaluate_model.run(
+        options.model,
+        options.manifest,
+        options.output,
+        data_folder=options.data_folder,
+        metrics=[name.strip() for name in options.metrics.split(",") if name.strip()],
+        jobs=options.jobs,
+        recogniser=options.recogniser,
+        transcripts=options.transcripts,
+        device=options.device,
+        precision=options.precision,
+        save_waves=options.save_waves,
+        force=options.force,
     )
 
 

@@ -1,0 +1,204 @@
+"""PESQ, STOI and ESTOI of separated speech, of packages that are an extra.
+
+A metric is an entry of `PERCEPTUAL`: what it needs, and a function of one estimate and
+its target. A value that cannot be had is an empty cell, and the row says why.
+
+Axes: T samples, J sources.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from unified_se_ss.errors import UserError
+
+#: The column that says why cells of a row are empty.
+WHY_EMPTY = "why_empty"
+
+
+class NoValue(Exception):
+    """A metric has no value for a signal; the message says why."""
+
+
+@dataclass(frozen=True)
+class PerceptualMetric:
+    """A metric of one estimate against its target.
+
+    Arguments
+    ---------
+    package : str
+        What must be installed.
+    score : callable
+        Of estimate [T], target [T] and rate in Hz; raises `NoValue`. Neither signal is
+        silent; both have the same root mean square.
+    columns : dict
+        Name of the column by sampling rate in Hz; the key None stands for any rate.
+
+    Example
+    -------
+    >>> PERCEPTUAL["pesq"].column(16000), PERCEPTUAL["stoi"].column(44100)
+    ('pesq_wb', 'stoi')
+    """
+
+    package: str
+    score: Callable
+    columns: dict
+
+    def column(self, sample_rate):
+        """The column of results.csv, None if the metric is not defined at this rate."""
+        return self.columns.get(sample_rate, self.columns.get(None))
+
+
+def check_metrics(names, sample_rate):
+    """Refuse, before any work is done, metrics that could not be computed.
+
+    Arguments
+    ---------
+    names : sequence of str
+        Keys of `PERCEPTUAL`.
+    sample_rate : int
+        In Hz.
+
+    Raises
+    ------
+    UserError
+        A package is missing, or a metric is not defined at this sampling rate.
+
+    Example
+    -------
+    >>> check_metrics([], 8000)
+    """
+    missing = [n for n in names if not importlib.util.find_spec(PERCEPTUAL[n].package)]
+    if missing:
+        packages = sorted({PERCEPTUAL[name].package for name in missing})
+        raise UserError(
+            f"metrics: {', '.join(missing)} needs the package(s) {', '.join(packages)}, "
+            "not installed here; install with pip install 'unified_se_ss[metrics]', or "
+            f"pip install {' '.join(packages)}, or leave {', '.join(missing)} out"
+        )
+    for name in names:
+        if PERCEPTUAL[name].column(sample_rate) is None:
+            rates = " or ".join(str(rate) for rate in PERCEPTUAL[name].columns)
+            raise UserError(
+                f"metrics: {name} is defined at {rates} Hz, but the model works at "
+                f"{sample_rate} Hz; leave {name} out"
+            )
+
+
+def perceptual_scores(names, mixture, estimates, targets, sample_rate):
+    """Perceptual metrics of one utterance.
+
+    Arguments
+    ---------
+    names : sequence of str
+        Keys of `PERCEPTUAL`.
+    mixture : np.ndarray
+        What the network heard, shape [T].
+    estimates : np.ndarray
+        Estimated sources in the order of the targets, shape [J, T].
+    targets : np.ndarray
+        True sources, shape [J, T].
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    dict
+        For each metric, under its column's name: its mean over the sources, the
+        improvement of that over the mixture (`_i` at the end), and both of each source
+        with its number at the end. None where there is no value; then `why_empty` says
+        of which source and why.
+
+    Example
+    -------
+    >>> perceptual_scores([], np.zeros(9), np.zeros((2, 9)), np.zeros((2, 9)), 8000)
+    {}
+    """
+    row, reasons = {}, []
+    for name in names:
+        column = PERCEPTUAL[name].column(sample_rate)
+        pairs = []
+        for j, (estimate, target) in enumerate(zip(estimates, targets), start=1):
+            try:
+                score = _score(name, estimate, target, sample_rate)
+                gain = score - _score(name, mixture, target, sample_rate)
+            except NoValue as reason:
+                score = gain = None
+                reasons.append(f"{name} of source {j}: {reason}")
+            pairs.append({column: score, f"{column}_i": gain})
+        for key in (column, f"{column}_i"):
+            there = [pair[key] for pair in pairs if pair[key] is not None]
+            row[key] = float(np.mean(there)) if there else None
+        for j, pair in enumerate(pairs, start=1):
+            row.update({f"{key}_{j}": value for key, value in pair.items()})
+    if reasons:
+        row[WHY_EMPTY] = "; ".join(reasons)
+    return row
+
+
+def empty_scores(names, n_sources, sample_rate, reason):
+    """The row of `perceptual_scores` where none of the metrics could be computed."""
+    columns = [PERCEPTUAL[name].column(sample_rate) for name in names]
+    ends = ["", "_i", *(f"{i}_{j}" for j in range(1, n_sources + 1) for i in ("", "_i"))]
+    row = {column + end: None for column in columns for end in ends}
+    return {**row, WHY_EMPTY: f"{', '.join(names)}: {reason}"}
+
+
+def _score(name, estimate, target, sample_rate):
+    """A metric of one signal, at a level that does not depend on the network's."""
+    levels = [float(np.sqrt(np.mean(np.square(x)))) for x in (estimate, target)]
+    for signal, level in zip(("estimate", "reference"), levels):
+        if level < 1e-12:
+            raise NoValue(f"the {signal} is silent")
+    estimate = estimate * (levels[1] / levels[0])
+    return float(PERCEPTUAL[name].score(estimate, target, sample_rate))
+
+
+def _pesq(estimate, target, sample_rate):
+    """Perceptual Evaluation of Speech Quality, as MOS-LQO from 1 to 4.6.
+
+    At 8 kHz ITU-T P.862 with P.862.1 (narrow band), at 16 kHz P.862.2 (wide band); the
+    two scales cannot be compared.
+    """
+    import pesq
+
+    mode = {8000: "nb", 16000: "wb"}[sample_rate]
+    try:
+        return pesq.pesq(sample_rate, target, estimate, mode)
+    except pesq.PesqError as error:
+        reason = error.args[0] if error.args else "no value"
+        reason = reason.decode() if isinstance(reason, bytes) else str(reason)
+        raise NoValue(reason[:1].lower() + reason[1:]) from error
+    except ValueError as error:
+        raise NoValue(str(error)) from error
+
+
+def _stoi(estimate, target, sample_rate, extended=False):
+    """Short-time objective intelligibility in percent (Taal et al., 2011)."""
+    from pystoi import stoi
+
+    with warnings.catch_warnings():
+        # Instead of a value, it warns and returns 1e-5.
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            return 100 * stoi(target, estimate, sample_rate, extended=extended)
+        except RuntimeWarning as warning:
+            raise NoValue("less than 0.4 s of speech") from warning
+
+
+def _estoi(estimate, target, sample_rate):
+    """Extended STOI in percent (Jensen and Taal, 2016)."""
+    return _stoi(estimate, target, sample_rate, extended=True)
+
+
+#: The metrics there are, by the names that the command line knows.
+PERCEPTUAL = {
+    "pesq": PerceptualMetric("pesq", _pesq, {8000: "pesq_nb", 16000: "pesq_wb"}),
+    "stoi": PerceptualMetric("pystoi", _stoi, {None: "stoi"}),
+    "estoi": PerceptualMetric("pystoi", _estoi, {None: "estoi"}),
+}
