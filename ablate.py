@@ -42,6 +42,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -208,7 +209,11 @@ def parser() -> argparse.ArgumentParser:
     add("--devices", help="such as cuda:0,cuda:1 or cpu; default: every GPU there is")
     add("--jobs", type=int, help="runs at a time; default: the number of devices, or 1")
     add(
-        "--train", type=Path, default=Path(__file__).with_name("train.py"), metavar="SCRIPT"
+        "--train",
+        type=Path,
+        default=Path(__file__).with_name("train.py"),
+        metavar="SCRIPT",
+        help="the train.py of any recipe; default: the one beside this file",
     )
     add("--table_only", action="store_true", help="make the table from what is there")
     add("--dry_run", action="store_true", help="list the runs and leave")
@@ -794,10 +799,12 @@ def make_table(options: argparse.Namespace, cells: list[Cell]) -> None:
     if not any(results.values()):
         raise UserError(f"{folder}: holds no finished run of these cells")
     baseline = find_baseline(options.baseline, list(results))
+    if baseline and not cells:  # no order was asked for
+        results = {baseline: results[baseline], **results}
     comparison = compare(results, baseline, options.metrics.split(","))
     paths = write_comparison(comparison, folder)
     print(f"\n{comparison.table()}\n")
-    print("\n".join(comparison.notes()), end="\n\n")
+    print("\n".join(textwrap.fill(note, 92) for note in comparison.notes()), end="\n\n")
     for path, name in zip(paths, ("table", "numbers", "picture")):
         print(f"{name:<10}{path}")
 
@@ -841,8 +848,9 @@ def interrupt(*_) -> None:
 def guarded(arguments: list[str]) -> int:
     """:func:`main`, with errors that the user can mend as one message."""
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), interrupt)
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, interrupt)
     try:
         return main(arguments)
     except UserError as error:

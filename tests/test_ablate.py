@@ -252,7 +252,7 @@ def test_runs_are_made_once_and_compared(capsys, fake):
     # From the folder alone, compared the other way round.
     alone = ["--table_only", "--output_folder", str(folder / "out")]
     assert ablate.main([*alone, "--baseline", "rule=project"]) == 0
-    assert list(table(folder / "out")) == ["rule=project", "rule=sum"]
+    assert list(table(folder / "out")) == ["rule=project", "rule=sum"]  # baseline first
     assert table(folder / "out")["rule=sum"]["si_snr_i_verdict"].startswith("worse by")
     assert len(events(folder)) == 6
 

@@ -119,7 +119,7 @@ def test_along_one_axis_it_is_the_bootstrap_of_scipy(axis):
     values = np.random.default_rng(5).gamma(2.0, size=40)
     ours = bootstrap_interval(np.expand_dims(values, axis), resamples=20000)
     theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=20000, method="percentile", rng=6
+        (values,), np.mean, n_resamples=20000, method="percentile", random_state=6
     ).confidence_interval
     assert ours == pytest.approx(tuple(theirs), abs=0.02 * values.std())
 

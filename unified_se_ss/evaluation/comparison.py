@@ -577,34 +577,43 @@ def _draw(comparison) -> bytes:
     figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     axes = figure.subplots(len(comparison.estimates), 2, squeeze=False, sharey=True)
-    for (left, right), metric in zip(axes, comparison.estimates):
-        estimates = comparison.estimates[metric]
-        differences = comparison.differences[metric]
-        blues = {
-            cell: "0.25" if cell == comparison.baseline else "tab:blue" for cell in cells
-        }
-        _draw_rows(left, cells, estimates, blues)
-        judged = {cell: _judged(differences.get(cell)) for cell in cells}
-        _draw_rows(right, cells, differences, judged)
-        left.set_xlabel(_heading(metric), fontsize=9)
-        right.set_xlabel(f"minus {_short(comparison.baseline)}{_in(metric)}", fontsize=9)
-        reference = estimates.get(comparison.baseline)
-        for panel, place in ((left, reference and reference.mean), (right, 0.0)):
-            low, high = panel.get_xlim()
-            if place is not None and low <= place <= high:
-                panel.axvline(place, color="0.35", lw=1, ls="--", zorder=1)
-        left.set_yticks(range(len(cells)), [_short(cell) for cell in cells])
-        left.set_ylim(len(cells) - 0.5, -0.5)
+    for panels, metric in zip(axes, comparison.estimates):
+        _draw_metric(*panels, comparison, metric)
+        panels[0].set_yticks(range(len(cells)), [_short(cell) for cell in cells])
+        panels[0].set_ylim(len(cells) - 0.5, -0.5)
     axes[0, 0].set_title("mean of each seed (dots) and of all, 95 % interval", fontsize=10)
     axes[0, 1].set_title("paired difference, 95 % interval", fontsize=10)
     _draw_legend(figure)
     return png_bytes(figure, dpi=130)
 
 
-def _draw_rows(axes, cells, found, colours) -> None:
+def _draw_metric(left, right, comparison, metric) -> None:
+    """Scores to the left, differences to the right."""
+    cells, baseline = list(comparison.seeds), comparison.baseline
+    estimates, differences = comparison.estimates[metric], comparison.differences[metric]
+    blue = {cell: "0.25" if cell == baseline else "tab:blue" for cell in cells}
+    judged = {cell: _judged(differences.get(cell)) for cell in cells}
+    _draw_rows(left, cells, estimates, blue)
+    _draw_rows(right, cells, differences, judged, in_view=[0.0])
+    if baseline in estimates:
+        _draw_reference(left, estimates[baseline].mean)
+        _draw_reference(right, 0.0)
+    left.set_xlabel(_heading(metric), fontsize=9)
+    unit = _unit(metric).strip()
+    right.set_xlabel(f"minus {_short(baseline)}" + f" ({unit})" * bool(unit), fontsize=9)
+
+
+def _draw_reference(axes, place) -> None:
+    """A line where the baseline is, if that is in view."""
+    low, high = axes.get_xlim()
+    if low <= place <= high:
+        axes.axvline(place, color="0.35", lw=1, ls="--", zorder=1)
+
+
+def _draw_rows(axes, cells, found, colours, in_view=()) -> None:
     """Dots of the seeds, the mean, and its interval, a cell in a row."""
     far = _far_away(found)
-    _set_limits(axes, [item for cell, item in found.items() if cell not in far])
+    _set_limits(axes, [item for cell, item in found.items() if cell not in far], in_view)
     for row, cell in enumerate(cells):
         if cell in far:
             _draw_at_the_edge(axes, row, found[cell].mean, colours[cell])
@@ -673,10 +682,10 @@ def _far_away(found) -> set[str]:
     return set(found) - set(kept)
 
 
-def _set_limits(axes, items) -> None:
-    """Show all of the items, with some room around them."""
-    places = [x for item in items for x in (*item.per_seed, item.low, item.high)]
-    places = [x for x in places if x is not None]
+def _set_limits(axes, items, places) -> None:
+    """Show all of the items and places, with some room around them."""
+    ends = [x for item in items for x in (*item.per_seed, item.low, item.high)]
+    places = [x for x in (*places, *ends) if x is not None]
     if places:
         room = 0.06 * (max(places) - min(places)) or 0.5
         axes.set_xlim(min(places) - room, max(places) + room)
@@ -685,12 +694,6 @@ def _set_limits(axes, items) -> None:
 def _judged(difference) -> str:
     """The colour of a difference: what can be said of it."""
     return _COLOURS.get(difference.verdict if difference else "", "0.55")
-
-
-def _in(metric) -> str:
-    """The unit of a difference on its axis."""
-    unit = _unit(metric).strip()
-    return f" ({unit})" if unit else ""
 
 
 def _short(name, length=36) -> str:
