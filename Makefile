@@ -32,6 +32,7 @@ test-slow: $(INSTALLED) ## run the tests that take minutes
 
 benchmark: $(INSTALLED) ## measure what the second gradient costs, and the networks
 	$(BIN)/python benchmarks/two_gradients.py
+	$(BIN)/python benchmarks/two_gradient_fronts.py
 	$(BIN)/python benchmarks/dual_path.py
 
 clean: ## remove .venv; data/ and results/ stay

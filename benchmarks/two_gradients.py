@@ -6,6 +6,7 @@ Baseline: the same network, losses and optimizer, with `(main + auxiliary).backw
 which is what `rule: sum` would be without a gradient of its own for each task. Both
 kinds of step are taken in turn in one process, after a warm-up; medians are compared.
 The operation count of the published sizes says 1.169 (DPRNN) and 1.077 (SepFormer).
+For other fronts, memory, and other ways to take two gradients: two_gradient_fronts.py.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from unified_se_ss.gradients import TaskLoss, TwoTaskGradients, TwoTaskLosses  #
 from unified_se_ss.objectives import (  # noqa: E402
     permutation_invariant_si_snr,
     representation_loss,
+    si_snr,
 )
 from unified_se_ss.recipe import commit, keep_freed_memory  # noqa: E402
 
@@ -51,10 +53,18 @@ class Step:
     def losses(self):
         """Main and auxiliary loss, as the recipe has them."""
         output = self.network(self.mixture)
-        clean = self.network.encoder(self.sources.sum(1))
         score, _ = permutation_invariant_si_snr(output.sources, self.sources)
-        se_loss = representation_loss(output.enhanced_representation, clean, kind=self.kind)
-        return TwoTaskLosses(TaskLoss.of(-score), TaskLoss.of(self.weight * se_loss))
+        se_loss = self.weight * self.se_losses(output)
+        return TwoTaskLosses(TaskLoss.of(-score), TaskLoss.of(se_loss))
+
+    def se_losses(self, output):
+        """The SE task's loss: on representations, or on what is heard."""
+        clean = self.sources.sum(1)
+        if self.kind == "si_snr":
+            return -si_snr(output.enhanced, clean)
+        clean_representation = self.network.encoder(clean)
+        enhanced = output.enhanced_representation
+        return representation_loss(enhanced, clean_representation, kind=self.kind)
 
     def finish(self):
         """Clip and step, the same for both."""
@@ -94,7 +104,7 @@ def _wait(device):
         torch.cuda.synchronize()
 
 
-def main():
+def main(arguments=None):
     """Measure every YAML that was named, print a table, write it as JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("hparams", nargs="*", default=DEFAULT)
@@ -102,12 +112,11 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     keep_freed_memory()
     rows = []
-    print(
-        f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads, "
-    )
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}, {options.device}, {threads} threads, ", end="")
     print(f"one item of {options.seconds:g} s, median of {options.repeats}\n")
     print(f"{'recipe':<40} {'one backward':>13} {'two gradients':>14} {'ratio':>7}")
     for name in options.hparams:
