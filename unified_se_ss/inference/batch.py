@@ -130,8 +130,11 @@ def _sounds_in(folder: Path, output: Path) -> list[Path]:
 
 def _without_collisions(inputs: list[Input]) -> list[Input]:
     """Tell apart what would be written to the same place."""
-    inputs = _told_apart(inputs, lambda one, root: _below(one, root).with_suffix(""))
-    inputs = _told_apart(inputs, lambda one, root: _with_ending(one))
+    for new_targets in (_by_folder, _by_ending):
+        targets = {}
+        for group in _collisions(inputs):
+            targets.update(zip(group, new_targets(group), strict=True))
+        inputs = [Input(one.path, one.name, targets.get(one, one.target)) for one in inputs]
     for group in _collisions(inputs):
         raise UserError(
             f"{' and '.join(one.name for one in group)} would be written to the same "
@@ -148,22 +151,25 @@ def _collisions(inputs: list[Input]) -> list[list[Input]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _told_apart(inputs, new_target) -> list[Input]:
-    """Give new targets to those that collide."""
-    targets = {}
-    for group in _collisions(inputs):
-        root = Path(os.path.commonpath([one.path.resolve().parent for one in group]))
-        targets.update({one: new_target(one, root) for one in group})
-    return [Input(one.path, one.name, targets.get(one, one.target)) for one in inputs]
+def _by_folder(group: list[Input]) -> list[Path]:
+    """Targets below the folder that all come from."""
+    folders = [one.path.resolve().parent for one in group]
+    if len(set(folders)) == 1:
+        return [one.target for one in group]
+    root = os.path.commonpath(folders)
+    return [
+        folder.relative_to(root) / one.target.name
+        for folder, one in zip(folders, group, strict=True)
+    ]
 
 
-def _below(one: Input, root: Path) -> Path:
-    return one.path.resolve().relative_to(root)
-
-
-def _with_ending(one: Input) -> Path:
-    ending = one.path.suffix.removeprefix(".")
-    return one.target.with_name(f"{one.target.name}_{ending}") if ending else one.target
+def _by_ending(group: list[Input]) -> list[Path]:
+    """Targets that say what the files end in."""
+    endings = [one.path.suffix.replace(".", "_") for one in group]
+    return [
+        one.target.with_name(one.target.name + ending)
+        for one, ending in zip(group, endings, strict=True)
+    ]
 
 
 # ------------------------------------------------------------------ outputs

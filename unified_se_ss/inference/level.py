@@ -15,12 +15,11 @@ SILENCE = 1e-20
 
 
 class LevelFit:
-    """Gains and offsets that make a network's signals parts of their mixture.
+    """Gains that make a network's signals parts of their mixture.
 
-    A network trained by SI-SNR gives signals of any gain, sign and offset. They are
-    properties of its weights, so there is one of each per output of the network and
-    file, however many chunks it was cut into: levels never jump or drift. The offset is
-    the signal's mean and is removed (speech has none). The gains g minimise
+    A network trained by SI-SNR gives signals of any gain and sign. They are properties
+    of its weights, so there is one gain per output of the network and file, however many
+    chunks it was cut into: levels never jump or drift. The gains g minimise
     ||mixture - sum_j g_j source_j||^2, jointly over the sources and without means:
 
     - a negative gain turns a flipped signal round again;
@@ -34,7 +33,7 @@ class LevelFit:
     -------
     >>> sources = np.random.default_rng(0).standard_normal((2, 4000))
     >>> fit = LevelFit(2)
-    >>> fit.add(np.array([[3.0], [-0.1]]) * sources + 7.0, sources.sum(0))
+    >>> fit.add(np.array([[3.0], [-0.1]]) * sources, sources.sum(0))
     >>> (fit.gains() * [3.0, -0.1]).round(2).tolist()
     [1.0, 1.0]
     """
@@ -51,10 +50,6 @@ class LevelFit:
         self._samples += stacked.shape[1]
         self._sums += stacked.sum(1)
         self._products += stacked @ stacked.T
-
-    def offsets(self) -> np.ndarray:
-        """Mean of each signal over the file, [J]."""
-        return self._sums[:-1] / max(self._samples, 1)
 
     def gains(self) -> np.ndarray:
         """Gain of each signal, [J]; see the class for what it is where it is not unique."""

@@ -31,14 +31,15 @@ from unified_se_ss.inference.sound_files import (
 
 CHUNK_SECONDS = 20.0
 OVERLAP_SECONDS = 4.0
-TASKS = ("separate", "enhance")
+HEARD_LEVEL = 0.05  # root mean square; that of LibriMix's mixtures
 
 
 class Separator:
     """A trained model that takes recordings as people have them.
 
     What comes out is as long as what went in, to the sample, at its sampling rate and
-    at its level (:class:`~unified_se_ss.inference.level.LevelFit`). Signals longer than
+    at its level (:class:`~unified_se_ss.inference.level.LevelFit`), without an offset.
+    The network hears everything at the level of LibriMix's mixtures. Signals longer than
     a chunk are worked on in overlapping chunks
     (:class:`~unified_se_ss.inference.chunks.Stitcher`), so that memory does not grow
     with their length.
@@ -358,7 +359,8 @@ class Job:
         for chunk in cut(mixture, settings.chunk, settings.overlap, rate):
             signals = self._run(chunk.signal)
             self.fit.add(signals[:, chunk.fresh :], chunk.signal[chunk.fresh :])
-            self.store.append((chunk.start, np.concatenate((signals, chunk.signal[None]))))
+            together = np.concatenate((signals, chunk.signal[None])).astype(np.float32)
+            self.store.append((chunk.start, together))
             self.chunks += 1
             if progress:
                 progress((len(chunk.signal) - chunk.fresh) / rate)
@@ -380,37 +382,39 @@ class Job:
             raise UserError(f"{self.name}: is empty (0 samples)")
 
     def _run(self, mixture: np.ndarray) -> np.ndarray:
-        """What the network makes of a chunk, [T] to [J, T]."""
-        model = self.separator.model
-        padded = np.zeros(max(len(mixture), model.minimum_samples), dtype=np.float32)
-        padded[: len(mixture)] = mixture
-        batch = torch.from_numpy(padded).unsqueeze(0).to(model.device)
-        try:
-            output = (
-                model.separate(batch) if self.task == "separate" else model.enhance(batch)
+        """What the network makes of a chunk, [T] to [J, T], scaled as the chunk is."""
+        level = float(np.sqrt(np.square(mixture, dtype=np.float64).mean()))
+        scale = HEARD_LEVEL / level if level > 0 else 1.0
+        samples = max(len(mixture), self.separator.model.minimum_samples)
+        padded = np.zeros(samples, dtype=np.float32)
+        padded[: len(mixture)] = scale * mixture.astype(np.float64)
+        signals = self._heard(padded)[:, : len(mixture)]
+        if not np.isfinite(signals).all():
+            raise UserError(
+                f"{self.name}: the model's output is not finite; its training has diverged"
             )
+        # Whoever is judged by SI-SNR may have any offset; speech has none.
+        return (signals - signals.mean(1, keepdims=True, dtype=np.float64)) / scale
+
+    def _heard(self, mixture: np.ndarray) -> np.ndarray:
+        """The network over one chunk, on its device."""
+        model = self.separator.model
+        work = model.separate if self.task == "separate" else model.enhance
+        try:
+            output = work(torch.from_numpy(mixture).unsqueeze(0).to(model.device))
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise UserError(
                 f"{self.name}: a chunk needs more memory than there is; "
                 "take shorter ones (chunk_seconds)"
             ) from error
-        signals = (
-            output.reshape(self.n_signals, -1)[:, : len(mixture)].float().cpu().numpy()
-        )
-        if not np.isfinite(signals).all():
-            raise UserError(
-                f"{self.name}: the model's output is not finite; its training has "
-                "diverged, or the recording's level is beyond all measure"
-            )
-        return signals
+        return output.reshape(self.n_signals, -1).float().cpu().numpy()
 
     def _stitched(self) -> Iterator[np.ndarray]:
         separator = self.separator
         gains = self.fit.gains().astype(np.float32)[:, None]
-        offsets = self.fit.offsets().astype(np.float32)[:, None]
         stitcher = Stitcher(self.n_signals, separator.overlap, separator.sample_rate)
         for number, (start, stored) in enumerate(self.store, 1):
-            signals = gains * (stored[:-1] - offsets)
+            signals = gains * stored[:-1]
             if separator.mixture_consistency and self.task == "separate":
                 signals = consistent(signals, stored[-1])
             yield stitcher.add(start, signals, number == self.chunks)
