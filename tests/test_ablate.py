@@ -1,6 +1,7 @@
 """The grid and its runs, with a small script in place of train.py, and once with it."""
 
 import csv
+import doctest
 import json
 import os
 import re
@@ -89,6 +90,11 @@ def events(folder, what="start"):
 def table(folder):
     with open(folder / "comparison.csv", newline="", encoding="utf-8") as file:
         return {row["cell"]: row for row in csv.DictReader(file)}
+
+
+def test_examples():
+    found = doctest.testmod(ablate)  # scripts are not among the doctests that pytest finds
+    assert found.attempted >= 8 and not found.failed
 
 
 # ------------------------------------------------------------------ the grid
