@@ -316,41 +316,31 @@ def parse_axis(text: str) -> list[tuple[str, str, object]]:
     key, equals, values = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z]\w*", key):
         raise UserError(f"--grid: is '{text}'; expected KEY=VALUE,VALUE,...")
-    points = []
-    for part in split_values(values):
-        try:
-            value = yaml.safe_load(f"[{part}]")
-        except yaml.YAMLError:
-            value = None
-        if not value or len(value) > 1:
-            raise UserError(f"--grid {text}: '{part}' is no YAML value")
-        points.append((f"{key}={part}", key, value[0]))
+    try:
+        points = [(f"{key}={part}", key, value) for part, value in parse_list(values)]
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"--grid {text}: what follows = is no list of YAML values"
+        ) from error
+    if not points:
+        raise UserError(f"--grid {text}: names no value; expected KEY=VALUE,VALUE,...")
     if twice := _first_twice([name for name, _, _ in points]):
         raise UserError(f"--grid {text}: {twice} is there twice")
     return points
 
 
-def split_values(text: str) -> list[str]:
-    """Split at commas, but not at those within brackets or quotes.
+def parse_list(text: str) -> list[tuple[str, object]]:
+    """The parts of a YAML list without its brackets: each as it was written, and its value.
 
     Example
     -------
-    >>> split_values("a, {b: 1, c: 2}, [3, 4]")
-    ['a', '{b: 1, c: 2}', '[3, 4]']
+    >>> parse_list("1e3, {b: 1, c: 2}, 'a,b'")
+    [('1e3', '1e3'), ('{b: 1, c: 2}', {'b': 1, 'c': 2}), ("'a,b'", 'a,b')]
     """
-    parts, depth, quote = [""], 0, ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"":
-            quote = character
-        else:
-            depth += (character in "{[(") - (character in ")]}")
-        if character == "," and depth == 0 and not quote:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in parts]
+    text = f"[{text}]"
+    nodes = yaml.compose(text, yaml.SafeLoader).value
+    parts = [text[node.start_mark.index : node.end_mark.index].strip() for node in nodes]
+    return list(zip(parts, yaml.safe_load(text)))
 
 
 def read_cells(path: Path) -> list[Cell]:
