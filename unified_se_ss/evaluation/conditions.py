@@ -64,7 +64,7 @@ def _input_snr(mixture, clean):
     speech_energy, noise_energy = float(clean @ clean), float(noise @ noise)
     if speech_energy == 0 or noise_energy <= NOISE_FREE * speech_energy:
         return None
-    return 10 * np.log10(speech_energy / noise_energy)
+    return float(10 * np.log10(speech_energy / noise_energy))
 
 
 def _overlap(targets, sample_rate):
