@@ -13,7 +13,6 @@ from speechbrain.lobes.models import dual_path as theirs
 from test_train import command, run
 
 import train
-
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.pretrained import load_pretrained_ss
 

@@ -17,16 +17,14 @@ from unified_se_ss.inference.onnx_format import write_onnx
 from unified_se_ss.inference.speechbrain_format import write_speechbrain
 
 CARD = "README.md"
-# A folder that holds anything else is not ours, and never replaced.
-EXPORTED = {
+# A folder that holds none of these, or anything but all of those, is never replaced.
+MODELS = {WEIGHTS, "masknet.ckpt", "model.onnx"}
+EXPORTED = MODELS | {
     CARD,
     CONFIGURATION,
-    WEIGHTS,
     "hyperparams.yaml",
     "encoder.ckpt",
-    "masknet.ckpt",
     "decoder.ckpt",
-    "model.onnx",
 }
 
 
@@ -112,13 +110,14 @@ def check_target(source: Path, folder: Path, force: bool) -> None:
         raise UserError(f"-o: {folder} is a file; choose another name")
     if folder.resolve() == source.resolve():
         raise UserError(f"-o: {folder} is the model itself; choose another folder")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in EXPORTED)
-    if others:
+    there = {path.name for path in folder.iterdir()}
+    if there - EXPORTED or (there and not there & MODELS):
+        others = sorted(there - EXPORTED) or sorted(there)
         raise UserError(
-            f"-o: {folder} holds other files ({', '.join(others[:3])}…); "
+            f"-o: {folder} holds what no export wrote ({', '.join(others[:3])}); "
             "choose another folder"
         )
-    if any(folder.iterdir()) and not force:
+    if there and not force:
         raise UserError(
             f"-o: {folder} is there already; give --force to replace it, or choose another"
         )
