@@ -357,3 +357,14 @@ def test_what_the_gradients_remember_is_in_the_checkpoint(tmp_path):
     assert torch.equal(
         after.gradients.moving_ratio.averages, before.gradients.moving_ratio.averages
     )
+
+
+def test_a_fit_batch_of_ones_own_is_told(caplog):
+    class Own(Pair):
+        def fit_batch(self, batch):
+            return super().fit_batch(batch)
+
+    with caplog.at_level("WARNING"):
+        brain = make()
+        Own(dict(brain.modules), None, {"shared_modules": ["trunk"]}, {"device": "cpu"})
+    assert "Own has a fit_batch of its own" in caplog.text

@@ -213,11 +213,22 @@ def as_list(brain):
     brain.compute_objectives = lambda *arguments: list(losses(*arguments))
 
 
+def per_item(brain):
+    brain.compute_objectives = lambda *_: (torch.ones(2), None)
+
+
+def as_number(brain):
+    brain.compute_objectives = lambda *_: (torch.tensor(1.0), 0.5)
+
+
 FAULTS = [
     ("no trainable parameter", {"shared_modules": ["encodr"]}, None),
     ("both shared and auxiliary", {"auxiliary_modules": ["enhancer", "encoder"]}, None),
     ("the main task uses", {"auxiliary_modules": ["enhancer", "recognizer"]}, None),
     ("returned a list", {}, as_list),
+    ("names no module", {"shared_modules": [], "auxiliary_modules": []}, None),
+    ("has the shape", {}, per_item),
+    ("is a float", {}, as_number),
     ("has no option", {"rule": "remedy", "rule_options": {"K": 3}}, None),
 ]
 

@@ -124,7 +124,9 @@ def test_unknown_names_are_answered_with_the_known():
         ValueError, match="granularity is 'layer'; expected one of: parameter"
     ):
         TwoTaskGradients(network.named_parameters(), ["trunk"], granularity="layer")
-    with pytest.raises(ValueError, match="'tronk'; the modules are: head.bias, .*trunk.0"):
+    with pytest.raises(
+        ValueError, match="'tronk'; did you mean 'trunk'\\? .*head, trunk, "
+    ):
         TwoTaskGradients(network.named_parameters(), ["tronk"])
 
 
@@ -184,7 +186,7 @@ def test_granularity(granularity, groups):
         torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [n for n, r in RULES.items() if not r.has_memory])
 @pytest.mark.parametrize("counts", [[1, 1, 1, 1], [3, 1], [1, 2, 1]])
 def test_accumulation_equals_the_whole_batch(rule, counts):
     network, *batch = problem(1, items=sum(counts))
@@ -266,13 +268,11 @@ def test_without_an_auxiliary_task_it_is_plain_training():
         torch.testing.assert_close(parameter.grad, g_main[name], rtol=1e-12, atol=1e-14)
 
 
-def test_nothing_shared_is_plain_training_too():
+def test_an_auxiliary_task_that_would_train_nothing_is_refused():
     network, *batch = problem()
     gradients = TwoTaskGradients(network.named_parameters(), [])
-    gradients.accumulate(TwoTaskLosses(*map(TaskLoss.of, network.losses(*batch))))
-    assert gradients.combine().main_finite
-    g_main, _ = separate_gradients(network, *batch)
-    torch.testing.assert_close(network.trunk[0].weight.grad, g_main["trunk.0.weight"])
+    with pytest.raises(ValueError, match="the auxiliary task would train nothing"):
+        gradients.accumulate(TwoTaskLosses(*map(TaskLoss.of, network.losses(*batch))))
 
 
 def test_frozen_parameters_stay_out():

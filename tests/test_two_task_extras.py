@@ -103,7 +103,9 @@ def test_a_module_of_both_tasks_cannot_be_the_auxiliary_tasks_alone():
 def test_a_frozen_shared_part_breaks_nothing():
     network, x = problem()
     network.trunk.requires_grad_(False)
-    gradients = TwoTaskGradients(network.named_parameters(), [], auxiliary=["auxiliary_head"])
+    gradients = TwoTaskGradients(
+        network.named_parameters(), [], auxiliary=["auxiliary_head"]
+    )
     combine(network, network.losses(x), gradients)
     assert network.main_head.weight.grad.any() and network.auxiliary_head.weight.grad.any()
 
@@ -116,9 +118,7 @@ def norms(found):
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    weight=st.floats(1e-6, 1e6), ratio=st.floats(0.01, 100.0), seed=st.integers(0, 1000)
-)
+@given(weight=st.floats(1e-6, 1e6), ratio=st.floats(0.01, 100.0), seed=st.integers(0, 1000))
 def test_with_no_decay_the_norms_stand_in_the_ratio_at_every_step(weight, ratio, seed):
     network, x = problem(seed)
     main, auxiliary = network.losses(x)
@@ -193,7 +193,10 @@ def test_the_scale_of_fp16_enters_neither_the_averages_nor_what_is_watched():
     [
         ({"aux_scale": "mean"}, "aux_scale is 'mean'; expected null or ema"),
         ({"aux_scale": "ema", "aux_ratio": 0.0}, "aux_ratio is 0.0; expected more than 0"),
-        ({"aux_scale": "ema", "aux_decay": 1.0}, "aux_decay is 1.0; expected 0 or more and"),
+        (
+            {"aux_scale": "ema", "aux_decay": 1.0},
+            "aux_decay is 1.0; expected 0 or more and",
+        ),
     ],
 )
 def test_wrong_options_of_the_scale(options, message):
@@ -236,3 +239,29 @@ def test_a_step_that_is_not_finite_is_not_remembered(counting):
     main, auxiliary = network.losses(x)
     combine(network, (main * float("nan"), auxiliary), gradients)
     assert (combine(network, network.losses(x), gradients).main_weight == 1).all()
+
+
+def test_a_name_of_a_built_in_rule_is_taken():
+    with pytest.raises(ValueError, match="there is a rule 'project' already"):
+
+        @rule
+        def project(a, b, c):
+            return a, b
+
+
+def test_a_detached_auxiliary_loss_is_told(caplog):
+    network, x = problem()
+    main, auxiliary = network.losses(x)
+    with caplog.at_level(logging.WARNING):
+        combine(network, (main, auxiliary.detach()))
+    assert "it changes nothing. Was it detached?" in caplog.text
+
+
+def test_what_both_tasks_reach_without_being_shared_is_told(caplog):
+    network, x = problem()
+    with caplog.at_level(logging.INFO):
+        gradients = TwoTaskGradients(
+            network.named_parameters(), ["trunk.weight"], auxiliary="auxiliary_head"
+        )
+        combine(network, network.losses(x), gradients)
+    assert "Both tasks reach trunk, not named as shared" in caplog.text

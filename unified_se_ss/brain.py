@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from contextlib import contextmanager
 
 import speechbrain as sb
 import torch
@@ -22,6 +24,8 @@ from unified_se_ss.gradients import (
     TwoTaskGradients,
     TwoTaskLosses,
 )
+
+logger = logging.getLogger(__name__)
 
 # What parallel and compiling wrappers put into the names of parameters.
 WRAPPERS = {"_orig_mod", "module"}
@@ -202,6 +206,14 @@ class TwoTaskBrain(sb.Brain):
             raise UserError(f"max_grad_norm is {self.max_grad_norm}; expected more than 0")
         if self.data_parallel_backend:
             raise UserError("data_parallel_backend is not supported; start with torchrun")
+        for name in ("fit_batch", "optimizers_step"):
+            if getattr(type(self), name) is not getattr(TwoTaskBrain, name):
+                logger.warning(
+                    "%s has a %s of its own, so nothing that TwoTaskBrain does there is "
+                    "done; take it out, or call super's",
+                    type(self).__name__,
+                    name,
+                )
         self.log_interval = self.option("log_interval", 50)
         if self.device_type == "cpu":
             self.log_interval = 1
@@ -215,10 +227,9 @@ class TwoTaskBrain(sb.Brain):
         """A key of hparams, or its default."""
         return getattr(self.hparams, name, default)
 
-    def init_optimizers(self):
-        """Make the optimizers as a Brain does, and the two gradients."""
-        super().init_optimizers()
-        try:
+    def _make_gradients(self):
+        """Make what takes the two gradients, and what watches them."""
+        with told_to_the_user():
             self.gradients = TwoTaskGradients(
                 [(plain_name(n), p) for n, p in self.modules.named_parameters()],
                 shared=self.option("shared_modules", ()),
@@ -230,8 +241,6 @@ class TwoTaskBrain(sb.Brain):
                 aux_ratio=self.option("aux_ratio", 1.0),
                 aux_decay=self.option("aux_decay", 0.99),
             )
-        except ValueError as error:
-            raise UserError(str(error)) from error
         self.monitor = ConflictMonitor(
             self.gradients.groups,
             self.option("granularity", "parameter"),
@@ -250,9 +259,17 @@ class TwoTaskBrain(sb.Brain):
         super()._compile()
 
     def _wrap_distributed(self):
-        """Give every rank rank 0's modules; gradients are reduced where they are combined."""
-        if not self.distributed_launch:
-            return
+        """Give every rank rank 0's modules; gradients are reduced where they are combined.
+
+        Here the modules are what will be trained and nothing has been recovered yet, so
+        this is also where the two gradients are made.
+        """
+        if self.distributed_launch:
+            self._broadcast_modules()
+        self._make_gradients()
+
+    def _broadcast_modules(self):
+        """Copy rank 0's parameters and buffers to all ranks."""
         for name, module in self.modules.items():
             if self.device_type == "cuda":
                 module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
@@ -332,7 +349,8 @@ class TwoTaskBrain(sb.Brain):
             outputs = self.compute_forward(batch, sb.Stage.TRAIN)
             losses = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
         losses = as_two_task_losses(losses)
-        self.gradients.accumulate(losses, self.scaler.scale)
+        with told_to_the_user():
+            self.gradients.accumulate(losses, self.scaler.scale)
         self.means.update(losses)
         if should_step:
             self.optimizers_step()
@@ -388,26 +406,52 @@ class TwoTaskBrain(sb.Brain):
 def as_two_task_losses(losses) -> TwoTaskLosses:
     """What ``compute_objectives`` returned, with plain mean losses as one item each.
 
+    Raises
+    ------
+    UserError
+        It is something else than two losses.
+
     Example
     -------
     >>> as_two_task_losses((torch.tensor(3.0), torch.tensor(0.5))).main
     TaskLoss(total=tensor(3.), items=tensor(1.))
     """
-    if isinstance(losses, torch.Tensor):
-        losses = (losses, None)
     if not isinstance(losses, tuple) or len(losses) != 2:
         raise UserError(
             f"compute_objectives returned a {type(losses).__name__}; expected the main and "
-            "the auxiliary loss, as TwoTaskLosses or as two scalars"
+            "the auxiliary loss, as TwoTaskLosses or as two scalars (main, auxiliary); "
+            "TwoTaskLosses(TaskLoss.of(main)) where there is no auxiliary task"
         )
-    return TwoTaskLosses(*(_as_task_loss(loss) for loss in losses))
+    main, auxiliary = losses
+    if auxiliary is not None:
+        auxiliary = _as_task_loss(auxiliary, "auxiliary")
+    return TwoTaskLosses(_as_task_loss(main, "main"), auxiliary)
 
 
-def _as_task_loss(loss) -> TaskLoss | None:
+def _as_task_loss(loss, task: str) -> TaskLoss:
     """A scalar as the loss of one item."""
-    if loss is None or isinstance(loss, TaskLoss):
+    if isinstance(loss, TaskLoss):
         return loss
+    if not isinstance(loss, torch.Tensor):
+        raise UserError(
+            f"compute_objectives: the {task} loss is a {type(loss).__name__}; expected a "
+            "scalar tensor with its graph, or a TaskLoss"
+        )
+    if loss.dim():
+        raise UserError(
+            f"compute_objectives: the {task} loss has the shape {tuple(loss.shape)}; "
+            "expected a scalar, or TaskLoss.of(losses) for one loss per item"
+        )
     return TaskLoss(loss, torch.ones_like(loss.detach()))
+
+
+@contextmanager
+def told_to_the_user():
+    """Turn what the gradients cannot work with into one message."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _save_state(kept, path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from unified_se_ss.gradients.losses import TwoTaskLosses
 from unified_se_ss.gradients.rules import find_rule
 
 logger = logging.getLogger(__name__)
+
+#: Blocks that are multiplied at once: few kernels, and no copy of a whole gradient.
+PORTION = 4096
 
 #: What `aux_scale` may be.
 AUX_SCALES = (None, "ema")
@@ -163,12 +167,15 @@ class TwoTaskGradients:
     def _select(parameters, names, what) -> set[str]:
         """Names of the parameters in the named modules; a name without any is an error."""
         selected = set()
-        for name in names:
-            found = {n for n in parameters if n == name or n.startswith(name + ".")}
+        for name in [names] if isinstance(names, str) else names:
+            found = {n for n in parameters if n == name or n.startswith(f"{name}.")}
             if not found:
+                modules = _modules_of(parameters)
+                near = difflib.get_close_matches(str(name), modules, 1)
+                hint = f"did you mean '{near[0]}'? " if near else ""
                 raise ValueError(
                     f"{what}: no trainable parameter belongs to '{name}'; "
-                    f"the modules are: {', '.join(_modules_of(parameters))}"
+                    f"{hint}The modules are: {', '.join(modules)}"
                 )
             selected |= found
         return selected
@@ -257,7 +264,7 @@ class TwoTaskGradients:
         self._items[0] += losses.main.items
 
     def _check_reach(self, losses: TwoTaskLosses) -> None:
-        """Look once which parameters each loss can reach, where only one may."""
+        """Look once which parameters each loss reaches, and say what nobody may expect."""
         if losses.auxiliary is None:
             return
         self._checked = True
@@ -267,16 +274,32 @@ class TwoTaskGradients:
                 raise ValueError(
                     f"auxiliary: the main task uses {name} too; name its module as shared"
                 )
+        if not self._of_auxiliary_task:
+            raise ValueError(
+                "shared: names no module, so the auxiliary task would train nothing; name "
+                "the modules that both tasks use, or leave the auxiliary loss out"
+            )
+        if not any(id(parameter) in by_auxiliary for parameter in self._of_auxiliary_task):
+            logger.warning(
+                "The auxiliary loss depends on no parameter that it may train: it changes "
+                "nothing. Was it detached?"
+            )
+        others = self.others.parameters.items()
+        reached = {n for n, parameter in others if id(parameter) in by_auxiliary}
         lost = [
-            name
-            for name, parameter in self.others.parameters.items()
-            if id(parameter) in by_auxiliary - by_main
+            n for n, parameter in others if n in reached and id(parameter) not in by_main
         ]
         if lost:
             logger.warning(
                 "Only the auxiliary task reaches %s, which are not trained by it; name "
                 "their modules in auxiliary_modules, or freeze them",
                 ", ".join(lost),
+            )
+        both = sorted({name.rpartition(".")[0] or name for name in reached - set(lost)})
+        if both:
+            logger.info(
+                "Both tasks reach %s, not named as shared: trained by the main task alone",
+                ", ".join(both),
             )
 
     def _start(self, scale) -> None:
@@ -288,13 +311,12 @@ class TwoTaskGradients:
 
     def _backward_auxiliary(self, loss: torch.Tensor) -> None:
         """Add the auxiliary task's gradients; keep the graph for the main task."""
-        gradients = torch.autograd.grad(
-            loss, self._of_auxiliary_task, retain_graph=True, allow_unused=True
-        )
-        pairs = [(v, g) for v, g in zip(self._auxiliary_views, gradients) if g is not None]
-        if pairs:
-            views, found = zip(*pairs)
-            torch._foreach_add_(views, found)
+        for parameter, view in zip(self._of_auxiliary_task, self._auxiliary_views):
+            parameter.grad = view
+        # Added where they belong one by one and freed; there is no second copy of them all.
+        loss.backward(retain_graph=True, inputs=self._of_auxiliary_task)
+        for parameter, view in zip(self._parameters, self._gradient_views):
+            parameter.grad = view
 
     @torch.no_grad()
     def combine(self) -> CombinedGradients:
@@ -343,7 +365,12 @@ class TwoTaskGradients:
         """<x, y> of each group, [G], in float64."""
         if not self.groups:
             return x.new_zeros(0, dtype=torch.float64)
-        return torch.segment_reduce(_block_sums(x, y), "sum", lengths=self._blocks_of_group)
+        return torch.segment_reduce(
+            _block_sums(x, y),
+            "sum",
+            lengths=self._blocks_of_group,
+            unsafe=True,  # what it would check, it would read on the host
+        )
 
     def _apply(self, w_a, w_m, factor, auxiliary_finite) -> None:
         """Put w_a * g_a + w_m * g_m where the main gradient was."""
@@ -367,7 +394,8 @@ def _in_blocks(x: torch.Tensor) -> torch.Tensor:
 
 def _block_sums(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Sum of x * y over each block, as float64 (products are summed pairwise)."""
-    return _in_blocks(x * y).sum(1).double()
+    portions = zip(_in_blocks(x).split(PORTION), _in_blocks(y).split(PORTION))
+    return torch.cat([(p * q).sum(1).double() for p, q in portions])
 
 
 def _is_finite(x: torch.Tensor) -> torch.Tensor:
@@ -390,5 +418,6 @@ def _reached(loss: torch.Tensor) -> set[int]:
 
 
 def _modules_of(parameters) -> list[str]:
-    """Names of the modules two levels deep, for messages."""
-    return sorted({".".join(name.split(".")[:2]) for name in parameters})
+    """Names of the modules of the first two levels, for messages."""
+    paths = [name.split(".")[:-1] for name in parameters]
+    return sorted({".".join(path[:depth]) for path in paths for depth in (1, 2) if path})

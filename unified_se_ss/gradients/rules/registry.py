@@ -119,8 +119,11 @@ class Rule:
             right = right and least <= value <= most
             expected = "a number"
             if key in self.limits:
-                upper = f"from {least:g} to {most:g}"
-                expected += f" of {least:g} or more" if most == INFINITY else f" {upper}"
+                expected += (
+                    f" of {least:g} or more"
+                    if most == INFINITY
+                    else f" from {least:g} to {most:g}"
+                )
         if not right:
             raise ValueError(
                 f"rule_options: {key} of rule '{self.name}' is {value!r}; expected {expected}"
@@ -144,6 +147,8 @@ def rule(function=None, *, has_memory: bool = False, guarded: bool = True, **lim
 
     def register(function):
         name = function.__name__.rstrip("_")
+        if name in RULES and RULES[name].function.__module__.startswith(__package__):
+            raise ValueError(f"there is a rule '{name}' already; choose another name")
         pairs = {
             key: limit if isinstance(limit, tuple) else (limit, INFINITY)
             for key, limit in limits.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from unified_se_ss.gradients.rules.geometry import norms_and_cosine
 from unified_se_ss.gradients.rules.registry import rule
 
 
@@ -57,15 +58,15 @@ def remedy(
     if not strict:  # keep 0 / 0 out of what `where` chooses from
         a, b = torch.where(vanishing, 1.0, a), torch.where(vanishing, 1.0, b)
         c = torch.where(vanishing, 0.0, c)
-    r = (a / b).sqrt()
-    cosine = (c / (a * b).sqrt()).clamp(-1, 1)
+    norm_a, norm_m, cosine = norms_and_cosine(a, b, c)
+    r = norm_a / norm_m
     sine = (1 - cosine.square()).sqrt()
 
     # s' = g_a + added * g_m; its norm and its product with g_m follow from a, b, c.
     added = torch.where(c < 0, sine - r * cosine, 0.0)
     squared = (a + 2 * added * c + added.square() * b).clamp(min=0)
     product = c + added * b
-    new_cosine = product / (squared * b).sqrt()
+    new_cosine = product / squared.sqrt() / norm_m
     dominant = squared > k**2 * b
     if strict:
         rescaled = dominant & (new_cosine != 0)
