@@ -15,9 +15,15 @@ from small_models import configuration, small_model
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference import Model, load_model
-from unified_se_ss.inference.configuration import DEEPEST, build_network, describe_network
-from unified_se_ss.inference.export import write_native
+from unified_se_ss.inference.configuration import (
+    DEEPEST,
+    NETWORKS,
+    build_network,
+    describe_network,
+)
+from unified_se_ss.inference.export import export, write_native
 from unified_se_ss.inference.folders import best_checkpoint
+from unified_se_ss.inference.kinds import KINDS, Kind
 from unified_se_ss.plain_yaml import plain_yaml
 
 
@@ -140,6 +146,54 @@ def test_not_a_folder_and_not_a_model(tmp_path):
     ):
         with pytest.raises(UserError, match=word):
             load_model(path, "cpu")
+
+
+class Follower(torch.nn.Module):
+    """A causal enhancer for two microphones: y(t) = gain * (left(t) + right(t - 1))."""
+
+    def __init__(self, taps: int):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(0.5))
+        self.taps = taps
+
+    def forward(self, mixture):
+        delayed = torch.nn.functional.pad(mixture[:, 1, :-1], (1, 0))
+        return self.gain * (mixture[:, 0] + delayed)
+
+
+def test_a_model_of_another_recipe_is_one_entry(tmp_path, monkeypatch):
+    """And everything else works: loading, checks, export, card."""
+    facts = {"n_sources": 0, "channels": 2, "causal": True, "can_enhance": True}
+    follower = Kind(
+        network="Follower",
+        best="si_snr_i",
+        facts=lambda network: {**facts, "minimum_samples": network.taps},
+        both=lambda network, mixture, lengths: (None, network(mixture)),
+        enhance=lambda network, mixture, lengths: network(mixture),
+    )
+    monkeypatch.setitem(NETWORKS, "Follower", Follower)
+    monkeypatch.setitem(KINDS, "follower", follower)
+    described = {
+        "format": 1,
+        "kind": "follower",
+        "sample_rate": 16000,
+        "network": {"class": "Follower", "arguments": {"taps": 2}},
+    }
+    model = Model(Follower(2), "follower", 16000, "cpu", configuration=described)
+    (tmp_path / "a").mkdir()
+    write_native(model, tmp_path / "a")
+    again = load_model(export(tmp_path / "a", tmp_path / "b"), "cpu")
+    mixture = torch.randn(3, 2, 50)
+    assert torch.equal(again.enhance(mixture), model.network(mixture))
+    assert again.both(mixture)[0] is None and again.causal
+    card = (tmp_path / "b" / "README.md").read_text()
+    assert "removes noise" in card and "model.enhance(mixture)  # [B, 2, T]" in card
+    with pytest.raises(UserError, match="only enhances"):
+        again.separate(mixture)
+    with pytest.raises(UserError, match=r"expected \[B, 2, T\]"):
+        again.enhance(torch.randn(3, 50))
+    with pytest.raises(UserError, match="models of kind unified"):
+        export(tmp_path / "a", tmp_path / "c", "speechbrain")
 
 
 # ------------------------------------------------------------------ hostile config.json
@@ -502,6 +556,18 @@ def test_a_hostile_run_is_refused_and_not_executed(tmp_path, network, word):
     with pytest.raises(UserError, match=word):
         load_model(run, "cpu")
     assert not marker.exists() and not Path("x").exists()
+
+
+def test_aliases_of_aliases_are_counted_before_they_are_followed(tmp_path):
+    """Ten to the power of 40 encoders in a file of 4 KiB."""
+    encoder = "!new:unified_se_ss.networks.Encoder"
+    lines = [f"a0: &a0 {encoder} {{n_basis: 1}}"]
+    for level in range(1, 41):
+        ten = ", ".join(f"k{k}: *a{level - 1}" for k in range(10))
+        lines.append(f"a{level}: &a{level} {encoder} {{{ten}}}")
+    tagged = plain_yaml("\n".join(lines), "a.yaml")["a40"]
+    with pytest.raises(UserError, match="more than 10000 values"):
+        describe_network(tagged, "a.yaml")
 
 
 def test_a_hostile_checkpoint_is_not_executed(tmp_path):

@@ -48,14 +48,14 @@ LibriSpeech is CC BY 4.0, the WHAM! noises are CC BY-NC 4.0).
 USES = {
     "native": """\
 ```bash
-python -m unified_se_ss separate {folder} NOISY.wav -o OUT/
+python -m unified_se_ss {task} {folder} NOISY.wav -o OUT/
 ```
 
 ```python
 from unified_se_ss.inference import load_model
 
 model = load_model("{folder}")
-sources = model.separate(mixture)  # [B, T] at {sample_rate} Hz to [B, {n_sources}, T]
+signal = model.{task}(mixture)  # {takes} at {sample_rate} Hz to {gives}
 ```
 
 `config.json` is plain data and `model.safetensors` holds numbers alone: loading runs no
@@ -75,8 +75,8 @@ does for every model: look into that file if you do not know where it comes from
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{folder}/model.onnx")
-# mixture: float32 [1, T]; sources: [1, {n_sources}, T]
-sources = session.run(["sources"], {{"mixture": mixture}})[0]
+# mixture: float32, one of {takes} (B is 1)
+signals = session.run(None, {{"mixture": mixture}})  # {outputs}
 ```
 
 The mixture may have any length from {minimum_samples} samples at {sample_rate} Hz.{limit}""",
@@ -108,8 +108,13 @@ def model_card(model, contents, source, folder, format: str) -> str:
     source = Path(source)
     longest = longest_input(model.network) if format != "native" else None
     seconds = (longest or 0) / model.sample_rate
+    outputs = ["sources"] * bool(model.n_sources) + ["enhanced"] * model.can_enhance
     use = USES[format].format(
         folder=Path(folder).name,
+        task="separate" if model.n_sources else "enhance",
+        takes="[B, T]" if model.channels == 1 else f"[B, {model.channels}, T]",
+        gives=f"[B, {model.n_sources}, T]" if model.n_sources else "[B, T]",
+        outputs=", ".join(outputs),
         sample_rate=model.sample_rate,
         n_sources=model.n_sources,
         minimum_samples=model.minimum_samples,

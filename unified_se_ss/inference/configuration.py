@@ -37,6 +37,7 @@ DEEPEST = 12  # networks within networks
 LARGEST = 1 << 16  # any number
 MOST = {"blocks": 64, "layers": 64, "n_sources": 64}  # what is made so many times
 LONGEST = 64  # characters of a name
+MOST_VALUES = 10_000  # in a description
 KEYS = {"class", "arguments", "partial"}
 
 
@@ -70,6 +71,23 @@ def describe_network(tagged, name) -> dict:
     >>> describe_network(plain_yaml(text, "a.yaml")["e"], "a.yaml")
     {'class': 'Encoder', 'arguments': {'n_basis': 64}}
     """
+    if _count(tagged, {}) > MOST_VALUES:
+        raise UserError(f"{name}: the network is made of more than {MOST_VALUES} values")
+    return _describe(tagged, name)
+
+
+def _count(value, known: dict) -> int:
+    """Values within a value; what a YAML file repeats by alias is looked at once."""
+    if not isinstance(value, (dict, list, tuple)):
+        return 1
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(value)]
+
+
+def _describe(tagged, name):
+    """The description of a tagged value; of another, the value itself."""
     if not isinstance(tagged, tuple):
         return tagged
     tag, content = tagged
@@ -85,7 +103,7 @@ def describe_network(tagged, name) -> dict:
             f"{name}: the network is made of {tag}, which cannot be shared; expected "
             f"!new: or !name: and one of {networks.__name__}: {', '.join(NETWORKS)}"
         )
-    arguments = {key: describe_network(value, name) for key, value in content.items()}
+    arguments = {key: _describe(value, name) for key, value in content.items()}
     description = {"class": name_of_class, "arguments": arguments}
     return description if kind == "!new" else {**description, "partial": True}
 
