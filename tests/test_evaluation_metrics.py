@@ -1,7 +1,11 @@
 """SI-SNR and SDR against SpeechBrain, mir_eval and closed forms."""
 
 import itertools
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation.conditions import conditions
 from unified_se_ss.evaluation.metrics import (
     FLOOR_DB,
     best_permutation,
@@ -223,3 +228,104 @@ def test_an_output_that_is_not_finite_is_named():
         evaluate_item(targets.sum(axis=0), broken, targets)
     with pytest.raises(UserError, match="enhanced: "):
         evaluate_item(targets.sum(axis=0), targets, targets, enhanced=broken[0])
+
+
+MANY_THREADS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from unified_se_ss.evaluation.metrics import sdr
+
+rng = np.random.default_rng(0)
+targets = rng.standard_normal((12, 3000))
+estimates = targets + 0.3 * rng.standard_normal(targets.shape)
+with ThreadPoolExecutor(4) as threads:
+    print(*threads.map(sdr, estimates, targets))
+assert "torch" not in sys.modules
+"""
+
+
+def test_sdr_with_several_threads_neither_hangs_nor_errs():
+    """torch.linalg.solve of batches of 150 and more does, on several threads of a CPU.
+
+    Source: pytorch issue 142815. So the filters are not solved by torch; this keeps it
+    so: 12 systems of 512 unknowns, four at once, each on four threads, with a time limit.
+    """
+    import mir_eval.separation
+
+    threads = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "4")
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_THREADS],
+        env={**os.environ, **threads, "MKL_NUM_THREADS": "4"},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    found = np.array(done.stdout.split(), dtype=float)
+    rng = np.random.default_rng(0)
+    targets = rng.standard_normal((12, 3000))
+    estimates = targets + 0.3 * rng.standard_normal(targets.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = [
+            mir_eval.separation.bss_eval_sources(t[None], e[None], False)[0][0]
+            for t, e in zip(targets[::4], estimates[::4])
+        ]
+    assert len(found) == 12 and np.all(np.isfinite(found))
+    np.testing.assert_allclose(found[::4], expected, atol=1e-4)
+    np.testing.assert_allclose(found, [sdr(e, t) for e, t in zip(estimates, targets)])
+
+
+def scene(sample_rate=8000, noise=0.0):
+    """Two tones of one second each that overlap for 0.48 s of 1.52 s, and noise."""
+    t = np.arange(round(1.536 * sample_rate)) / sample_rate
+    first = np.sin(2 * np.pi * 300 * t) * (t < 1.008)
+    second = np.sin(2 * np.pi * 500 * t) * (t >= 0.528)
+    targets = np.stack([first, second])
+    rest = noise * np.random.default_rng(0).standard_normal(len(t))
+    return targets.sum(axis=0) + rest, targets, rest
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_conditions_are_those_that_were_made(rate):
+    mixture, targets, noise = scene(rate, 0.1)
+    found = conditions(mixture, targets, rate)
+    speech = targets.sum(axis=0)
+    expected = 10 * np.log10((speech @ speech) / (noise @ noise))
+    assert found["input_snr"] == pytest.approx(expected)
+    # 48 frames of 32 ms, of which 31.5 and 31.5 hold a source.
+    assert found["overlap"] == pytest.approx(100 * 15 / 48, abs=5)
+    assert found["duration"] == pytest.approx(1.536)
+    row = evaluate_item(mixture, targets, targets, sample_rate=rate)
+    assert {key: row[key] for key in found} == found
+    assert "overlap" not in evaluate_item(mixture, targets, targets)
+
+
+@settings(deadline=None, max_examples=20)
+@given(gain=st.floats(1e-4, 1e3), seed=st.integers(0, 50))
+def test_conditions_do_not_depend_on_the_level(gain, seed):
+    rng = np.random.default_rng(seed)
+    mixture, targets, _ = scene(noise=rng.uniform(0.01, 1))
+    found = conditions(mixture, targets, 8000)
+    # The overlap does not depend on how loud the sources are to each other either.
+    louder = conditions(gain * mixture, gain * targets, 8000)
+    assert louder == pytest.approx(found)
+    other = targets * np.array([[1.0], [gain]])
+    assert conditions(mixture, other, 8000)["overlap"] == found["overlap"]
+
+
+def test_conditions_that_are_not_there():
+    mixture, targets, _ = scene()
+    found = conditions(mixture, targets, 8000)
+    assert found["input_snr"] is None and found["overlap"] > 0
+    rounded = np.round(mixture * 3276.8) / 3276.8  # 16-bit files are not noise
+    assert conditions(rounded, targets, 8000)["input_snr"] is None
+    silent = conditions(mixture, 0 * targets, 8000)
+    assert silent["input_snr"] is None and silent["overlap"] is None
+    one = conditions(mixture, targets[:1], 8000)
+    assert "overlap" not in one and np.isfinite(one["input_snr"])
+    alone = np.stack([targets[0], 0 * targets[1]])
+    assert conditions(mixture, alone, 8000)["overlap"] == 0.0
+    assert conditions(mixture[:9], targets[:, :9], 8000)["overlap"] is None
