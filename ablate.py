@@ -418,7 +418,6 @@ def as_argument(value) -> str:
         default_style='"' if quoted else None,
         default_flow_style=True,
         width=math.inf,
-        allow_unicode=True,
         sort_keys=False,
     )
     return text.removesuffix("...\n").strip()
