@@ -15,6 +15,7 @@ from test_train import command, run
 import train
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.pretrained import load_pretrained_ss
+from unified_se_ss.inference.speechbrain_format import write_speechbrain
 
 
 def speechbrain_model(sort, n_sources=2, n_features=12):
@@ -98,6 +99,19 @@ def test_what_does_not_fit_is_reported_and_left(tmp_path):
     printed = str(report)
     for words in ("encoder 1, separator", "decoder 0", "another shape", "stranger.bias"):
         assert words in printed
+
+
+def test_what_this_project_exported_for_speechbrain(tmp_path):
+    """The SS module of a unified model; its SE module, in the encoder's file, is left."""
+    source = small_model("sepformer", n_sources=3)
+    write_speechbrain(source, tmp_path)
+    network = small_model("sepformer", n_sources=3, use_se=False).network
+    report = load_pretrained_ss(network, tmp_path)
+    assert not report.missing and not report.misshapen
+    assert report.left and all("enhancer" in name for name in report.left)
+    expected = source.network.state_dict()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, expected[name]), name
 
 
 def test_nothing_that_fits(tmp_path):
