@@ -326,17 +326,19 @@ def _on_disk(one: Input, output: Path):
     if one.name != "standard input":
         yield one
         return
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=output, prefix=".stdin.") as file:
+    with ExitStack() as stack:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            file = tempfile.NamedTemporaryFile(dir=output, prefix=".stdin.")
+            stack.enter_context(file)
             shutil.copyfileobj(sys.stdin.buffer, file)
             file.flush()
-            yield Input(Path(file.name), one.name, one.target)
-    except OSError as error:
-        raise UserError(
-            f"{output}: cannot be written to ({error.strerror or error}); choose a folder "
-            "with write permission and room on the disk"
-        ) from error
+        except OSError as error:
+            raise UserError(
+                f"{output}: cannot be written to ({error.strerror or error}); choose a "
+                "folder with write permission and room on the disk"
+            ) from error
+        yield Input(Path(file.name), one.name, one.target)
 
 
 def _progress_bar(task: str, inputs: list[Input]):
