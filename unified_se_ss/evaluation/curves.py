@@ -221,7 +221,7 @@ def _draw_panel(axes, panel, rows):
     if curves[0][0] in ("lr", "conflict_rate"):
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1] or 1)
     if any(name for _, name, _, _ in curves):
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
 
 
 def _column(rows, key):

@@ -62,6 +62,7 @@ audio { width: 100%; height: 2.2rem; }
 .scroll { max-height: 32rem; overflow: auto; border: 1px solid var(--line); }
 .sortable { width: 100%; font-size: .85rem; }
 .sortable thead th { position: sticky; top: 0; background: var(--raised); padding: 0; }
+.sortable td:first-child { min-width: 8rem; }
 .sortable button { all: unset; box-sizing: border-box; width: 100%; padding: .3rem .8rem;
   cursor: pointer; }
 .sortable button:focus-visible { outline: 2px solid var(--link); outline-offset: -2px; }
