@@ -175,6 +175,7 @@ def test_bad_data_is_found_before_any_work(
     monkeypatch.setattr(evaluate_model, "evaluate", None)
     assert command(manifest=copied(given[1], tmp_path / "m.csv", change)) == 2
     assert words in capsys.readouterr().err
+    assert not command.out.exists()
 
 
 def test_the_missing_data_folder_is_named(given, tmp_path, capsys):

@@ -94,10 +94,10 @@ def run(
         raise UserError(f"jobs: is {jobs}; expected 1 or more")
     if save_waves < 0:
         raise UserError(f"save_waves: is {save_waves}; expected 0 or more")
-    folder = open_folder(output or Path("evaluation") / Path(manifest).stem, force)
     loaded = load_model(model, device, precision)
     check_metrics([name for name in metrics if name in PERCEPTUAL], loaded.sample_rate)
     mixtures = Mixtures(loaded, open_manifest(manifest, data_folder))
+    folder = open_folder(output or Path("evaluation") / Path(manifest).stem, force)
     recognition = {}
     if "wer" in metrics:
         texts = find_transcripts(mixtures.manifest, transcripts, data_folder)
