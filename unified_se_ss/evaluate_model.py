@@ -116,7 +116,8 @@ def run(
     seconds = time.perf_counter() - start
     published = publish(
         folder,
-        f"{Path(model).name} on {Path(manifest).name}",
+        # A run's folder is called by its seed: what it belongs to stands before that.
+        f"{'/'.join(Path(model).resolve().parts[-2:])} on {Path(manifest).name}",
         rows,
         mixtures.signals_of_id,
         loaded.sample_rate,

@@ -147,19 +147,20 @@ def _distribution_png(rows):
     after = np.array([row.get("si_snr", np.nan) for row in rows], dtype=float)
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     histogram, scatter = figure.subplots(1, 2)
-    histogram.hist(gains, bins=min(40, max(8, len(gains) // 5)), color="tab:blue")
+    histogram.hist(gains, bins=min(40, max(8, len(gains) // 5)), color="tab:blue", ec="w")
+    histogram.yaxis.get_major_locator().set_params(integer=True)
     mean = f"mean {gains.mean():.2f} dB"
     histogram.axvline(gains.mean(), color="k", lw=1, label=mean)
     histogram.axvline(0, color="tab:red", lw=1, ls=":", label="mixture")
     histogram.set_xlabel("SI-SNRi (dB)", fontsize=9)
     histogram.set_ylabel("utterances", fontsize=9)
-    histogram.legend(fontsize=8, frameon=False)
+    histogram.legend(fontsize=8, framealpha=0.8, edgecolor="none")
     before = after - gains
     scatter.plot(before, after, ".", color="tab:blue", ms=5, alpha=0.6)
     if np.isfinite(before).any():
         ends = [np.nanmin(before), np.nanmax(before)]
         scatter.plot(ends, ends, color="tab:red", lw=1, ls=":", label="mixture")
-        scatter.legend(fontsize=8, frameon=False)
+        scatter.legend(fontsize=8, framealpha=0.8, edgecolor="none")
     scatter.set_xlabel("SI-SNR of the mixture (dB)", fontsize=9)
     scatter.set_ylabel("SI-SNR after (dB)", fontsize=9)
     for axes in (histogram, scatter):
