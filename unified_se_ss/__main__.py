@@ -37,78 +37,114 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+EPILOG = """\
+  unified_se_ss check data/Libri2Mix                    before a training run
+  python train.py hparams/demo.yaml                     the run; RUN is results/demo/1234
+  unified_se_ss separate RUN talk.mp3 -o separated/     each speaker of a recording
+  unified_se_ss evaluate RUN RUN/manifests/test.csv     its metrics on a manifest
+  unified_se_ss export   RUN -o my-model/               a folder to share; use it like RUN
+
+COMMAND --help says more. docs/inference.md, docs/evaluation.md.
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
         "unified_se_ss",
-        description="Check data, make the demo corpus, use trained models; train with "
-        "`python train.py`.",
+        description="Check data, make the demo corpus, use trained models.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-
-    check = commands.add_parser(
-        "check", help="look at every recording of a LibriMix folder before training on it"
-    )
-    check.add_argument("data_folder", help="the folder Libri2Mix or Libri3Mix")
-    check.add_argument("--n_speakers", type=int, default=2, help="default %(default)s")
-    check.add_argument(
-        "--sample_rate", type=int, default=8000, help="default %(default)s Hz"
-    )
-    check.add_argument("--mode", default="min", help="min or max; default %(default)s")
-    check.add_argument("--train_subset", default="train-360", help="default %(default)s")
-    check.add_argument("--mixture", default="mix_both", help="default %(default)s")
-    check.add_argument(
-        "--manifests",
-        default="manifests",
-        help="folder for the manifests; default %(default)s",
-    )
-    check.set_defaults(command=check_data)
-
-    demo = commands.add_parser(
-        "demo-corpus", help="make the demo corpus, of synthetic voices or your recordings"
-    )
-    demo.add_argument("folder", help="where it goes")
-    demo.add_argument("--n_speakers", type=int, default=2, help="default %(default)s")
-    demo.add_argument("--n_train", type=int, default=2000, help="default %(default)s")
-    demo.add_argument("--demo_speech", help="your recordings, in folders by speaker")
-    demo.add_argument("--demo_noise", help="your noise recordings")
-    demo.set_defaults(command=make_demo_corpus)
-
-    add_separation(
-        commands.add_parser("separate", help="write each speaker of recordings to a file"),
-        "separate",
-    )
-    add_separation(
-        commands.add_parser("enhance", help="write recordings without their noise"),
-        "enhance",
-    )
-
-    exporting = commands.add_parser(
-        "export", help="write a trained model into a folder that others can use"
-    )
-    exporting.add_argument("model", help="a run's folder, or one that was exported")
-    exporting.add_argument(
-        "-o", "--output", required=True, metavar="FOLDER", help="where it goes"
-    )
-    exporting.add_argument(
-        "--format",
-        default="native",
-        help="native, speechbrain or onnx; default %(default)s",
-    )
-    exporting.add_argument(
-        "--force", action="store_true", help="replace what an earlier export left there"
-    )
-    exporting.set_defaults(command=export_model)
-    add_evaluation(
-        commands.add_parser("evaluate", help="score a model on the mixtures of a manifest")
-    )
+    add_check(commands)
+    add_demo_corpus(commands)
+    add_separation(commands, "separate")
+    add_separation(commands, "enhance")
+    add_evaluation(commands)
+    add_export(commands)
     return top
 
 
-def add_separation(command: argparse.ArgumentParser, task: str) -> None:
-    """The options of ``separate`` and ``enhance``."""
-    command.add_argument("model", help="a run's folder, or one that was exported")
+def add_command(commands, name: str, summary: str, description: str, function):
+    """One command; its help begins with the summary and goes on with the description."""
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.\n\n{description}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=function)
+    return command
+
+
+def add_model(command) -> None:
+    """What every command that runs a model has."""
+    command.add_argument("model", help="a run's folder (results/demo/1234), or an export")
+    command.add_argument("--device", help="cpu, cuda …; by default a GPU if there is one")
+    command.add_argument("--precision", help="fp32 (default), bf16 or fp16 (GPU only)")
+
+
+def add_check(commands) -> None:
+    """``check``."""
+    command = add_command(
+        commands,
+        "check",
+        "look at every recording of a LibriMix folder before training on it",
+        "Missing, unreadable, silent and mismatched files are named at once, not after an\n"
+        "hour of training. Writes the manifests that a training run would write.",
+        check_data,
+    )
+    command.add_argument("data_folder", help="the folder Libri2Mix or Libri3Mix")
+    command.add_argument("--n_speakers", type=int, default=2, help="default %(default)s")
+    command.add_argument(
+        "--sample_rate", type=int, default=8000, help="default %(default)s Hz"
+    )
+    command.add_argument("--mode", default="min", help="min or max; default %(default)s")
+    command.add_argument("--train_subset", default="train-360", help="default %(default)s")
+    command.add_argument("--mixture", default="mix_both", help="default %(default)s")
+    command.add_argument(
+        "--manifests", default="manifests", help="folder for them; default %(default)s"
+    )
+
+
+def add_demo_corpus(commands) -> None:
+    """``demo-corpus``."""
+    command = add_command(
+        commands,
+        "demo-corpus",
+        "make the demo corpus, of synthetic voices or your recordings",
+        "A LibriMix folder of noisy mixtures. train.py hparams/demo.yaml makes it by itself.",
+        make_demo_corpus,
+    )
+    command.add_argument("folder", help="where it goes")
+    command.add_argument("--n_speakers", type=int, default=2, help="default %(default)s")
+    command.add_argument("--n_train", type=int, default=2000, help="default %(default)s")
+    command.add_argument("--demo_speech", help="your recordings, in folders by speaker")
+    command.add_argument("--demo_noise", help="your noise recordings")
+
+
+SEPARATION = {
+    "separate": "write each speaker of recordings to a file",
+    "enhance": "write recordings without their noise",
+}
+
+
+def add_separation(commands, task: str) -> None:
+    """``separate`` and ``enhance``."""
+    command = add_command(
+        commands,
+        task,
+        SEPARATION[task],
+        f"  unified_se_ss {task} results/demo/1234 talk.mp3 interviews/ -o {task}d/\n\n"
+        "Any format that libsndfile reads, any sampling rate, any length; what is written is\n"
+        "as long as the input and at its rate and level. Nothing is overwritten without\n"
+        "--force, and nothing is ever written beside an input. A bad file is named and the\n"
+        "rest is done: the exit code is then 1.",
+        separate_files,
+    )
+    add_model(command)
     command.add_argument(
         "inputs",
         nargs="+",
@@ -136,28 +172,32 @@ def add_separation(command: argparse.ArgumentParser, task: str) -> None:
             help="share out what the sources lack to the mixture, noise included",
         )
     command.add_argument(
-        "--chunk_seconds", type=float, default=20.0, help="default %(default)s"
+        "--chunk_seconds",
+        type=float,
+        default=20.0,
+        help="long files are done in chunks, which bound the memory; default %(default)s",
     )
     command.add_argument(
-        "--overlap_seconds", type=float, default=4.0, help="default %(default)s"
+        "--overlap_seconds", type=float, default=4.0, help="of chunks; default %(default)s"
     )
-    command.add_argument("--device", help="cpu, cuda …; by default a GPU if there is one")
-    command.add_argument("--precision", help="fp32 (default), bf16 or fp16")
     command.add_argument("--force", action="store_true", help="replace what exists")
-    command.add_argument("--json", action="store_true", help="write one JSON object")
-    command.set_defaults(command=separate_files, task=task, mixture_consistency=False)
+    command.add_argument(
+        "--json", action="store_true", help="write one JSON object, for machines"
+    )
+    command.set_defaults(task=task, mixture_consistency=False)
 
 
-def export_model(options) -> None:
-    """Export a model and say where it is."""
-    from unified_se_ss.inference.export import export_command
-
-    export_command(options)
-
-
-def add_evaluation(command: argparse.ArgumentParser) -> None:
-    """Options of ``evaluate``."""
-    command.add_argument("model", help="a run's folder, or an exported one")
+def add_evaluation(commands) -> None:
+    """``evaluate``."""
+    command = add_command(
+        commands,
+        "evaluate",
+        "score a model on the mixtures of a manifest",
+        "  unified_se_ss evaluate RUN RUN/manifests/test.csv --data_folder data/Libri2Mix\n\n"
+        "Writes one row per utterance, a summary with confidence intervals, and a report.",
+        evaluate_model,
+    )
+    add_model(command)
     command.add_argument("manifest", help="CSV, such as RUN/manifests/test.csv")
     command.add_argument(
         "-o", "--output", metavar="FOLDER", help="default evaluation/NAME_OF_THE_MANIFEST"
@@ -177,19 +217,37 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--transcripts", metavar="CSV", help="ID, transcript_1, ...; for the WER"
     )
-    command.add_argument("--device", help="default: a GPU if there is one")
-    command.add_argument("--precision", help="fp32 (default), bf16 or fp16")
     command.add_argument(
-        "--save_waves",
-        type=int,
-        default=0,
-        metavar="N",
-        help="keep the wavs of the first N",
+        "--save_waves", type=int, default=0, metavar="N", help="keep wavs of the first N"
     )
     command.add_argument(
         "--force", action="store_true", help="replace an earlier evaluation"
     )
-    command.set_defaults(command=evaluate_model)
+
+
+def add_export(commands) -> None:
+    """``export``."""
+    command = add_command(
+        commands,
+        "export",
+        "write a trained model into a folder that others can use",
+        "  native        weights, plain configuration, model card; loading it runs no code\n"
+        "  speechbrain   what SpeechBrain's SepformerSeparation.from_hparams loads\n"
+        "  onnx          a graph that was checked against the network",
+        export_model,
+    )
+    command.add_argument("model", help="a run's folder (results/demo/1234), or an export")
+    command.add_argument(
+        "-o", "--output", required=True, metavar="FOLDER", help="where it goes"
+    )
+    command.add_argument(
+        "--format",
+        default="native",
+        help="native, speechbrain or onnx; default %(default)s",
+    )
+    command.add_argument(
+        "--force", action="store_true", help="replace what an earlier export left there"
+    )
 
 
 def check_data(options) -> None:
@@ -248,6 +306,13 @@ def separate_files(options) -> int:
         overlap_seconds=options.overlap_seconds,
         mixture_consistency=options.mixture_consistency,
     )
+
+
+def export_model(options) -> None:
+    """Export a model and say where it is."""
+    from unified_se_ss.inference.export import export_command
+
+    export_command(options)
 
 
 def evaluate_model(options) -> None:
