@@ -41,7 +41,7 @@ EPILOG = """\
   unified_se_ss check data/Libri2Mix                    before a training run
   python train.py hparams/demo.yaml                     the run; RUN is results/demo/1234
   unified_se_ss separate RUN talk.mp3 -o separated/     each speaker of a recording
-  unified_se_ss evaluate RUN RUN/manifests/test.csv     its metrics on a manifest
+  unified_se_ss evaluate RUN RUN/manifests/*test*.csv   its metrics on a manifest
   unified_se_ss export   RUN -o my-model/               a folder to share; use it like RUN
 
 COMMAND --help says more. docs/inference.md, docs/evaluation.md.
@@ -193,12 +193,12 @@ def add_evaluation(commands) -> None:
         commands,
         "evaluate",
         "score a model on the mixtures of a manifest",
-        "  unified_se_ss evaluate RUN RUN/manifests/test.csv --data_folder data/Libri2Mix\n\n"
+        "  unified_se_ss evaluate RUN RUN/manifests/*test*.csv --data_folder data/Libri2Mix\n\n"
         "Writes one row per utterance, a summary with confidence intervals, and a report.",
         evaluate_model,
     )
     add_model(command)
-    command.add_argument("manifest", help="CSV, such as RUN/manifests/test.csv")
+    command.add_argument("manifest", help="CSV, such as those in RUN/manifests/")
     command.add_argument(
         "-o", "--output", metavar="FOLDER", help="default evaluation/NAME_OF_THE_MANIFEST"
     )

@@ -75,6 +75,18 @@ class SoundFile:
             raise UserError(_damaged(self.name, place / self.sample_rate))
 
 
+class ForwardFile(soundfile.SoundFile):
+    """A sound file that is read from its beginning to its end and never goes elsewhere.
+
+    soundfile asks for its place, and goes there, around each read. Its mp3 decoder then
+    begins anew in the midst of a frame and complains on standard error.
+    """
+
+    def seekable(self):
+        """Nobody here goes back."""
+        return False
+
+
 @contextmanager
 def opened(path, name=None):
     """Open a sound file; whatever is wrong with it becomes a UserError.
@@ -107,7 +119,7 @@ def opened(path, name=None):
     if not path.stat().st_size:
         raise UserError(f"{name}: is empty (0 bytes)")
     try:
-        file = soundfile.SoundFile(path)
+        file = ForwardFile(path)
     except (soundfile.LibsndfileError, TypeError, ValueError) as error:
         reason = getattr(error, "error_string", None) or str(error)
         raise UserError(
