@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import logging
 import sys
 
 import pytest
@@ -20,3 +21,11 @@ torch.set_num_threads(1)
 def seeded():
     """Start every test from the same random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_log_handlers():
+    """Take away the handlers that SpeechBrain adds; they would outlive captured streams."""
+    handlers = list(logging.root.handlers)
+    yield
+    logging.root.handlers[:] = handlers

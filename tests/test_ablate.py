@@ -327,7 +327,7 @@ def test_an_interrupt_takes_the_runs_along(fake, how):
         while not list(folder.glob("pid")) and time.monotonic() < end:
             time.sleep(0.05)
         process.send_signal(how)
-        _, err = process.communicate(timeout=40)
+        _, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130 and "the same command goes on" in err
