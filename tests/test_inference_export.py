@@ -405,3 +405,9 @@ def test_onnx_that_is_not_installed_or_cannot_be(native, tmp_path, monkeypatch):
     assert not (tmp_path / "model").exists()
     with pytest.raises(UserError, match="cannot be exported"):
         onnx_format.OnnxLSTM(torch.nn.LSTM(3, 4, batch_first=True, proj_size=2))
+
+
+def test_what_is_shared_can_be_read_by_others(tmp_path):
+    write_native(small_model(), tmp_path)
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert len(modes) == 1  # config.json's, which follows the umask

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import write_whole, written_whole
+from unified_se_ss.files import write_whole
 from unified_se_ss.inference.card import model_card
 from unified_se_ss.inference.folders import CONFIGURATION, WEIGHTS, read_folder
 from unified_se_ss.inference.models import Model, as_model
@@ -38,14 +38,14 @@ def write_native(model: Model, folder) -> None:
     folder : str or Path
         Gets the two files.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = Path(folder)
     text = json.dumps(model.configuration, indent=2, allow_nan=False) + "\n"
     write_whole(folder / CONFIGURATION, text)
     state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
-    with written_whole(folder / WEIGHTS) as path:
-        save_file(state, path, metadata={"format": "pt"})
+    # Its save_file would make a file that nobody else may read.
+    write_whole(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
 
 
 # A new format is one entry: a function of a model and a folder.
