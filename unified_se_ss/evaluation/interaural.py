@@ -1,0 +1,453 @@
+"""Is a talker still where it was: time and level between the ears of separated sources.
+
+*ITD*: where the generalised cross-correlation with phase transform (GCC-PHAT; Knapp and
+Carter, 1976) of the two ears, over the whole signal and the frequencies of `BAND` alone, is
+largest within ±1 ms. It is interpolated to 1/16 of a sample by windowed sincs, and from
+there by a parabola through the largest value and its neighbours. In µs, positive where the
+left ear hears first.
+
+*ILD*: 10 log10 of the ratio of the ears' energies, of the whole signal and in octaves
+(`BANDS`), positive where the left ear hears more.
+
+ΔITD and ΔILD are the absolute differences between an estimate and its target. A source is
+measured only if both of its ears, and both of its estimate's, are heard: silent and
+one-eared sources are counted, not averaged.
+
+`protocol="speechbrain"` gives what SpeechBrain's recipe BinauralWSJ0Mix reports instead,
+so that numbers can be held against its table: ITD in whole samples (125 µs at 8 kHz), at
+any lag, of all frequencies, where the correlation's *magnitude* is largest; and of every
+metric the smaller one of two orders of the sources, the given and the reversed, whatever
+the order of the SNR is.
+
+Axes: J sources, E ears (left, right), T samples.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import scipy.fft
+
+from unified_se_ss.errors import UserError
+
+BAND = (100.0, 3600.0)
+"""Hz between which phases count for the ITD: what all rates from 8 kHz upwards have."""
+BANDS = ((250, 500), (500, 1000), (1000, 2000), (2000, 4000), (4000, 8000))
+"""Octaves of the ILD in Hz, lower edge included; those above Nyquist are left out."""
+MAX_LAG = 1e-3
+"""Seconds; no head is so wide that its ITD were larger."""
+LARGE_ITD_ERROR = 50.0
+"""µs; the share of sources whose ΔITD is above it is reported. It is about 5° in front."""
+SILENT = 1e-3
+"""An ear, or a band of it, counts as silent 60 dB below (rms) the loudest ear of its set,
+or the ear's whole."""
+
+FADE = 0.05
+"""Seconds over which signals fade in and out before they are transformed. A signal that is
+cut off in the middle of a word breaks off at the same instant in both ears: without fades
+that break, an ITD of 0, decides wherever the voice itself has little energy (measured:
+errors up to 200 µs)."""
+OVERSAMPLING = 16
+GUARD = 32  # samples on either side that the windowed sinc of the interpolation needs
+KAISER_BETA = 9.0
+PHASELESS = 1e-10  # bins below this share of the largest cross-spectrum have no phase
+PROTOCOLS = ("default", "speechbrain")
+
+
+def itd(signals, sample_rate: int, band=BAND) -> np.ndarray:
+    """Interaural time differences by GCC-PHAT, as the module describes.
+
+    Arguments
+    ---------
+    signals : np.ndarray
+        Left and right ear, [..., E, T].
+    sample_rate : int
+        In Hz.
+    band : tuple of float
+        Lowest and highest frequency in Hz.
+
+    Returns
+    -------
+    np.ndarray
+        µs, [...]; nan where the ears share no frequency of the band.
+
+    Example
+    -------
+    >>> ears = np.random.default_rng(0).standard_normal((2, 8000))
+    >>> ears[1] = np.roll(ears[0], 3)  # the right ear hears 3 samples later
+    >>> float(itd(ears, 8000).round(1))
+    375.0
+    """
+    return _phat_itd(_spectra(_unit_peaks(signals), sample_rate), sample_rate, band)
+
+
+def ild(signals, sample_rate: int | None = None, band=None) -> np.ndarray:
+    """Interaural level differences: 10 log10(‖left‖² / ‖right‖²).
+
+    Arguments
+    ---------
+    signals : np.ndarray
+        Left and right ear, [..., E, T].
+    sample_rate : int
+        In Hz; needed with a band.
+    band : tuple of float
+        Lowest and highest frequency in Hz (the lower one included); default: the whole
+        signal.
+
+    Returns
+    -------
+    np.ndarray
+        dB, [...]; nan where an ear is silent.
+
+    Example
+    -------
+    >>> float(ild(np.array([[1.0, -1.0], [0.1, 0.1]])).round(6))
+    20.0
+    """
+    signals = np.asarray(signals, dtype=np.float64)
+    if band is None:
+        return _decibel(_energies(signals))
+    return _decibel(_band_energies(_spectra(signals, sample_rate), sample_rate, band))
+
+
+def interaural_errors(
+    estimates, targets, sample_rate: int, permutation, protocol: str = "default"
+) -> dict:
+    """How far an utterance's sources moved between the ears.
+
+    Arguments
+    ---------
+    estimates : np.ndarray
+        Estimated sources in any order, [J, E, T].
+    targets : np.ndarray
+        True sources, [J, E, T].
+    sample_rate : int
+        In Hz.
+    permutation : sequence of int
+        That of the SNR: `estimates[permutation[j]]` belongs to `targets[j]`.
+    protocol : str
+        `default`, or `speechbrain`, which ignores the permutation and gives `delta_itd`
+        and `delta_ild` alone.
+
+    Returns
+    -------
+    dict
+        `delta_itd` in µs, `delta_ild` in dB and `delta_ild_{low}_{high}` in dB per band:
+        means over the sources that are measured, None if there are none; the same of
+        each source with its number at the end (`delta_itd_1` ...); `itd_{j}` and
+        `ild_{j}`, those of the target, and `cues_{j}`: `measured`, `silent` or
+        `one_eared`, what the target or else its estimate is.
+
+    Raises
+    ------
+    UserError
+        If a signal is not finite.
+    ValueError
+        If shapes do not agree, or there is no such protocol.
+
+    Example
+    -------
+    >>> targets = np.random.default_rng(0).standard_normal((2, 2, 4000))
+    >>> row = interaural_errors(targets[::-1], targets, 8000, (1, 0))
+    >>> row["delta_itd"], row["delta_ild"], row["cues_1"]
+    (0.0, 0.0, 'measured')
+    """
+    estimates, targets = _checked(estimates, targets)
+    if protocol == "speechbrain":
+        return _speechbrain_errors(estimates, targets, sample_rate)
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol {protocol!r}: one of {PROTOCOLS} was expected")
+    estimates = estimates[list(permutation)]
+    states = _states(estimates, targets)
+    measured = np.array([state == "measured" for state in states])
+    signals = np.stack([estimates, targets])  # 2, J, E, T
+    times, levels = _cues(signals, sample_rate)
+    deltas = {"delta_itd": _difference(times, measured)}
+    for name, values in levels.items():
+        deltas[f"delta_{name}"] = _difference(values, measured)
+    row = {name: _mean(values) for name, values in deltas.items()}
+    for j, state in enumerate(states):
+        for name, values in deltas.items():
+            row[f"{name}_{j + 1}"] = _number(values[j])
+        row[f"itd_{j + 1}"] = _number(times[1, j]) if measured[j] else None
+        row[f"ild_{j + 1}"] = _number(levels["ild"][1, j]) if measured[j] else None
+        row[f"cues_{j + 1}"] = state
+    return row
+
+
+def summarise_interaural(rows) -> dict:
+    """A test set's interaural errors, over all its measured sources.
+
+    Arguments
+    ---------
+    rows : iterable of dict
+        What `interaural_errors` gave, one per utterance, with or without other columns.
+
+    Returns
+    -------
+    dict
+        `delta_itd_mean`, `delta_itd_median` (µs), `delta_itd_large` (share above 50 µs),
+        `delta_ild_mean`, `delta_ild_median` (dB), the same per band, None where nothing
+        was measured; `measured`, `silent`, `one_eared`: numbers of sources. Of rows by
+        `protocol="speechbrain"`, `delta_itd_mean` and `delta_ild_mean` alone: means over
+        the utterances.
+
+    Example
+    -------
+    >>> rows = [{"delta_itd_1": 10.0, "cues_1": "measured"}, {"cues_1": "silent"}]
+    >>> summary = summarise_interaural(rows)
+    >>> summary["delta_itd_mean"], summary["measured"], summary["silent"]
+    (10.0, 1, 1)
+    """
+    rows = list(rows)
+    if not any("cues_1" in row for row in rows):
+        return {
+            f"{name}_mean": _mean(_column(rows, name))
+            for name in ("delta_itd", "delta_ild")
+        }
+    sources = range(1, 1 + max(_sources(row) for row in rows))
+    names = ["delta_itd", "delta_ild"]
+    names += [f"delta_{_band_name(band)}" for band in BANDS]
+    summary = {}
+    for name in names:
+        values = np.concatenate([_column(rows, f"{name}_{j}") for j in sources])
+        if name not in ("delta_itd", "delta_ild") and not len(values):
+            continue
+        summary[f"{name}_mean"] = _mean(values)
+        summary[f"{name}_median"] = float(np.median(values)) if len(values) else None
+        if name == "delta_itd":
+            summary["delta_itd_large"] = _mean(values > LARGE_ITD_ERROR)
+    states = [row.get(f"cues_{j}") for row in rows for j in sources]
+    for state in ("measured", "silent", "one_eared"):
+        summary[state] = states.count(state)
+    return summary
+
+
+def _checked(estimates, targets):
+    """Both as float64 of one shape [J, E, T], finite."""
+    estimates = np.asarray(estimates, dtype=np.float64)
+    targets = np.asarray(targets, dtype=np.float64)
+    if estimates.shape != targets.shape or targets.ndim != 3 or targets.shape[1] != 2:
+        raise ValueError(
+            f"two arrays of one shape [J, 2, T] expected: {estimates.shape}, {targets.shape}"
+        )
+    for name, signals in (("targets", targets), ("estimates", estimates)):
+        if not np.isfinite(signals).all():
+            raise UserError(
+                f"{name}: hold samples that are nan or infinite, finite ones were "
+                "expected. If they are the network's output, its training has diverged: "
+                "start again from an earlier checkpoint or with a lower learning rate."
+            )
+    return estimates, targets
+
+
+def _states(estimates, targets):
+    """What each source is: measured, silent or one_eared; first its target is asked."""
+    states = []
+    ears = zip(_heard_ears(targets), _heard_ears(estimates))
+    for of_target, of_estimate in ears:
+        heard = of_target if of_target < 2 else of_estimate
+        states.append(("silent", "one_eared", "measured")[heard])
+    return states
+
+
+def _heard_ears(signals):
+    """Number of ears of each source that are not silent, [J], of signals [J, E, T]."""
+    peak = np.abs(signals).max(initial=0.0)
+    if peak == 0:
+        return np.zeros(len(signals), dtype=int)
+    energies = _energies(signals / peak)
+    return (energies > SILENT**2 * energies.max()).sum(axis=-1)
+
+
+def _cues(signals, sample_rate):
+    """ITDs [...] in µs, and ILDs {name: [...]} in dB, of signals [..., E, T]."""
+    signals = _unit_peaks(signals)
+    spectra = _spectra(signals, sample_rate)
+    energies = _energies(signals)
+    levels = {"ild": _decibel(energies)}
+    for band in BANDS:
+        if band[1] <= sample_rate / 2:
+            heard = _band_energies(spectra, sample_rate, band)
+            empty = np.any(heard <= SILENT**2 * energies, axis=-1)
+            levels[_band_name(band)] = np.where(empty, np.nan, _decibel(heard))
+    return _phat_itd(spectra, sample_rate, BAND), levels
+
+
+def _spectra(signals, sample_rate):
+    """Spectra [..., E, F] of the faded signals; n_fft is even, and no lag wraps around."""
+    samples = signals.shape[-1]
+    least = samples + _whole_lags(sample_rate) + GUARD + 1
+    n_fft = 2 * scipy.fft.next_fast_len(-(-least // 2), real=True)
+    return scipy.fft.rfft(signals * _fades(samples, sample_rate), n_fft)
+
+
+def _fades(samples, sample_rate):
+    """Window [T] that fades in and out, over a quarter of a short signal at most."""
+    length = min(round(FADE * sample_rate), samples // 4)
+    rise = np.sin(np.pi / 2 * (np.arange(length) + 0.5) / max(1, length)) ** 2
+    return np.concatenate([rise, np.ones(samples - 2 * length), rise[::-1]])
+
+
+def _whole_lags(sample_rate):
+    """The lags looked at, on either side, in samples."""
+    return int(np.ceil(MAX_LAG * sample_rate))
+
+
+def _phat_itd(spectra, sample_rate, band):
+    """ITDs in µs, [...], of spectra [..., E, F] of an even n_fft; nan without phase."""
+    bins = spectra.shape[-1]
+    n_fft = 2 * (bins - 1)
+    low, high = _band_bins(bins, sample_rate, band)
+    left, right = spectra[..., 0, low:high], spectra[..., 1, low:high]
+    cross = np.conj(left) * right
+    magnitude = np.abs(cross)
+    heard = magnitude > PHASELESS * magnitude.max(axis=-1, keepdims=True)
+    whitened = np.zeros((*cross.shape[:-1], bins), dtype=np.complex128)
+    np.divide(cross, magnitude, out=whitened[..., low:high], where=heard)
+    correlation = scipy.fft.irfft(whitened, n_fft)
+    reach = _whole_lags(sample_rate) + GUARD
+    lags = np.concatenate(
+        [correlation[..., n_fft - reach :], correlation[..., : reach + 1]], axis=-1
+    )
+    steps = _largest(lags @ _interpolation(sample_rate))
+    microseconds = 1e6 * steps / (OVERSAMPLING * sample_rate)
+    return np.where(heard.any(axis=-1), microseconds, np.nan)
+
+
+@functools.lru_cache(maxsize=8)
+def _interpolation(sample_rate):
+    """From whole lags to those between by windowed sincs, [lags, finer lags]."""
+    reach = _whole_lags(sample_rate) + GUARD
+    fine = _fine_lags(sample_rate) + 1  # one more on either side, for the parabola
+    distance = np.arange(-fine, fine + 1) / OVERSAMPLING
+    distance = distance - np.arange(-reach, reach + 1)[:, None]
+    inside = np.clip(1 - (distance / GUARD) ** 2, 0.0, None)
+    window = np.where(inside > 0, np.i0(KAISER_BETA * np.sqrt(inside)), 0.0)
+    return np.sinc(distance) * window / np.i0(KAISER_BETA)
+
+
+def _fine_lags(sample_rate):
+    """The finer lags within MAX_LAG, on either side."""
+    return int(MAX_LAG * sample_rate * OVERSAMPLING + 1e-9)
+
+
+def _largest(correlation):
+    """Where [..., lags] is largest, counted from the middle, refined by a parabola."""
+    best = 1 + np.argmax(correlation[..., 1:-1], axis=-1)[..., None]
+    before, at, after = (
+        np.take_along_axis(correlation, best + step, axis=-1)[..., 0] for step in (-1, 0, 1)
+    )
+    curvature = before - 2 * at + after
+    # At the end of the range the largest value need not be a maximum: no parabola there.
+    peak = (at >= before) & (at >= after) & (curvature < 0)
+    shift = np.where(peak, 0.5 * (before - after) / np.where(peak, curvature, 1.0), 0.0)
+    return best[..., 0] - correlation.shape[-1] // 2 + shift
+
+
+def _energies(signals):
+    """Sums of squares of signals [..., E, T], [..., E]."""
+    return np.einsum("...t,...t->...", signals, signals)
+
+
+def _band_energies(spectra, sample_rate, band):
+    """Energies within a band, [..., E], of spectra [..., E, F] of an even n_fft."""
+    bins = spectra.shape[-1]
+    low, high = _band_bins(bins, sample_rate, band)
+    part = spectra[..., low:high]
+    return (_energies(part.real) + _energies(part.imag)) / (bins - 1)
+
+
+def _band_bins(bins, sample_rate, band):
+    """The bins [low, high) of a band, its lower edge included."""
+    per_bin = sample_rate / 2 / (bins - 1)
+    return tuple(min(bins, int(np.ceil(edge / per_bin - 1e-9))) for edge in band)
+
+
+def _decibel(energies):
+    """ILD in dB, [...], of energies [..., E]; nan where an ear holds nothing."""
+    heard = np.all(energies > 0, axis=-1)
+    ratio = np.divide(
+        energies[..., 0], energies[..., 1], out=np.ones(heard.shape), where=heard
+    )
+    return np.where(heard, 10 * np.log10(ratio), np.nan)
+
+
+def _unit_peaks(signals):
+    """Float64 signals [..., E, T], each pair of ears at peak 1: no square under- or overflows."""
+    signals = np.asarray(signals, dtype=np.float64)
+    peaks = np.abs(signals).max(axis=(-2, -1), keepdims=True, initial=0.0)
+    return signals / np.where(peaks > 0, peaks, 1.0)
+
+
+def _difference(values, measured):
+    """|estimate - target|, [J], of values [2, J]; nan for sources that are not measured."""
+    return np.where(measured, np.abs(values[0] - values[1]), np.nan)
+
+
+def _band_name(band):
+    """Name of a band's ILD."""
+    return f"ild_{band[0]}_{band[1]}"
+
+
+def _number(value):
+    """A float, or None for nan."""
+    return None if np.isnan(value) else float(value)
+
+
+def _mean(values):
+    """Mean of the values that are not nan, None if there are none."""
+    values = np.asarray(values, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else None
+
+
+def _column(rows, name):
+    """The numbers of a column, without those that are missing."""
+    values = [row.get(name) for row in rows]
+    return np.array([value for value in values if value is not None], dtype=np.float64)
+
+
+def _sources(row):
+    """Number of sources of a row."""
+    count = 0
+    while f"cues_{count + 1}" in row:
+        count += 1
+    return count
+
+
+def _speechbrain_errors(estimates, targets, sample_rate):
+    """ΔITD in µs and ΔILD in dB, as SpeechBrain's recipe has them."""
+    times = [_whole_sample_itds(signals, sample_rate) for signals in (estimates, targets)]
+    levels = []
+    for signals in (estimates, targets):
+        left, right = np.moveaxis(_energies(signals), -1, 0)
+        levels.append(10 * np.log10(left / (right + 1e-8) + 1e-8))
+    return {
+        "delta_itd": _smaller_of_two_orders(*times),
+        "delta_ild": _smaller_of_two_orders(*levels),
+    }
+
+
+def _smaller_of_two_orders(of_estimates, of_targets):
+    """Mean absolute difference in the given or the reversed order, the smaller one."""
+    orders = of_estimates, of_estimates[::-1]
+    return min(float(np.abs(of_targets - values).mean()) for values in orders)
+
+
+def _whole_sample_itds(signals, sample_rate):
+    """ITDs [J] in µs like pyroomacoustics' `tdoa` with its defaults and PHAT.
+
+    A bin without energy makes all values nan there; the first of them, a lag of minus the
+    length, is then what its argmax finds, and so here.
+    """
+    samples = signals.shape[-1]
+    n_fft = 2 * samples
+    spectra = scipy.fft.rfft(signals.astype(np.float32).astype(np.float64), n_fft)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spectra = spectra / np.abs(spectra)
+    correlation = scipy.fft.irfft(spectra[:, 0] * np.conj(spectra[:, 1]), n_fft)
+    longest = samples + 1
+    lags = np.concatenate([correlation[:, -longest:], correlation[:, :longest]], axis=-1)
+    return 1e6 * (np.argmax(np.abs(lags), axis=-1) - longest) / sample_rate
