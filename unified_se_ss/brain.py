@@ -153,8 +153,8 @@ class TwoTaskBrain(sb.Brain):
 
     A subclass writes ``compute_forward`` and ``compute_objectives``; the latter returns
     :class:`~unified_se_ss.gradients.TwoTaskLosses`, or simply ``main, auxiliary``, two
-    mean losses (each batch then counts alike, whatever its size). Everything else that a Brain does
-    is done as there, except for this:
+    mean losses (each batch then counts alike, whatever its size). Everything else that
+    a Brain does is done as there, except for this:
 
     * The two gradients are summed over micro-batches and ranks and then combined by a
       rule (:class:`~unified_se_ss.gradients.TwoTaskGradients`). The modules are not
