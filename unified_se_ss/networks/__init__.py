@@ -5,16 +5,22 @@ J sources.
 """
 
 from unified_se_ss.networks.autoencoder import Decoder, Encoder
+from unified_se_ss.networks.binaural import BinauralNetwork
+from unified_se_ss.networks.binaural_stream import BinauralStream
+from unified_se_ss.networks.conv_tasnet import TemporalConvNet
 from unified_se_ss.networks.dual_path import DualPath
 from unified_se_ss.networks.recurrent import Recurrent
 from unified_se_ss.networks.transformer import Transformer
 from unified_se_ss.networks.unified import UnifiedNetwork, UnifiedOutput
 
 __all__ = [
+    "BinauralNetwork",
+    "BinauralStream",
     "Decoder",
     "DualPath",
     "Encoder",
     "Recurrent",
+    "TemporalConvNet",
     "Transformer",
     "UnifiedNetwork",
     "UnifiedOutput",

@@ -12,11 +12,14 @@ from unified_se_ss.objectives.representation import (
     representation_loss,
 )
 from unified_se_ss.objectives.si_snr import si_snr
+from unified_se_ss.objectives.snr import permutation_invariant_snr, snr
 
 __all__ = [
     "REPRESENTATION_LOSSES",
     "permutation_invariant_si_snr",
+    "permutation_invariant_snr",
     "reorder_sources",
     "representation_loss",
     "si_snr",
+    "snr",
 ]

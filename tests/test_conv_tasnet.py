@@ -1,0 +1,319 @@
+"""Conv-TasNet's separator: equal to SpeechBrain's, truly causal, blind to padding.
+
+SpeechBrain's own ``causal=True`` is no oracle, for two reasons that hold in 1.1:
+
+* Each depthwise convolution is padded twice, by (P-1)d frames on the left and, within
+  torch's convolution, by "same"; what is chopped off at the end afterwards is (P-1)d. So
+  frame l sees l - 3d, l - 2d and l - d for P = 3, never itself, and every block is late
+  by d frames: one repeat of 8 blocks by 255 frames (255 ms).
+* ``norm_type="gLN"``, its default, normalises by the whole utterance's mean and
+  variance, so the first frame depends on the last. Its ``cLN`` is frame-wise.
+
+Both are held here by tests of SpeechBrain, so that we hear of it when they change.
+"""
+
+import itertools
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from speechbrain.lobes.models.conv_tasnet import DepthwiseSeparableConv, MaskNet
+
+from unified_se_ss.networks import Decoder, Encoder, TemporalConvNet, UnifiedNetwork
+from unified_se_ss.networks.conv_tasnet import CumulativeNorm, Depthwise
+from unified_se_ss.networks.speechbrain_conv_tasnet import (
+    from_speechbrain,
+    to_speechbrain,
+)
+
+SMALL = dict(n_basis=12, n_sources=2, n_features=6, hidden=8, blocks=3, repeats=2)
+CAUSAL_NORMS = ("cumulative", "frame")
+
+
+def randn(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def shaken(network, seed=0):
+    """The network with every weight drawn, so that no scale is 1 and no shift 0."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return network
+
+
+def small(seed=0, **arguments):
+    torch.manual_seed(seed)
+    return shaken(TemporalConvNet(**{**SMALL, **arguments}).double(), seed)
+
+
+def mask_net(seed=0, blocks=3, norm="gLN", causal=False, sources=2):
+    torch.manual_seed(seed)
+    network = MaskNet(12, 6, 8, 3, blocks, 2, sources, norm, causal)
+    return shaken(network.double(), seed)
+
+
+# ------------------------------------------------------------------- SpeechBrain's
+
+
+@pytest.mark.parametrize("sources", [2, 3])
+@pytest.mark.parametrize("theirs, ours", [("gLN", "global"), ("cLN", "frame")])
+def test_forward_and_gradients_equal_speechbrain(theirs, ours, sources):
+    reference = mask_net(norm=theirs, sources=sources)
+    network = small(seed=1, norm=ours, n_sources=sources)
+    network.load_state_dict(from_speechbrain(reference.state_dict()))
+    x, weight = randn(3, 12, 40), randn(3, sources, 12, 40, seed=1)
+    x_reference, x_ours = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected, masks = reference(x_reference).transpose(0, 1), network(x_ours)
+    torch.testing.assert_close(masks, expected, rtol=1e-10, atol=1e-12)
+    (expected * weight).sum().backward()
+    (masks * weight).sum().backward()
+    torch.testing.assert_close(x_ours.grad, x_reference.grad, rtol=1e-9, atol=1e-11)
+    gradients = {name: value.grad for name, value in network.named_parameters()}
+    for name, gradient in to_speechbrain(gradients, blocks=3)[0].items():
+        expected = reference.get_parameter(name).grad
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_published_size_equals_speechbrain():
+    torch.manual_seed(0)
+    reference = MaskNet(128, 64, 128, 3, 8, 4, 2).double()
+    network = TemporalConvNet(128, 2).double()
+    network.load_state_dict(from_speechbrain(reference.state_dict()))
+    assert sum(p.numel() for p in network.parameters()) == 577_856
+    with torch.no_grad():
+        x = randn(1, 128, 130).relu()
+        torch.testing.assert_close(network(x), reference(x).transpose(0, 1))
+
+
+def test_networks_side_by_side_are_the_networks():
+    references = [mask_net(seed) for seed in range(3)]
+    network = small(n_networks=3)
+    network.load_state_dict(from_speechbrain(*(r.state_dict() for r in references)))
+    x = randn(2, 3, 30, 12)
+    masks = network.side_by_side(x)
+    for number, reference in enumerate(references):
+        expected = reference(x[:, number].transpose(1, 2)).permute(1, 3, 0, 2)
+        torch.testing.assert_close(masks[:, number], expected)
+    again = to_speechbrain(network.state_dict(), blocks=3)
+    for state, reference in zip(again, references):
+        for name, value in reference.state_dict().items():
+            assert torch.equal(state[name], value), name
+
+
+def test_weights_that_do_not_belong_there_are_named():
+    state = mask_net().state_dict()
+    with pytest.raises(KeyError, match="no_such.weight"):
+        from_speechbrain({**state, "no_such.weight": torch.zeros(1)})
+    state.pop("layer_norm.gamma")
+    with pytest.raises(KeyError, match="layer_norm.gamma"):
+        from_speechbrain(state)
+
+
+def frames_seen(convolution, frame=20, frames=40, width=1):
+    """The frames that one frame of a convolution's output depends on."""
+    x = randn(1, frames, width).requires_grad_()
+    convolution(x)[0, frame].sum().backward()
+    return x.grad[0].abs().sum(-1).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+def test_speechbrains_causal_convolution_never_sees_the_present(dilation):
+    # As the module is built within MaskNet; frame-wise norm, so that it mixes no frames.
+    convolution = DepthwiseSeparableConv(
+        (None, None, 4), 4, 3, 1, "same", dilation, "cLN", causal=True
+    ).double()
+    seen = frames_seen(convolution, width=4)
+    assert seen == [20 - 3 * dilation, 20 - 2 * dilation, 20 - dilation]
+
+    ours = Depthwise(1, 4, 3, dilation, causal=True).double()
+    seen = frames_seen(lambda x: ours(x.unsqueeze(1)).squeeze(1), width=4)
+    assert seen == [20 - 2 * dilation, 20 - dilation, 20]
+
+
+def test_speechbrains_causal_default_depends_on_the_future():
+    network = mask_net(causal=True)
+    x = randn(1, 12, 60)
+    changed = x.clone()
+    changed[..., 50:] = 0
+    difference = (network(x) - network(changed))[..., :50]
+    assert difference.abs().max() > 1e-3
+
+
+# -------------------------------------------------------------------------- causal
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    norm=st.sampled_from(CAUSAL_NORMS),
+    kernel_size=st.integers(1, 4),
+    frames=st.integers(2, 70),
+    data=st.data(),
+)
+def test_the_future_never_changes_the_past(norm, kernel_size, frames, data):
+    network = small(causal=True, norm=norm, kernel_size=kernel_size)
+    now = data.draw(st.integers(1, frames - 1))
+    x = randn(2, 12, frames)
+    changed = x.clone()
+    changed[..., now:] = 100 * randn(2, 12, frames - now, seed=1)
+    with torch.no_grad():
+        before, after, alone = network(x), network(changed), network(x[..., :now])
+    # To the bit in mathematics; products of other shapes may round otherwise.
+    torch.testing.assert_close(after[..., :now], before[..., :now], rtol=0, atol=1e-11)
+    torch.testing.assert_close(alone, before[..., :now], rtol=0, atol=1e-11)
+    assert (after - before)[..., now].abs().max() > 1e-6  # and the present counts
+
+
+@pytest.mark.parametrize("norm", CAUSAL_NORMS)
+def test_gradients_flow_from_the_past_only(norm):
+    network = small(causal=True, norm=norm)
+    x = randn(1, 12, 60).requires_grad_()
+    network(x)[..., 45].sum().backward()
+    seen = x.grad[0].abs().sum(0).nonzero().flatten()
+    assert seen.max() == 45
+    assert seen.min() == (46 - network.receptive_field if norm == "frame" else 0)
+
+
+def test_cumulative_norm_is_its_definition():
+    norm = CumulativeNorm(1, 5).double()
+    x = 3 + randn(2, 1, 9, 5)
+    for frame in range(9):
+        past = x[:, :, : frame + 1]
+        mean = past.mean((2, 3))
+        variance = past.var((2, 3), correction=0)
+        expected = (x[:, :, frame] - mean.unsqueeze(-1)) / (variance + 1e-8).sqrt()[
+            ..., None
+        ]
+        torch.testing.assert_close(norm(x)[:, :, frame], expected)
+    torch.autograd.gradcheck(norm, randn(1, 1, 4, 5).requires_grad_())
+
+
+def test_cumulative_norm_stays_exact_over_minutes_in_fp32():
+    norm = CumulativeNorm(1, 8)
+    x = 30 + torch.randn(1, 1, 100_000, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact = norm.double()(x.double())
+        assert (norm.float()(x) - exact).abs().max() < 1e-4
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    norm=st.sampled_from(CAUSAL_NORMS),
+    blocks=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    kernel_size=st.integers(1, 3),
+)
+def test_what_is_remembered_is_all_that_counts(norm, blocks, kernel_size):
+    network = small(causal=True, norm=norm, n_networks=2, kernel_size=kernel_size)
+    x = randn(2, 2, sum(blocks), 12)
+    memory: dict = {}
+    with torch.no_grad():
+        parts = [network.side_by_side(part, None, memory) for part in x.split(blocks, 2)]
+        whole = network.side_by_side(x)
+    torch.testing.assert_close(torch.cat(parts, 2), whole, rtol=0, atol=1e-11)
+
+
+# ------------------------------------------------------------------------- padding
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    norm=st.sampled_from(["global", "frame", "cumulative"]),
+    causal=st.booleans(),
+    frames=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    more=st.integers(0, 9),
+)
+def test_a_padded_item_gets_what_it_gets_alone(norm, causal, frames, more):
+    network = small(causal=causal, norm=None if causal and norm == "global" else norm)
+    size = max(frames) + more
+    x = randn(len(frames), 12, size)
+    for item, count in enumerate(frames):
+        x[item, :, count:] = 1e3
+    with torch.no_grad():
+        masks = network(x, torch.tensor(frames))
+        for item, count in enumerate(frames):
+            alone = network(x[item : item + 1, :, :count])
+            torch.testing.assert_close(
+                masks[item, ..., :count], alone[0], rtol=1e-9, atol=1e-9
+            )
+
+
+def test_gradients_of_a_padded_batch_are_those_of_its_items():
+    network = small()
+    x, frames = randn(3, 12, 40), torch.tensor([40, 17, 5])
+    weight = randn(3, 2, 12, 40, seed=2)
+    for item, count in enumerate(frames.tolist()):
+        weight[item, ..., count:] = 0
+    (network(x, frames) * weight).sum().backward()
+    padded = [parameter.grad.clone() for parameter in network.parameters()]
+    network.zero_grad()
+    for item, count in enumerate(frames.tolist()):
+        masks = network(x[item : item + 1, :, :count])
+        (masks[0] * weight[item, ..., :count]).sum().backward()
+    for both, parameter in zip(padded, network.parameters()):
+        torch.testing.assert_close(both, parameter.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_mirrored_ends_are_those_of_torch_where_torch_has_them():
+    convolution = Depthwise(1, 3, 3, 4, causal=False).double()
+    x = randn(1, 1, 9, 3)
+    padded = torch.nn.functional.pad(x[:, 0].transpose(1, 2), (4, 4), "reflect")
+    weight = convolution.weight[0].t().unsqueeze(1)
+    expected = torch.nn.functional.conv1d(padded, weight, dilation=4, groups=3)
+    torch.testing.assert_close(convolution(x)[0, 0], expected[0].t())
+
+
+# ------------------------------------------------------------------------- the rest
+
+
+def test_is_a_separator_of_the_unified_network():
+    torch.manual_seed(0)
+    network = UnifiedNetwork(
+        Encoder(12, 16, 8), TemporalConvNet(**SMALL), Decoder(12, 16, 8)
+    ).double()
+    mixture, lengths = randn(2, 800), torch.tensor([800, 503])
+    sources = network(mixture, lengths).sources
+    assert sources.shape == (2, 2, 800)
+    alone = network(mixture[1:, :503]).sources
+    torch.testing.assert_close(sources[1:, :, :503], alone)
+
+
+@pytest.mark.parametrize("causal, norm", [(False, None), (True, None), (True, "frame")])
+def test_bf16_autocast_stays_near_fp32(causal, norm):
+    network = small(causal=causal, norm=norm).float()
+    x, frames = randn(2, 12, 50).float(), torch.tensor([50, 31])
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(x, frames)
+    full = network(x, frames)
+    assert (half - full).norm() < 0.1 * full.norm()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            dict(causal=True, norm="global"),
+            "norm is 'global'; expected in a causal network one of: frame, cumulative",
+        ),
+        (dict(norm="batch"), "norm is 'batch'; expected one of: global, frame, cumulative"),
+        (dict(kernel_size=4), "kernel_size is 4; expected odd, unless causal"),
+    ],
+)
+def test_impossible_networks_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TemporalConvNet(**{**SMALL, **arguments})
+
+
+def test_side_by_side_starts_from_weights_of_its_own():
+    network = TemporalConvNet(**SMALL, n_networks=3)
+    for name, parameter in network.named_parameters():
+        if "norm" in name or "slope" in name:
+            continue
+        for one, other in itertools.combinations(parameter, 2):
+            assert not torch.equal(one, other)

@@ -1,0 +1,395 @@
+"""Separation that keeps where the talkers are: two ears in, two ears per talker out.
+
+Axes: B batch, E ears (left, right), T samples, N basis functions, L frames, F bins,
+J sources.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from unified_se_ss.networks.autoencoder import Decoder, Encoder
+from unified_se_ss.networks.binaural_stream import BinauralStream
+from unified_se_ss.networks.conv_tasnet import TemporalConvNet
+from unified_se_ss.padding import real_elements
+
+EARS = 2
+EPSILON = 1e-8  # power of what counts as silence
+
+
+def by_ear(modules: nn.ModuleList, signal: torch.Tensor) -> torch.Tensor:
+    """Represent each ear by its own encoder, or both by the only one; [B, E, L, N]."""
+    if len(modules) == 1:
+        represented = modules[0](signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
+    else:
+        ears = [module(ear) for module, ear in zip(modules, signal.unbind(1))]
+        represented = torch.stack(ears, 1)
+    return represented.transpose(2, 3)
+
+
+class MimoFront(nn.Module):
+    """Both ears for each ear: its own by one encoder, the other one by a second encoder.
+
+    Both representations are masked and decoded together (mask and sum); for the right
+    ear the encoders swap roles.
+
+    Source: Han, Luo, Mesgarani, "Real-time binaural speech separation with preserved
+    spatial cues", arXiv 2002.06637.
+
+    Example
+    -------
+    >>> from functools import partial
+    >>> front = MimoFront(partial(Encoder, 8, 16, 8), share_ears=False, causal=False)
+    >>> seen, masked = front(torch.randn(3, 2, 160))
+    >>> seen.shape, seen is masked
+    (torch.Size([3, 2, 19, 16]), True)
+    """
+
+    def __init__(self, encoder, share_ears: bool, causal: bool):
+        super().__init__()
+        self.encoders = nn.ModuleList(encoder() for _ in range(EARS))
+        self.n_seen = self.n_masked = EARS * self.encoders[0].convolution.out_channels
+
+    def forward(self, signal: torch.Tensor, memory: dict | None = None):
+        """[B, E, T] to what the separator sees and what it masks, both [B, E, L, 2N]."""
+        own, other = (by_ear([encoder], signal) for encoder in self.encoders)
+        represented = torch.cat((own, other.flip(1)), -1)
+        return represented, represented
+
+
+class IndependentFront(nn.Module):
+    """Each ear for itself.
+
+    Example
+    -------
+    >>> from functools import partial
+    >>> front = IndependentFront(partial(Encoder, 8, 16, 8), share_ears=True, causal=False)
+    >>> front(torch.randn(3, 2, 160))[0].shape
+    torch.Size([3, 2, 19, 8])
+    """
+
+    def __init__(self, encoder, share_ears: bool, causal: bool):
+        super().__init__()
+        self.encoders = nn.ModuleList(encoder() for _ in range(1 if share_ears else EARS))
+        self.n_seen = self.n_masked = self.encoders[0].convolution.out_channels
+
+    def forward(self, signal: torch.Tensor, memory: dict | None = None):
+        """[B, E, T] to what the separator sees and what it masks, both [B, E, L, N]."""
+        represented = by_ear(self.encoders, signal)
+        return represented, represented
+
+
+class InterauralFeatures(nn.Module):
+    """How an ear's signal differs from the other ear's, for each frame and frequency.
+
+    Log level difference in bels (tenfold energy: 1), and cosine and sine of the phase
+    difference, each for all F bins, from Hann windows of `window` samples. A window is
+    centred on the encoder's frame, or, if causal, ends with it. Silence differs by 0.
+
+    Arguments
+    ---------
+    kernel_size : int
+        Samples of an encoder's frame.
+    stride : int
+        Hop between frames.
+    causal : bool
+        Whether only the past counts.
+    window : int
+        Samples of the longer window; 256 is 32 ms at 8 kHz.
+
+    Source: the features of SpeechBrain's BinauralWSJ0Mix, with the phase difference.
+
+    Example
+    -------
+    >>> left = torch.randn(1, 8000)
+    >>> features = InterauralFeatures(16, 8, causal=False)(torch.stack((left, 0.1 * left), 1))
+    >>> level, cosine, sine = features[0, 0, 500].view(3, 129)
+    >>> round(level.mean().item(), 3), round(cosine.mean().item(), 3)
+    (2.0, 1.0)
+    """
+
+    def __init__(self, kernel_size: int, stride: int, causal: bool, window: int = 256):
+        super().__init__()
+        more = window - kernel_size
+        if more < 0 or (more % 2 and not causal):
+            raise ValueError(f"window is {window}; expected even, at least {kernel_size}")
+        self.stride = stride
+        self.before, self.after = (more, 0) if causal else (more // 2, more // 2)
+        self.n_features = 3 * (window // 2 + 1)
+        self.register_buffer("window", torch.hann_window(window), persistent=False)
+
+    def forward(self, signal: torch.Tensor, memory: dict | None = None) -> torch.Tensor:
+        """[B, E, T] to [B, E, L, 3F], each ear as seen from itself."""
+        windows = self.surrounded(signal, memory).unfold(-1, len(self.window), self.stride)
+        spectrum = torch.fft.rfft(windows * self.window)  # [B, E, L, F]
+        power = spectrum.real.square() + spectrum.imag.square() + EPSILON
+        left, right = power.unbind(1)
+        level = torch.log10(left / right)
+        cross = spectrum[:, 0] * spectrum[:, 1].conj() * torch.rsqrt(left * right)
+        # The other way round, levels and phases change their signs.
+        from_left = torch.cat((level, cross.real, cross.imag), -1)
+        from_right = torch.cat((-level, cross.real, -cross.imag), -1)
+        return torch.stack((from_left, from_right), 1)
+
+    def surrounded(self, signal, memory):
+        """The signal with what came before, and zeros where nothing is known."""
+        signal = signal if signal.dtype == torch.float64 else signal.float()
+        if memory is None:
+            return functional.pad(signal, (self.before, self.after))
+        past = memory.get(self)
+        if past is None:
+            past = signal.new_zeros(*signal.shape[:2], self.before)
+        signal = torch.cat((past, signal), -1)
+        used = ((signal.shape[-1] - len(self.window)) // self.stride + 1) * self.stride
+        memory[self] = signal[..., used : used + self.before].clone()
+        return signal
+
+
+class CrossFront(nn.Module):
+    """Each ear's representation, and beside it how it differs from the other ear.
+
+    The interaural features pass through a trained projection, the same for both ears.
+
+    Example
+    -------
+    >>> from functools import partial
+    >>> front = CrossFront(partial(Encoder, 8, 16, 8), share_ears=False, causal=True)
+    >>> seen, masked = front(torch.randn(3, 2, 160))
+    >>> seen.shape, masked.shape
+    (torch.Size([3, 2, 19, 16]), torch.Size([3, 2, 19, 8]))
+    """
+
+    def __init__(self, encoder, share_ears: bool, causal: bool):
+        super().__init__()
+        self.encoders = nn.ModuleList(encoder() for _ in range(1 if share_ears else EARS))
+        convolution = self.encoders[0].convolution
+        self.features = InterauralFeatures(
+            convolution.kernel_size[0], convolution.stride[0], causal
+        )
+        self.n_masked = convolution.out_channels
+        self.projection = nn.Linear(self.features.n_features, self.n_masked)
+        self.n_seen = 2 * self.n_masked
+
+    def forward(self, signal: torch.Tensor, memory: dict | None = None):
+        """[B, E, T] to what the separator sees, [B, E, L, 2N], and masks, [B, E, L, N]."""
+        represented = by_ear(self.encoders, signal)
+        features = self.projection(self.features(signal, memory))
+        return torch.cat((represented, features.to(represented.dtype)), -1), represented
+
+
+# What the separator of an ear sees of both ears. A new variant is one more line.
+VARIANTS = {"mimo": MimoFront, "independent": IndependentFront, "cross": CrossFront}
+
+
+class BinauralNetwork(nn.Module):
+    """Binaural Conv-TasNet: [B, 2, T] to [B, J, 2, T].
+
+    Arguments
+    ---------
+    variant : str
+        ``"mimo"``: masks for both ears' representations, decoded together (the paper's;
+        SpeechBrain's "parallel"). ``"independent"``: each ear alone. ``"cross"``: each
+        ear, with interaural level and phase differences beside it.
+    n_sources : int
+        Talkers J.
+    n_basis : int
+        Basis functions N of each encoder.
+    kernel_size : int
+        Encoder's window in samples; 16 is 2 ms at 8 kHz.
+    stride : int
+        Its hop in samples.
+    n_features, hidden, tcn_kernel_size, blocks, repeats : int
+        Of the separator, see :class:`~unified_se_ss.networks.TemporalConvNet`.
+    causal : bool
+        Whether the network can run in real time (:meth:`stream`): what it says of a
+        moment depends on the past and on the encoder's window only.
+    norm : str, optional
+        ``"global"``, ``"cumulative"`` or ``"frame"``; by default global, or cumulative
+        if causal.
+    share_ears : bool
+        One separator, one decoder and one set of encoders for both ears by swapped
+        roles, so that swapping the ears of the mixture swaps those of the estimates.
+    initial : str
+        First weights of encoders and decoders, ``"random"`` or ``"fourier"``.
+
+    Sources: Han, Luo, Mesgarani, arXiv 2002.06637; sizes of SpeechBrain's
+    BinauralWSJ0Mix, whose weights load by
+    :func:`~unified_se_ss.networks.speechbrain_conv_tasnet.binaural_from_speechbrain`.
+
+    Example
+    -------
+    >>> network = BinauralNetwork("mimo")
+    >>> sum(parameter.numel() for parameter in network.parameters())
+    1159808
+    >>> network = BinauralNetwork("cross", n_sources=3, blocks=2, repeats=1)
+    >>> network(torch.randn(4, 2, 803)).shape
+    torch.Size([4, 3, 2, 803])
+    """
+
+    def __init__(
+        self,
+        variant: str,
+        n_sources: int = 2,
+        n_basis: int = 64,
+        kernel_size: int = 16,
+        stride: int = 8,
+        n_features: int = 64,
+        hidden: int = 128,
+        tcn_kernel_size: int = 3,
+        blocks: int = 8,
+        repeats: int = 4,
+        causal: bool = False,
+        norm: str | None = None,
+        share_ears: bool = False,
+        initial: str = "random",
+    ):
+        super().__init__()
+        if variant not in VARIANTS:
+            raise ValueError(
+                f"variant is '{variant}'; expected one of: {', '.join(VARIANTS)}"
+            )
+        self.causal, self.n_sources = causal, n_sources
+        self.n_basis, self.kernel_size, self.stride = n_basis, kernel_size, stride
+        sizes = (n_basis, kernel_size, stride, initial)
+        self.front = VARIANTS[variant](partial(Encoder, *sizes), share_ears, causal)
+        self.separator = TemporalConvNet(
+            self.front.n_seen,
+            n_sources,
+            n_features,
+            hidden,
+            tcn_kernel_size,
+            blocks,
+            repeats,
+            causal,
+            norm,
+            n_masked=self.front.n_masked,
+            n_networks=1 if share_ears else EARS,
+        )
+        self.decoders = nn.ModuleList(
+            Decoder(*sizes) for _ in range(1 if share_ears else EARS)
+        )
+
+    def forward(
+        self, mixture: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Separate a batch of binaural mixtures.
+
+        Arguments
+        ---------
+        mixture : torch.Tensor
+            [B, 2, T], left ear first.
+        lengths : torch.Tensor, optional
+            Real samples of each item, [B], on the CPU (so that nothing waits for a
+            GPU). Each item then gets what it would get alone, and zeros after it. By
+            default, and where all lengths are T, everything is real.
+
+        Returns
+        -------
+        torch.Tensor
+            Estimates, [B, J, 2, T].
+        """
+        if mixture.dim() != 3 or mixture.shape[1] != EARS:
+            raise ValueError(
+                f"the mixture is {list(mixture.shape)}; expected [batch, 2, samples]"
+            )
+        samples = mixture.shape[-1]
+        frames = None
+        if lengths is not None and not bool((lengths == samples).all()):
+            real = real_elements(lengths, samples, mixture.device)
+            mixture = torch.where(real.unsqueeze(1), mixture, 0.0)
+            frames = self.frames(lengths)
+        # Less than one window is filled up to one.
+        mixture = functional.pad(mixture, (0, max(self.kernel_size - samples, 0)))
+        separated = self.separate_frames(mixture, frames)
+        estimates = self.decode(separated, mixture.shape[-1])[..., :samples]
+        if frames is not None:
+            estimates = torch.where(real[:, None, None], estimates, 0.0)
+        return estimates
+
+    def frames(self, samples: torch.Tensor) -> torch.Tensor:
+        """Frames of so many samples, at least one."""
+        return self.front.encoders[0].frames(samples).clamp(min=1)
+
+    def separate_frames(
+        self,
+        signal: torch.Tensor,
+        frames: torch.Tensor | None = None,
+        memory: dict | None = None,
+    ) -> torch.Tensor:
+        """Masked representations of all whole frames, [B, E, T] to [B, E, L, J, N].
+
+        Arguments
+        ---------
+        signal : torch.Tensor
+            [B, E, T].
+        frames : torch.Tensor, optional
+            Real frames of each item, [B], on the CPU; the others become zero.
+        memory : dict, optional
+            Of a causal network, as in ``TemporalConvNet.side_by_side``.
+        """
+        seen, masked = self.front(signal, memory)
+        masks = self.masks(seen, frames, memory)
+        separated = masks * masked.unsqueeze(3)
+        if self.front.n_masked > self.n_basis:
+            # Mask and sum: a decoder is linear, so one decodes the sum.
+            separated = separated.unflatten(-1, (-1, self.n_basis)).sum(-2)
+        if frames is not None:
+            real = real_elements(frames, separated.shape[2], separated.device)
+            separated = torch.where(real[:, None, :, None, None], separated, 0.0)
+        return separated
+
+    def masks(self, seen, frames, memory):
+        """Masks of both ears by their separators or by the shared one, [B, E, L, J, N]."""
+        if self.separator.n_networks == EARS:
+            return self.separator.side_by_side(seen, frames, memory)
+        if frames is not None:
+            frames = frames.repeat_interleave(EARS)
+        one_by_one = seen.flatten(0, 1).unsqueeze(1)
+        masks = self.separator.side_by_side(one_by_one, frames, memory)
+        return masks.squeeze(1).unflatten(0, seen.shape[:2])
+
+    def decode(self, separated: torch.Tensor, samples: int) -> torch.Tensor:
+        """Synthesise so many samples, [B, E, L, J, N] to [B, J, E, T]."""
+        separated = separated.permute(0, 1, 3, 4, 2)  # [B, E, J, N, L]
+        if len(self.decoders) == 1:
+            signal = self.decoders[0](separated.flatten(0, 2), samples)
+            return signal.unflatten(0, separated.shape[:3]).transpose(1, 2)
+        ears = [
+            decoder(ear.flatten(0, 1), samples).unflatten(0, ear.shape[:2])
+            for decoder, ear in zip(self.decoders, separated.unbind(1))
+        ]
+        return torch.stack(ears, 2)
+
+    @property
+    def latency(self) -> int:
+        """Algorithmic latency in samples: the encoder's window (2 ms), if causal.
+
+        A sample is complete when the last window that covers it has been heard.
+        """
+        if not self.causal:
+            raise ValueError(
+                "only a causal network has a latency; build it with causal=True"
+            )
+        return self.kernel_size
+
+    def stream(self, n_batch: int = 1) -> BinauralStream:
+        """Start to separate a signal that comes in blocks; for causal networks.
+
+        Arguments
+        ---------
+        n_batch : int
+            Signals B that are separated at once.
+
+        Example
+        -------
+        >>> network = BinauralNetwork("mimo", blocks=2, repeats=1, causal=True)
+        >>> stream, mixture = network.stream(), torch.randn(1, 2, 800)
+        >>> parts = [stream(block) for block in mixture.split(100, -1)] + [stream.flush()]
+        >>> torch.allclose(torch.cat(parts, -1), network(mixture), atol=1e-5)
+        True
+        """
+        return BinauralStream(self, n_batch)
