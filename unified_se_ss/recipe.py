@@ -307,7 +307,7 @@ def check_rule(hparams: dict) -> None:
     >>> check_rule({"rule": "remedy", "rule_options": {"strict": True}})
     """
     try:
-        find_rule(hparams["rule"], hparams["rule_options"])
+        find_rule(hparams["rule"], hparams.get("rule_options"))
     except ValueError as error:
         near = difflib.get_close_matches(str(hparams["rule"]), RULES, 1)
         unknown = hparams["rule"] not in RULES and near
@@ -716,6 +716,18 @@ def _line(row: dict) -> str:
     )
 
 
+def describe_rule(hparams: dict) -> str:
+    """The rule with its options, for pictures and the report.
+
+    Example
+    -------
+    >>> describe_rule({"rule": "remedy", "rule_options": {"strict": True, "k": 3}})
+    'remedy (strict: True, k: 3)'
+    """
+    options = ", ".join(f"{k}: {v}" for k, v in (hparams.get("rule_options") or {}).items())
+    return hparams["rule"] + (f" ({options})" if options else "")
+
+
 def log_gradients(brain, log_row: dict) -> None:
     """Write and draw what the monitor saw in an epoch; for the main process alone.
 
@@ -733,8 +745,8 @@ def log_gradients(brain, log_row: dict) -> None:
     folder, windows = Path(hparams["output_folder"]), brain.monitor.windows()
     log = GradientLog(folder)
     log.add(log_row["epoch"], windows)
-    rule = {key: hparams[key] for key in ("rule", "granularity")}
-    plot_conflicts(log.rows, folder / "gradients.png", **rule)
+    rule, granularity = describe_rule(hparams), hparams["granularity"]
+    plot_conflicts(log.rows, folder / "gradients.png", rule, granularity)
     if hparams.get("tensorboard"):
         write_events(folder / "tensorboard", log_row, windows)
 
@@ -785,6 +797,8 @@ def report(brain, rows: list[dict], signals_of_id, hours: float) -> None:
 def _configuration(brain, hparams: dict, hours: float) -> dict:
     """What was run: every plain key of the YAML, and the circumstances."""
     plain = {k: v for k, v in hparams.items() if isinstance(v, (str, int, float, list))}
+    if "rule" in plain:
+        plain["rule"] = describe_rule(hparams)
     return {
         **plain,
         "recipe": Path(sys.argv[0]).name,
