@@ -1,7 +1,7 @@
 """Networks, plain torch.
 
 Axes: B batch, T samples, N basis functions, L frames, K chunk length, S chunks,
-J sources.
+J sources, C channels, F bins.
 """
 
 from unified_se_ss.networks.autoencoder import Decoder, Encoder
@@ -9,6 +9,8 @@ from unified_se_ss.networks.binaural import BinauralNetwork
 from unified_se_ss.networks.binaural_stream import BinauralStream
 from unified_se_ss.networks.conv_tasnet import TemporalConvNet
 from unified_se_ss.networks.dual_path import DualPath
+from unified_se_ss.networks.gsenet import GSENet
+from unified_se_ss.networks.gsenet_stream import GSENetStream
 from unified_se_ss.networks.recurrent import Recurrent
 from unified_se_ss.networks.transformer import Transformer
 from unified_se_ss.networks.unified import UnifiedNetwork, UnifiedOutput
@@ -19,6 +21,8 @@ __all__ = [
     "Decoder",
     "DualPath",
     "Encoder",
+    "GSENet",
+    "GSENetStream",
     "Recurrent",
     "TemporalConvNet",
     "Transformer",

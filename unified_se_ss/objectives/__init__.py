@@ -13,13 +13,16 @@ from unified_se_ss.objectives.representation import (
 )
 from unified_se_ss.objectives.si_snr import si_snr
 from unified_se_ss.objectives.snr import permutation_invariant_snr, snr
+from unified_se_ss.objectives.stft_losses import STFT_LOSSES, stft_loss
 
 __all__ = [
     "REPRESENTATION_LOSSES",
+    "STFT_LOSSES",
     "permutation_invariant_si_snr",
     "permutation_invariant_snr",
     "reorder_sources",
     "representation_loss",
     "si_snr",
     "snr",
+    "stft_loss",
 ]

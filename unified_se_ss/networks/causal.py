@@ -1,0 +1,188 @@
+"""Convolutions over time and frequency that never look ahead, whole or in blocks.
+
+A layer is given frames ``start`` to ``start + L`` of a signal and a *memory*: a list with
+one tensor for each layer, what it has to remember of the frames before. Without a memory
+the frames before are silence. So a signal as a whole and the same signal in blocks take
+the same path through the same code.
+
+Axes: B batch, C channels, L frames, F bins.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def reduced(frames: int, stride: int) -> int:
+    """Frames that are left of so many, every `stride`-th from the first on.
+
+    Example
+    -------
+    >>> [reduced(frames, 2) for frames in range(6)]
+    [0, 1, 1, 2, 2, 3]
+    """
+    return -(-frames // stride)
+
+
+class CausalConvolution(nn.Module):
+    """Convolution whose last tap in time is the frame itself.
+
+    With a stride s in time, the frames 0, s, 2s, … are kept, each at the moment it comes.
+    In frequency both sides are padded with zeros: F bins to ceil(F / stride).
+
+    Arguments
+    ---------
+    in_channels, out_channels : int
+        Channels.
+    kernel_size : int
+        Taps in time and in frequency, odd.
+    stride : tuple of int
+        In time and in frequency.
+    dilation : int
+        In time.
+
+    Example
+    -------
+    >>> layer = CausalConvolution(4, 8, kernel_size=3, stride=(2, 2))
+    >>> layer(torch.randn(1, 4, 10, 161)).shape
+    torch.Size([1, 8, 5, 81])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: tuple[int, int] = (1, 1),
+        dilation: int = 1,
+    ):
+        super().__init__()
+        self.time_stride = stride[0]
+        self.reach = (kernel_size - 1) * dilation
+        self.convolution = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=(0, kernel_size // 2),
+            dilation=(dilation, 1),
+        )
+
+    def remembered(self, bins: int) -> tuple[int, int, int]:
+        """Shape [C, L, F] of what is kept between blocks, for an input of so many bins."""
+        return self.convolution.in_channels, self.reach, bins
+
+    def forward(
+        self, x: torch.Tensor, memory: list | None = None, start: int = 0
+    ) -> torch.Tensor:
+        """Convolve frames, [B, C_in, L, F] to [B, C_out, L', F'].
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            [B, C_in, L, F]; L may be 0.
+        memory : list of torch.Tensor, optional
+            Its item `self.place` is read and replaced.
+        start : int
+            Index of the first frame, modulo the stride.
+        """
+        frames = x.shape[2]
+        if memory is None:
+            x = nn.functional.pad(x, (0, 0, self.reach, 0))
+        elif self.reach:
+            x = torch.cat((memory[self.place], x), 2)
+            memory[self.place] = x[:, :, frames:].clone()
+        first = -start % self.time_stride  # the first frame that is kept
+        if frames <= first:
+            bins = reduced(x.shape[3], self.convolution.stride[1])
+            return x.new_empty(x.shape[0], self.convolution.out_channels, 0, bins)
+        return self.convolution(x[:, :, first:])
+
+
+class CausalTransposedConvolution(nn.Module):
+    """Transposed convolution whose first tap in time is the frame itself.
+
+    The mirror of :class:`CausalConvolution`: reduced frame k, which came with frame
+    s * k, gives to the frames s * k and later. The frames between two reduced ones are
+    due at once, and wait in the memory.
+
+    Arguments
+    ---------
+    in_channels, out_channels : int
+        Channels.
+    kernel_size : int
+        Taps in time and in frequency, odd, no fewer than the strides.
+    stride : tuple of int
+        In time and in frequency.
+    bins : int
+        Bins F of the output.
+
+    Example
+    -------
+    >>> layer = CausalTransposedConvolution(8, 4, kernel_size=3, stride=(2, 2), bins=161)
+    >>> layer(torch.randn(1, 8, 5, 81), frames=10).shape
+    torch.Size([1, 4, 10, 161])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: tuple[int, int],
+        bins: int,
+    ):
+        super().__init__()
+        self.time_stride = stride[0]
+        self.overlap = kernel_size - stride[0]
+        self.bins = bins
+        self.convolution = nn.ConvTranspose2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=(0, kernel_size // 2),
+            output_padding=(0, (bins - 1) % stride[1]),
+        )
+
+    def remembered(self, start: int = 0) -> tuple[int, int, int]:
+        """Shape [C, L, F] of what is kept before frame `start`."""
+        waiting = -start % self.time_stride
+        return self.convolution.out_channels, waiting + self.overlap, self.bins
+
+    def forward(
+        self, x: torch.Tensor, frames: int, memory: list | None = None, start: int = 0
+    ) -> torch.Tensor:
+        """Give frames `start` to `start + frames`, [B, C_in, L', F'] to [B, C_out, L, F].
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            The reduced frames among them, [B, C_in, L', F']; L' may be 0.
+        frames : int
+            Frames L to give, at most as many as are due.
+        memory : list of torch.Tensor, optional
+            Its item `self.place` is read and replaced.
+        start : int
+            Index of the first frame, modulo the stride.
+        """
+        due = self.added_up(x, memory, -start % self.time_stride)
+        if memory is not None:
+            memory[self.place] = due[:, :, frames:].clone()
+        return due[:, :, :frames] + self.convolution.bias.view(-1, 1, 1)
+
+    def added_up(self, x, memory, waiting: int) -> torch.Tensor:
+        """What the reduced frames give from frame `start` on, on top of the memory."""
+        if not x.shape[2]:
+            return memory[self.place]
+        layer = self.convolution
+        given = nn.functional.conv_transpose2d(
+            x, layer.weight, None, layer.stride, layer.padding, layer.output_padding
+        )
+        if memory is None:
+            return given
+        given = nn.functional.pad(given, (0, 0, waiting, 0))
+        remembered = memory[self.place]
+        behind = given.shape[2] - remembered.shape[2]
+        return given + nn.functional.pad(remembered, (0, 0, 0, behind))

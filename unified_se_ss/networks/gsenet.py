@@ -1,0 +1,465 @@
+"""GSENet: enhancement of a microphone's signal, guided by a beamformer's output.
+
+A U-Net maps the complex spectra of both to that of the enhanced speech. Nothing in it
+looks ahead: output sample n depends on input samples up to the end of the hop after its
+own, so the algorithmic latency is one window, 320 samples or 20 ms at 16 kHz. Of the
+past, the published network sees 4.2 s.
+
+Axes: B batch, C channels, T samples, L frames, F bins.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from unified_se_ss.networks.causal import (
+    CausalConvolution,
+    CausalTransposedConvolution,
+    reduced,
+)
+from unified_se_ss.networks.gsenet_stream import GSENetStream
+from unified_se_ss.networks.stft import CausalSTFT
+from unified_se_ss.padding import real_elements
+
+SLOPE = 0.3  # of the leaky ReLU below zero
+DILATIONS = (3, 9)  # in time
+INPUTS = ("raw", "beamformed")  # the order of the two input signals
+EPSILON = 1e-12  # on a mask's squared magnitude, whose root has no slope at zero
+
+# Channels in and out, stride in time and in frequency, dilated in time or not.
+PUBLISHED_BLOCKS = [
+    [16, 32, 1, 2, False],
+    [32, 48, 2, 2, False],
+    [48, 48, 1, 2, True],
+    [48, 96, 1, 2, True],
+    [96, 96, 1, 2, True],
+]
+
+# What the head gives: spectra of its own, or a mask for each of these inputs.
+HEADS = {
+    "mapping": (),
+    "mask_raw": ("raw",),
+    "mask_beamformed": ("beamformed",),
+    "mask_both": INPUTS,
+}
+
+
+class Block(NamedTuple):
+    """One row of the block table."""
+
+    in_channels: int
+    out_channels: int
+    time_stride: int
+    frequency_stride: int
+    dilated: bool
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """In time and in frequency."""
+        return self.time_stride, self.frequency_stride
+
+
+def read_blocks(rows) -> list[Block]:
+    """Check a block table, a list of lists, and name its columns.
+
+    Arguments
+    ---------
+    rows : list of list
+        As :data:`PUBLISHED_BLOCKS`.
+
+    Returns
+    -------
+    list of Block
+
+    Raises
+    ------
+    ValueError
+        A row has not five values, a stride is not 1, 2 or 3, or a row does not take
+        as many channels as the one before gives.
+
+    Example
+    -------
+    >>> read_blocks([[8, 16, 2, 2, True]])[0].stride
+    (2, 2)
+    """
+    if not rows or any(len(row) != len(Block._fields) for row in rows):
+        expected = ", ".join(Block._fields)
+        raise ValueError(f"blocks: expected one or more rows of: {expected}")
+    blocks = [Block(*row) for row in rows]
+    for number, block in enumerate(blocks, start=1):
+        if not {*block.stride} <= {1, 2, 3}:
+            raise ValueError(f"blocks: row {number}: strides must be 1, 2 or 3")
+        if min(block.in_channels, block.out_channels) < 1:
+            raise ValueError(f"blocks: row {number}: channels must be at least 1")
+    for number, (before, block) in enumerate(zip(blocks, blocks[1:]), start=2):
+        if block.in_channels != before.out_channels:
+            raise ValueError(
+                f"blocks: row {number} takes {block.in_channels} channels, "
+                f"but row {number - 1} gives {before.out_channels}"
+            )
+    return blocks
+
+
+def activate(x: torch.Tensor) -> torch.Tensor:
+    """Leaky ReLU."""
+    return nn.functional.leaky_relu(x, SLOPE)
+
+
+class DilatedPair(nn.Module):
+    """Time-dilation block: two causal 3×3 convolutions, dilated in time by 3 and 9.
+
+    Arguments
+    ---------
+    channels : int
+        Channels C.
+
+    Example
+    -------
+    >>> DilatedPair(8)(torch.randn(1, 8, 10, 5)).shape
+    torch.Size([1, 8, 10, 5])
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            CausalConvolution(channels, channels, 3, dilation=dilation)
+            for dilation in DILATIONS
+        )
+
+    def forward(self, x: torch.Tensor, memory: list | None = None) -> torch.Tensor:
+        """[B, C, L, F] to the same shape; for `memory` see :mod:`.causal`."""
+        for layer in self.layers:
+            x = activate(layer(x, memory))
+        return x
+
+
+class EncoderBlock(nn.Module):
+    """Encoder block: 3×3, time dilation if asked, strided 3×3, and a strided 1×1 around.
+
+    Arguments
+    ---------
+    block : Block
+        Row of the table.
+
+    Example
+    -------
+    >>> EncoderBlock(Block(4, 8, 2, 2, True))(torch.randn(1, 4, 10, 161)).shape
+    torch.Size([1, 8, 5, 81])
+    """
+
+    def __init__(self, block: Block):
+        super().__init__()
+        channels, out_channels, stride = block.in_channels, block.out_channels, block.stride
+        self.time_stride = block.time_stride
+        self.first = CausalConvolution(channels, channels, 3)
+        self.dilated = DilatedPair(channels) if block.dilated else None
+        self.strided = CausalConvolution(channels, out_channels, 3, stride)
+        self.residual = CausalConvolution(channels, out_channels, 1, stride)
+
+    def forward(
+        self, x: torch.Tensor, memory: list | None = None, start: int = 0
+    ) -> torch.Tensor:
+        """[B, C_in, L, F] to [B, C_out, L', F']; arguments as in :mod:`.causal`."""
+        y = activate(self.first(x, memory))
+        if self.dilated is not None:
+            y = self.dilated(y, memory)
+        return activate(self.strided(y, memory, start) + self.residual(x, memory, start))
+
+
+class DecoderBlock(nn.Module):
+    """Decoder block: time dilation if asked, transposed strided 3×3, 3×3.
+
+    Mirrors an encoder block, from its output channels and sizes back to its input's.
+    Of the orders that mirror it, this one, without a residual, is inferred from the
+    stated size of the network, 1.37 M parameters and 1.2 GMAC per second.
+
+    Arguments
+    ---------
+    block : Block
+        Row of the table, as of the encoder block.
+    bins : int
+        Bins F of the encoder block's input.
+
+    Example
+    -------
+    >>> block = DecoderBlock(Block(4, 8, 2, 2, True), bins=161)
+    >>> block(torch.randn(1, 8, 5, 81), frames=10).shape
+    torch.Size([1, 4, 10, 161])
+    """
+
+    def __init__(self, block: Block, bins: int):
+        super().__init__()
+        channels, out_channels = block.out_channels, block.in_channels
+        self.dilated = DilatedPair(channels) if block.dilated else None
+        self.transposed = CausalTransposedConvolution(
+            channels, out_channels, 3, block.stride, bins
+        )
+        self.last = CausalConvolution(out_channels, out_channels, 3)
+
+    def forward(
+        self, x: torch.Tensor, frames: int, memory: list | None = None, start: int = 0
+    ) -> torch.Tensor:
+        """[B, C_out, L', F'] to [B, C_in, L, F]; arguments as in :mod:`.causal`."""
+        if self.dilated is not None:
+            x = self.dilated(x, memory)
+        x = activate(self.transposed(x, frames, memory, start))
+        return activate(self.last(x, memory))
+
+
+class Bottleneck(nn.Module):
+    """3×3 to fewer channels, time dilation, 3×3 back.
+
+    Arguments
+    ---------
+    channels : int
+        Outside.
+    inner : int
+        Inside.
+
+    Example
+    -------
+    >>> Bottleneck(8, 4)(torch.randn(1, 8, 10, 6)).shape
+    torch.Size([1, 8, 10, 6])
+    """
+
+    def __init__(self, channels: int, inner: int):
+        super().__init__()
+        self.first = CausalConvolution(channels, inner, 3)
+        self.dilated = DilatedPair(inner)
+        self.last = CausalConvolution(inner, channels, 3)
+
+    def forward(self, x: torch.Tensor, memory: list | None = None) -> torch.Tensor:
+        """[B, C, L, F] to the same shape; for `memory` see :mod:`.causal`."""
+        x = activate(self.first(x, memory))
+        return activate(self.last(self.dilated(x, memory), memory))
+
+
+class GSENet(nn.Module):
+    """Guided speech enhancement network: raw microphone and beamformer output to speech.
+
+    Causal in time throughout: what is in the future of the hop after a sample's own
+    changes nothing of it. Sizes chain exactly through any table and any length:
+    161, 81, 41, 21, 11, 6 bins and back with the published one, and whole frames.
+    Leaky ReLUs follow every convolution but the head and the 1×1 (inferred).
+
+    Arguments
+    ---------
+    blocks : list of list
+        One row for each encoder block and its mirror: channels in, channels out, stride
+        in time, stride in frequency, dilated in time or not. Default:
+        :data:`PUBLISHED_BLOCKS`. The first row's channels are the stem's.
+    bottleneck : int
+        Channels within the bottleneck.
+    window : int
+        Window of the spectra in samples, the hop is half of it: 320 at 16 kHz.
+    kernel_size : int
+        Of stem and head, in time and in frequency; odd.
+    head : str
+        ``"mapping"`` (published): the spectrum itself. ``"mask_raw"``,
+        ``"mask_beamformed"``: a complex mask on that input's spectrum; ``"mask_both"``:
+        the sum of both masked spectra. Untrained, masks let the input, or the mean of
+        both, nearly through. (Masks are not in the paper.)
+    mask_limit : float
+        Largest magnitude of a mask (inferred).
+
+    Source: Yang et al., "Guided speech enhancement network", arXiv 2303.07486.
+
+    Example
+    -------
+    >>> network = GSENet()
+    >>> f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M"
+    '1.37 M'
+    >>> network(torch.randn(2, 2, 801)).shape
+    torch.Size([2, 801])
+    >>> network.latency, network.time_stride
+    (320, 2)
+    """
+
+    def __init__(
+        self,
+        blocks: list | None = None,
+        bottleneck: int = 48,
+        window: int = 320,
+        kernel_size: int = 7,
+        head: str = "mapping",
+        mask_limit: float = 2.0,
+    ):
+        super().__init__()
+        table = read_blocks(PUBLISHED_BLOCKS if blocks is None else blocks)
+        if head not in HEADS:
+            raise ValueError(f"head is '{head}'; expected one of: {', '.join(HEADS)}")
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is {kernel_size}; expected an odd number")
+        self.stft = CausalSTFT(window)
+        self.masked, self.mask_limit = HEADS[head], mask_limit
+        self.time_stride = math.prod(block.time_stride for block in table)
+        channels, bins = table[0].in_channels, self._bins(table)
+        self.stem = CausalConvolution(2 * len(INPUTS), channels, kernel_size)
+        self.encoder = nn.ModuleList(EncoderBlock(block) for block in table)
+        self.bottleneck = Bottleneck(table[-1].out_channels, bottleneck)
+        self.decoder = nn.ModuleList(
+            DecoderBlock(block, size) for block, size in reversed([*zip(table, bins)])
+        )
+        self.head = CausalConvolution(channels, 2 * max(1, len(self.masked)), kernel_size)
+        if self.masked:
+            self._start_with_ones()
+        self._name_places(bins)
+
+    def _bins(self, table: list[Block]) -> list[int]:
+        """Bins of the stem's output and of every encoder block's."""
+        bins = [self.stft.bins]
+        for block in table:
+            bins.append(reduced(bins[-1], block.frequency_stride))
+        return bins
+
+    def _start_with_ones(self) -> None:
+        """Let masks start near 1, or 1/2 where two are added up."""
+        with torch.no_grad():
+            bias = self.head.convolution.bias.view(-1, 2)
+            bias[:, 0], bias[:, 1] = 1 / len(self.masked), 0.0
+
+    def _name_places(self, bins: list[int]) -> None:
+        """Give every layer that remembers its place in the memory, and note the shapes."""
+        levels = [(self.stem, bins[0]), (self.bottleneck, bins[-1]), (self.head, bins[0])]
+        levels += zip(self.encoder, bins)
+        for block, inner in zip(self.decoder, reversed(bins)):
+            levels += [(block.dilated, inner), (block.last, block.transposed.bins)]
+        self.shapes = []
+        for module, size in levels:
+            for layer in module.modules() if module is not None else ():
+                if isinstance(layer, CausalConvolution) and layer.reach:
+                    self._place(layer, layer.remembered(size))
+        for block in self.decoder:
+            self._place(block.transposed, block.transposed.remembered())
+
+    def _place(self, layer, shape) -> None:
+        """The next place in the memory."""
+        layer.place = len(self.shapes)
+        self.shapes.append(shape)
+
+    @property
+    def latency(self) -> int:
+        """Algorithmic latency in samples: one window."""
+        return 2 * self.stft.hop
+
+    def memory(self, batch: int = 1) -> list[torch.Tensor]:
+        """What the layers remember before the first frame: silence, [B, C, L, F] each."""
+        like = self.head.convolution.weight
+        return [like.new_zeros(batch, *shape) for shape in self.shapes]
+
+    def forward(
+        self, signals: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Enhance a batch, of any length from one sample on.
+
+        Arguments
+        ---------
+        signals : torch.Tensor
+            Raw reference microphone and beamformer output, in this order, [B, 2, T].
+        lengths : torch.Tensor, optional
+            Real samples of each item, [B]; the rest is taken as silence, and is
+            silence in the output. Each item gets what it gets alone.
+
+        Returns
+        -------
+        torch.Tensor
+            Enhanced speech, [B, T], aligned with the inputs.
+        """
+        if signals.dim() != 3 or signals.shape[1] != len(INPUTS) or not signals.shape[2]:
+            raise ValueError(
+                f"signals have the shape {tuple(signals.shape)}; expected [batch, "
+                f"{len(INPUTS)}, samples]: {' and '.join(INPUTS)}, at least one sample"
+            )
+        samples, real = signals.shape[-1], None
+        if lengths is not None:
+            real = real_elements(lengths, samples, signals.device)
+            signals = torch.where(real.unsqueeze(1), signals, 0.0)
+        spectra = self.stft.analyse(self.stft.padded(signals, self.time_stride))
+        parts = self.map(self.features(spectra))
+        enhanced = self.stft.synthesise(self.spectrum(parts, spectra))[..., :samples]
+        return enhanced if real is None else torch.where(real, enhanced, 0.0)
+
+    def features(self, spectra: torch.Tensor) -> torch.Tensor:
+        """Real and imaginary parts as channels, complex [B, 2, L, F] to [B, 4, L, F]."""
+        return torch.view_as_real(spectra).movedim(-1, 2).flatten(1, 2)
+
+    def map(
+        self, features: torch.Tensor, memory: list | None = None, start: int = 0
+    ) -> torch.Tensor:
+        """The U-Net itself, real numbers only.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            [B, 4, L, F], from :meth:`features`.
+        memory : list of torch.Tensor, optional
+            From :meth:`memory`; its items are replaced. Without it, silence is before.
+        start : int
+            Index of the first frame, modulo `time_stride`; for use with a memory.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, 2, L, F], or [B, 4, L, F] for two masks; for :meth:`spectrum`.
+        """
+        x = activate(self.stem(features, memory))
+        levels = [(x, start)]  # what is added on the way back, and its first frame
+        for block in self.encoder:
+            x = block(x, memory, start)
+            start = reduced(start, block.time_stride)
+            levels.append((x, start))
+        x = self.bottleneck(x, memory) + levels.pop()[0]
+        for block in self.decoder:
+            skip, start = levels.pop()
+            x = block(x, skip.shape[2], memory, start) + skip
+        return self.head(x, memory)
+
+    def spectrum(self, parts: torch.Tensor, spectra: torch.Tensor) -> torch.Tensor:
+        """The enhanced spectrum, from what the U-Net gave.
+
+        Arguments
+        ---------
+        parts : torch.Tensor
+            [B, 2 or 4, L, F], from :meth:`map`.
+        spectra : torch.Tensor
+            Complex spectra of the inputs, [B, 2, L, F].
+
+        Returns
+        -------
+        torch.Tensor
+            Complex, [B, L, F].
+        """
+        if parts.dtype in (torch.float16, torch.bfloat16):
+            parts = parts.float()
+        real, imaginary = parts[:, 0::2], parts[:, 1::2]
+        if not self.masked:
+            return torch.complex(real, imaginary).squeeze(1)
+        magnitude = (real.square() + imaginary.square() + EPSILON).sqrt()
+        bounded = self.mask_limit * torch.tanh(magnitude / self.mask_limit) / magnitude
+        masks = torch.complex(bounded * real, bounded * imaginary)
+        inputs = [INPUTS.index(name) for name in self.masked]
+        return (masks * spectra[:, inputs]).sum(1)
+
+    def stream(self, step=None) -> GSENetStream:
+        """Start a stream: blocks of any length in, the same output as for the whole.
+
+        Arguments
+        ---------
+        step : callable, optional
+            Takes the place of :meth:`map`, for example a compiled one.
+
+        Example
+        -------
+        >>> network = GSENet([[4, 8, 2, 2, True]], bottleneck=4).eval()
+        >>> signals = torch.randn(1, 2, 1000)
+        >>> stream = network.stream()
+        >>> outputs = [stream(block) for block in signals.split(130, dim=-1)]
+        >>> streamed = torch.cat([*outputs, stream.flush()], -1)
+        >>> bool((streamed - network(signals)).abs().max() < 1e-5)
+        True
+        """
+        return GSENetStream(self, step)
