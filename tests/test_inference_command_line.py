@@ -250,6 +250,8 @@ def test_where_outputs_go(tmp_path):
         other.mkdir(exist_ok=True)
         with pytest.raises(UserError, match="no sound file there"):
             names(other, nothing)
+        with pytest.raises(UserError, match="no sound file there"):  # is not passed over
+            names(other, x / "a.wav", nothing)
 
 
 # ------------------------------------------------------------------ nothing is destroyed

@@ -84,14 +84,15 @@ def find_inputs(arguments: list[str], output: Path) -> list[Input]:
     """
     found: dict[Path, Input] = {}
     for argument in arguments:
-        for one in _named_by(argument, output.resolve()):
+        inputs = _named_by(argument, output.resolve())
+        if not inputs:
+            raise UserError(
+                f"{argument}: no sound file there; expected files, folders or patterns "
+                f"(in folders, files that end in {', '.join(sorted(SUFFIXES))})"
+            )
+        for one in inputs:
             key = one.path if argument == STANDARD_INPUT else one.path.resolve()
             found.setdefault(key, one)
-    if not found:
-        raise UserError(
-            f"{', '.join(arguments)}: no sound file there; expected files, folders or "
-            f"patterns (in folders, files that end in {', '.join(sorted(SUFFIXES))})"
-        )
     return _without_collisions(list(found.values()))
 
 
