@@ -306,7 +306,8 @@ def _read_csv(path):
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
-            f"{path}: is not a CSV file in UTF-8 ({error}); delete it to make it again"
+            f"{path}: is not a CSV file in UTF-8 ({error}); expected a manifest; one that "
+            "train.py wrote is made again when it is deleted"
         ) from error
     if not lines:
         raise UserError(f"{path}: is empty; delete it to make it again")
