@@ -1,0 +1,138 @@
+"""Arrays and steering vectors: against delays of real signals and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from unified_se_ss.spatial.arrays import (
+    ARRAYS,
+    SPEED_OF_SOUND,
+    bin_frequencies,
+    circle_array,
+    far_field_steering,
+    line_array,
+    near_field_steering,
+)
+from unified_se_ss.spatial.covariance import diffuse_coherence
+from unified_se_ss.spatial.directions import to_vector
+
+RATE = 16000
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_microphones_are_apart_and_within_reach_of_each_other(name):
+    positions = ARRAYS[name]()
+    assert positions.dtype == torch.float64 and positions.shape[-1] == 3
+    distances = torch.cdist(positions, positions)
+    apart = distances[~torch.eye(len(positions), dtype=torch.bool)]
+    assert 0.01 < apart.min() and apart.max() < 0.25
+
+
+def test_line_and_circle_are_where_they_say():
+    line = line_array(5, 0.03)
+    torch.testing.assert_close(line.mean(0), torch.zeros(3).double())
+    torch.testing.assert_close(line.diff(dim=0)[:, 1], torch.full((4,), 0.03).double())
+    circle = circle_array(6, 0.04, centre=True)
+    assert (circle[0] == 0).all()
+    torch.testing.assert_close(circle[1:].norm(dim=-1), torch.full((6,), 0.04).double())
+    # Anticlockwise: the second of four is on the left.
+    torch.testing.assert_close(circle_array(4, 1.0)[1], torch.tensor([0.0, 1, 0]).double())
+
+
+@pytest.mark.parametrize("bad", [{"microphones": 0}, {"spacing": -0.1}])
+def test_a_line_of_nothing_is_an_error(bad):
+    with pytest.raises(ValueError, match="above 0"):
+        line_array(**bad)
+
+
+def test_positions_of_a_wrong_shape_are_an_error():
+    with pytest.raises(ValueError, match=r"\[C, 3\]"):
+        far_field_steering(torch.zeros(4, 2), to_vector(0), torch.zeros(1))
+
+
+def test_steering_is_what_a_delayed_signal_does_to_torch_stft():
+    """A source on the left, delays of whole samples: the spectra are d times the reference."""
+    spacing = 3 * SPEED_OF_SOUND / RATE  # three samples from microphone to microphone
+    microphones, reference = line_array(3, spacing), 1
+    noise = torch.randn(4000, generator=torch.Generator().manual_seed(0)).double()
+    # From the left, the leftmost (last) microphone is first.
+    heard = torch.stack([noise.roll(6 - 3 * c) for c in range(3)])
+    window = torch.hann_window(512, dtype=torch.float64)
+    spectra = torch.stft(heard, 512, 128, window=window, return_complex=True)[..., 3:-3]
+    d = far_field_steering(
+        microphones,
+        to_vector(90),
+        bin_frequencies(512, RATE),
+        reference=reference,
+        dtype=torch.complex128,
+    )
+    product = (spectra * spectra[reference].conj()).mean(-1)
+    measured = product / spectra[reference].abs().square().mean(-1)
+    # The window sees the delayed signal a little shifted, so equality is on average.
+    assert (measured.T - d).abs().mean() < 0.05
+    assert (measured.T - d.conj()).abs().mean() > 0.5
+
+
+def test_steering_is_one_at_the_reference_and_of_magnitude_one():
+    d = far_field_steering(circle_array(), to_vector(30, 20), bin_frequencies(320, RATE))
+    assert d.shape == (161, 6) and d.dtype == torch.complex64
+    torch.testing.assert_close(d[:, 0], torch.ones(161) + 0j)
+    torch.testing.assert_close(d.abs(), torch.ones(161, 6))
+
+
+def test_many_directions_at_once():
+    directions = to_vector(np.array([0.0, 90.0]), np.array([0.0, 10.0]))
+    many = far_field_steering(line_array(), directions, bin_frequencies(64, RATE))
+    one = far_field_steering(line_array(), directions[1], bin_frequencies(64, RATE))
+    assert many.shape == (2, 33, 4)
+    torch.testing.assert_close(many[1], one)
+
+
+def test_near_field_becomes_far_field_with_distance():
+    microphones, frequencies = circle_array(), bin_frequencies(320, RATE)
+    towards = to_vector(40, 10)
+    far = far_field_steering(microphones, towards, frequencies)
+    errors = [
+        (near_field_steering(microphones, metres * towards, frequencies) - far).abs().max()
+        for metres in (1.0, 10.0, 1000.0)
+    ]
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
+
+
+def test_near_field_has_the_levels_and_delays_of_a_point_source():
+    microphones = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]])
+    frequency = torch.tensor([500.0])
+    d = near_field_steering(
+        microphones, torch.tensor([1.0, 0.0, 0.0]), frequency, dtype=torch.complex128
+    )
+    phase = 2 * math.pi * 500 * 0.3 / SPEED_OF_SOUND  # 0.3 m earlier
+    expected = torch.polar(torch.tensor(1 / 0.7).double(), torch.tensor(phase).double())
+    torch.testing.assert_close(d[0, 1], expected, rtol=1e-6, atol=0)
+
+
+def test_a_source_at_a_microphone_is_an_error():
+    with pytest.raises(ValueError, match="own place"):
+        near_field_steering(line_array(), line_array()[1], torch.zeros(1))
+
+
+def test_gradients_reach_positions():
+    microphones = line_array().requires_grad_()
+    d = far_field_steering(microphones, to_vector(60), bin_frequencies(64, RATE))
+    d[..., 1].imag.sum().backward()
+    assert microphones.grad.isfinite().all() and microphones.grad.abs().sum() > 0
+
+
+def test_diffuse_coherence_is_the_mean_over_all_directions():
+    """Against plane waves from 4000 directions spread evenly over the sphere."""
+    microphones, frequencies = circle_array(3, 0.1), torch.tensor([200.0, 1500.0, 4000.0])
+    numbers = np.arange(4000) + 0.5
+    directions = to_vector(
+        np.degrees(numbers * math.pi * (1 + math.sqrt(5))),
+        np.degrees(np.arcsin(1 - 2 * numbers / 4000)),
+    )
+    d = far_field_steering(microphones, directions, frequencies, dtype=torch.complex128)
+    mean = torch.einsum("qfc,qfe->fce", d, d.conj()) / 4000
+    coherence = diffuse_coherence(microphones, frequencies, dtype=torch.complex128)
+    torch.testing.assert_close(coherence, mean, rtol=0, atol=2e-3)
