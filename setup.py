@@ -21,6 +21,9 @@ TORCHJD = ["torchjd[full]>=0.18,<0.19"]
 #: What writes an ONNX graph and what checks it.
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 
+#: What reads measured heads from SOFA files.
+SOFA = ["h5py>=3.8"]
+
 #: What the key `tensorboard: True` of a YAML writes with.
 TENSORBOARD = ["tensorboard>=2.15"]
 
@@ -43,11 +46,13 @@ setup(
             "mpmath>=1.3",
             "pystoi>=0.4.1,<0.5",
             "pytest>=8",
+            *SOFA,
             *TENSORBOARD,
             *ONNX,
             *TORCHJD,
         ],
         "onnx": ONNX,
+        "sofa": SOFA,
         "tensorboard": TENSORBOARD,
         "torchjd": TORCHJD,
     },

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 SOUND = {"soundfile", "soxr", "pyloudnorm", "espeakng_loader"}
-OTHERS = {"speechbrain", "torchaudio", "hyperpyyaml", "matplotlib", *SOUND}
+OTHERS = {"speechbrain", "torchaudio", "hyperpyyaml", "matplotlib", "h5py", *SOUND}
 
 # Room: (rooms that may come along, packages that must not)
 ROOMS = {
     "gradients": ({"gradients"}, OTHERS),
     "objectives": ({"objectives", "padding"}, OTHERS),
     "networks": ({"networks", "padding"}, OTHERS),
-    "data": ({"data", "errors", "files"}, OTHERS - SOUND),
-    "evaluation": ({"evaluation", "errors", "files"}, OTHERS),
+    "spatial": ({"spatial"}, OTHERS),
+    "data": ({"data", "errors", "files", "spatial"}, OTHERS - SOUND),
+    "evaluation": ({"evaluation", "errors", "files", "objectives", "spatial"}, OTHERS),
     "inference": (
         {"inference", "networks", "errors", "files", "padding", "plain_yaml"},
         OTHERS - {"soundfile", "soxr"},

@@ -41,7 +41,7 @@ PATTERN = (
 
 CIPIC_NAME = re.compile(r"(?P<azimuth>(neg)?\d+)az(?P<ear>left|right)$")
 CIPIC_POLAR = -45 + 5.625 * np.arange(50)
-RESAMPLER_LEAD = 32  # samples at the lower rate in which the resampler's filter rings up
+RESAMPLER_LEAD = 48  # samples at the lower rate in which the resampler's filter rings up
 FORMAT = 1  # of the kept files; counted up when what is kept would come out differently
 
 

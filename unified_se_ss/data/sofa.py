@@ -248,6 +248,8 @@ def _numbers(file, name, path):
 def _text(described, name):
     """A text attribute; '' where there is none."""
     value = described.attrs.get(name, "")
+    if getattr(value, "shape", ()) is None:  # what netCDF makes of an empty text
+        return ""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

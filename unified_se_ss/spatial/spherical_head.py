@@ -10,7 +10,7 @@ depends on one angle alone, that between the source and the ear:
 - *how much*: the head shadow of one pole and one zero of Brown and Duda, "A structural
   model for binaural sound synthesis", IEEE Trans. Speech and Audio Processing 6(5), 1998,
   equations 5 to 7. Below a few hundred Hz nothing is shadowed; high up, the near ear
-  gains 6 dB and the far ear loses up to 26 dB.
+  gains up to 6 dB and the far ear loses up to 20 dB.
 
 Of the shadow the magnitude alone is taken: its phase would add a delay of its own to
 Woodworth's, different at each frequency. So this head has one ITD, at all frequencies,
@@ -46,8 +46,8 @@ DARKEST_ANGLE = 150.0
 # Half of the window of the delayed filters: in samples, and in seconds (so that the
 # shadow's slope at low frequencies is resolved at high rates too).
 HALF_WINDOW_SAMPLES = 32
-HALF_WINDOW_SECONDS = 0.004
-KAISER_BETA = 8.0
+HALF_WINDOW_SECONDS = 0.005
+KAISER_BETA = 7.0
 
 
 def woodworth_itd(azimuth, elevation=0.0, radius: float = RADIUS) -> np.ndarray:
@@ -144,7 +144,7 @@ def spherical_head(
 
     A filter is the shadow's zero-phase response, delayed by a fraction of a sample that
     is exact for all frequencies but the uppermost: the band-limited response is
-    evaluated around the true arrival and faded there by a Kaiser window of ±4 ms (±32
+    evaluated around the true arrival and faded there by a Kaiser window of ±5 ms (±32
     samples at least). Up to 0.45 of the sampling rate its delay is exact to 0.05 µs and
     its level to 0.1 dB (`tests/test_spherical_head.py`).
 
@@ -175,7 +175,7 @@ def spherical_head(
     -------
     >>> head = spherical_head(8000)
     >>> head.name, len(head), head.filters.shape[1:], head.latency
-    ('sphere-87.50mm', 72, (2, 73), 35)
+    ('sphere-87.50mm', 72, (2, 89), 43)
     """
     if not 0 < radius <= LARGEST_RADIUS:
         raise ValueError(f"radius {radius}: metres within (0, {LARGEST_RADIUS}] expected")
