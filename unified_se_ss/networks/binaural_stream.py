@@ -103,7 +103,5 @@ class BinauralStream:
     @property
     def state_bytes(self) -> int:
         """Memory that is kept from block to block."""
-        kept = [self.waiting, self.tail]
-        for value in self.memory.values():
-            kept += value if isinstance(value, tuple) else (value,)
-        return sum(x.nbytes for x in kept if isinstance(x, torch.Tensor))
+        kept = (self.waiting, self.tail, *self.memory.values())
+        return sum(x.nbytes for x in kept)

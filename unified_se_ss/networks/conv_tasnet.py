@@ -136,17 +136,14 @@ class CumulativeNorm(FrameNorm):
         """Zero mean and unit variance over what has been."""
         signal = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         variance, mean = torch.var_mean(signal, -1, correction=0)  # [B, G, L]
-        # Sums over minutes, and a difference of two of them: float64, of one number each.
-        moments = torch.stack((mean, variance + mean.square())).double()
-        seen, before = 0, 0.0
+        # Sums over minutes, and a difference of two of them: float64, three per frame.
+        moments = torch.stack((torch.ones_like(mean), mean, variance + mean.square()))
+        sums = moments.double().cumsum(-1)
         if memory is not None:
-            seen, before = memory.get(self, (seen, before))
-        sums = moments.cumsum(-1) + before
-        frames = x.shape[-2]
-        if memory is not None:
-            memory[self] = seen + frames, sums[..., -1:].clone()
-        count = torch.arange(1, frames + 1, device=x.device) + seen
-        mean, square = sums / count
+            if self in memory:
+                sums = sums + memory[self]
+            memory[self] = sums[..., -1:].clone()
+        mean, square = sums[1:] / sums[0]
         scale = torch.rsqrt((square - mean.square()).clamp(min=0) + EPSILON)
         mean, scale = mean.to(signal.dtype), scale.to(signal.dtype)
         return ((signal - mean.unsqueeze(-1)) * scale.unsqueeze(-1)).to(x.dtype)
