@@ -21,6 +21,9 @@ TORCHJD = ["torchjd[full]>=0.18,<0.19"]
 #: What writes an ONNX graph and what checks it.
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 
+#: What simulates rooms for microphone arrays; compiled, with wheels for common systems.
+ROOMS = ["pyroomacoustics>=0.8,<0.11"]
+
 #: What reads measured heads from SOFA files.
 SOFA = ["h5py>=3.8"]
 
@@ -46,12 +49,14 @@ setup(
             "mpmath>=1.3",
             "pystoi>=0.4.1,<0.5",
             "pytest>=8",
+            *ROOMS,
             *SOFA,
             *TENSORBOARD,
             *ONNX,
             *TORCHJD,
         ],
         "onnx": ONNX,
+        "rooms": ROOMS,
         "sofa": SOFA,
         "tensorboard": TENSORBOARD,
         "torchjd": TORCHJD,

@@ -3,6 +3,30 @@
 The convention of directions is stated in `unified_se_ss.spatial.directions`.
 """
 
+from unified_se_ss.spatial.arrays import (
+    ARRAYS,
+    SPEED_OF_SOUND,
+    bin_frequencies,
+    circle_array,
+    far_field_steering,
+    glasses_array,
+    line_array,
+    near_field_steering,
+    phone_array,
+)
+from unified_se_ss.spatial.beamform import (
+    BEAMFORMERS,
+    MVDR,
+    RTFMVDR,
+    Beamformer,
+    BeamformerState,
+    DelayAndSum,
+    MultichannelWiener,
+    SoudenMVDR,
+    Superdirective,
+    noise_context,
+)
+from unified_se_ss.spatial.covariance import recursive_covariance, spatial_covariance
 from unified_se_ss.spatial.directions import (
     from_interaural_polar,
     from_vector,
@@ -18,12 +42,33 @@ from unified_se_ss.spatial.spherical_head import (
 )
 
 __all__ = [
+    "ARRAYS",
+    "BEAMFORMERS",
+    "MVDR",
+    "RTFMVDR",
+    "SPEED_OF_SOUND",
+    "Beamformer",
+    "BeamformerState",
+    "DelayAndSum",
     "Head",
+    "MultichannelWiener",
+    "SoudenMVDR",
+    "Superdirective",
+    "bin_frequencies",
     "binaural",
+    "circle_array",
+    "far_field_steering",
     "from_interaural_polar",
     "from_vector",
+    "glasses_array",
     "head_shadow",
     "lateral_angle",
+    "line_array",
+    "near_field_steering",
+    "noise_context",
+    "phone_array",
+    "recursive_covariance",
+    "spatial_covariance",
     "spherical_head",
     "spherical_heads",
     "to_vector",
