@@ -22,7 +22,7 @@ TORCHJD = ["torchjd[full]>=0.18,<0.19"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 
 #: What simulates rooms for microphone arrays; compiled, with wheels for common systems.
-ROOMS = ["pyroomacoustics>=0.8,<0.11"]
+ROOMS = ["pyroomacoustics>=0.9,<0.11"]
 
 #: What reads measured heads from SOFA files.
 SOFA = ["h5py>=3.8"]

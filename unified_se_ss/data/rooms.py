@@ -191,8 +191,11 @@ _RANGES = (
 
 
 class Room(NamedTuple):
-    """Impulse responses of one room, all scaled by one factor: the direct path from the
-    target to the first microphone has an energy of 1.
+    """Impulse responses of one room, from the same origin of time and at the same scale.
+
+    One factor scales them all, such that the direct path from the target to the first
+    microphone has an energy of 1. Sound arrives after the time it travels and 40 samples
+    more, half of `FRACTIONAL_DELAY`.
 
     target : [C, T], float32; direct : [C, T'], its direct path alone, on the same time
     axis; interferers : [I, C, T]; noises : [N, C, T].
