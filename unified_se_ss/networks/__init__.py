@@ -1,7 +1,7 @@
 """Networks, plain torch.
 
 Axes: B batch, T samples, N basis functions, L frames, K chunk length, S chunks,
-J sources, C channels, F bins.
+J sources, C channels, F bins, E ears, G networks side by side.
 """
 
 from unified_se_ss.networks.autoencoder import Decoder, Encoder
