@@ -423,3 +423,18 @@ def demo_model():
     }
     described = {"format": 1, "kind": "unified", "sample_rate": RATE, "network": network}
     return Model(build_network(network), "unified", RATE, "cpu", configuration=described)
+
+
+def test_the_peak_memory_is_the_processes_own():
+    """A large process that starts a small one is not counted with it."""
+    ballast = np.ones(10**8)  # 800 MB
+    code = (
+        "from unified_se_ss.inference.batch import peak_memory\n"
+        "print(peak_memory('cpu')['peak_memory_bytes'])"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert ballast.all()
+    assert int(done.stdout) < 8e8

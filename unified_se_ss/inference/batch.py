@@ -9,12 +9,13 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -394,19 +395,26 @@ def peak_memory(device) -> dict:
     >>> peak_memory("cpu")["peak_memory_bytes"] > 1e6
     True
     """
-    found = {"peak_memory_bytes": None}
-    try:
-        import resource
-    except ImportError:  # Windows has none
-        pass
-    else:
-        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found["peak_memory_bytes"] = size if sys.platform == "darwin" else 1024 * size
+    found = {"peak_memory_bytes": _peak_of_process()}
     if str(device).startswith("cuda"):
         import torch
 
         found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(device)
     return found
+
+
+def _peak_of_process() -> int | None:
+    """The largest size that this process has had, in bytes; None where nobody knows."""
+    with suppress(OSError):  # Linux; its ru_maxrss would begin with that of the parent
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        if peak := re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE):
+            return 1024 * int(peak[1])
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return None
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else 1024 * size
 
 
 def _line(entry: dict) -> str:
