@@ -16,8 +16,9 @@ from unified_se_ss.gradients.rules import find_rule
 
 logger = logging.getLogger(__name__)
 
-#: Blocks that are multiplied at once: few kernels, and no copy of a whole gradient.
-PORTION = 4096
+#: Blocks that are worked on at once, by kind of device: on a CPU few enough for its cache,
+#: on a GPU enough for few kernels, and never a copy of a whole gradient.
+PORTIONS = {"cpu": 512, "cuda": 16384}
 
 #: What `aux_scale` may be.
 AUX_SCALES = (None, "ema")
@@ -336,18 +337,15 @@ class TwoTaskGradients:
         self.pending = 0
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self._buffer, group=self.process_group)
-        items = self._items.clamp(min=1)
-        self._main.div_(items[0])
-        self._others.div_(items[0])
-        self._auxiliary.div_(items[1])
-        self._own.div_(items[1])
-
-        unscale = self._loss_scale.double().square().reciprocal()
-        a = self._inner_product(self._auxiliary, self._auxiliary) * unscale
-        b = self._inner_product(self._main, self._main) * unscale
-        c = self._inner_product(self._auxiliary, self._main) * unscale
-        auxiliary_finite = a.isfinite().all() & _is_finite(self._own)
-        main_finite = b.isfinite().all() & _is_finite(self._others)
+        # Means are taken with the weights at the end, not in a pass of their own.
+        of_main, of_auxiliary = self._items.double().clamp(min=1).reciprocal()
+        unscale = self._loss_scale.double().reciprocal()
+        a, b, c = self._inner_products()
+        a = a * (of_auxiliary * unscale).square()
+        b = b * (of_main * unscale).square()
+        c = c * (of_auxiliary * of_main * unscale.square())
+        auxiliary_finite = a.isfinite().all() & self._is_finite(self._own)
+        main_finite = b.isfinite().all() & self._is_finite(self._others)
         finite = auxiliary_finite & main_finite
 
         factor = torch.ones_like(unscale)
@@ -358,49 +356,56 @@ class TwoTaskGradients:
         self._memory = torch.where(finite, memory, self._memory)
         w_a = torch.where(auxiliary_finite, w_a, 0.0)
         w_m = torch.where(auxiliary_finite, w_m, 1.0)
-        self._apply(w_a, w_m, factor, auxiliary_finite)
+        of_auxiliary = of_auxiliary * factor
+        self._apply(w_a * of_auxiliary, w_m * of_main, auxiliary_finite)
+        self._others.mul_(of_main)
+        self._own.masked_fill_(~auxiliary_finite, 0.0).mul_(of_auxiliary)
         return CombinedGradients(a, b, c, w_a, w_m, factor, auxiliary_finite, main_finite)
 
-    def _inner_product(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """<x, y> of each group, [G], in float64."""
+    def _inner_products(self) -> list[torch.Tensor]:
+        """||g_a||^2, ||g_m||^2 and <g_a, g_m> of each group as they lie there, [G] each."""
         if not self.groups:
-            return x.new_zeros(0, dtype=torch.float64)
-        return torch.segment_reduce(
-            _block_sums(x, y),
-            "sum",
-            lengths=self._blocks_of_group,
-            unsafe=True,  # what it would check, it would read on the host
-        )
+            return list(self._buffer.new_zeros(3, 0, dtype=torch.float64))
+        sums = [
+            torch.stack([(x * x).sum(1), (y * y).sum(1), (x * y).sum(1)])
+            for x, y in zip(self._portions(self._auxiliary), self._portions(self._main))
+        ]
+        return [
+            torch.segment_reduce(
+                of_blocks,
+                "sum",
+                lengths=self._blocks_of_group,
+                unsafe=True,  # what it would check, it would read on the host
+            )
+            for of_blocks in torch.cat(sums, 1).double()
+        ]
 
-    def _apply(self, w_a, w_m, factor, auxiliary_finite) -> None:
+    def _apply(self, w_a, w_m, auxiliary_finite) -> None:
         """Put w_a * g_a + w_m * g_m where the main gradient was."""
-        # Filled, not multiplied by zero: 0 * inf is NaN.
-        self._auxiliary.masked_fill_(~auxiliary_finite, 0.0)
-        main, auxiliary = _in_blocks(self._main), _in_blocks(self._auxiliary)
-        main.mul_(self._per_block(w_m))
-        main.addcmul_(auxiliary, self._per_block(w_a * factor))
-        if len(self._own):
-            self._own.masked_fill_(~auxiliary_finite, 0.0).mul_(factor)
+        columns = (self._per_block(w).split(self._portion) for w in (w_a, w_m))
+        parts = (self._portions(x) for x in (self._auxiliary, self._main))
+        for auxiliary, main, w_a, w_m in zip(*parts, *columns):
+            # Replaced, not multiplied by zero: 0 * inf is NaN.
+            auxiliary = torch.where(auxiliary_finite, auxiliary, 0.0)
+            main.mul_(w_m).addcmul_(auxiliary, w_a)
+
+    @property
+    def _portion(self) -> int:
+        """Blocks that are worked on at once: on a CPU what its cache holds."""
+        return PORTIONS.get(self._buffer.device.type, PORTIONS["cuda"])
+
+    def _portions(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """A flat buffer in portions, as rows of one block each; it may be empty."""
+        return x.view(x.numel() // BLOCK, BLOCK).split(self._portion)
+
+    def _is_finite(self, x: torch.Tensor) -> torch.Tensor:
+        """Whether a flat buffer is finite throughout, boolean scalar."""
+        sums = [(part * part).sum() for part in self._portions(x)]
+        return torch.stack(sums).isfinite().all()
 
     def _per_block(self, weights: torch.Tensor) -> torch.Tensor:
         """The weight of each block's group, as a column."""
         return weights[self._group_of_block].to(self._buffer.dtype).unsqueeze(1)
-
-
-def _in_blocks(x: torch.Tensor) -> torch.Tensor:
-    """A flat buffer as rows of one block each; it may be empty."""
-    return x.view(x.numel() // BLOCK, BLOCK)
-
-
-def _block_sums(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Sum of x * y over each block, as float64 (products are summed pairwise)."""
-    portions = zip(_in_blocks(x).split(PORTION), _in_blocks(y).split(PORTION))
-    return torch.cat([(p * q).sum(1).double() for p, q in portions])
-
-
-def _is_finite(x: torch.Tensor) -> torch.Tensor:
-    """Whether a flat buffer is finite throughout, boolean scalar."""
-    return _block_sums(x, x).isfinite().all()
 
 
 def _reached(loss: torch.Tensor) -> set[int]:
