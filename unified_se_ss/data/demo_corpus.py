@@ -16,15 +16,12 @@ import csv
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import sys
 import tempfile
 import time
 import wave
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +40,7 @@ from unified_se_ss.data.demo_speakers import (
     list_recordings,
     split_noises,
 )
+from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
 
 # To be raised with every change that changes a sample of the corpus.
@@ -189,7 +187,7 @@ def prepare_demo_corpus(
     ]
     with _replaced_whole(folder, fingerprint) as building:
         with (
-            _pool(workers) as run,
+            process_pool(workers) as run,
             tempfile.TemporaryDirectory(
                 prefix="utterances-", dir=building
             ) as stored_folder,
@@ -686,30 +684,3 @@ def _remove_left_over(parent: Path, prefix: str) -> None:
     for left_over in parent.glob(f"{prefix}*"):
         if time.time() - left_over.stat().st_mtime > _LEFT_OVER_SECONDS:
             shutil.rmtree(left_over, ignore_errors=True)
-
-
-@contextmanager
-def _pool(workers: int | None) -> Iterator[Callable]:
-    """A `map` that keeps the order and runs in so many processes."""
-    if workers is None:
-        workers = _count_cores()
-    if workers == 1:
-        yield map
-        return
-    # A fork starts at once; nothing here uses torch or a device, which could not
-    # follow into it. Elsewhere than on Linux, forks are not safe.
-    method = "fork" if sys.platform == "linux" else "spawn"
-    context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
-        try:
-            yield executor.map
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _count_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

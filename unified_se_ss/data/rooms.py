@@ -17,12 +17,8 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import multiprocessing
-import os
-import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +28,7 @@ import numpy as np
 from scipy.signal import fftconvolve
 from tqdm import tqdm
 
+from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import write_whole, written_whole
 from unified_se_ss.spatial.arrays import SPEED_OF_SOUND
@@ -333,7 +330,7 @@ def prepare_room_bank(
     _remove_left_over(path.parent)
     version = importlib.metadata.version("pyroomacoustics")
     simulate = functools.partial(_simulate, settings, seed)
-    with written_whole(path) as temporary, _pool(workers) as run:
+    with written_whole(path) as temporary, process_pool(workers) as run:
         _write_rooms(temporary, settings.record(), run(simulate, range(n_rooms)), n_rooms)
     write_whole(
         told, json.dumps({**made_from, "pyroomacoustics": version}, indent=2) + "\n"
@@ -586,29 +583,3 @@ def _remove_left_over(folder: Path) -> None:
 def _as_tuples(positions: np.ndarray) -> tuple:
     """Nested tuples of plain numbers, which can be compared and written."""
     return tuple(tuple(row) for row in positions.tolist())
-
-
-@contextmanager
-def _pool(workers: int | None) -> Iterator[Callable]:
-    """A `map` that keeps the order and runs in so many processes."""
-    workers = workers or _count_cores()
-    if workers == 1:
-        yield map
-        return
-    # A fork starts at once, and nothing in it uses torch or a device, which could not
-    # follow. Elsewhere than on Linux, forks are not safe.
-    method = "fork" if sys.platform == "linux" else "spawn"
-    context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
-        try:
-            yield executor.map
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _count_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
