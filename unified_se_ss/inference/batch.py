@@ -347,11 +347,9 @@ def _progress_bar(task: str, inputs: list[Input]):
     """A bar over the seconds of sound of all inputs."""
     seconds = 0.0
     for one in inputs:
-        try:
-            with opened(one.path) as file:
-                seconds += file.frames / file.samplerate
-        except UserError:
-            pass  # will be said when it is its turn
+        # What is wrong with a file is said when it is its turn.
+        with suppress(UserError), opened(one.path) as file:
+            seconds += file.frames / file.samplerate
     shape = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
     shape += "{postfix}"
     return tqdm(total=seconds, desc=task, bar_format=shape, leave=False, mininterval=0.5)
