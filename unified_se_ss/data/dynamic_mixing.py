@@ -106,8 +106,8 @@ class DynamicMixingDataset(torch.utils.data.Dataset):
         self.segment_seconds = segment_seconds
         self.sample_rate = sample_rate
         self.speed_percents = check_speeds(speed_percents) or (100,)
-        _check_manifest(speech_manifest, "speech", sample_rate, resample)
-        self.utterances = _by_speaker(speech_manifest, min_seconds)
+        check_mixing_manifest(speech_manifest, "speech", sample_rate, resample)
+        self.utterances = by_speaker(speech_manifest, min_seconds)
         if len(self.utterances) < n_speakers:
             raise UserError(
                 f"{speech_manifest.path}: has utterances of {len(self.utterances)} "
@@ -116,7 +116,7 @@ class DynamicMixingDataset(torch.utils.data.Dataset):
             )
         self.noises = ()
         if noise_manifest is not None:
-            _check_manifest(noise_manifest, "noise", sample_rate, resample)
+            check_mixing_manifest(noise_manifest, "noise", sample_rate, resample)
             self.noises = noise_manifest.items
 
     @property
@@ -135,12 +135,12 @@ class DynamicMixingDataset(torch.utils.data.Dataset):
         utterances = self._draw_utterances(rng)
         levels = draw_levels(rng, self.n_speakers)
         sources = self._read_sources(utterances, levels.sources, rng)
-        name, noise = "_".join(map(_short_name, utterances)), None
+        name, noise = "_".join(map(short_name, utterances)), None
         if self.noises:
             item = self.noises[rng.integers(len(self.noises))]
             noise = self._read_noise(item, sources.shape[1], rng)
             noise *= gain_to(levels.noise, float(item.attributes["loudness"]))
-            name = f"{name}_{_short_name(item)}"
+            name = f"{name}_{short_name(item)}"
         mixture = mix(sources, noise)
         return Example(
             name, torch.from_numpy(mixture.mix_both), torch.from_numpy(mixture.sources)
@@ -164,7 +164,7 @@ class DynamicMixingDataset(torch.utils.data.Dataset):
         lengths = [perturbed_frames(u.frames, r) for u, r in zip(utterances, ratios)]
         length = min(round(self.segment_seconds * self.sample_rate), *lengths)
         sources = [
-            _read_segment(item, "speech", ratio, length, rng)
+            read_segment(item, "speech", ratio, length, rng)
             for item, ratio in zip(utterances, ratios)
         ]
         for source, item, level in zip(sources, utterances, levels):
@@ -176,13 +176,31 @@ class DynamicMixingDataset(torch.utils.data.Dataset):
         ratio = speed_ratio(100, item.sample_rate, self.sample_rate)
         frames = perturbed_frames(item.frames, ratio)
         if frames >= length:
-            return _read_segment(item, "noise", ratio, length, rng)
-        noise = _read_segment(item, "noise", ratio, frames, rng)
+            return read_segment(item, "noise", ratio, length, rng)
+        noise = read_segment(item, "noise", ratio, frames, rng)
         return np.resize(np.roll(noise, rng.integers(frames)), length)
 
 
-def _read_segment(item, stem, ratio, length, rng):
-    """A random segment of a recording, drawn again if it is silent."""
+def read_segment(item, stem, ratio, length, rng):
+    """A random segment of a recording, drawn again if it is silent.
+
+    Arguments
+    ---------
+    item : Item
+        The manifest's line.
+    stem : str
+        Which of its recordings.
+    ratio : Fraction
+        As `speed_ratio` gives it.
+    length : int
+        Samples at the new speed and rate; no more than the recording then has.
+    rng : np.random.Generator
+
+    Returns
+    -------
+    np.ndarray
+        float32, [length]
+    """
     frames = perturbed_frames(item.frames, ratio)
     for _ in range(CROP_ATTEMPTS if length < frames else 1):
         start = int(rng.integers(0, frames - length + 1))
@@ -192,8 +210,21 @@ def _read_segment(item, stem, ratio, length, rng):
     return signal
 
 
-def _by_speaker(manifest, min_seconds):
-    """The utterances of each speaker that are long enough, in the manifest's order."""
+def by_speaker(manifest, min_seconds):
+    """The utterances of each speaker that are long enough, in the manifest's order.
+
+    Arguments
+    ---------
+    manifest : Manifest
+        With the attribute speaker.
+    min_seconds : float
+        Shorter ones are left out.
+
+    Returns
+    -------
+    list of list of Item
+        One list for each speaker, sorted by the speakers' names.
+    """
     utterances = defaultdict(list)
     for item in manifest.items:
         if item.duration >= min_seconds:
@@ -201,15 +232,33 @@ def _by_speaker(manifest, min_seconds):
     return [utterances[speaker] for speaker in sorted(utterances)]
 
 
-def _short_name(item):
-    """Name of a recording without folders, which begins with its speaker."""
+def short_name(item):
+    """Name of a recording without folders, which begins with its speaker.
+
+    Example
+    -------
+    >>> from unified_se_ss.data import Item
+    >>> short_name(Item("Ann/1.wav", 1.0, 8000, {}, {"speaker": "Ann"}))
+    'Ann-1'
+    """
     name = PurePosixPath(item.id).stem
     speaker = item.attributes.get("speaker", "")
     return name if name.startswith(speaker) else f"{speaker}-{name}"
 
 
-def _check_manifest(manifest, stem, sample_rate, resample):
-    """Raises a UserError if a manifest cannot serve for mixing."""
+def check_mixing_manifest(manifest, stem, sample_rate, resample):
+    """Raises a UserError if a manifest cannot serve for mixing.
+
+    Arguments
+    ---------
+    manifest : Manifest
+    stem : str
+        "speech" or "noise".
+    sample_rate : int
+        Hz of the mixtures.
+    resample : bool
+        Whether recordings of other rates are allowed.
+    """
     needed = ("speaker", "loudness") if stem == "speech" else ("loudness",)
     if stem not in manifest.stems:
         raise UserError(

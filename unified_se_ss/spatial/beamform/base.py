@@ -127,9 +127,50 @@ class Beamformer(nn.Module, ABC):
         ValueError
             If a shape or type is not as above, or no noise is given where it is needed.
         """
+        return self.filtered(self.offline_weights(mixture, target, noise), mixture)
+
+    def offline_weights(
+        self,
+        mixture: torch.Tensor,
+        target: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The one set of weights that `forward` applies to the whole item.
+
+        Arguments
+        ---------
+        mixture : torch.Tensor
+            Complex, [B, C, F, L].
+        target, noise : torch.Tensor, optional
+            Spectra or masks; see the class.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, F, taps * C], or [F, C] where they depend on nothing.
+        """
         mixture = self._checked(mixture, target, noise)
-        weights = self.weights(*self._offline_covariances(mixture, target, noise))
-        return apply_weights(weights, stack_taps(mixture, self.taps)[0])
+        return self.weights(*self._offline_covariances(mixture, target, noise))
+
+    def filtered(self, weights: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
+        """Apply weights to a spectrum: the mixture's, or that of a part of it.
+
+        A filter is linear, so what it makes of the parts adds up to its output.
+
+        Arguments
+        ---------
+        weights : torch.Tensor
+            As `offline_weights` gives them.
+        spectrum : torch.Tensor
+            Complex, [B, C, F, L].
+
+        Returns
+        -------
+        torch.Tensor
+            [B, F, L].
+        """
+        spectrum = at_least_complex64(spectrum)
+        return apply_weights(weights, stack_taps(spectrum, self.taps)[0])
 
     def recursive(
         self,
