@@ -7,6 +7,12 @@ imported here.
 
 from unified_se_ss.data.augment import speed_perturb
 from unified_se_ss.data.batching import BucketBatchSampler
+from unified_se_ss.data.binaural import (
+    BinauralBatch,
+    BinauralDataset,
+    BinauralExample,
+    collate_binaural,
+)
 from unified_se_ss.data.dataset import Batch, Example, ItemKey, MixtureDataset, collate
 from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
 from unified_se_ss.data.librimix import prepare_librimix
@@ -15,6 +21,9 @@ from unified_se_ss.data.speech import prepare_speech_folder
 
 __all__ = [
     "Batch",
+    "BinauralBatch",
+    "BinauralDataset",
+    "BinauralExample",
     "BucketBatchSampler",
     "DynamicMixingDataset",
     "Example",
@@ -23,6 +32,7 @@ __all__ = [
     "Manifest",
     "MixtureDataset",
     "collate",
+    "collate_binaural",
     "prepare_librimix",
     "prepare_speech_folder",
     "read_manifest",

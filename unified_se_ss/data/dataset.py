@@ -202,7 +202,7 @@ class MixtureDataset(torch.utils.data.Dataset):
         one = speed_ratio(100)
         ratios = [one] * len(self.source_stems)
         start, stop, sources = self._cropped_sources(item, ratios, item.frames, rng)
-        return read_perturbed(item, "mixture", start, stop), sources
+        return self._read(item, "mixture", start, stop), sources
 
     def _perturbed(self, item, rng):
         """Sources of other speeds, cropped, and their sum with the noise."""
@@ -214,7 +214,7 @@ class MixtureDataset(torch.utils.data.Dataset):
         start, stop, sources = self._cropped_sources(item, ratios, frames, rng)
         mixture = sources.sum(axis=0)
         if "noise" in item.paths:
-            mixture += read_perturbed(item, "noise", start, stop)
+            mixture += self._read(item, "noise", start, stop)
         return mixture, sources
 
     def _cropped_sources(self, item, ratios, frames, rng):
@@ -227,12 +227,16 @@ class MixtureDataset(torch.utils.data.Dataset):
             start = int(rng.integers(0, frames - length + 1))
             stop = start + length
             sources = [
-                read_perturbed(item, stem, start, stop, ratio)
+                self._read(item, stem, start, stop, ratio)
                 for stem, ratio in zip(self.source_stems, ratios)
             ]
             if not any(audio.is_silent(source) for source in sources):
                 break
         return start, stop, np.stack(sources)
+
+    def _read(self, item, stem, start, stop, ratio=1):
+        """The samples [start, stop) of a stem's perturbed version, [T]."""
+        return read_perturbed(item, stem, start, stop, ratio)
 
     def _check_stems(self, n_speakers):
         """Raises a UserError if the manifest cannot serve."""
@@ -256,7 +260,7 @@ class MixtureDataset(torch.utils.data.Dataset):
     def _check_noise_free(self, item):
         """Raises a UserError if a mixture has noise that no stem holds."""
         mixture, *sources = (
-            read_perturbed(item, stem, 0, item.frames)
+            self._read(item, stem, 0, item.frames)
             for stem in ("mixture", *self.source_stems)
         )
         clean = sum(sources)
