@@ -21,13 +21,11 @@ from typing import NamedTuple
 
 import torch
 from speechbrain import Stage
-from speechbrain.nnet.schedulers import ReduceLROnPlateau, update_learning_rate
 from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import recipe
-from unified_se_ss.brain import TwoTaskBrain, percent
+from unified_se_ss.brain import percent
 from unified_se_ss.data import (
-    BucketBatchSampler,
     DynamicMixingDataset,
     MixtureDataset,
     collate,
@@ -36,7 +34,7 @@ from unified_se_ss.data import (
     read_manifest,
 )
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation import evaluate_item, plot_curves
+from unified_se_ss.evaluation import evaluate_item
 from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses
 from unified_se_ss.inference.pretrained import load_pretrained_ss
 from unified_se_ss.networks import UnifiedOutput
@@ -71,7 +69,7 @@ class Predictions(NamedTuple):
     clean_representation: torch.Tensor
 
 
-class UnifiedBrain(TwoTaskBrain):
+class UnifiedBrain(recipe.RecipeBrain):
     """Main task: separation. Auxiliary task: enhancement, on what both share."""
 
     def compute_forward(self, batch, stage):
@@ -110,6 +108,21 @@ class UnifiedBrain(TwoTaskBrain):
         """The progress bar speaks of dB: higher is better."""
         return {} if means["main"] is None else {"si_snr": f"{-means['main']:.2f} dB"}
 
+    def training_fields(self, means):
+        """The log speaks of dB, too."""
+        main = means["main"]
+        return {
+            "train_si_snr": None if main is None else -main,
+            "train_se_loss": means["auxiliary"],
+        }
+
+    def epoch_message(self, row):
+        """How separation goes, and how often the two tasks conflict."""
+        return (
+            f"validation SI-SNRi {row['valid_si_snr_i']:.2f} dB, "
+            f"conflicts {percent(row.get('conflict_rate'))}"
+        )
+
     # -------------------------------------------------------------- evaluation
 
     def keep_scores(self, batch, output, scores, permutation):
@@ -117,13 +130,13 @@ class UnifiedBrain(TwoTaskBrain):
         if self.stage == Stage.VALID:
             mixture = batch.mixture.unsqueeze(1)
             before = si_snr(mixture, batch.sources, batch.lengths).mean(-1)
-            columns = {"valid_si_snr": scores, "valid_si_snr_i": scores - before}
+            columns = {"loss": -scores, "si_snr": scores, "si_snr_i": scores - before}
             if output.enhanced is not None:
                 heard, noisy = (
                     si_snr(signal, batch.clean_mixture, batch.lengths)
                     for signal in (output.enhanced, batch.mixture)
                 )
-                columns["valid_se_si_snr_i"] = heard - noisy
+                columns["se_si_snr_i"] = heard - noisy
             values = zip(*(column.tolist() for column in columns.values()))
             self.rows += [dict(zip(columns, row)) for row in values]
         else:
@@ -135,64 +148,6 @@ class UnifiedBrain(TwoTaskBrain):
         signals = signals_of(batch, output, item)
         rate = self.hparams.sample_rate
         return {"ID": batch.ids[item], **evaluate_item(**signals, sample_rate=rate)}
-
-    def on_stage_start(self, stage, epoch=None):
-        """Begin a list of what each utterance got."""
-        self.stage, self.rows = stage, []
-
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, schedule, and keep the best checkpoint; at the very end, report."""
-        if stage == Stage.TRAIN:
-            self.train_row = self.training_row(epoch)
-        elif stage == Stage.VALID:
-            self.finish_epoch(epoch)
-        else:
-            self.rows = sorted(recipe.gather(self.rows), key=lambda row: row["ID"])
-
-    def training_row(self, epoch):
-        """What training says of an epoch, for the log."""
-        means, found = self.means.read(all_ranks=True), self.monitor.read()
-        main = means["main"]
-        return {
-            "epoch": epoch,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": main,
-            "train_si_snr": None if main is None else -main,
-            "train_se_loss": means["auxiliary"],
-            "conflict_rate": found["conflict_rate"],
-            "mean_cosine": found["mean_cosine"],
-            "skipped_steps": found["main_nonfinite"],
-            "steps_without_se": found["auxiliary_nonfinite"],
-            "data_wait": round(self.progress.data_wait, 4),
-        }
-
-    def finish_epoch(self, epoch):
-        """Log the epoch, change the learning rate, keep the best and the last."""
-        rows = recipe.gather(self.rows)
-        means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-        row = {**self.train_row, "valid_loss": -means["valid_si_snr"], **means}
-        self.change_learning_rate(epoch, row["valid_loss"])
-        if if_main_process():
-            log = recipe.TrainLog(self.hparams.output_folder)
-            log.add(row)
-            plot_curves(log.rows, Path(self.hparams.output_folder) / "curves.png")
-            recipe.log_gradients(self, row)
-            print(
-                f"Epoch {epoch}: validation SI-SNRi {row['valid_si_snr_i']:.2f} dB, "
-                f"conflicts {percent(row['conflict_rate'])}, lr {row['lr']:.2g}"
-            )
-        self.checkpointer.save_and_keep_only(
-            meta={"si_snr_i": row["valid_si_snr_i"], "epoch": epoch}, max_keys=["si_snr_i"]
-        )
-
-    def change_learning_rate(self, epoch, valid_loss):
-        """Ask the scheduler, whichever of SpeechBrain's two manners of asking it has."""
-        scheduler = self.hparams.lr_scheduler
-        if isinstance(scheduler, ReduceLROnPlateau):
-            _, lr = scheduler([self.optimizer], epoch, valid_loss)
-        else:
-            _, lr = scheduler(epoch)
-        update_learning_rate(self.optimizer, lr)
 
 
 def signals_of(batch, output, item):
@@ -291,30 +246,12 @@ def training_data(hparams, manifest):
 
 
 def make_loaders(hparams, manifests):
-    """Loaders for training, validation and test, and the sampler of the first."""
-    train_data = training_data(hparams, manifests["train"])
-    train_sampler = BucketBatchSampler(
-        train_data.durations,
-        batch_size=hparams["batch_size"],
-        batch_seconds=hparams["batch_seconds"],
-        seed=hparams["seed"],
-        **recipe.rank_and_size(),
-    )
-    loaders = {
-        "train": recipe.make_loader(
-            train_data, train_sampler, collate, hparams["num_workers"]
-        )
+    """Loaders for training, validation and test."""
+    datasets = {
+        "train": training_data(hparams, manifests["train"]),
+        **{s: MixtureDataset(manifests[s], hparams["n_speakers"]) for s in ("dev", "test")},
     }
-    for subset in ("dev", "test"):
-        data = MixtureDataset(manifests[subset], hparams["n_speakers"])
-        sampler = BucketBatchSampler(
-            data.durations,
-            batch_size=hparams["valid_batch_size"],
-            shuffle=False,
-            **recipe.rank_and_size(),
-        )
-        loaders[subset] = recipe.make_loader(data, sampler, collate, hparams["num_workers"])
-    return loaders, train_sampler
+    return recipe.make_loaders(datasets, collate, hparams)
 
 
 # ------------------------------------------------------------------ the whole
@@ -374,8 +311,7 @@ def main():
     recipe.begin(options, hparams)
     recipe.check_testable(options.run_opts, hparams["checkpointer"])
     start_from_pretrained(hparams)
-    watch = recipe.Stopwatch()
-    loaders, train_sampler = make_loaders(hparams, recipe.on_main(prepare, hparams))
+    loaders = make_loaders(hparams, recipe.on_main(prepare, hparams))
     brain = UnifiedBrain(
         modules=hparams["modules"],
         opt_class=hparams["optimizer"],
@@ -383,13 +319,8 @@ def main():
         run_opts=options.run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    brain.train_sampler = train_sampler
-    brain.checkpointer.add_recoverable("dataloader-TRAIN", loaders["train"])
-    brain.fit(hparams["epoch_counter"], loaders["train"], loaders["dev"])
-    brain.evaluate(loaders["test"], max_key="si_snr_i")
-    if if_main_process():
-        signals = partial(separate_again, brain, loaders["test"].dataset)
-        recipe.report(brain, brain.rows, signals, watch.hours)
+    signals = partial(separate_again, brain, loaders["test"].dataset)
+    recipe.train_and_test(brain, loaders, signals)
 
 
 if __name__ == "__main__":

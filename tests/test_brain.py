@@ -12,7 +12,7 @@ from distributed_steps import network as small_network
 from host_reads import HostReads
 from torch.utils.data import DataLoader
 
-from unified_se_ss.brain import TwoTaskBrain
+from unified_se_ss.brain import TwoTaskBrain, as_two_task_losses
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import TaskLoss, TwoTaskLosses
 
@@ -368,3 +368,12 @@ def test_a_fit_batch_of_ones_own_is_told(caplog):
         brain = make()
         Own(dict(brain.modules), None, {"shared_modules": ["trunk"]}, {"device": "cpu"})
     assert "Own has a fit_batch of its own" in caplog.text
+
+
+def test_one_loss_makes_a_recipe_of_one_task_and_is_no_sum_of_two():
+    losses = torch.tensor([1.0, 3.0])
+    for loss in (losses.mean(), TaskLoss.of(losses)):
+        main, auxiliary = as_two_task_losses(loss, one_task=True)
+        assert main.mean() == 2 and auxiliary is None
+        with pytest.raises(UserError, match="one loss alone where there is one task"):
+            as_two_task_losses(loss)

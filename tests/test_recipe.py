@@ -15,6 +15,8 @@ import train
 from unified_se_ss import recipe
 from unified_se_ss.errors import UserError
 from unified_se_ss.plain_yaml import plain_yaml
+from unified_se_ss.recipe.folder import check_folder
+from unified_se_ss.recipe.options import check_overrides
 
 ROOT = Path(__file__).parent.parent
 HPARAMS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("hparams/*.yaml"))
@@ -362,30 +364,30 @@ def test_a_folder_of_another_experiment_is_refused(tmp_path):
         io.StringIO(options.hparams_file.read_text()), options.overrides
     )
     (tmp_path / "hyperparams.yaml").write_text(text.read())
-    recipe._check_folder(options, tmp_path)
-    recipe._check_folder(folder_options(tmp_path, number_of_epochs=99), tmp_path)
+    check_folder(options, tmp_path)
+    check_folder(folder_options(tmp_path, number_of_epochs=99), tmp_path)
     with pytest.raises(
         UserError, match="another experiment: rule is 'project' there and 'sum'"
     ):
-        recipe._check_folder(folder_options(tmp_path, rule="sum"), tmp_path)
+        check_folder(folder_options(tmp_path, rule="sum"), tmp_path)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("my only copy")
     with pytest.raises(UserError, match="not empty and holds no run"):
-        recipe._check_folder(folder_options(tmp_path), tmp_path)
+        check_folder(folder_options(tmp_path), tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "my only copy"
 
 
 def test_a_folder_without_write_permission_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="output_folder: cannot write to .*choose another"):
-        recipe._check_folder(folder_options(tmp_path / "file/run"), tmp_path / "file/run")
+        check_folder(folder_options(tmp_path / "file/run"), tmp_path / "file/run")
     if os.geteuid():  # root may write anywhere
         locked = tmp_path / "locked"
         locked.mkdir(mode=0o500)
         with pytest.raises(UserError, match="Permission denied"):
-            recipe._check_folder(folder_options(locked), locked)
+            check_folder(folder_options(locked), locked)
 
 
 # ------------------------------------------------------------------ the log
@@ -401,5 +403,5 @@ def test_the_log_forgets_what_is_trained_again(tmp_path):
 
 def test_scientific_notation_is_a_number():
     overrides = {"lr": yaml.safe_load("1e-3")}
-    recipe._check_overrides(ROOT / "hparams/demo.yaml", overrides)
+    check_overrides(ROOT / "hparams/demo.yaml", overrides)
     assert overrides == {"lr": 0.001}

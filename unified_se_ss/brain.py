@@ -153,8 +153,9 @@ class TwoTaskBrain(sb.Brain):
 
     A subclass writes ``compute_forward`` and ``compute_objectives``; the latter returns
     :class:`~unified_se_ss.gradients.TwoTaskLosses`, or simply ``main, auxiliary``, two
-    mean losses (each batch then counts alike, whatever its size). Everything else that
-    a Brain does is done as there, except for this:
+    mean losses (each batch then counts alike, whatever its size). A single loss makes a
+    recipe of one task, with all that follows. Everything else that a Brain does is done
+    as there, except for this:
 
     * The two gradients are summed over micro-batches and ranks and then combined by a
       rule (:class:`~unified_se_ss.gradients.TwoTaskGradients`). The modules are not
@@ -222,6 +223,10 @@ class TwoTaskBrain(sb.Brain):
         self._mean_loss = torch.zeros(())
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("means", self.means)
+
+    def as_losses(self, losses) -> TwoTaskLosses:
+        """What ``compute_objectives`` returned, as losses of one task or two."""
+        return as_two_task_losses(losses, one_task=not self.option("shared_modules", ()))
 
     def option(self, name, default):
         """A key of hparams, or its default."""
@@ -308,7 +313,10 @@ class TwoTaskBrain(sb.Brain):
         self._mean_loss = torch.tensor(means["main"] or 0.0)
         self.avg_train_loss = self._mean_loss.item()
         self.check_patience(found["main_nonfinite"])
-        return {**self.loss_fields(means), "conflicts": percent(found["conflict_rate"])}
+        fields = self.loss_fields(means)
+        if means["auxiliary"] is not None:
+            fields["conflicts"] = percent(found["conflict_rate"])
+        return fields
 
     def loss_fields(self, means: dict) -> dict:
         """The losses as the progress bar shows them; override to speak of other units."""
@@ -348,7 +356,7 @@ class TwoTaskBrain(sb.Brain):
         with self.training_ctx:
             outputs = self.compute_forward(batch, sb.Stage.TRAIN)
             losses = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
-        losses = as_two_task_losses(losses)
+        losses = self.as_losses(losses)
         with told_to_the_user():
             self.gradients.accumulate(losses, self.scaler.scale)
         self.means.update(losses)
@@ -399,28 +407,39 @@ class TwoTaskBrain(sb.Brain):
         """Mean main loss of a batch, on the CPU."""
         with self.evaluation_ctx:
             outputs = self.compute_forward(batch, stage)
-            losses = as_two_task_losses(self.compute_objectives(outputs, batch, stage))
+            losses = self.as_losses(self.compute_objectives(outputs, batch, stage))
         return losses.main.mean().cpu()
 
 
-def as_two_task_losses(losses) -> TwoTaskLosses:
+def as_two_task_losses(losses, one_task: bool = False) -> TwoTaskLosses:
     """What ``compute_objectives`` returned, with plain mean losses as one item each.
+
+    Arguments
+    ---------
+    losses : TwoTaskLosses, tuple, TaskLoss or torch.Tensor
+        The losses of both tasks or, where there is one task, one loss.
+    one_task : bool
+        Whether one loss is enough: not where two tasks are said to share modules, since
+        it may be their sum.
 
     Raises
     ------
     UserError
-        It is something else than two losses.
+        It is something else.
 
     Example
     -------
     >>> as_two_task_losses((torch.tensor(3.0), torch.tensor(0.5))).main
     TaskLoss(total=tensor(3.), items=tensor(1.))
     """
-    if not isinstance(losses, tuple) or len(losses) != 2:
+    alone = isinstance(losses, (TaskLoss, torch.Tensor))
+    if alone and one_task:
+        losses, alone = (losses, None), False
+    if alone or not isinstance(losses, tuple) or len(losses) != 2:
         raise UserError(
             f"compute_objectives returned a {type(losses).__name__}; expected the main and "
-            "the auxiliary loss, as TwoTaskLosses or as two scalars (main, auxiliary); "
-            "TwoTaskLosses(TaskLoss.of(main)) where there is no auxiliary task"
+            "the auxiliary loss, as TwoTaskLosses or as two scalars (main, auxiliary); one loss "
+            "alone where there is one task and no shared_modules"
         )
     main, auxiliary = losses
     if auxiliary is not None:

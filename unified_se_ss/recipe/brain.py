@@ -1,0 +1,106 @@
+"""The Brain of every recipe: what becomes of an epoch, beyond its steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from speechbrain import Stage
+from speechbrain.nnet.schedulers import ReduceLROnPlateau, update_learning_rate
+from speechbrain.utils.distributed import if_main_process
+
+from unified_se_ss.brain import TwoTaskBrain
+from unified_se_ss.evaluation import plot_curves
+from unified_se_ss.recipe.log import TrainLog, log_gradients
+from unified_se_ss.recipe.ranks import gather
+
+
+class RecipeBrain(TwoTaskBrain):
+    """A Brain that logs each epoch, changes the learning rate, and keeps the best.
+
+    A subclass writes ``compute_forward`` and ``compute_objectives``. The latter returns
+    the loss (or the two losses) of the batch, and outside training it also appends to
+    ``self.rows`` a dict for each item of the batch: in validation, numbers by name, whose
+    means over all items are logged ("loss", which the learning rate follows, is one of
+    them); in the test, the row of results.csv, with its "ID".
+    Afterwards ``self.rows`` holds those of all ranks.
+
+    Besides what :class:`~unified_se_ss.brain.TwoTaskBrain` reads, these keys of
+    ``hparams`` are read: ``output_folder``, ``lr_scheduler`` (in either of SpeechBrain's
+    two manners), and those of :func:`~unified_se_ss.recipe.log_gradients`.
+
+    Attributes
+    ----------
+    best : str
+        What the best checkpoint is chosen by: the larger ``valid_<best>``, the better.
+    rows : list of dict
+        What each item got in this stage.
+    """
+
+    best = "si_snr_i"
+
+    def training_fields(self, means: dict) -> dict:
+        """More columns of the log, from the mean losses ``main`` and ``auxiliary``."""
+        return {}
+
+    def epoch_message(self, row: dict) -> str:
+        """What is printed of an epoch, from its row in the log."""
+        return f"validation {self.best} {row['valid_' + self.best]:.2f}"
+
+    def on_stage_start(self, stage, epoch=None):
+        """Begin a list of what each item got."""
+        self.stage, self.rows = stage, []
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log, schedule, and keep the best checkpoint; after the test, gather."""
+        if stage == Stage.TRAIN:
+            self.train_row = self.training_row(epoch)
+        elif stage == Stage.VALID:
+            self.finish_epoch(epoch)
+        else:
+            self.rows = sorted(gather(self.rows), key=lambda row: row["ID"])
+
+    def training_row(self, epoch) -> dict:
+        """What training says of an epoch, for the log."""
+        means, found = self.means.read(all_ranks=True), self.monitor.read()
+        row = {
+            "epoch": epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": means["main"],
+            **self.training_fields(means),
+            "skipped_steps": found["main_nonfinite"],
+        }
+        if means["auxiliary"] is not None:
+            row["conflict_rate"] = found["conflict_rate"]
+            row["mean_cosine"] = found["mean_cosine"]
+            row["steps_without_auxiliary"] = found["auxiliary_nonfinite"]
+        return {**row, "data_wait": round(self.progress.data_wait, 4)}
+
+    def finish_epoch(self, epoch):
+        """Log the epoch, change the learning rate, keep the best and the last."""
+        rows = gather(self.rows)
+        means = {f"valid_{key}": _mean(rows, key) for key in rows[0]}
+        row = {**self.train_row, **means}
+        self.change_learning_rate(epoch, row["valid_loss"])
+        if if_main_process():
+            log = TrainLog(self.hparams.output_folder)
+            log.add(row)
+            plot_curves(log.rows, Path(self.hparams.output_folder) / "curves.png")
+            log_gradients(self, row)
+            print(f"Epoch {epoch}: {self.epoch_message(row)}, lr {row['lr']:.2g}")
+        self.checkpointer.save_and_keep_only(
+            meta={self.best: row[f"valid_{self.best}"], "epoch": epoch},
+            max_keys=[self.best],
+        )
+
+    def change_learning_rate(self, epoch, valid_loss):
+        """Ask the scheduler, whichever of SpeechBrain's two manners of asking it has."""
+        scheduler = self.hparams.lr_scheduler
+        if isinstance(scheduler, ReduceLROnPlateau):
+            _, lr = scheduler([self.optimizer], epoch, valid_loss)
+        else:
+            _, lr = scheduler(epoch)
+        update_learning_rate(self.optimizer, lr)
+
+
+def _mean(rows: list[dict], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)

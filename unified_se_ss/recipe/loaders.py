@@ -1,0 +1,63 @@
+"""Loaders whose place within the epoch can be saved."""
+
+from __future__ import annotations
+
+import torch
+from speechbrain.dataio.dataloader import SaveableDataLoader
+
+from unified_se_ss.data import BucketBatchSampler
+from unified_se_ss.recipe.ranks import rank_and_size
+
+
+def make_loader(dataset, batch_sampler, collate, num_workers: int) -> SaveableDataLoader:
+    """A loader whose place within the epoch can be saved.
+
+    Arguments
+    ---------
+    dataset : torch.utils.data.Dataset
+        Taken by the keys that the sampler gives.
+    batch_sampler : iterable
+        Gives lists of keys.
+    collate : callable
+        Makes a batch of a list of examples.
+    num_workers : int
+        Processes that read.
+    """
+    return SaveableDataLoader(
+        dataset,
+        batch_sampler=batch_sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+    )
+
+
+def make_loaders(datasets: dict, collate, hparams: dict) -> dict:
+    """Loaders of every subset: shuffled batches to train on, others in order.
+
+    Arguments
+    ---------
+    datasets : dict
+        Data sets by subset; each has ``durations``, in seconds. "train" is shuffled and
+        divided into batches of ``batch_size`` items or ``batch_seconds``; all others
+        into batches of ``valid_batch_size``.
+    collate : callable
+        Makes a batch of a list of examples.
+    hparams : dict
+        ``batch_size``, ``batch_seconds``, ``valid_batch_size``, ``num_workers``, ``seed``.
+
+    Returns
+    -------
+    dict
+        A :class:`speechbrain.dataio.dataloader.SaveableDataLoader` by subset.
+    """
+    loaders = {}
+    for subset, dataset in datasets.items():
+        if subset == "train":
+            plan = {key: hparams[key] for key in ("batch_size", "batch_seconds", "seed")}
+        else:
+            plan = {"batch_size": hparams["valid_batch_size"], "shuffle": False}
+        sampler = BucketBatchSampler(dataset.durations, **plan, **rank_and_size())
+        loaders[subset] = make_loader(dataset, sampler, collate, hparams["num_workers"])
+    return loaders

@@ -1,0 +1,102 @@
+"""What a run writes down at the end of each epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import yaml
+
+from unified_se_ss.evaluation import GradientLog, plot_conflicts
+from unified_se_ss.events import write_events
+from unified_se_ss.files import write_whole
+
+
+class TrainLog:
+    """One row per epoch in ``train_log.csv``, one line in ``train_log.txt``.
+
+    A run that is resumed from an earlier epoch replaces the rows from there on. Both
+    files are written whole.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's folder.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> log = TrainLog(tempfile.mkdtemp())
+    >>> log.add({"epoch": 1, "lr": 0.1})
+    >>> log.rows
+    [{'epoch': 1, 'lr': 0.1}]
+    """
+
+    def __init__(self, folder):
+        self.csv_path = Path(folder) / "train_log.csv"
+        self.text_path = Path(folder) / "train_log.txt"
+
+    @property
+    def rows(self) -> list[dict]:
+        """What was logged so far; numbers, empty cells left out."""
+        if not self.csv_path.is_file():
+            return []
+        with open(self.csv_path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [{k: yaml.safe_load(v) for k, v in row.items() if v} for row in rows]
+
+    def add(self, row: dict) -> None:
+        """Log an epoch; forget what was logged of it and of later ones."""
+        rows = [r for r in self.rows if r["epoch"] < row["epoch"]]
+        rows.append({key: value for key, value in row.items() if value is not None})
+        columns = list(dict.fromkeys(key for r in rows for key in r))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.csv_path, text.getvalue())
+        write_whole(self.text_path, "".join(_line(r) + "\n" for r in rows))
+
+
+def _line(row: dict) -> str:
+    """One epoch in one line."""
+    return ", ".join(
+        f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}"
+        for key, value in row.items()
+    )
+
+
+def describe_rule(hparams: dict) -> str:
+    """The rule with its options, for pictures and the report.
+
+    Example
+    -------
+    >>> describe_rule({"rule": "remedy", "rule_options": {"strict": True, "k": 3}})
+    'remedy (strict: True, k: 3)'
+    """
+    options = ", ".join(f"{k}: {v}" for k, v in (hparams.get("rule_options") or {}).items())
+    return hparams["rule"] + (f" ({options})" if options else "")
+
+
+def log_gradients(brain, log_row: dict) -> None:
+    """Write and draw what the monitor saw in an epoch; for the main process alone.
+
+    ``gradients.csv`` and ``gradients.png`` in the run's folder, and events for
+    TensorBoard where ``hparams`` ask for it (``tensorboard``).
+
+    Arguments
+    ---------
+    brain : TwoTaskBrain
+        Its ``monitor`` has seen the epoch.
+    log_row : dict
+        The epoch's row in the :class:`TrainLog`.
+    """
+    hparams = vars(brain.hparams)
+    folder, windows = Path(hparams["output_folder"]), brain.monitor.windows()
+    log = GradientLog(folder)
+    log.add(log_row["epoch"], windows)
+    rule, granularity = describe_rule(hparams), hparams["granularity"]
+    plot_conflicts(log.rows, folder / "gradients.png", rule, granularity)
+    if hparams.get("tensorboard"):
+        write_events(folder / "tensorboard", log_row, windows)

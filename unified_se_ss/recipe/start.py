@@ -1,0 +1,65 @@
+"""The frame around a recipe's main function."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from speechbrain.utils.distributed import if_main_process
+
+from unified_se_ss.errors import UserError
+from unified_se_ss.recipe.results import Stopwatch, report
+
+
+def run(main) -> None:
+    """Run a recipe's main function; an error that the user can mend is one message.
+
+    Leaves with exit code 2 after a :class:`~unified_se_ss.errors.UserError`. With
+    ``--debug`` its traceback is shown too.
+
+    Arguments
+    ---------
+    main : callable
+        Takes no argument.
+    """
+    try:
+        main()
+        if torch.distributed.is_initialized():
+            # Left to the end of the process, its threads can abort it.
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+    except UserError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+
+
+def train_and_test(brain, loaders: dict, signals_of_id, **sections) -> None:
+    """Train, evaluate the best checkpoint, and report; the end of every main function.
+
+    Arguments
+    ---------
+    brain : RecipeBrain
+        Its ``hparams`` hold the ``epoch_counter`` and say where results go.
+    loaders : dict
+        As :func:`~unified_se_ss.recipe.make_loaders` makes them: train, dev, test.
+    signals_of_id : callable
+        Returns the signals of a test utterance by its ID; see
+        :func:`~unified_se_ss.recipe.report`.
+    sections : dict
+        More for the report; passed on to ``evaluation.publish``.
+    """
+    watch = Stopwatch()
+    brain.train_sampler = loaders["train"].batch_sampler
+    brain.checkpointer.add_recoverable("dataloader-TRAIN", loaders["train"])
+    brain.fit(brain.hparams.epoch_counter, loaders["train"], loaders["dev"])
+    brain.evaluate(loaders["test"], max_key=brain.best)
+    if if_main_process():
+        report(brain, brain.rows, signals_of_id, watch.hours, **sections)
