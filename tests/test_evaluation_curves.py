@@ -46,6 +46,16 @@ def test_any_key_may_stand_alone_and_be_missing(key):
     assert alone != without != curves_png(log_rows(3))
 
 
+def test_what_another_recipe_logs_is_drawn_too():
+    few, many = (["train_snr"] + [f"valid_{c}" for c in "abcdefgh"[:n]] for n in (1, 8))
+    assert image(curves_png(log_rows(3, ["train_snr"]))).std() > 0
+    assert curves_png(log_rows(3, few)) != curves_png(log_rows(3, ["train_snr"]))
+    assert len(image(curves_png(log_rows(3, many)))) > len(
+        image(curves_png(log_rows(3, few)))
+    )
+    assert curves_png(log_rows(3, ["skipped_steps"])) == curves_png([])
+
+
 def test_holes_and_infinite_values_are_left_out():
     rows = log_rows(5)
     rows[2]["train_loss"] = float("inf")

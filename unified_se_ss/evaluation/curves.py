@@ -41,6 +41,15 @@ SMALL_PANELS = (
     ("Conflicting gradients", "% of groups", (("conflict_rate", "", "tab:red", "-"),)),
 )
 
+#: Small panels beside one another.
+PER_ROW = 4
+
+#: How what is logged as train_NAME and valid_NAME is drawn: label, colour, style.
+STAGES = {
+    "train": ("training", "tab:blue", "--"),
+    "valid": ("validation", "tab:orange", "-"),
+}
+
 
 def read_log(path):
     """The rows of a train_log.csv.
@@ -85,15 +94,17 @@ def plot_curves(train_log_rows, path_png):
     """Draw the learning curves into a PNG file.
 
     Large panels show SI-SNR(i) and losses over the epochs, small ones the enhancement
-    loss, the learning rate and the share of steps whose two gradients conflict. What is
-    not in the rows is not drawn.
+    loss, the learning rate, the share of steps whose two gradients conflict, and
+    whatever else was logged as train_NAME and valid_NAME. What is not in the rows is not
+    drawn.
 
     Arguments
     ---------
     train_log_rows : list of dict
         One per epoch; keys: epoch, lr, train_loss, train_si_snr, train_se_loss,
         conflict_rate (0 to 1), valid_loss, valid_si_snr, valid_si_snr_i,
-        valid_se_si_snr_i. Any may be missing; without epoch the rows are counted.
+        valid_se_si_snr_i, and others of training and validation. Any may be missing;
+        without epoch the rows are counted.
     path_png : str or Path
         The file; one of that name is replaced.
 
@@ -132,8 +143,10 @@ def curves_png(train_log_rows):
     from matplotlib.figure import Figure
 
     large = _panels_with_data(LARGE_PANELS, train_log_rows)
-    small = _panels_with_data(SMALL_PANELS, train_log_rows)
-    layout = [panels for panels in (large, small) if panels]
+    others = _other_panels(train_log_rows)
+    small = _panels_with_data((*others, *SMALL_PANELS), train_log_rows)
+    rows = [small[first : first + PER_ROW] for first in range(0, len(small), PER_ROW)]
+    layout = [panels for panels in (large, *rows) if panels]
     if not layout:
         figure = Figure(figsize=(6, 1.2))
         figure.text(0.5, 0.5, "no epoch has been logged yet", ha="center")
@@ -186,6 +199,17 @@ def _panels_with_data(panels, rows):
         if curves:
             kept.append((title, label, curves))
     return kept
+
+
+def _other_panels(rows):
+    """A panel for each quantity of training and validation that has none yet."""
+    drawn = {c[0] for panel in (*LARGE_PANELS, *SMALL_PANELS) for c in panel[2]}
+    panels = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        stage, _, name = key.partition("_")
+        if stage in STAGES and key not in drawn:
+            panels.setdefault(name, []).append((key, *STAGES[stage]))
+    return [(name.replace("_", " "), "", tuple(curves)) for name, curves in panels.items()]
 
 
 def _draw_panel(axes, panel, rows):
