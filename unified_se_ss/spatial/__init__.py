@@ -33,6 +33,7 @@ from unified_se_ss.spatial.directions import (
     lateral_angle,
     to_vector,
 )
+from unified_se_ss.spatial.guide import Guide
 from unified_se_ss.spatial.head import Head, binaural
 from unified_se_ss.spatial.spherical_head import (
     head_shadow,
@@ -50,6 +51,7 @@ __all__ = [
     "Beamformer",
     "BeamformerState",
     "DelayAndSum",
+    "Guide",
     "Head",
     "MultichannelWiener",
     "SoudenMVDR",

@@ -160,7 +160,8 @@ class Beamformer(nn.Module, ABC):
         Arguments
         ---------
         weights : torch.Tensor
-            As `offline_weights` gives them.
+            As `offline_weights` or `recursive_weights` gives them; those of one item
+            serve for all that are given.
         spectrum : torch.Tensor
             Complex, [B, C, F, L].
 
@@ -170,6 +171,8 @@ class Beamformer(nn.Module, ABC):
             [B, F, L].
         """
         spectrum = at_least_complex64(spectrum)
+        if weights.dim() == 4:
+            weights = weights.expand(spectrum.shape[0], *weights.shape[1:])
         return apply_weights(weights, stack_taps(spectrum, self.taps)[0])
 
     def recursive(
@@ -222,8 +225,47 @@ class Beamformer(nn.Module, ABC):
             [mixture.new_zeros(*mixture[:, 0, :, :0].shape), *outputs], -1
         ), state
 
+    def recursive_weights(
+        self,
+        mixture: torch.Tensor,
+        target: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The weights that `recursive` applies to each frame of a whole item.
+
+        Arguments
+        ---------
+        mixture : torch.Tensor
+            Complex, [B, C, F, L].
+        target, noise : torch.Tensor, optional
+            Spectra or masks; see the class.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, L, F, taps * C], or [F, C] where they depend on nothing.
+        """
+        mixture = self._checked(mixture, target, noise)
+        state, weights = BeamformerState(), []
+        for start in range(0, mixture.shape[-1], _FRAMES_AT_ONCE):
+            frames = slice(start, start + _FRAMES_AT_ONCE)
+            some, state = self._next_weights(
+                mixture[..., frames],
+                _at_frames(target, frames),
+                _at_frames(noise, frames),
+                state,
+            )
+            weights.append(some)
+        return weights[0] if weights[0].dim() < 4 else torch.cat(weights, 1)
+
     def _next_frames(self, mixture, target, noise, state):
         """A few frames of `recursive`, all of whose covariances are in memory."""
+        weights, state = self._next_weights(mixture, target, noise, state)
+        stacked, past = stack_taps(mixture, self.taps, state.past)
+        return apply_weights(weights, stacked), state._replace(past=past)
+
+    def _next_weights(self, mixture, target, noise, state):
+        """The weights of a few frames, and what is remembered of them."""
         target_covariance = noise_covariance = None
         follow_mixture, follow_target, follow_noise = state[1:]
         if self.needs_noise:
@@ -234,9 +276,9 @@ class Beamformer(nn.Module, ABC):
             covariance, follow_mixture = self._follow(mixture, None, follow_mixture)
             target_covariance = positive_part(covariance - noise_covariance)
         weights = self.weights(target_covariance, noise_covariance)
-        stacked, past = stack_taps(mixture, self.taps, state.past)
-        state = BeamformerState(past, follow_mixture, follow_target, follow_noise)
-        return apply_weights(weights, stacked), state
+        return weights, BeamformerState(
+            state.past, follow_mixture, follow_target, follow_noise
+        )
 
     def _offline_covariances(self, mixture, target, noise):
         """Covariances of target and noise over the whole item, [B, F, C, C] or None."""
