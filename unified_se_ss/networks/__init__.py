@@ -11,6 +11,7 @@ from unified_se_ss.networks.conv_tasnet import TemporalConvNet
 from unified_se_ss.networks.dual_path import DualPath
 from unified_se_ss.networks.gsenet import GSENet
 from unified_se_ss.networks.gsenet_stream import GSENetStream
+from unified_se_ss.networks.masking import Enhanced, MaskingFront
 from unified_se_ss.networks.recurrent import Recurrent
 from unified_se_ss.networks.transformer import Transformer
 from unified_se_ss.networks.unified import UnifiedNetwork, UnifiedOutput
@@ -21,8 +22,10 @@ __all__ = [
     "Decoder",
     "DualPath",
     "Encoder",
+    "Enhanced",
     "GSENet",
     "GSENetStream",
+    "MaskingFront",
     "Recurrent",
     "TemporalConvNet",
     "Transformer",

@@ -3,6 +3,8 @@
 Axes: B batch, J sources, T samples, N basis functions, L frames.
 """
 
+from unified_se_ss.objectives.interaural import CueLosses, interaural_cue_losses
+from unified_se_ss.objectives.magnitude import magnitude_loss
 from unified_se_ss.objectives.permutation import (
     permutation_invariant_si_snr,
     reorder_sources,
@@ -18,6 +20,9 @@ from unified_se_ss.objectives.stft_losses import STFT_LOSSES, stft_loss
 __all__ = [
     "REPRESENTATION_LOSSES",
     "STFT_LOSSES",
+    "CueLosses",
+    "interaural_cue_losses",
+    "magnitude_loss",
     "permutation_invariant_si_snr",
     "permutation_invariant_snr",
     "reorder_sources",
