@@ -13,6 +13,7 @@ from unified_se_ss.data.binaural import (
     BinauralExample,
     collate_binaural,
 )
+from unified_se_ss.data.binaural_mixing import BinauralDynamicMixing
 from unified_se_ss.data.dataset import Batch, Example, ItemKey, MixtureDataset, collate
 from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
 from unified_se_ss.data.librimix import prepare_librimix
@@ -23,6 +24,7 @@ __all__ = [
     "Batch",
     "BinauralBatch",
     "BinauralDataset",
+    "BinauralDynamicMixing",
     "BinauralExample",
     "BucketBatchSampler",
     "DynamicMixingDataset",

@@ -132,6 +132,14 @@ class DynamicMixingDataset(torch.utils.data.Dataset):
         if not 0 <= key.index < self.n_items:
             raise IndexError(key.index)
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
+        name, sources, noise = self._draw_stems(rng)
+        mixture = mix(sources, noise)
+        return Example(
+            name, torch.from_numpy(mixture.mix_both), torch.from_numpy(mixture.sources)
+        )
+
+    def _draw_stems(self, rng):
+        """A name, sources [J, T] and noise [T] or None, all at their levels."""
         utterances = self._draw_utterances(rng)
         levels = draw_levels(rng, self.n_speakers)
         sources = self._read_sources(utterances, levels.sources, rng)
@@ -141,10 +149,7 @@ class DynamicMixingDataset(torch.utils.data.Dataset):
             noise = self._read_noise(item, sources.shape[1], rng)
             noise *= gain_to(levels.noise, float(item.attributes["loudness"]))
             name = f"{name}_{short_name(item)}"
-        mixture = mix(sources, noise)
-        return Example(
-            name, torch.from_numpy(mixture.mix_both), torch.from_numpy(mixture.sources)
-        )
+        return name, sources, noise
 
     def _draw_utterances(self, rng):
         """One utterance each of distinct speakers."""
