@@ -5,6 +5,7 @@ Data flows one way: folders -> manifest -> data set -> sampler -> batch. The dem
 imported here.
 """
 
+from unified_se_ss.data.array_scenes import ArrayDataset, ArrayScene, EitherDataset
 from unified_se_ss.data.augment import speed_perturb
 from unified_se_ss.data.batching import BucketBatchSampler
 from unified_se_ss.data.binaural import (
@@ -14,28 +15,42 @@ from unified_se_ss.data.binaural import (
     collate_binaural,
 )
 from unified_se_ss.data.binaural_mixing import BinauralDynamicMixing
+from unified_se_ss.data.contrast import ContrastDataset, ContrastGains
 from unified_se_ss.data.dataset import Batch, Example, ItemKey, MixtureDataset, collate
 from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
+from unified_se_ss.data.guided import GuidedBatch, GuidedExample, collate_guided
 from unified_se_ss.data.librimix import prepare_librimix
 from unified_se_ss.data.manifest import Item, Manifest, read_manifest, write_manifest
+from unified_se_ss.data.rooms import RoomBank, RoomSettings, prepare_room_bank
 from unified_se_ss.data.speech import prepare_speech_folder
 
 __all__ = [
+    "ArrayDataset",
+    "ArrayScene",
     "Batch",
     "BinauralBatch",
     "BinauralDataset",
     "BinauralDynamicMixing",
     "BinauralExample",
     "BucketBatchSampler",
+    "ContrastDataset",
+    "ContrastGains",
     "DynamicMixingDataset",
+    "EitherDataset",
     "Example",
+    "GuidedBatch",
+    "GuidedExample",
     "Item",
     "ItemKey",
     "Manifest",
     "MixtureDataset",
+    "RoomBank",
+    "RoomSettings",
     "collate",
+    "collate_guided",
     "collate_binaural",
     "prepare_librimix",
+    "prepare_room_bank",
     "prepare_speech_folder",
     "read_manifest",
     "speed_perturb",
