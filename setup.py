@@ -18,6 +18,12 @@ METRICS = ["pesq>=0.0.4,<0.1", "pystoi>=0.4.1,<0.5"]
 #: Aggregators of torchjd as rules; its interface moves often. `full` brings the solvers.
 TORCHJD = ["torchjd[full]>=0.18,<0.19"]
 
+#: DNSMOS; the package does not say itself what else it needs.
+DNSMOS = ["speechmos>=0.0.1", "librosa>=0.10", "onnxruntime>=1.20"]
+
+#: What copies a run elsewhere; clouds need their own beside it, such as s3fs or gcsfs.
+UPLOAD = ["fsspec>=2023.1"]
+
 #: What writes an ONNX graph and what checks it.
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 
@@ -54,12 +60,15 @@ setup(
             *TENSORBOARD,
             *ONNX,
             *TORCHJD,
+            *UPLOAD,
         ],
+        "dnsmos": DNSMOS,
         "onnx": ONNX,
         "rooms": ROOMS,
         "sofa": SOFA,
         "tensorboard": TENSORBOARD,
         "torchjd": TORCHJD,
+        "upload": UPLOAD,
     },
     entry_points={"console_scripts": ["unified_se_ss = unified_se_ss.__main__:main"]},
 )
