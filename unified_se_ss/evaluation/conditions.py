@@ -9,8 +9,11 @@ import numpy as np
 
 #: Columns of the results that say what was given, not what came out: key, heading, unit.
 CONDITIONS = (
+    ("input_sir", "input SIR", "dB"),
     ("input_snr", "input SNR", "dB"),
+    ("angle", "angle to the interferer", "°"),
     ("overlap", "overlap", "%"),
+    ("angle", "smallest angle between talkers", "°"),
     ("duration", "duration", "s"),
 )
 #: A source is active in frames of this many seconds ...

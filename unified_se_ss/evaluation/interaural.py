@@ -53,6 +53,9 @@ GUARD = 32  # samples on either side that the windowed sinc of the interpolation
 KAISER_BETA = 9.0
 PHASELESS = 1e-10  # bins below this share of the largest cross-spectrum have no phase
 PROTOCOLS = ("default", "speechbrain")
+PLACES = ("azimuth", "elevation", "apart")
+PLACES += ("itd", "ild", "itd_estimate", "ild_estimate", "cues")
+"""Columns of each source that say where it is, not how well it was separated."""
 
 
 def itd(signals, sample_rate: int, band=BAND) -> np.ndarray:
@@ -136,7 +139,8 @@ def interaural_errors(
         `delta_itd` in µs, `delta_ild` in dB and `delta_ild_{low}_{high}` in dB per band:
         means over the sources that are measured, None if there are none; the same of
         each source with its number at the end (`delta_itd_1` ...); `itd_{j}` and
-        `ild_{j}`, those of the target, and `cues_{j}`: `measured`, `silent` or
+        `ild_{j}`, those of the target, `itd_estimate_{j}` and `ild_estimate_{j}`, those
+        of its estimate, and `cues_{j}`: `measured`, `silent` or
         `one_eared`, what the target or else its estimate is.
 
     Raises
@@ -170,8 +174,10 @@ def interaural_errors(
     for j, state in enumerate(states):
         for name, values in deltas.items():
             row[f"{name}_{j + 1}"] = _number(values[j])
-        row[f"itd_{j + 1}"] = _number(times[1, j]) if measured[j] else None
-        row[f"ild_{j + 1}"] = _number(levels["ild"][1, j]) if measured[j] else None
+        for signal, name in ((1, ""), (0, "_estimate")):
+            for cue, values in (("itd", times), ("ild", levels["ild"])):
+                value = _number(values[signal, j]) if measured[j] else None
+                row[f"{cue}{name}_{j + 1}"] = value
         row[f"cues_{j + 1}"] = state
     return row
 

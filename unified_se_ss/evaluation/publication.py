@@ -44,6 +44,7 @@ def publish(
     configuration=None,
     notes=(),
     keep_waves=0,
+    level=level_signals,
     **sections,
 ):
     """Write results.csv, summary.json, summary.md, wavs/ and report.html.
@@ -70,6 +71,10 @@ def publish(
         Paragraphs under the report's heading.
     keep_waves : int
         The first so many utterances are kept as wavs (default: none).
+    level : callable
+        What brings an utterance's signals to comparable levels for wavs and report:
+        `level_signals` by default, `level_ears` of `unified_se_ss.evaluation.binaural`
+        for signals of two ears.
     sections : dict
         Passed on to `write_report`.
 
@@ -104,9 +109,10 @@ def publish(
         row = row_of[item_id]
         signals = _in_order(signals_of_id(item_id), row.get("permutation"))
         if item_id in kept:
-            save_waves(folder / "wavs", item_id, **signals, sample_rate=sample_rate)
+            place = folder / "wavs"
+            save_waves(place, item_id, **signals, sample_rate=sample_rate, level=level)
         if item_id in chosen:
-            examples.append(_example(item_id, signals, sample_rate, row))
+            examples.append(_example(item_id, level(**signals), sample_rate, row))
     report = write_report(
         folder,
         title,
@@ -138,7 +144,7 @@ def _example(item_id, signals, sample_rate, row):
     """An utterance as the report shows it."""
     return {
         "id": item_id,
-        "signals": level_signals(**signals),
+        "signals": signals,
         "sample_rate": sample_rate,
         "metrics": {key: value for key, value in row.items() if isinstance(value, float)},
     }

@@ -12,14 +12,25 @@ import numpy as np
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.conditions import CONDITIONS
+from unified_se_ss.evaluation.interaural import BANDS, PLACES
 from unified_se_ss.files import write_whole
 
 #: Headline metrics in the order of every table: key, heading, unit.
 HEADLINES = (
+    ("snr", "SNR", "dB"),
+    ("snr_i", "SNRi", "dB"),
+    ("delta_itd", "ΔITD", "µs"),
+    ("delta_ild", "ΔILD", "dB"),
+    *(
+        (f"delta_ild_{low}_{high}", f"ΔILD, {low} to {high} Hz", "dB")
+        for low, high in BANDS
+    ),
     ("si_snr", "SI-SNR", "dB"),
     ("si_snr_i", "SI-SNRi", "dB"),
     ("sdr", "SDR", "dB"),
     ("sdr_i", "SDRi", "dB"),
+    ("sir", "SIR", "dB"),
+    ("sar", "SAR", "dB"),
     ("pesq_nb", "PESQ (narrow band)", ""),
     ("pesq_nb_i", "PESQi (narrow band)", ""),
     ("pesq_wb", "PESQ (wide band)", ""),
@@ -28,6 +39,8 @@ HEADLINES = (
     ("stoi_i", "STOIi", "%"),
     ("estoi", "ESTOI", "%"),
     ("estoi_i", "ESTOIi", "%"),
+    ("dnsmos", "DNSMOS", ""),
+    ("dnsmos_i", "DNSMOSi", ""),
     ("wer", "WER", "%"),
     ("wer_reference", "WER of the references", "%"),
     ("se_si_snr", "SI-SNR of the enhanced mixture", "dB"),
@@ -35,7 +48,11 @@ HEADLINES = (
 )
 #: The per-source metrics, of which `_1`, `_2` ... are columns.
 COUNTS = ("words", "word_errors", "word_errors_reference")
-PER_SOURCE = (*(key for key, _, _ in HEADLINES if not key.startswith("se_")), *COUNTS)
+PER_SOURCE = (
+    *(key for key, _, _ in HEADLINES if not key.startswith("se_")),
+    *COUNTS,
+    *PLACES,
+)
 #: Rates in percent whose mean is that of all utterances together: errors, of how many.
 RATES = {
     "wer": ("word_errors", "words"),
@@ -43,6 +60,8 @@ RATES = {
 }
 #: Columns that stand in the files, but in no table of metrics.
 NOT_HEADLINES = {*COUNTS, *(key for key, _, _ in CONDITIONS)}
+#: What an enhancement was given, of which the same metrics are columns: raw_si_snr ...
+INPUTS = ("raw", "beamformed")
 RESAMPLES = 1000
 BOOTSTRAP_SEED = 2302
 COVERAGE = 0.95
@@ -155,7 +174,7 @@ class Summary:
         return [
             (key, *known.get(key, (key, "")), metric)
             for key, metric in self.metrics.items()
-            if not _is_per_source(key) and key not in NOT_HEADLINES
+            if not (_is_per_source(key) or _is_of_input(key) or key in NOT_HEADLINES)
         ]
 
     def _cells(self):
@@ -401,6 +420,11 @@ def _is_per_source(key):
     """Whether a key is the metric of one source, as `sdr_i_2`."""
     name, _, number = key.rpartition("_")
     return name in PER_SOURCE and number.isdigit()
+
+
+def _is_of_input(key):
+    """Whether a key is the metric of what was given, as `raw_si_snr`."""
+    return key.startswith(tuple(f"{name}_" for name in INPUTS))
 
 
 def _is_number(value):

@@ -1,6 +1,6 @@
 """Separated signals as wav files that can be compared by ear.
 
-Axes: T samples, J sources.
+Axes: T samples, J sources, E ears.
 """
 
 from __future__ import annotations
@@ -17,11 +17,21 @@ PEAK = 0.99
 
 
 def save_waves(
-    folder, item_id, mixture, estimates, enhanced=None, sources=None, *, sample_rate
+    folder,
+    item_id,
+    mixture,
+    estimates,
+    enhanced=None,
+    sources=None,
+    *,
+    sample_rate,
+    level=None,
 ):
     """Write all signals of one utterance into a folder of its own.
 
     The levels are those of `level_signals`: one gain for all, never one per source.
+    Signals of two ears, [E, T] instead of [T], become stereo files; their levels are
+    those of `unified_se_ss.evaluation.binaural.level_ears`.
 
     Arguments
     ---------
@@ -39,6 +49,8 @@ def save_waves(
         True sources, shape [J, T]; optional.
     sample_rate : int
         In Hz.
+    level : callable
+        What brings the signals to comparable levels; `level_signals` by default.
 
     Returns
     -------
@@ -63,7 +75,7 @@ def save_waves(
             f"ID {item_id!r}: cannot be the name of a folder in {folder}; expected an "
             "ID without slashes. Rename it in the manifest."
         )
-    signals = level_signals(mixture, estimates, enhanced, sources)
+    signals = (level or level_signals)(mixture, estimates, enhanced, sources)
     for name, signal in signals.items():
         if not np.all(np.isfinite(signal)):
             raise UserError(
@@ -131,7 +143,7 @@ def wav_bytes(signal, sample_rate):
     Arguments
     ---------
     signal : np.ndarray
-        Shape [T], within ±1.
+        Shape [T], or [E, T] for a file of several channels, within ±1.
     sample_rate : int
         In Hz.
 
@@ -153,7 +165,7 @@ def flac_bytes(signal, sample_rate):
     Arguments
     ---------
     signal : np.ndarray
-        Shape [T], within ±1.
+        Shape [T], or [E, T] for a file of several channels, within ±1.
     sample_rate : int
         In Hz.
 
@@ -174,6 +186,7 @@ def _encoded(signal, sample_rate, container):
     import soundfile
 
     buffer = io.BytesIO()
+    signal = np.asarray(signal).T  # soundfile has the channels last
     soundfile.write(buffer, signal, sample_rate, subtype="PCM_16", format=container)
     return buffer.getvalue()
 

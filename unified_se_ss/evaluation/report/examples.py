@@ -108,7 +108,7 @@ def excerpt_seconds(examples, budget):
         signals = _cut(_below_clipping(example["signals"]), LONGEST_EXCERPT, rate)
         fixed += MARKUP_BYTES + len(signals) * PICTURE_BYTES
         for signal in signals.values():
-            seconds.append(max(len(signal), 1) / rate)
+            seconds.append(max(signal.shape[-1], 1) / rate)
             rates.append(4 / 3 * len(flac_bytes(signal, rate)) / seconds[-1])
     rates, seconds = np.array(rates), np.array(seconds)
     fits, too_long = SHORTEST_EXCERPT, LONGEST_EXCERPT
@@ -169,7 +169,7 @@ def _player(name, picture, signal, sample_rate):
         f'<figure><figcaption>{caption}</figcaption><div class="spectrogram">'
         f'<img alt="Spectrogram, {caption}" src="data:image/png;base64,{image}">'
         f'<i class="cursor"></i><span class="top">{sample_rate / 2000:g} kHz</span>'
-        f'<span class="end">{len(signal) / sample_rate:.1f} s</span></div>'
+        f'<span class="end">{signal.shape[-1] / sample_rate:.1f} s</span></div>'
         f'<audio controls aria-label="{caption}" '
         f'src="data:audio/flac;base64,{sound}"></audio></figure>'
     )
@@ -186,12 +186,15 @@ def _below_clipping(signals):
 def _cut(signals, seconds, sample_rate):
     """The beginnings of the signals."""
     samples = max(1, int(seconds * sample_rate))
-    return {key: signal[:samples] for key, signal in signals.items()}
+    return {key: signal[..., :samples] for key, signal in signals.items()}
 
 
 def _excerpt(whole, signals, sample_rate):
     """How much of the utterance is shown, in words; nothing if all of it is."""
-    full, shown = (max(map(len, s.values()), default=0) for s in (whole, signals))
+    full, shown = (
+        max((signal.shape[-1] for signal in s.values()), default=0)
+        for s in (whole, signals)
+    )
     if shown == full:
         return ""
     return f" · the first {shown / sample_rate:.1f} of {full / sample_rate:.1f} s"

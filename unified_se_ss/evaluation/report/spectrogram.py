@@ -26,7 +26,7 @@ def spectrogram_db(signal, sample_rate):
     Arguments
     ---------
     signal : np.ndarray
-        Shape [T].
+        Shape [T], or [E, T]: the mean power of both ears.
     sample_rate : int
         In Hz.
 
@@ -44,12 +44,14 @@ def spectrogram_db(signal, sample_rate):
     import scipy.signal  # takes a second, which processes that only score can save
 
     size = max(16, round(0.032 * sample_rate))
-    signal = np.pad(signal, (0, max(0, size - len(signal))))
+    signal = np.atleast_2d(signal)
+    signal = np.pad(signal, ((0, 0), (0, max(0, size - signal.shape[1]))))
     hop = max(1, size // 4)
     _, _, spectrum = scipy.signal.stft(
         signal, nperseg=size, noverlap=size - hop, boundary=None, padded=False
     )
-    return 20 * np.log10(2 * np.abs(spectrum) + 1e-10)
+    magnitude = np.sqrt(np.square(np.abs(spectrum)).mean(axis=0))
+    return 20 * np.log10(2 * magnitude + 1e-10)
 
 
 def spectrogram_png(level, top):

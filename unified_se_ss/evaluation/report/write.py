@@ -30,6 +30,7 @@ def write_report(
     configuration,
     notes,
     gradient_rows=(),
+    findings=(),
 ):
     """Write report.html: what was run, what came out, and how it sounds.
 
@@ -56,6 +57,8 @@ def write_report(
         Paragraphs under the heading.
     gradient_rows : list of dict
         Of two tasks that share parameters, as `read_gradients` returns them.
+    findings : list of str
+        More sections, as HTML, after the results; each begins with an `h2` with an `id`.
 
     Returns
     -------
@@ -76,6 +79,7 @@ def write_report(
     rule = configuration.get("rule", ""), configuration.get("granularity", "parameter")
     before = [
         results(summary),
+        *findings,
         distribution(rows),
         curves(log_rows),
         gradients(gradient_rows, *rule),

@@ -1,0 +1,244 @@
+"""Binaural utterances judged: one order for all metrics, levels kept, results by angle."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_evaluation_report import Page
+
+from unified_se_ss import objectives
+from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation import publish, read_results, summarise
+from unified_se_ss.evaluation.angles import (
+    by_angle,
+    by_angle_csv,
+    heard_azimuth,
+    sources_of,
+    top_view_png,
+)
+from unified_se_ss.evaluation.binaural import (
+    angles_between,
+    evaluate_ears,
+    level_ears,
+    snr,
+)
+from unified_se_ss.evaluation.interaural import interaural_errors
+from unified_se_ss.evaluation.report.interaural import interaural
+from unified_se_ss.spatial import binaural, spherical_head
+from unified_se_ss.spatial.directions import to_vector
+
+RATE = 8000
+
+
+def scene(azimuths, seed=0, samples=8000):
+    """Noises from azimuths, [J, E, T], as an average sphere hears them."""
+    rng = np.random.default_rng([11, seed])
+    head = spherical_head(RATE, np.array(azimuths, dtype=float))
+    return np.stack(
+        [
+            binaural(0.1 * rng.standard_normal(samples), filters, head.latency)
+            for filters in head.filters
+        ]
+    )
+
+
+def test_snr_is_that_of_the_loss():
+    rng = np.random.default_rng(0)
+    target = rng.standard_normal((5, 2000))
+    estimate = target + rng.standard_normal((5, 1)) * rng.standard_normal((5, 2000)) + 0.3
+    expected = objectives.snr(*map(torch.from_numpy, (estimate, target)))
+    found = [snr(e, t) for e, t in zip(estimate, target)]
+    assert found == pytest.approx(expected.tolist(), abs=1e-5)
+    assert snr(target[0], target[0]) == pytest.approx(80, abs=1e-3)
+    assert snr(1e9 * target[1], target[0]) == pytest.approx(-80, abs=0.1)
+
+
+@settings(deadline=None, max_examples=6)
+@given(st.permutations(range(3)), st.integers(0, 100))
+def test_one_order_for_every_metric(order, seed):
+    """Estimates in any order give the row of estimates in the right one."""
+    targets = scene([-60, 10, 80], seed, 2000)
+    rng = np.random.default_rng(seed)
+    estimates = targets + 0.02 * rng.standard_normal(targets.shape)
+    mixture = targets.sum(0)
+    row = evaluate_ears(mixture, estimates, targets, RATE)
+    other = evaluate_ears(mixture, estimates[list(order)], targets, RATE)
+    assert [order[i] for i in other.pop("permutation")] == [0, 1, 2]
+    row.pop("permutation")
+    assert set(other) == set(row)
+    for key, value in row.items():
+        same = value is None or isinstance(value, str)
+        assert other[key] == (value if same else pytest.approx(value, rel=1e-9, abs=1e-9))
+
+
+def test_the_order_is_that_of_the_best_mean_over_ears_and_agrees_with_the_loss():
+    rng = np.random.default_rng(3)
+    targets = rng.standard_normal((3, 2, 1000))
+    mixing = rng.standard_normal((3, 3))
+    estimates = np.einsum("ij,jet->iet", mixing, targets)
+    row = evaluate_ears(targets.sum(0), estimates, targets, RATE)
+    score, order = objectives.permutation_invariant_snr(
+        torch.from_numpy(estimates)[None], torch.from_numpy(targets)[None]
+    )
+    assert list(row["permutation"]) == order[0].tolist()
+    assert row["snr"] == pytest.approx(score.item(), abs=1e-5)
+    cues = interaural_errors(estimates, targets, RATE, order[0].tolist())
+    assert {key: row[key] for key in cues} == cues
+
+
+def test_silent_sources_and_ears_are_no_numbers():
+    targets = scene([-60, 60])
+    targets[1, 0] = 0  # not heard on the left
+    row = evaluate_ears(targets.sum(0), 0.9 * targets, targets, RATE)
+    assert row["cues_1"] == "measured" and row["cues_2"] == "one_eared"
+    assert row["snr_2"] == pytest.approx(20, abs=1e-3) and row["itd_2"] is None
+    targets[1] = 0
+    row = evaluate_ears(targets.sum(0), 0.9 * targets, targets, RATE)
+    assert row["snr_2"] is row["snr_i_2"] is row["si_snr_2"] is None
+    assert row["snr"] == row["snr_1"] and row["cues_2"] == "silent"
+
+
+def test_what_is_not_finite_or_does_not_fit_is_refused():
+    targets = scene([-60, 60], samples=500)
+    broken = targets.copy()
+    broken[0, 0, 3] = np.nan
+    with pytest.raises(UserError, match="estimates: .*diverged"):
+        evaluate_ears(targets.sum(0), broken, targets, RATE)
+    with pytest.raises(ValueError, match="expected"):
+        evaluate_ears(targets.sum(0)[:, 1:], targets, targets, RATE)
+
+
+def test_protocol_of_speechbrain():
+    targets = scene([-60, 60])
+    row = evaluate_ears(targets.sum(0), targets, targets, RATE, protocol="speechbrain")
+    assert row["delta_itd"] == row["delta_ild"] == 0 and "cues_1" not in row
+    assert "ΔITD: mean 0.00" in interaural([{"ID": "a", **row}], "speechbrain")
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(-180, 180), st.floats(-90, 90)), min_size=1, max_size=4)
+)
+def test_angles_between_directions(directions):
+    vectors = np.stack([to_vector(*direction) for direction in directions])
+    expected = np.degrees(np.arccos(np.clip(vectors @ vectors.T, -1, 1)))
+    np.testing.assert_allclose(angles_between(directions), expected, atol=1e-4)
+
+
+def test_places_of_talkers():
+    targets = scene([-60, 10, 50])
+    directions = [[-60, 0], [10, 0], [50, 0]]
+    row = evaluate_ears(targets.sum(0), targets, targets, RATE, directions)
+    assert [row[f"apart_{j}"] for j in (1, 2, 3)] == pytest.approx([70, 40, 40])
+    assert row["angle"] == pytest.approx(40) and row["azimuth_1"] == -60
+    unknown = evaluate_ears(targets.sum(0), targets, targets, RATE, [[np.nan] * 2] * 3)
+    assert "azimuth_1" not in unknown and "angle" not in unknown
+
+
+def test_one_gain_for_all_signals_of_an_utterance():
+    sources = 8 * scene([-90, 90])
+    signals = level_ears(sources.sum(0), sources, sources=sources)
+    peak = max(np.abs(x).max() for x in signals.values())
+    assert peak == pytest.approx(0.99)
+    gains = signals["s1_estimate"] / sources[0]
+    assert np.ptp(gains[np.isfinite(gains)]) < 1e-9
+    assert np.ptp(gains - signals["mixture"] / sources.sum(0)) < 1e-9
+    quiet = level_ears(0.01 * sources.sum(0), 0.01 * sources)
+    np.testing.assert_array_equal(quiet["s2_estimate"], 0.01 * sources[1])
+
+
+def test_itd_of_the_average_sphere_is_heard_at_its_azimuth():
+    azimuths = np.array([-80, -30, 0, 45, 75, 120, -150])
+    itds = [
+        evaluate_ears(x, x[None], x[None], RATE)["itd_1"] for x in scene(azimuths, 1, 16000)
+    ]
+    np.testing.assert_allclose(heard_azimuth(np.array(itds), azimuths), azimuths, atol=1)
+    assert heard_azimuth(-5000.0) == -90
+
+
+def test_by_angle_puts_every_source_into_one_class_of_each_kind():
+    rows = results([(-90, 0), (-29.9, 30), (180, 45), (150, -150)])
+    table = by_angle(rows)
+    for by in ("azimuth", "apart"):
+        assert sum(row["sources"] for row in table if row["by"] == by) == 8
+    found = {row["low"]: row for row in table if row["by"] == "azimuth"}
+    assert found[150.0]["sources"] == 3 and found[90.0]["sources"] == 1
+    values = [s["snr_i"] for s in sources_of(rows) if abs(s["azimuth"]) >= 150]
+    assert found[150.0]["snr_i"] == pytest.approx(np.mean(values))
+    lines = by_angle_csv(table).splitlines()
+    assert (
+        lines[0].startswith("by,low,high,sources,snr_i,") and len(lines) == len(table) + 1
+    )
+    assert by_angle([{"ID": "a", "snr_i_1": 1.0}]) == []
+
+
+def results(pairs):
+    """Rows of two talkers each from pairs of azimuths."""
+    rows = []
+    for number, azimuths in enumerate(pairs):
+        targets = scene(azimuths, number, 2000)
+        rng = np.random.default_rng(number)
+        estimates = targets + 0.01 * rng.standard_normal(targets.shape)
+        directions = [[azimuth, 0] for azimuth in azimuths]
+        row = evaluate_ears(targets.sum(0), estimates, targets, RATE, directions)
+        rows.append({"ID": str(number), **row})
+    return rows
+
+
+def test_results_report_and_stereo_wavs(tmp_path):
+    azimuths = [(-60, 30), (20, 80), (-80, 0)]
+    rows = results(azimuths)
+    signals = {}
+    for row, pair in zip(rows, azimuths):
+        targets = 4 * scene(pair, int(row["ID"]), 2000)
+        signals[row["ID"]] = {
+            "mixture": targets.sum(0),
+            "estimates": targets[::-1],
+            "targets": targets,
+        }
+        row["permutation"] = (1, 0)
+    published = publish(
+        tmp_path,
+        "binaural",
+        rows,
+        signals.get,
+        RATE,
+        keep_waves=1,
+        level=level_ears,
+        findings=[interaural(rows)],
+    )
+    assert "ΔITD" in published.summary.table() and "itd_1" not in published.summary.table()
+    assert read_results(tmp_path / "results.csv")[0]["cues_1"] == "measured"
+    assert summarise(rows).metrics["delta_itd"].count == 3
+    for name in ("mixture", "s1_estimate", "s2_reference"):
+        sound, _ = soundfile.read(tmp_path / "wavs" / "0" / f"{name}.wav")
+        assert sound.shape == (2000, 2)
+    levels = level_ears(signals["0"]["mixture"], signals["0"]["targets"])
+    heard, _ = soundfile.read(tmp_path / "wavs" / "0" / "s1_estimate.wav")
+    np.testing.assert_allclose(heard.T, levels["s1_estimate"], atol=1e-4)
+
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert "Where the talkers are heard" in text and "By angle" in text
+    assert page.count("audio") == 5 * 3
+    sound = next(a["src"] for tag, a in page.tags if tag == "audio")
+    assert soundfile.read(io.BytesIO(decoded(sound)))[0].shape == (2000, 2)
+    assert any("from above" in a.get("alt", "") for tag, a in page.tags if tag == "img")
+
+
+def decoded(source):
+    """The bytes of a data URL."""
+    import base64
+
+    return base64.b64decode(source.partition(",")[2])
+
+
+def test_no_view_where_nothing_was_measured():
+    targets = np.zeros((1, 2, 100))
+    row = evaluate_ears(targets[0], targets, targets, RATE)
+    assert row["snr"] is None and top_view_png([{"ID": "a", **row}]) is None
+    assert "0 sources measured, 1 silent" in interaural([{"ID": "a", **row}])
