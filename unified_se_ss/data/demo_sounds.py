@@ -1,0 +1,286 @@
+"""Voices, noises and rooms of the demos that simulate their scenes.
+
+    {folder}/sounds/speech/train|dev|test/VOICE/1.wav    sentences of a voice, 16-bit
+    {folder}/sounds/noise/train|dev|test/KIND-NUMBER.wav
+    {folder}/sounds/speech_train|dev|test.csv            manifests, and noise_*.csv
+    {folder}/sounds/fingerprint.json                     all that the sounds follow from
+    {folder}/rooms/rooms-*.npy                           a bank for each subset
+
+No voice, no timbre, no noise and no room is in two subsets.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from unified_se_ss.data import audio, espeak, noises
+from unified_se_ss.data.demo_speakers import SUBSETS as CAST_SUBSETS
+from unified_se_ss.data.demo_speakers import Cast, SpokenVoice, cast_voices
+from unified_se_ss.data.manifest import Manifest, read_manifest
+from unified_se_ss.data.processes import process_pool
+from unified_se_ss.data.rooms import RoomBank, RoomSettings, prepare_room_bank
+from unified_se_ss.data.speech import prepare_speech_folder
+from unified_se_ss.data.whole_folders import (
+    check_folder_replaceable,
+    is_made_from,
+    replaced_whole,
+)
+from unified_se_ss.errors import UserError
+from unified_se_ss.spatial.arrays import ARRAYS
+
+# To be raised with every change that changes a sample of the sounds.
+RECIPE = 1
+
+SUBSETS = ("train", "dev", "test")
+KINDS = ("speech", "noise")
+NOISE_KINDS = (*noises.MADE_NOISES, "babble")
+
+_PAUSE_SECONDS = (0.1, 0.35)
+_NOISE_SECONDS = 12.0
+# Only the proportions of a noise count, its level is given by the scene.
+_NOISE_PEAK = 0.5
+_SPEECH_PEAK = 0.7
+_BABBLERS = (noises.BABBLE_VOICES, 8)
+_BABBLE_SENTENCES = 4
+
+
+class Sounds(NamedTuple):
+    """What one subset may use."""
+
+    speech: Manifest
+    noise: Manifest
+
+
+class SceneSounds(NamedTuple):
+    """What the scenes of one subset are made of."""
+
+    rooms: RoomBank
+    speech: Manifest
+    noise: Manifest
+
+
+def prepare_gsenet_demo(
+    folder: str | Path,
+    *,
+    array: str = "line",
+    n_rooms: tuple = (120, 24, 40),
+    n_noises: tuple = (48, 12, 16),
+    sentences: int = 8,
+    seed: int = 1234,
+    workers: int | None = None,
+) -> dict[str, SceneSounds]:
+    """Make voices, noises and rooms of GSENet's demo, unless they are there already.
+
+    At 16 kHz; rooms of 0.15 to 0.4 s reverberation with an interferer and two noises.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The demo's own; made if it is missing.
+    array : str
+        Name in `spatial.ARRAYS` (default "line": four microphones, 5 cm apart).
+    n_rooms : tuple of 3 int
+        Rooms of train, dev and test (default 120, 24, 40).
+    n_noises, sentences, seed, workers
+        See `prepare_demo_sounds`; the rooms follow from the seed, too.
+
+    Returns
+    -------
+    dict of str to SceneSounds
+        For train, dev and test.
+
+    Raises
+    ------
+    UserError
+        If an argument cannot be used, espeak-ng or pyroomacoustics is missing, or the
+        folder holds anything else.
+    """
+    if array not in ARRAYS:
+        raise UserError(f"array: is {array!r}, but there are {', '.join(ARRAYS)}")
+    _check_counts("n_rooms", n_rooms)
+    settings = RoomSettings(
+        ARRAYS[array](), seconds=0.4, reverberation=(0.15, 0.4), interferers=1, noises=2
+    )
+    folder = Path(folder)
+    sounds = prepare_demo_sounds(
+        folder / "sounds", settings.sample_rate, n_noises, sentences, seed, workers
+    )
+    scenes = {}
+    for number, subset in enumerate(SUBSETS):
+        bank = prepare_room_bank(
+            folder / "rooms",
+            settings,
+            n_rooms[number],
+            # Banks of different seeds share no room.
+            seed=len(SUBSETS) * int(seed) + number,
+            workers=workers,
+        )
+        scenes[subset] = SceneSounds(bank, *sounds[subset])
+    return scenes
+
+
+def prepare_demo_sounds(
+    folder: str | Path,
+    sample_rate: int = 16000,
+    n_noises: tuple = (48, 12, 16),
+    sentences: int = 8,
+    seed: int = 1234,
+    workers: int | None = None,
+) -> dict[str, Sounds]:
+    """Make voices and noises with their manifests, unless they are there already.
+
+    The 126 voices of the demo corpus (78 train, 24 each dev and test, no timbre in two)
+    say some sentences each; the noises are coloured, hum, modulated and babble of
+    others.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Made, or replaced if it holds such sounds made from something else.
+    sample_rate : int
+        Hz (default 16000).
+    n_noises : tuple of 3 int
+        Noises of 12 s for train, dev and test (default 48, 12, 16); every fourth is
+        babble.
+    sentences : int
+        Of every voice (default 8, about 18 s).
+    seed : int
+        Everything follows from it (default 1234).
+    workers : int, optional
+        Processes (default: one for each core). What is made does not depend on it.
+
+    Returns
+    -------
+    dict of str to Sounds
+        For train, dev and test.
+
+    Raises
+    ------
+    UserError
+        If an argument cannot be used, espeak-ng is missing, or the folder holds
+        anything else.
+    """
+    _check_counts("n_noises", n_noises)
+    if sentences < 1:
+        raise UserError(f"sentences: is {sentences}, but at least 1 is needed")
+    folder = Path(folder)
+    fingerprint = {
+        "recipe": RECIPE,
+        "sample_rate": sample_rate,
+        "n_noises": list(n_noises),
+        "sentences": int(sentences),
+        "seed": int(seed),
+        "espeak": espeak.version(),
+    }
+    if not is_made_from(folder, fingerprint):
+        check_folder_replaceable(folder, _entries(), "demo's sounds")
+        with replaced_whole(folder, fingerprint, "demo's sounds") as building:
+            _make_sounds(building, sample_rate, n_noises, sentences, seed, workers)
+    return {
+        subset: Sounds(
+            *(
+                read_manifest(folder / f"{kind}_{subset}.csv", folder / kind / subset)
+                for kind in KINDS
+            )
+        )
+        for subset in SUBSETS
+    }
+
+
+def _entries() -> set[str]:
+    """Names of all that is in a folder of sounds."""
+    manifests = {f"{kind}_{subset}.csv" for kind in KINDS for subset in SUBSETS}
+    return {*KINDS, *manifests, *(f"{name}.fingerprint" for name in manifests)}
+
+
+def _make_sounds(folder, sample_rate, n_noises, sentences, seed, workers) -> None:
+    """Make voices, noises and their manifests in an empty folder."""
+    casts = cast_voices(seed)
+    voices = _voices(casts, sentences)
+    numbers = [
+        (subset, number)
+        for subset, count in zip(SUBSETS, n_noises, strict=True)
+        for number in range(count)
+    ]
+    common = {"sample_rate": sample_rate, "seed": seed}
+    make_voice = functools.partial(_make_voice, folder, **common)
+    make_noise = functools.partial(_make_noise, folder, casts, **common)
+    with process_pool(workers) as run:
+        list(tqdm(run(make_voice, voices), "demo voices", len(voices), unit="voice"))
+        list(tqdm(run(make_noise, numbers), "demo noises", len(numbers), unit="noise"))
+    for kind in KINDS:
+        for subset in SUBSETS:
+            manifest = folder / f"{kind}_{subset}.csv"
+            prepare_speech_folder(folder / kind / subset, manifest, sample_rate, kind)
+
+
+def _check_counts(name: str, counts) -> None:
+    """Raise a UserError unless there are three numbers from 1."""
+    if len(counts) != len(SUBSETS) or min(counts) < 1:
+        raise UserError(
+            f"{name}: is {list(counts)}, but numbers from 1 for train, dev and test are "
+            "expected"
+        )
+
+
+def _voices(casts: dict[str, Cast], sentences: int) -> list[tuple[str, SpokenVoice]]:
+    """Subset and voice of everybody who talks."""
+    return [
+        (subset, SpokenVoice(voice.voice, sentences))
+        for subset, cast_subset in zip(SUBSETS, CAST_SUBSETS, strict=True)
+        for voice in sum(casts[cast_subset].talkers, ())
+    ]
+
+
+def _make_voice(
+    folder: Path, job: tuple[str, SpokenVoice], *, sample_rate: int, seed: int
+) -> None:
+    """Write the sentences of a voice, with pauses, into one file."""
+    subset, voice = job
+    rng = np.random.default_rng([seed, 2, *voice.name.encode()])
+    pieces = []
+    for sentence in voice.utterances(seed, sample_rate).samples:
+        pause = round(rng.uniform(*_PAUSE_SECONDS) * sample_rate)
+        pieces += [sentence, np.zeros(pause, dtype=np.float32)]
+    speech = np.concatenate(pieces[:-1])
+    path = folder / "speech" / subset / voice.name / "1.wav"
+    audio.write(path, _with_peak(speech, _SPEECH_PEAK), sample_rate)
+
+
+def _make_noise(
+    folder: Path,
+    casts: dict[str, Cast],
+    job: tuple[str, int],
+    *,
+    sample_rate: int,
+    seed: int,
+) -> None:
+    """Write one noise of a subset; its number tells which kind."""
+    subset, number = job
+    kind = NOISE_KINDS[number % len(NOISE_KINDS)]
+    which = SUBSETS.index(subset)
+    rng = np.random.default_rng([seed, 3, which, number])
+    n_samples = round(_NOISE_SECONDS * sample_rate)
+    if kind == "babble":
+        babblers = casts[CAST_SUBSETS[which]].babblers
+        count = min(int(rng.integers(*_BABBLERS, endpoint=True)), len(babblers))
+        voices = [
+            SpokenVoice(babblers[i].voice, _BABBLE_SENTENCES).utterances(seed, sample_rate)
+            for i in rng.choice(len(babblers), count, replace=False)
+        ]
+        spoken = [np.concatenate(voice.samples) for voice in voices]
+        noise = noises.babble(rng, spoken, n_samples)
+    else:
+        noise = noises.MADE_NOISES[kind](rng, n_samples, sample_rate)
+    path = folder / "noise" / subset / f"{kind}-{number:03d}.wav"
+    audio.write(path, _with_peak(noise, _NOISE_PEAK), sample_rate)
+
+
+def _with_peak(signal: np.ndarray, peak: float) -> np.ndarray:
+    """A signal with that largest absolute sample."""
+    return signal * (peak / np.abs(signal).max())
