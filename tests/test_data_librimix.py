@@ -97,9 +97,9 @@ def test_made_once_and_again_when_the_data_changes(libri2mix, tmp_path, monkeypa
     looked_at = []
     check = librimix._check_item
 
-    def counted(subset, stems, name, rate):
+    def counted(subset, stems, name, *expected):
         looked_at.append(name)
-        return check(subset, stems, name, rate)
+        return check(subset, stems, name, *expected)
 
     monkeypatch.setattr(librimix, "_check_item", counted)
     first = prepare_librimix(libri2mix, tmp_path)["train"].read_bytes()

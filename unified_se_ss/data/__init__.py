@@ -14,6 +14,7 @@ from unified_se_ss.data.binaural import (
     BinauralExample,
     collate_binaural,
 )
+from unified_se_ss.data.binaural_folder import prepare_binaural_wsj0mix, prepare_wsj0mix
 from unified_se_ss.data.binaural_mixing import BinauralDynamicMixing
 from unified_se_ss.data.contrast import ContrastDataset, ContrastGains
 from unified_se_ss.data.dataset import Batch, Example, ItemKey, MixtureDataset, collate
@@ -49,9 +50,11 @@ __all__ = [
     "collate",
     "collate_guided",
     "collate_binaural",
+    "prepare_binaural_wsj0mix",
     "prepare_librimix",
     "prepare_room_bank",
     "prepare_speech_folder",
+    "prepare_wsj0mix",
     "read_manifest",
     "speed_perturb",
     "write_manifest",

@@ -16,13 +16,9 @@ import csv
 import functools
 import hashlib
 import json
-import os
-import shutil
 import tempfile
-import time
 import wave
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,16 +37,21 @@ from unified_se_ss.data.demo_speakers import (
     split_noises,
 )
 from unified_se_ss.data.processes import process_pool
+from unified_se_ss.data.whole_folders import (
+    check_folder_replaceable,
+    is_made_from,
+    replaced_whole,
+)
 from unified_se_ss.errors import UserError
 
 # To be raised with every change that changes a sample of the corpus.
 RECIPE = 2
 
-FINGERPRINT = "fingerprint.json"
 TRANSCRIPTS = "transcripts.csv"
 METADATA = "metadata.json"
 RATES = (8000, 16000)
 N_SPEAKERS = (1, 2, 3)
+OURS = {TRANSCRIPTS, METADATA, *(f"Libri{n}Mix" for n in N_SPEAKERS)}
 # Whole sentences fit into this.
 SHORTEST_SECONDS = 2.0
 # Items last between `seconds` and this many times as long.
@@ -63,8 +64,6 @@ _FILLED = 0.97
 _CROPS_TRIED = 4
 _BABBLERS = (noises.BABBLE_VOICES, 8)
 _ITEMS_AT_ONCE = 20
-# What a killed build left behind is removed by the first build after this time.
-_LEFT_OVER_SECONDS = 3600.0
 
 
 class Stored(NamedTuple):
@@ -171,9 +170,9 @@ def prepare_demo_corpus(
         "noise": _fingerprint_folder(noise_folder),
     }
     data_folder = folder / f"Libri{n_speakers}Mix"
-    if _is_current(folder, fingerprint):
+    if is_made_from(folder, fingerprint):
         return data_folder
-    _check_replaceable(folder)
+    check_folder_replaceable(folder, OURS, "demo corpus")
 
     if speech_folder is None:
         casts = cast_voices(seed)
@@ -185,7 +184,7 @@ def prepare_demo_corpus(
         for subset, count in counts.items()
         for index in range(count)
     ]
-    with _replaced_whole(folder, fingerprint) as building:
+    with replaced_whole(folder, fingerprint, "demo corpus") as building:
         with (
             process_pool(workers) as run,
             tempfile.TemporaryDirectory(
@@ -212,7 +211,6 @@ def prepare_demo_corpus(
             rows = _build_all(run, build, scenes)
         _write_transcripts(building / TRANSCRIPTS, rows, n_speakers)
         _write_metadata(building / METADATA, fingerprint, casts, rows)
-        (building / FINGERPRINT).write_text(json.dumps(fingerprint, indent=2) + "\n")
     return data_folder
 
 
@@ -612,75 +610,3 @@ def _fingerprint_folder(folder: Path | None) -> str | None:
         line = f"{file.relative_to(folder)}\t{status.st_size}\t{status.st_mtime_ns}\n"
         digest.update(line.encode())
     return digest.hexdigest()
-
-
-def _is_current(folder: Path, fingerprint: dict) -> bool:
-    """Whether the folder holds this very corpus."""
-    try:
-        return json.loads((folder / FINGERPRINT).read_text()) == fingerprint
-    except (OSError, ValueError):
-        return False
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Raise a UserError if the folder holds anything that we did not make."""
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give another folder for the demo corpus")
-    entries = {path.name for path in folder.iterdir()}
-    ours = {FINGERPRINT, TRANSCRIPTS, METADATA} | {f"Libri{n}Mix" for n in N_SPEAKERS}
-    if not entries:
-        return
-    if FINGERPRINT not in entries:
-        raise UserError(
-            f"{folder}: exists, but is no demo corpus (it has no {FINGERPRINT}), so it "
-            "is left as it is; give another folder for the demo corpus, or remove this"
-        )
-    if entries - ours:
-        raise UserError(
-            f"{folder}: holds a demo corpus that has to be made anew, but also "
-            f"{', '.join(sorted(entries - ours))}, which it does not remove; move that "
-            "elsewhere, or give another folder for the demo corpus"
-        )
-
-
-@contextmanager
-def _replaced_whole(folder: Path, fingerprint: dict) -> Iterator[Path]:
-    """A temporary folder beside `folder`, which takes its place at the end."""
-    folder = Path(os.path.abspath(folder))
-    prefix = f".{folder.name}.incomplete-"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_over(folder.parent, prefix)
-        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    try:
-        building = temporary / "new"
-        building.mkdir()
-        yield building
-        # Another process may have built the same while we did: either will do.
-        if not _is_current(folder, fingerprint):
-            if folder.exists():
-                os.rename(folder, temporary / "old")
-            os.rename(building, folder)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _cannot_write(folder: Path, error: OSError) -> UserError:
-    """What to tell when the disk refuses."""
-    return UserError(
-        f"{folder}: the demo corpus cannot be written ({error.strerror or error}); "
-        "choose a folder with write permission and room on the disk"
-    )
-
-
-def _remove_left_over(parent: Path, prefix: str) -> None:
-    """Remove what builds that were killed long ago left behind."""
-    for left_over in parent.glob(f"{prefix}*"):
-        if time.time() - left_over.stat().st_mtime > _LEFT_OVER_SECONDS:
-            shutil.rmtree(left_over, ignore_errors=True)

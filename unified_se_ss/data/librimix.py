@@ -10,6 +10,8 @@ changed.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -104,7 +106,7 @@ def prepare_librimix(
     manifests = {}
     for split, subset in subsets.items():
         path = Path(manifest_folder) / f"{kind}_{subset.name}_{mixture}.csv"
-        _prepare_subset(data_folder, subset, stems[split], sample_rate, path)
+        prepare_subset(data_folder, subset, stems[split], sample_rate, path)
         manifests[split] = path
     return manifests
 
@@ -185,12 +187,47 @@ def _stem_folders(subset, n_speakers, mixture):
     return stems
 
 
-def _prepare_subset(data_folder, subset, stems, sample_rate, manifest_path):
-    """Writes the manifest of one subset, unless it is there and current."""
+def prepare_subset(
+    data_folder,
+    subset,
+    stems,
+    sample_rate,
+    manifest_path,
+    channels=1,
+    attributes=None,
+    made_by=MADE_BY,
+):
+    """Checks a folder with a folder for each stem and writes its manifest.
+
+    Arguments
+    ---------
+    data_folder : Path
+        What `{data_root}` in the manifest stands for.
+    subset : Path
+        The folder, somewhere in it.
+    stems : dict
+        Name of the folder of each stem.
+    sample_rate : int
+        Hz that all recordings must have.
+    manifest_path : Path
+        The CSV file; if it is there and nothing changed, it is kept.
+    channels : int
+        That all recordings must have (default 1).
+    attributes : dict of dict, optional
+        Further columns of each item, the same for all, by its ID.
+    made_by : str
+        For messages: what was expected to have made the folder.
+
+    Raises
+    ------
+    UserError
+        If a recording is missing, unreadable, silent, of another rate or number of
+        channels, or not as long as the item's others.
+    """
     names = {stem: _wav_names(subset / folder) for stem, folder in stems.items()}
     if not names["mixture"]:
         raise UserError(
-            f"data_folder: {subset / stems['mixture']} holds no wav files; {MADE_BY}"
+            f"data_folder: {subset / stems['mixture']} holds no wav files; {made_by}"
         )
     relative = subset.relative_to(data_folder)
     choices = {
@@ -198,13 +235,20 @@ def _prepare_subset(data_folder, subset, stems, sample_rate, manifest_path):
         "stems": stems,
         "sample_rate": sample_rate,
     }
+    if channels != 1 or attributes:
+        told = json.dumps(attributes, sort_keys=True).encode()
+        choices |= {"channels": channels, "attributes": hashlib.sha256(told).hexdigest()}
     files = [f"{stems[stem]}/{name}" for stem in stems for name in names[stem]]
     fingerprint = fingerprint_of(subset, files, choices)
     if is_current(manifest_path, fingerprint):
         return
     check_replaceable(manifest_path)
     _check_names(subset, stems, names)
-    rows = _checked_rows(subset, relative, stems, sorted(names["mixture"]), sample_rate)
+    rows = _checked_rows(
+        subset, relative, stems, sorted(names["mixture"]), sample_rate, channels
+    )
+    for row in rows:
+        row.update(attributes[row["ID"]] if attributes else {})
     write_manifest(manifest_path, rows, fingerprint)
 
 
@@ -230,11 +274,11 @@ def _check_names(subset, stems, names):
     raise_for(problems, "data_folder", advice)
 
 
-def _checked_rows(subset, relative, stems, names, sample_rate):
+def _checked_rows(subset, relative, stems, names, sample_rate, channels):
     """The rows of the manifest, when every recording was found in order."""
 
     def check(name):
-        return _check_item(subset, stems, name, sample_rate)
+        return _check_item(subset, stems, name, sample_rate, channels)
 
     with ThreadPoolExecutor(max_workers=min(16, 4 * (os.cpu_count() or 1))) as pool:
         results = pool.map(check, names)
@@ -268,13 +312,13 @@ class _ItemCheck:
         self.silent_noise = None
 
 
-def _check_item(subset, stems, name, sample_rate):
+def _check_item(subset, stems, name, sample_rate, channels):
     """Looks at all recordings of one item."""
     found = _ItemCheck()
     for stem, folder in stems.items():
         path = str(subset / folder / name)
         try:
-            frames, silent = _check_recording(path, sample_rate)
+            frames, silent = _check_recording(path, sample_rate, channels)
         except UserError as error:
             found.problems.append(str(error))
             continue
@@ -292,11 +336,14 @@ def _check_item(subset, stems, name, sample_rate):
     return found
 
 
-def _check_recording(path, sample_rate):
+def _check_recording(path, sample_rate, channels):
     """Number of samples of a recording, and whether it is silent."""
     with audio.opened(path) as file:
-        if file.channels != 1:
-            raise UserError(f"{path}: {audio.several_channels(file.channels)}")
+        if file.channels != channels:
+            advice = f"has {file.channels} channel(s), {channels} were expected"
+            if channels == 1:
+                advice = audio.several_channels(file.channels)
+            raise UserError(f"{path}: {advice}")
         if file.samplerate != sample_rate:
             raise UserError(
                 f"{path}: has a sampling rate of {file.samplerate} Hz, {sample_rate} Hz"

@@ -1,0 +1,287 @@
+"""Binaural mixtures from mono ones: talkers around a head, in files.
+
+    {folder}/wav8k|wav16k/min/tr|cv|tt/
+        mix|mix_both/  s1/  s2/  [s3/]  [noise/]    ID.wav      left, right, 32-bit floats
+        placements.csv                  who listens, and from where each source comes
+    {folder}/fingerprint.json           all that the corpus follows from
+
+In the shape of Binaural-WSJ0Mix, and read by `prepare_binaural_wsj0mix`. Item i of a
+subset follows from its mono stems, the subset's heads and (seed, subset, i) alone. A
+mixture is the sum of its sources and its noise, to the last bit.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from unified_se_ss.data import audio
+from unified_se_ss.data.binaural import write_ears
+from unified_se_ss.data.binaural_folder import FOLDERS, PLACEMENTS
+from unified_se_ss.data.binaural_heads import HeadBank, Placement
+from unified_se_ss.data.binaural_mixing import BinauralMixture, mix_binaural
+from unified_se_ss.data.processes import process_pool
+from unified_se_ss.data.whole_folders import (
+    check_folder_replaceable,
+    is_made_from,
+    replaced_whole,
+)
+from unified_se_ss.errors import UserError
+
+# To be raised with every change that changes a sample of a corpus.
+RECIPE = 1
+WHAT = "binaural corpus"
+ITEMS_AT_ONCE = 8
+
+
+def make_binaural_corpus(
+    folder,
+    manifests,
+    heads,
+    *,
+    noise: bool = False,
+    seed: int = 1234,
+    least_angle: float = 0.0,
+    workers: int | None = None,
+) -> Path:
+    """Makes binaural mixtures of mono ones, unless they are there already.
+
+    For each mixture one head is drawn, and a direction for each source, azimuth and
+    elevation the same for both ears. A source's two ears together have twice its mono
+    energy, so that the relative levels stay those of the mono corpus.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where they go; made, or replaced if it is a binaural corpus itself.
+    manifests : dict of Manifest
+        `train`, `dev`, `test`: mono mixtures with the stems s1, s2, ... (and noise), such
+        as `prepare_librimix` or `prepare_wsj0mix` gives; a subset may be missing.
+    heads : dict of list of Head
+        `train`, `dev`, `test`, as `binaural_heads` gives them; nobody in two subsets.
+    noise : bool
+        Whether each item's noise surrounds the head, diffuse (default False: no noise).
+    seed : int
+        Who listens and from where follows from it (default 1234).
+    least_angle : float
+        Degrees between any two talkers of a mixture at least (default 0).
+    workers : int, optional
+        Processes (default: one for each core). The corpus does not depend on it.
+
+    Returns
+    -------
+    Path
+        The folder, to be given to `prepare_binaural_wsj0mix`.
+
+    Raises
+    ------
+    UserError
+        If a head is in two subsets, rates differ, a manifest has no noise though it is
+        asked for, or the folder holds anything that is not a binaural corpus.
+
+    Example
+    -------
+    >>> from unified_se_ss.data import Item, Manifest
+    >>> from unified_se_ss.spatial import spherical_heads
+    >>> place, paths = Path(getfixture("tmpdir")), {}
+    >>> for stem in ("s1", "s2"):
+    ...     paths[stem] = str(place / f"{stem}.wav")
+    ...     audio.write(paths[stem], np.sin(np.arange(8000) / 5) / 2, 8000)
+    >>> mono = Manifest("m.csv", (Item("a", 1.0, 8000, paths),), ("s1", "s2"), 8000)
+    >>> folder = make_binaural_corpus(
+    ...     place / "corpus", {"train": mono}, {"train": spherical_heads(2, 8000)}, workers=1
+    ... )
+    >>> sorted(path.name for path in (folder / "wav8k/min/tr").iterdir())
+    ['mix', 'placements.csv', 's1', 's2']
+    """
+    folder = Path(folder)
+    _check(manifests, heads, noise)
+    fingerprint = {
+        "recipe": RECIPE,
+        "noise": noise,
+        "seed": int(seed),
+        "least_angle": float(least_angle),
+        "mono": {name: _manifest_digest(manifests[name], noise) for name in manifests},
+        "heads": {name: _heads_digest(heads[name]) for name in manifests},
+    }
+    if is_made_from(folder, fingerprint):
+        return folder
+    (rate,) = {manifest.sample_rate for manifest in manifests.values()}
+    wavs = f"wav{rate // 1000}k"
+    check_folder_replaceable(folder, {wavs}, WHAT)
+    with replaced_whole(folder, fingerprint, WHAT) as building:
+        for number, (name, subset) in enumerate(FOLDERS.items()):
+            if name not in manifests:
+                continue
+            place = building / wavs / "min" / subset
+            for stem in _stem_folders(manifests[name], noise):
+                (place / stem).mkdir(parents=True)
+            bank = HeadBank(heads[name])
+            bank.place(np.random.default_rng(0), _n_sources(manifests[name]), least_angle)
+            make = functools.partial(
+                _make_items,
+                folder=place,
+                manifest=manifests[name],
+                bank=bank,
+                noise=noise,
+                key=(int(seed), number),
+                least_angle=least_angle,
+            )
+            # Opened per subset, so that processes inherit the manifest and the heads.
+            with process_pool(workers) as run:
+                rows = _make_all(run, make, len(manifests[name]), f"binaural {name}")
+            _write_placements(place / PLACEMENTS, rows)
+    return folder
+
+
+def _make_all(run, make, count, description):
+    """Makes all items, a few at a time, with a progress bar; their rows."""
+    chunks = [
+        range(first, min(first + ITEMS_AT_ONCE, count))
+        for first in range(0, count, ITEMS_AT_ONCE)
+    ]
+    rows = []
+    with tqdm(total=count, desc=description, unit="item") as progress:
+        for made in run(make, chunks):
+            rows += made
+            progress.update(len(made))
+    return rows
+
+
+def _make_items(indices, *, folder, manifest, bank, noise, key, least_angle):
+    """Writes some items; gives their rows of placements."""
+    n_sources = _n_sources(manifest)
+    rows = []
+    for index in indices:
+        item = manifest.items[index]
+        rng = np.random.default_rng([*key, index])
+        sources = np.stack([_mono(item, f"s{j + 1}") for j in range(n_sources)])
+        around = _mono(item, "noise") if noise else None
+        placement = bank.place(rng, n_sources, least_angle)
+        mixture = mix_binaural(bank, placement, sources, around, rng)
+        _write_item(folder, item, mixture, noise)
+        rows.append(_row(item, bank, placement))
+    return rows
+
+
+def _mono(item, stem):
+    """One mono stem, float32 [T]."""
+    signal, rate = audio.read(item.paths[stem], 0, item.frames)
+    if rate != item.sample_rate:
+        raise UserError(
+            f"{item.paths[stem]}: has a sampling rate of {rate} Hz, but its manifest says"
+            f" {item.sample_rate} Hz; if it changed since, delete the manifest"
+        )
+    return signal
+
+
+def _write_item(folder, item, mixture: BinauralMixture, noise):
+    """The files of one item."""
+    name = f"{Path(item.id).name}.wav"
+    write_ears(folder / _mixture_folder(noise) / name, mixture.mixture, item.sample_rate)
+    for j, source in enumerate(mixture.sources, start=1):
+        write_ears(folder / f"s{j}" / name, source, item.sample_rate)
+    if noise:
+        write_ears(folder / "noise" / name, mixture.noise, item.sample_rate)
+
+
+def _row(item, bank: HeadBank, placement: Placement):
+    """Who listens to an item and from where its sources come."""
+    row = {"ID": Path(item.id).name, "head": bank.heads[placement.head].name}
+    for j, index in enumerate(placement.directions, start=1):
+        azimuth, elevation = bank.direction(placement.head, index)
+        row[f"azimuth_{j}"] = f"{azimuth:.2f}"
+        row[f"elevation_{j}"] = f"{elevation:.2f}"
+    return row
+
+
+def _write_placements(path, rows):
+    """One line for each item."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _mixture_folder(noise):
+    """Name of the folder of mixtures, as in Binaural-WSJ0Mix."""
+    return "mix_both" if noise else "mix"
+
+
+def _stem_folders(manifest, noise):
+    """Names of the folders of one subset."""
+    sources = [f"s{j + 1}" for j in range(_n_sources(manifest))]
+    return [_mixture_folder(noise), *sources, *(["noise"] if noise else [])]
+
+
+def _n_sources(manifest):
+    """Number of sources J of a manifest."""
+    return sum(stem[1:].isdigit() for stem in manifest.stems)
+
+
+def _check(manifests, heads, noise):
+    """Raises a UserError if the manifests and heads cannot serve."""
+    rates = {manifest.sample_rate for manifest in manifests.values()}
+    heard = {head.sample_rate for name in manifests for head in heads[name]}
+    if len(rates | heard) != 1:
+        raise UserError(
+            f"the mixtures have {sorted(map(str, rates))} Hz and the heads "
+            f"{sorted(heard)} Hz; one rate for all was expected"
+        )
+    owner = {}
+    for name in manifests:
+        for head in heads[name]:
+            if owner.setdefault(head.name, name) != name:
+                raise UserError(
+                    f"the head {head.name} is in {owner[head.name]} and in {name}; part "
+                    "the heads with binaural_heads, so that nobody is in two subsets"
+                )
+    for manifest in manifests.values():
+        if not _n_sources(manifest):
+            raise UserError(f"{manifest.path}: has no sources (columns s1, s2, ...)")
+        if noise and "noise" not in manifest.stems:
+            raise UserError(
+                f"{manifest.path}: has no column noise, but binaural noise is asked for; "
+                "take a corpus with noise (LibriMix with mixture mix_both), or none"
+            )
+        names = [Path(item.id).name for item in manifest.items]
+        if len(set(names)) < len(names):
+            raise UserError(f"{manifest.path}: two of its items would have one file name")
+
+
+def _manifest_digest(manifest, noise):
+    """Changes when a stem that is used, or the list of items, changes."""
+    stems = [stem for stem in manifest.stems if stem != "mixture"]
+    digest = hashlib.sha256()
+    for item in manifest.items:
+        digest.update(f"{item.id}\t{item.frames}\t{item.sample_rate}\n".encode())
+        for stem in stems:
+            if stem == "noise" and not noise:
+                continue
+            try:
+                status = os.stat(item.paths[stem])
+            except OSError as error:
+                raise UserError(
+                    f"{item.paths[stem]}: cannot be read ({error.strerror}), but "
+                    f"{manifest.path} lists it; delete the manifest to make it again"
+                ) from error
+            digest.update(f"{stem}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _heads_digest(heads):
+    """Changes with any head, its directions and its filters."""
+    digest = hashlib.sha256()
+    for head in heads:
+        told = json.dumps([head.name, head.sample_rate, head.latency, len(head)])
+        digest.update(told.encode())
+        for values in (head.azimuth, head.elevation, head.filters):
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
