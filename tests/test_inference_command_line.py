@@ -192,12 +192,12 @@ def test_a_bad_file_is_named_and_the_rest_is_done(model, tmp_path, out, capsys):
     ]
     errors = {Path(one["input"]).name: one["error"] for one in found["failed"]}
     words = {
-        "bad.wav": "is damaged or no sound file",
+        "bad.wav": "is corrupt or not a sound file",
         "empty.wav": "is empty (0 bytes)",
         "none.wav": "is empty (0 samples)",
         "nan.wav": "sample 4000 (at 0.500 s) is nan",
         "cut.flac": "is damaged, it breaks off at",
-        "gone.wav": "there is no such file",
+        "gone.wav": "does not exist",
     }
     assert set(errors) == set(words)
     for name, word in words.items():

@@ -399,7 +399,7 @@ def test_an_odd_recording_gives_a_valid_one(name, sort):
         (np.zeros(9), None, "need their sampling rate"),
         (np.zeros(9), 0, "need their sampling rate"),
         (np.zeros(9), 8000.5, "need their sampling rate"),
-        ("no/such/file.wav", None, "there is no such file"),
+        ("no/such/file.wav", None, "does not exist"),
     ],
 )
 def test_a_bad_recording_gets_one_clear_word(recording, sample_rate, word):

@@ -15,10 +15,18 @@ ROOMS = {
     "objectives": ({"objectives", "padding"}, OTHERS),
     "networks": ({"networks", "padding"}, OTHERS),
     "spatial": ({"spatial"}, OTHERS),
-    "data": ({"data", "errors", "files", "spatial"}, OTHERS - SOUND),
+    "data": ({"data", "errors", "files", "sound_headers", "spatial"}, OTHERS - SOUND),
     "evaluation": ({"evaluation", "errors", "files", "objectives", "spatial"}, OTHERS),
     "inference": (
-        {"inference", "networks", "errors", "files", "padding", "plain_yaml"},
+        {
+            "inference",
+            "networks",
+            "errors",
+            "files",
+            "padding",
+            "plain_yaml",
+            "sound_headers",
+        },
         OTHERS - {"soundfile", "soxr"},
     ),
 }

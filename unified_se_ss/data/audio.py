@@ -6,13 +6,13 @@ or the level of a signal unless it is asked to.
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
+from unified_se_ss import sound_headers
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import written_whole
 
@@ -101,13 +101,19 @@ def read(path, start=0, stop=None, channel=None):
             )
         if channel is None and file.channels != 1:
             raise UserError(f"{path}: {several_channels(file.channels)}")
-        if channel is not None and channel >= file.channels:
+        if channel is not None and not 0 <= channel < file.channels:
             raise UserError(
                 f"{path}: has {file.channels} channel(s), no channel {channel} "
                 "(they are counted from 0)"
             )
         file.seek(start)
-        signal = file.read(stop - start, dtype="float32", always_2d=True)
+        try:
+            signal = file.read(stop - start, dtype="float32", always_2d=True)
+        except MemoryError as error:
+            raise UserError(
+                f"{path}: is corrupt or too long; its header promises {file.frames} samples "
+                "in each channel, more than the memory holds; cut it up or get it again"
+            ) from error
         if len(signal) != stop - start:
             raise UserError(
                 f"{path}: is corrupt; its header promises {file.frames} samples, but "
@@ -228,27 +234,8 @@ def several_channels(channels):
 
 @contextmanager
 def opened(path):
-    """Opens an audio file; whatever is wrong with it becomes a UserError."""
-    path = os.fspath(path)
-    _check_exists(path)
-    try:
-        with soundfile.SoundFile(path) as file:
-            if file.frames <= 0:
-                raise UserError(f"{path}: is empty (0 samples); remove it or get it again")
-            yield file
-    except (soundfile.LibsndfileError, TypeError) as error:
-        raise UserError(
-            f"{path}: is corrupt or not an audio file (wav, flac or ogg was expected): "
-            f"{error}; get the file again"
-        ) from error
-
-
-def _check_exists(path):
-    """Raises a UserError for a path that is no file, or is one of 0 bytes."""
-    if not os.path.isfile(path):
-        what = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
-        raise UserError(f"{path}: {what}; an audio file was expected")
-    if not os.access(path, os.R_OK):
-        raise UserError(f"{path}: cannot be read; give yourself read permission")
-    if os.path.getsize(path) == 0:
-        raise UserError(f"{path}: is empty (0 bytes); remove it or get it again")
+    """Opens an audio file that has samples; what is wrong with it becomes a UserError."""
+    with sound_headers.opened(path) as file:
+        if file.frames <= 0:
+            raise UserError(f"{path}: is empty (0 samples); remove it or get it again")
+        yield file

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from unified_se_ss import sound_headers
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import written_whole
 
@@ -87,9 +88,8 @@ class ForwardFile(soundfile.SoundFile):
         return False
 
 
-@contextmanager
 def opened(path, name=None):
-    """Open a sound file; whatever is wrong with it becomes a UserError.
+    """Open a sound file to read it once from front to end.
 
     Arguments
     ---------
@@ -100,34 +100,17 @@ def opened(path, name=None):
 
     Returns
     -------
-    contextmanager of soundfile.SoundFile
+    contextmanager of ForwardFile
+        Whatever is wrong with the file becomes a UserError.
 
     Example
     -------
     >>> with opened("no/such.wav"):
     ...     pass
     Traceback (most recent call last):
-    unified_se_ss.errors.UserError: no/such.wav: there is no such file
+    unified_se_ss.errors.UserError: no/such.wav: does not exist; a sound file was expected
     """
-    path = Path(path)
-    name = str(path) if name is None else name
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "there is no such file"
-        raise UserError(f"{name}: {what}")
-    if not os.access(path, os.R_OK):
-        raise UserError(f"{name}: cannot be read; give yourself read permission")
-    if not path.stat().st_size:
-        raise UserError(f"{name}: is empty (0 bytes)")
-    try:
-        file = ForwardFile(path)
-    except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-        reason = getattr(error, "error_string", None) or str(error)
-        raise UserError(
-            f"{name}: is damaged or no sound file ({reason.rstrip('.')}); "
-            "wav, flac, ogg or mp3 was expected"
-        ) from error
-    with file:
-        yield file
+    return sound_headers.opened(path, name, ForwardFile)
 
 
 def choose_channel(channels: int, channel: int | None, downmix: bool, name: str):
