@@ -147,10 +147,13 @@ class Scorers:
         In Hz.
     jobs : int
         Processes (default: one per core that this process may use).
+    score : callable
+        Of id, signals, metrics and sample rate to a row; a function of a module, as
+        other processes are to find it (default: `score`).
     """
 
-    def __init__(self, metrics, sample_rate, jobs=None):
-        self.metrics, self.sample_rate = metrics, sample_rate
+    def __init__(self, metrics, sample_rate, jobs=None, score=score):
+        self.metrics, self.sample_rate, self.score = metrics, sample_rate, score
         self.jobs = jobs or available_cores()
         self._waiting = deque()  # (id, signals, further columns, future)
         self._pool = None
@@ -200,8 +203,8 @@ class Scorers:
             row = self._submit(item_id, signals).result()
         except BrokenProcessPool:
             self._restart()
-            row = score(item_id, signals, (), self.sample_rate)
-            n_sources = len(signals["targets"])
+            row = self.score(item_id, signals, (), self.sample_rate)
+            n_sources = len(signals.get("targets", ()))
             row.update(empty_scores(self.metrics, n_sources, self.sample_rate, DIED))
         # What else was under way went down with the first process.
         for place, (other, given, columns, future) in enumerate(self._waiting):
@@ -212,7 +215,7 @@ class Scorers:
 
     def _submit(self, item_id, signals):
         """Give an utterance to a process."""
-        task = (score, item_id, signals, self.metrics, self.sample_rate)
+        task = (self.score, item_id, signals, self.metrics, self.sample_rate)
         try:
             return self._pool.submit(*task)
         except BrokenProcessPool as error:  # noticed before what broke it is asked for

@@ -1,4 +1,4 @@
-"""PESQ, STOI and ESTOI of separated speech, of packages that are an extra.
+"""PESQ, STOI, ESTOI and DNSMOS of speech, of packages that are extras.
 
 A metric is an entry of `PERCEPTUAL`: what it needs, and a function of one estimate and
 its target. A value that cannot be had is an empty cell, and the row says why.
@@ -125,8 +125,8 @@ def perceptual_scores(names, mixture, estimates, targets, sample_rate):
         pairs = []
         for j, (estimate, target) in enumerate(zip(estimates, targets), start=1):
             try:
-                score = _score(name, estimate, target, sample_rate)
-                gain = score - _score(name, mixture, target, sample_rate)
+                score = perceptual_score(name, estimate, target, sample_rate)
+                gain = score - perceptual_score(name, mixture, target, sample_rate)
             except NoValue as reason:
                 score = gain = None
                 reasons.append(f"{name} of source {j}: {reason}")
@@ -149,8 +149,59 @@ def empty_scores(names, n_sources, sample_rate, reason):
     return {**row, WHY_EMPTY: f"{', '.join(names)}: {reason}"}
 
 
-def _score(name, estimate, target, sample_rate):
-    """A metric of one signal, at a level that does not depend on the network's."""
+def installed_metrics(sample_rate):
+    """The metrics whose packages are installed and that are defined at this rate.
+
+    Arguments
+    ---------
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    list of str
+        Keys of `PERCEPTUAL`.
+
+    Example
+    -------
+    >>> set(installed_metrics(44100)) <= {"stoi", "estoi"}
+    True
+    """
+    return [
+        name
+        for name, metric in PERCEPTUAL.items()
+        if metric.column(sample_rate) is not None
+        and importlib.util.find_spec(metric.package) is not None
+    ]
+
+
+def perceptual_score(name, estimate, target, sample_rate):
+    """A metric of one signal, which is first brought to the level of its target.
+
+    Arguments
+    ---------
+    name : str
+        A key of `PERCEPTUAL`.
+    estimate, target : np.ndarray
+        Shape [T].
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    NoValue
+        Says why there is none.
+
+    Example
+    -------
+    >>> perceptual_score("stoi", np.zeros(9), np.ones(9), 8000)
+    Traceback (most recent call last):
+    unified_se_ss.evaluation.perceptual.NoValue: the estimate is silent
+    """
     levels = [float(np.sqrt(np.mean(np.square(x)))) for x in (estimate, target)]
     for signal, level in zip(("estimate", "reference"), levels):
         if level < 1e-12:
@@ -196,9 +247,20 @@ def _estoi(estimate, target, sample_rate):
     return _stoi(estimate, target, sample_rate, extended=True)
 
 
+def _dnsmos(estimate, target, sample_rate):
+    """DNSMOS P.835, overall, from 1 to 5 (Reddy et al., 2022); looks at no reference."""
+    try:
+        from speechmos import dnsmos
+    except ImportError as error:  # it does not say what it needs itself
+        raise NoValue(f"the package {error.name} is not installed") from error
+    loudest = np.max(np.abs(estimate))
+    return dnsmos.run(estimate / max(1.0, loudest), sr=sample_rate)["ovrl_mos"]
+
+
 #: The metrics there are, by the names that the command line knows.
 PERCEPTUAL = {
     "pesq": PerceptualMetric("pesq", _pesq, {8000: "pesq_nb", 16000: "pesq_wb"}),
     "stoi": PerceptualMetric("pystoi", _stoi, {None: "stoi"}),
     "estoi": PerceptualMetric("pystoi", _estoi, {None: "estoi"}),
+    "dnsmos": PerceptualMetric("speechmos", _dnsmos, {16000: "dnsmos"}),
 }

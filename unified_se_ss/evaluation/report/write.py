@@ -57,8 +57,9 @@ def write_report(
         Paragraphs under the heading.
     gradient_rows : list of dict
         Of two tasks that share parameters, as `read_gradients` returns them.
-    findings : list of str
-        More sections, as HTML, after the results; each begins with an `h2` with an `id`.
+    findings : list of str or callable
+        More sections, as HTML, after the results, or functions that make them of the
+        rows; each begins with an `h2` with an `id`.
 
     Returns
     -------
@@ -79,7 +80,7 @@ def write_report(
     rule = configuration.get("rule", ""), configuration.get("granularity", "parameter")
     before = [
         results(summary),
-        *findings,
+        *(part(rows) if callable(part) else part for part in findings),
         distribution(rows),
         curves(log_rows),
         gradients(gradient_rows, *rule),

@@ -1,0 +1,306 @@
+#!/usr/bin/env python3
+"""Train, evaluate, and report GSENet: enhancement that a beamformer guides.
+
+  one machine       python train.py hparams/gsenet.yaml --data_folder data
+  several GPUs      torchrun --nproc_per_node=4 train.py hparams/gsenet.yaml ...
+  a first look      python train.py hparams/demo.yaml
+
+Every key of the YAML file can be replaced: --train_on contrast, --loss linear_l1. The
+same command goes on where a run was stopped. --describe prints the modules and leaves;
+--test_only evaluates the best checkpoint.
+
+A causal U-Net hears a raw reference microphone and the output of a beamformer, any one,
+and learns from how they differ (arXiv 2303.07486). README.md says what data it takes.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from speechbrain import Stage
+from speechbrain.utils.distributed import if_main_process
+
+from unified_se_ss import recipe
+from unified_se_ss.data import (
+    ArrayDataset,
+    ContrastDataset,
+    EitherDataset,
+    collate_guided,
+    prepare_room_bank,
+    prepare_speech_folder,
+    read_manifest,
+)
+from unified_se_ss.data.demo_sounds import SceneSounds
+from unified_se_ss.data.several_guides import SeveralGuides
+from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation.enhancement import guided_markdown, level_guided, score_guided
+from unified_se_ss.evaluation.evaluate import Scorers
+from unified_se_ss.evaluation.perceptual import check_metrics, installed_metrics
+from unified_se_ss.evaluation.report.guided import guided
+from unified_se_ss.files import write_whole
+from unified_se_ss.gradients import TaskLoss
+from unified_se_ss.objectives import si_snr
+from unified_se_ss.objectives.stft_losses import STFT_LOSSES, stft_loss
+from unified_se_ss.spatial import BEAMFORMERS, Guide
+from unified_se_ss.upload import check_upload, upload
+
+SUBSETS = ("train", "dev", "test")
+CHOICES = {
+    "train_on": ["recordings", "contrast", "arrays", "mixed"],
+    "test_on": ["recordings", "arrays"],
+    "loss": STFT_LOSSES,
+}
+LEAST = {
+    "number_of_epochs": 1,
+    "lr": 0,
+    "weight_si_snr": 0,
+    "num_workers": 0,
+    "log_interval": 1,
+    "save_waves": 0,
+    "n_train": 1,
+    "n_valid": 1,
+    "n_test": 1,
+}
+
+
+class GSENetBrain(recipe.RecipeBrain):
+    """One task: the target's spectrum from those of microphone and beamformer."""
+
+    best = "si_snr_i"
+
+    def compute_forward(self, batch, stage):
+        """Enhance both inputs' common speech."""
+        batch = batch.to(self.device)
+        return self.modules.network(batch.inputs, batch.lengths)
+
+    def compute_objectives(self, enhanced, batch, stage):
+        """Distance of spectra; with weight_si_snr also the negative SI-SNR."""
+        hparams = self.hparams
+        scores = si_snr(enhanced, batch.target, batch.lengths)
+        losses = stft_loss(
+            enhanced,
+            batch.target,
+            batch.lengths,
+            hparams.loss,
+            hparams.loss_window,
+            hparams.loss_hop,
+        )
+        if hparams.weight_si_snr:
+            losses = losses - hparams.weight_si_snr * scores
+        if stage == Stage.VALID:
+            self.keep_scores(batch, losses, scores)
+        elif stage == Stage.TEST:
+            self.score(batch, enhanced)
+        return TaskLoss.of(losses)
+
+    def keep_scores(self, batch, losses, scores):
+        """Note what validation says of each item."""
+        raw, beamformed = (
+            scores - si_snr(batch.inputs[:, i], batch.target, batch.lengths) for i in (0, 1)
+        )
+        columns = {"loss": losses, "si_snr": scores, "si_snr_i": raw}
+        columns["over_beamformer"] = beamformed
+        rows = zip(*(column.tolist() for column in columns.values()))
+        self.rows += [dict(zip(columns, row)) for row in rows]
+
+    def epoch_message(self, row):
+        """How much better than either input."""
+        return (
+            f"validation SI-SDR {row['valid_si_snr']:.2f} dB, "
+            f"{row['valid_si_snr_i']:+.2f} dB over the microphone, "
+            f"{row['valid_over_beamformer']:+.2f} dB over the beamformer"
+        )
+
+    # -------------------------------------------------------------- evaluation
+
+    def evaluate(self, *arguments, **options):
+        """As any Brain; what takes long, PESQ and STOI, is computed in processes."""
+        metrics, rate = tuple(self.hparams.metrics), self.hparams.sample_rate
+        jobs = self.hparams.scoring_processes
+        with Scorers(metrics, rate, jobs, score=score_guided) as self.scorers:
+            return super().evaluate(*arguments, **options)
+
+    def score(self, batch, enhanced):
+        """Have the items of a test batch scored."""
+        for item, (name, known) in enumerate(zip(batch.ids, batch.conditions)):
+            signals = signals_of(batch, enhanced, item)
+            self.scorers.add(name, signals, conditions_of(known))
+        self.rows += self.scorers.done()
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Wait for the last scores."""
+        if stage == Stage.TEST:
+            self.rows += self.scorers.rest()
+        super().on_stage_end(stage, stage_loss, epoch)
+
+
+def signals_of(batch, enhanced, item):
+    """What went in and came out of one item, as NumPy arrays."""
+    found = {"raw": batch.inputs[item, 0], "beamformed": batch.inputs[item, 1]}
+    found.update(enhanced=enhanced[item], target=batch.target[item])
+    if batch.components is not None:  # of interferer and noise, at the microphone
+        found["interference"] = batch.components[item, 1:, 0]
+    length = int(batch.lengths[item])
+    return {name: x[..., :length].float().cpu().numpy() for name, x in found.items()}
+
+
+def conditions_of(known):
+    """What is known of an item, as columns of results.csv."""
+    names = {"sir": "input_sir", "snr": "input_snr"}
+    row = {names.get(name, name): value for name, value in known.items()}
+    return {k: v if isinstance(v, str) or np.isfinite(v) else None for k, v in row.items()}
+
+
+# ------------------------------------------------------------------ data
+
+
+def prepare_scenes(hparams):
+    """Rooms, speech and noise of each subset; the demo makes its own."""
+    if "corpus" in hparams:
+        return hparams["corpus"]()
+    return {subset: _sounds(hparams, subset) for subset in SUBSETS}
+
+
+def _sounds(hparams, subset):
+    """What the scenes of a subset are made of: two folders, and rooms of its own."""
+    manifests = []
+    for kind in ("speech", "noise"):
+        folder = Path(hparams["data_folder"]) / kind / subset
+        path = Path(hparams["output_folder"]) / "manifests" / f"{kind}_{subset}.csv"
+        options = {"kind": kind, "resample": True, "channel": 0}
+        prepare_speech_folder(folder, path, hparams["sample_rate"], **options)
+        manifests.append(read_manifest(path, folder, one_rate=False))
+    number = SUBSETS.index(subset)
+    rooms = prepare_room_bank(
+        hparams["rooms_folder"],
+        hparams["rooms"],
+        hparams["n_rooms"][number],
+        seed=len(SUBSETS) * hparams["seed"] + number,  # no room is in two subsets
+    )
+    return SceneSounds(rooms, *manifests)
+
+
+def guide(hparams, name):
+    """A beamformer by its name in the YAML."""
+    return Guide(
+        name,
+        sample_rate=hparams["sample_rate"],
+        context_seconds=hparams["quiet_seconds"],
+        **(hparams["guide_options"].get(name) or {}),
+    )
+
+
+def array_data(hparams, sounds, name, n_items, seconds, **options):
+    """Simulated arrays through one beamformer."""
+    keys = ("sir_db", "snr_db", "quiet_seconds", "interferer_probability", "seed")
+    return ArrayDataset(
+        *sounds,
+        n_items,
+        seconds,
+        guide=guide(hparams, name),
+        resample=True,
+        **{key: hparams[key] for key in keys},
+        **options,
+    )
+
+
+def training_data(hparams, sounds):
+    """Items by contrast, of simulated arrays, or of both."""
+    n_items, seconds = hparams["n_train"], hparams["segment_seconds"]
+    kind, options = hparams["train_on"], {"seed": hparams["seed"], "resample": True}
+    if kind != "contrast":
+        arrays = array_data(hparams, sounds, hparams["guides"][0], n_items, seconds)
+    if kind == "arrays":
+        return arrays
+    contrast = ContrastDataset(*sounds, n_items, seconds, gains=hparams["gains"], **options)
+    if kind == "contrast":
+        return contrast
+    return EitherDataset(contrast, arrays, hparams["array_share"], hparams["seed"])
+
+
+def make_datasets(hparams):
+    """Data sets for training, validation and test, the last with every guide."""
+    scenes = recipe.on_main(prepare_scenes, hparams)
+    seconds = hparams["test_seconds"]
+    valid = (hparams["guides"][0], hparams["n_valid"], seconds)
+    tests = {
+        name: array_data(
+            hparams, scenes["test"], name, hparams["n_test"], seconds, components=True
+        )
+        for name in hparams["guides"]
+    }
+    return {
+        "train": training_data(hparams, scenes["train"]),
+        "dev": array_data(hparams, scenes["dev"], *valid),
+        "test": SeveralGuides(tests),
+    }
+
+
+# ------------------------------------------------------------------ the whole
+
+
+@torch.no_grad()
+def enhance_again(brain, test_data, item_id):
+    """Signals of one item of the test set, for wavs and report."""
+    batch = collate_guided([test_data.find(item_id)])
+    with brain.evaluation_ctx:
+        enhanced = brain.compute_forward(batch, Stage.TEST)
+    signals = signals_of(batch, enhanced, 0)
+    return {
+        "mixture": signals["raw"],
+        "estimates": signals["beamformed"][None],
+        "enhanced": signals["enhanced"],
+        "targets": signals["target"][None],
+    }
+
+
+def facts(hparams):
+    """What --describe says beside the modules."""
+    network = hparams["modules"]["network"]
+    latency = 1000 * network.latency / hparams["sample_rate"]
+    return {
+        "latency": f"{latency:g} ms, one window; nothing looks ahead of it",
+        "state of a stream": f"{network.stream().state_size():,} numbers",
+        "guides": ", ".join(hparams["guides"]),
+    }
+
+
+def check(hparams):
+    """Stop at values that cannot be used; fill in the metrics there are."""
+    recipe.check_choices(hparams, CHOICES)
+    recipe.check_ranges(hparams, LEAST)
+    for name in hparams["guides"]:
+        recipe.check_choices({"guides": name}, {"guides": BEAMFORMERS})
+    check_upload(hparams["upload_uri"])
+    rate = hparams["sample_rate"]
+    if hparams["metrics"] is None:
+        hparams["metrics"] = installed_metrics(rate)
+    check_metrics(hparams["metrics"], rate)
+
+
+def main():
+    """From the command line to the report."""
+    options = recipe.parse_options(sys.argv[1:], __doc__)
+    hparams = recipe.load_hparams(options)
+    check(hparams)
+    if options.describe:
+        print(recipe.describe(hparams["modules"], facts(hparams)))
+        return
+    recipe.begin(options, hparams)
+    recipe.check_testable(options.run_opts, hparams["checkpointer"])
+    loaders = recipe.make_loaders(make_datasets(hparams), collate_guided, hparams)
+    brain = GSENetBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["optimizer"],
+        hparams=hparams,
+        run_opts=options.run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    signals = partial(enhance_again, brain, loaders["test"].dataset)
+    recipe.train_and_test(brain, loaders, signals, level=level_guided)
+
+
+if __name__ == "__main__":
+    recipe.run(main)
