@@ -17,6 +17,7 @@ from speechbrain.utils.checkpoints import (
 )
 from tqdm import tqdm
 
+from unified_se_ss.data.skipping import EmptyBatch
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import (
     ConflictMonitor,
@@ -354,9 +355,8 @@ class TwoTaskBrain(sb.Brain):
         should_step = self._completes_accumulation
         self.on_fit_batch_start(batch, should_step)
         with self.training_ctx:
-            outputs = self.compute_forward(batch, sb.Stage.TRAIN)
-            losses = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
-        losses = self.as_losses(losses)
+            outputs, losses = self.losses_of(batch, sb.Stage.TRAIN)
+        self.on_losses(batch, losses)
         with told_to_the_user():
             self.gradients.accumulate(losses, self.scaler.scale)
         self.means.update(losses)
@@ -364,6 +364,23 @@ class TwoTaskBrain(sb.Brain):
             self.optimizers_step()
         self.on_fit_batch_end(batch, outputs, losses, should_step)
         return self._mean_loss
+
+    def losses_of(self, batch, stage) -> tuple:
+        """Outputs and losses of a batch; one of whose items nothing is left costs nothing.
+
+        So a rank whose items could all not be used takes its part in the step.
+        """
+        if isinstance(batch, EmptyBatch):
+            none = torch.zeros((), device=self.device)
+            return None, TwoTaskLosses(TaskLoss(none, none))
+        outputs = self.compute_forward(batch, stage)
+        return outputs, self.as_losses(self.compute_objectives(outputs, batch, stage))
+
+    def on_losses(self, batch, losses: TwoTaskLosses) -> None:
+        """Called with the losses of a training batch before its backward passes."""
+
+    def on_gradients(self, combined) -> None:
+        """Called with what was found of a step's gradients before the step is taken."""
 
     def update_average(self, loss, avg_loss):
         """In training, the loss is an average already; else as Brain does it."""
@@ -374,6 +391,7 @@ class TwoTaskBrain(sb.Brain):
     def optimizers_step(self):
         """Combine the gradients, clip them, and step every optimizer that is not frozen."""
         combined = self.gradients.combine()
+        self.on_gradients(combined)
         self.monitor.update(combined)
         optimizers = list(self.freeze_optimizers(self.optimizers_dict).values())
         for optimizer in optimizers:
@@ -406,8 +424,7 @@ class TwoTaskBrain(sb.Brain):
     def evaluate_batch(self, batch, stage):
         """Mean main loss of a batch, on the CPU."""
         with self.evaluation_ctx:
-            outputs = self.compute_forward(batch, stage)
-            losses = self.as_losses(self.compute_objectives(outputs, batch, stage))
+            _, losses = self.losses_of(batch, stage)
         return losses.main.mean().cpu()
 
 

@@ -130,10 +130,13 @@ class SkippingDataset(torch.utils.data.Dataset):
 def nonfinite_signal(example) -> str | None:
     """Names the first signal of an example that is not finite throughout.
 
+    Signals are the arrays that are as long as the longest one; others, such as directions
+    that are not known, may hold what they like.
+
     Arguments
     ---------
     example : NamedTuple, tuple, dict, torch.Tensor or np.ndarray
-        Signals by name or by place; what is no signal is passed over.
+        Signals [..., T] by name or by place, among other things.
 
     Returns
     -------
@@ -145,27 +148,29 @@ def nonfinite_signal(example) -> str | None:
     'target'
     """
     if isinstance(example, dict):
-        signals = example
+        fields = example
     elif hasattr(example, "_asdict"):
-        signals = example._asdict()
+        fields = example._asdict()
     elif isinstance(example, (tuple, list)):
-        signals = {f"signal {place}": signal for place, signal in enumerate(example)}
+        fields = {f"signal {place}": field for place, field in enumerate(example)}
     else:
-        signals = {"the signal": example}
-    for name, signal in signals.items():
-        if not _is_finite(signal):
+        fields = {"the signal": example}
+    arrays = {
+        name: torch.as_tensor(field)
+        for name, field in fields.items()
+        if isinstance(field, (torch.Tensor, np.ndarray)) and field.ndim
+    }
+    longest = max((array.shape[-1] for array in arrays.values()), default=0)
+    for name, array in arrays.items():
+        if array.shape[-1] == longest and not _is_finite(array):
             return name
     return None
 
 
-def _is_finite(signal) -> bool:
-    """Whether it is no signal, or one that is finite throughout."""
-    if isinstance(signal, torch.Tensor) and signal.is_floating_point():
-        # Only a sum of finite values can be finite; it is the cheaper look.
-        return math.isfinite(signal.sum()) or bool(signal.isfinite().all())
-    if isinstance(signal, np.ndarray) and signal.dtype.kind == "f":
-        return bool(np.isfinite(signal).all())
-    return True
+def _is_finite(array: torch.Tensor) -> bool:
+    """Whether an array is finite throughout."""
+    # Only a sum of finite values can be finite; it is the cheaper look.
+    return math.isfinite(array.sum()) or bool(array.isfinite().all())
 
 
 def _file_in(reason) -> str:

@@ -11,7 +11,11 @@ from speechbrain.utils.distributed import if_main_process
 from unified_se_ss.brain import TwoTaskBrain
 from unified_se_ss.evaluation import plot_curves
 from unified_se_ss.recipe.log import TrainLog, log_gradients
+from unified_se_ss.recipe.nonfinite import Suspects
 from unified_se_ss.recipe.ranks import gather
+from unified_se_ss.recipe.skipped import MAX_SKIPPED_SHARE, SkippedItems
+
+SUBSETS = {Stage.TRAIN: "train", Stage.VALID: "dev", Stage.TEST: "test"}
 
 
 class RecipeBrain(TwoTaskBrain):
@@ -34,9 +38,23 @@ class RecipeBrain(TwoTaskBrain):
         What the best checkpoint is chosen by: the larger ``valid_<best>``, the better.
     rows : list of dict
         What each item got in this stage.
+    loaders : dict
+        By subset: train, dev, test.
+    skipped : SkippedItems
+        Items that could not be used, of which ``hparams.max_skipped_share`` (default
+        0.01) of a subset are put up with.
+    suspects : Suspects
+        Batches that were not finite.
     """
 
     best = "si_snr_i"
+    loaders = {}
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        share = self.option("max_skipped_share", MAX_SKIPPED_SHARE)
+        self.skipped = SkippedItems(self.hparams.output_folder, share)
+        self.suspects = Suspects(self)
 
     def training_fields(self, means: dict) -> dict:
         """More columns of the log, from the mean losses ``main`` and ``auxiliary``."""
@@ -49,9 +67,15 @@ class RecipeBrain(TwoTaskBrain):
     def on_stage_start(self, stage, epoch=None):
         """Begin a list of what each item got."""
         self.stage, self.rows = stage, []
+        subset = SUBSETS[stage]
+        loader = self.loaders.get(subset)
+        self.skipped.begin(
+            subset, epoch or 0, len(loader.dataset) if loader else 0, self.step
+        )
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log, schedule, and keep the best checkpoint; after the test, gather."""
+        self.n_skipped = self.skipped.end()
         if stage == Stage.TRAIN:
             self.train_row = self.training_row(epoch)
         elif stage == Stage.VALID:
@@ -73,13 +97,50 @@ class RecipeBrain(TwoTaskBrain):
             row["conflict_rate"] = found["conflict_rate"]
             row["mean_cosine"] = found["mean_cosine"]
             row["steps_without_auxiliary"] = found["auxiliary_nonfinite"]
-        return {**row, "data_wait": round(self.progress.data_wait, 4)}
+        row["data_wait"] = round(self.progress.data_wait, 4)
+        return {**row, **self.skipped_field("skipped_items")}
+
+    def skipped_field(self, name: str) -> dict:
+        """A column of the log for the items that could not be used, if there were any."""
+        return {name: self.n_skipped} if self.n_skipped else {}
+
+    # ------------------------------------------- what cannot be used, what is not finite
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Write down what the batch had to leave out."""
+        super().on_fit_batch_start(batch, should_step)
+        self.skipped.add(getattr(batch, "skipped", ()), self.step)
+        self.suspects.forward_begins()
+
+    def evaluate_batch(self, batch, stage):
+        """Write down what the batch had to leave out, and evaluate the others."""
+        self.skipped.add(getattr(batch, "skipped", ()), self.step)
+        return super().evaluate_batch(batch, stage)
+
+    def on_losses(self, batch, losses):
+        """Watch whether they are finite."""
+        self.suspects.note_losses(batch, losses)
+
+    def on_gradients(self, combined):
+        """Watch whether they are finite."""
+        self.suspects.note_gradients(combined)
+
+    def progress_fields(self):
+        """What the progress bar shows; saves batches that were not finite, too."""
+        self.suspects.look()
+        return {**super().progress_fields(), **self.skipped_progress()}
+
+    def skipped_progress(self) -> dict:
+        """What the progress bar says of the items that could not be used."""
+        return {"skipped": self.skipped.count} if self.skipped.count else {}
+
+    # ------------------------------------------------------------ the end of an epoch
 
     def finish_epoch(self, epoch):
         """Log the epoch, change the learning rate, keep the best and the last."""
         rows = gather(self.rows)
         means = {f"valid_{key}": _mean(rows, key) for key in rows[0]}
-        row = {**self.train_row, **means}
+        row = {**self.train_row, **means, **self.skipped_field("skipped_items_dev")}
         self.change_learning_rate(epoch, row["valid_loss"])
         if if_main_process():
             log = TrainLog(self.hparams.output_folder)

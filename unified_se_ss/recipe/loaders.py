@@ -6,11 +6,14 @@ import torch
 from speechbrain.dataio.dataloader import SaveableDataLoader
 
 from unified_se_ss.data import BucketBatchSampler
+from unified_se_ss.data.skipping import LeavingOut, SkippingDataset
 from unified_se_ss.recipe.ranks import rank_and_size
 
 
 def make_loader(dataset, batch_sampler, collate, num_workers: int) -> SaveableDataLoader:
     """A loader whose place within the epoch can be saved.
+
+    An item that cannot be used is left out of its batch, which says so (``skipped``).
 
     Arguments
     ---------
@@ -24,9 +27,9 @@ def make_loader(dataset, batch_sampler, collate, num_workers: int) -> SaveableDa
         Processes that read.
     """
     return SaveableDataLoader(
-        dataset,
+        SkippingDataset(dataset),
         batch_sampler=batch_sampler,
-        collate_fn=collate,
+        collate_fn=LeavingOut(collate),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

@@ -17,7 +17,7 @@ def report(brain, rows: list[dict], signals_of_id, hours: float, **sections) -> 
 
     Arguments
     ---------
-    brain : speechbrain.Brain
+    brain : RecipeBrain
         Its ``hparams`` say where and how much: ``output_folder``, ``save_waves``.
     rows : list of dict
         What each test utterance got, as ``evaluate_item`` gives it, with its ``ID``.
@@ -31,6 +31,12 @@ def report(brain, rows: list[dict], signals_of_id, hours: float, **sections) -> 
     """
     hparams = vars(brain.hparams)
     folder = Path(hparams["output_folder"])
+    left_out = []
+    if brain.n_skipped:
+        left_out.append(
+            f"{brain.n_skipped} of {brain.skipped.n_items} test items could not be used and "
+            f"are not in these results; {brain.skipped.path.name} names them."
+        )
     published = publish(
         folder,
         hparams["experiment_name"],
@@ -39,7 +45,7 @@ def report(brain, rows: list[dict], signals_of_id, hours: float, **sections) -> 
         hparams["sample_rate"],
         log_rows=TrainLog(folder).rows,
         configuration=_configuration(brain, hparams, hours),
-        notes=["Measured on the test set with the checkpoint best in validation."],
+        notes=["Measured on the test set with the checkpoint best in validation.", *left_out],
         keep_waves=hparams["save_waves"],
         gradient_rows=GradientLog(folder).rows,
         **sections,
@@ -48,6 +54,7 @@ def report(brain, rows: list[dict], signals_of_id, hours: float, **sections) -> 
     drawn = picture if picture.is_file() else "not drawn: no two gradients to compare"
     waves = f"{folder / 'wavs'}{'/' if published.waves else ' (save_waves is 0)'}"
     print(f"\n{published.summary.table()}\n")
+    print(*left_out, sep="\n", end="\n\n" if left_out else "")
     print(f"results       {published.results}")
     print(f"curves        {folder / 'curves.png'}")
     print(f"gradients     {drawn}")

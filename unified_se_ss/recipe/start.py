@@ -57,6 +57,7 @@ def train_and_test(brain, loaders: dict, signals_of_id, **sections) -> None:
         More for the report; passed on to ``evaluation.publish``.
     """
     watch = Stopwatch()
+    brain.loaders = loaders
     brain.train_sampler = loaders["train"].batch_sampler
     brain.checkpointer.add_recoverable("dataloader-TRAIN", loaders["train"])
     brain.fit(brain.hparams.epoch_counter, loaders["train"], loaders["dev"])

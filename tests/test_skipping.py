@@ -1,0 +1,185 @@
+"""Items that cannot be used while a run goes on: named, counted, never replaced."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from librimix import make_tree
+from test_train import command, rows, run
+
+from unified_se_ss.data import MixtureDataset, collate, read_manifest
+from unified_se_ss.data.dataset import ItemKey
+from unified_se_ss.data.librimix import prepare_librimix
+from unified_se_ss.data.skipping import (
+    EmptyBatch,
+    LeavingOut,
+    SkippedItem,
+    SkippingDataset,
+    nonfinite_signal,
+)
+from unified_se_ss.errors import UserError
+from unified_se_ss.recipe.skipped import SkippedItems
+
+NAME = "hparams/libri2mix_noisy_dprnn.yaml"
+PLACE = "wav8k/min"
+
+
+def cut_off(path):
+    """Leave half of a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def not_a_number(path):
+    """A float file with one NaN."""
+    signal, rate = soundfile.read(path)
+    signal[len(signal) // 2] = np.nan
+    soundfile.write(path, signal, rate, "FLOAT")
+
+
+def delete(path):
+    path.unlink()
+
+
+FAULTS = {"cut off": cut_off, "NaN": not_a_number, "deleted": delete}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """The training set of a tiny tree, and the folder of its files."""
+    tree = make_tree(tmp_path)
+    paths = prepare_librimix(tree, tmp_path / "manifests")
+    manifest = read_manifest(paths["train"], tree)
+    return MixtureDataset(manifest, 2), tree / PLACE / "train-360"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_item_is_left_out_by_name_and_the_others_are_as_they_were(
+    data, fault, workers
+):
+    dataset, folder = data
+    whole = {dataset[i].id: dataset[i].mixture for i in range(len(dataset))}
+    bad = folder / "s1" / "train-360-2.wav"
+    FAULTS[fault](bad)
+    loader = torch.utils.data.DataLoader(
+        SkippingDataset(dataset),
+        batch_sampler=[[ItemKey(1, i) for i in (0, 2, 4)], [ItemKey(1, 2)]],
+        collate_fn=LeavingOut(collate),
+        num_workers=workers,
+    )
+    batch, empty = loader
+    assert batch.ids == ["train-360-0", "train-360-4"]
+    for name, mixture, length in zip(batch.ids, batch.mixture, batch.lengths):
+        assert torch.equal(mixture[:length], whole[name])
+    ((identity, file, reason),) = batch.skipped
+    assert (identity, file) == ("train-360-2", str(bad))
+    assert {"cut off": "samples", "NaN": "not finite", "deleted": "exist"}[fault] in reason
+    assert isinstance(empty, EmptyBatch) and len(empty) == 0
+    assert empty.skipped == batch.skipped
+
+
+def test_a_mistake_in_the_program_is_raised():
+    class Broken(torch.utils.data.Dataset):
+        def __getitem__(self, key):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        SkippingDataset(Broken())[0]
+
+
+def test_what_is_no_signal_may_hold_nan():
+    example = {"mixture": torch.zeros(2, 5), "directions": torch.full((2, 2), torch.nan)}
+    assert nonfinite_signal(example) is None
+    assert nonfinite_signal((torch.zeros(3), torch.tensor([0, torch.inf, 0]))) == "signal 1"
+
+
+BAD = SkippedItem('a,"b"', "a.wav", "a.wav: is empty\nquite")
+
+
+def test_a_resumed_run_forgets_what_came_after_its_place(tmp_path):
+    items = SkippedItems(tmp_path, most=0.9)
+    for epoch in (1, 2):
+        items.begin("train", epoch, n_items=10)
+        for batch in (1, 3, 5):
+            items.add([BAD], batch)
+        assert items.end() == 3
+        items.begin("dev", epoch, n_items=2)
+        items.add([BAD], 1)
+    whole = items.path.read_text()
+    assert items.rows[0]["reason"] == BAD.reason and len(items.rows) == 8
+
+    again = SkippedItems(tmp_path, most=0.9)
+    again.begin("train", 2, n_items=10, batches=3)  # stopped after the third batch
+    assert again.count == 2
+    assert [(r["epoch"], r["batch"]) for r in again.rows if r["subset"] == "train"] == [
+        ("1", "1"),
+        ("1", "3"),
+        ("1", "5"),
+        ("2", "1"),
+        ("2", "3"),
+    ]
+    again.add([BAD], 5)
+    assert again.end() == 3
+    again.begin("dev", 2, n_items=2)
+    again.add([BAD], 1)
+    assert items.path.read_text() == whole
+
+
+def test_a_line_that_was_cut_off_is_not_read(tmp_path):
+    items = SkippedItems(tmp_path, most=1)
+    items.begin("train", 1, n_items=10)
+    items.add([BAD, BAD], 1)
+    text = items.path.read_text()
+    items.path.write_text(text + "1,train,2,x")
+    assert len(items.rows) == 2
+    items.begin("dev", 1, n_items=10)
+    assert items.path.read_text() == text
+
+
+def test_too_many_stop_the_run(tmp_path):
+    items = SkippedItems(tmp_path, most=0.01)
+    items.begin("train", 1, n_items=100)
+    items.add([BAD], 1)
+    with pytest.raises(UserError, match="(?s)2 of the 100 items.*a.wav.*max_skipped"):
+        items.add([BAD], 2)
+    with pytest.raises(UserError, match="max_skipped_share: is 2"):
+        SkippedItems(tmp_path, most=2)
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_over_bad_files(tmp_path, ranks):
+    """Faults that appear after the manifests were made: the run ends well and tells."""
+    tree = make_tree(tmp_path, counts=(6, 3, 3))
+    out = tmp_path / "run"
+    keys = {"number_of_epochs": 1, "batch_size": 1, "speed_percents": "null"}
+    keys |= {"valid_batch_size": 1, "max_skipped_share": 0.5, "num_workers": 2}
+    code = f"""
+import sys, runpy, unified_se_ss.data.librimix as l
+from pathlib import Path
+import unified_se_ss.recipe.start as start
+fit = start.train_and_test
+place = Path({str(tree / PLACE)!r})
+def broken(*a, **k):
+    (place / "train-360/s1/train-360-2.wav").unlink(missing_ok=True)
+    (place / "dev/s2/dev-1.wav").write_bytes(b"text")
+    (place / "test/mix_both/test-1.wav").unlink(missing_ok=True)
+    return fit(*a, **k)
+import unified_se_ss.recipe as recipe
+recipe.train_and_test = broken
+"""
+    arguments = command(NAME, tree, out, **keys)
+    script = tmp_path / "train.py"
+    script.write_text(
+        code + f"sys.argv[0] = {arguments[0]!r}\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}")
+    printed, progress = run([str(script), *arguments[1:]], launcher if ranks > 1 else ())
+    skipped = {(r["subset"], r["ID"]): r["file"] for r in rows(out / "skipped.csv")}
+    assert set(skipped) == {("train", "train-360-2"), ("dev", "dev-1"), ("test", "test-1")}
+    assert skipped["train", "train-360-2"].endswith("train-360/s1/train-360-2.wav")
+    (log,) = rows(out / "train_log.csv")
+    assert (log["skipped_items"], log["skipped_items_dev"]) == ("1", "1")
+    assert [row["ID"] for row in rows(out / "results.csv")] == ["test-0", "test-2"]
+    assert "1 of 3 test items" in printed
+    assert "skipped=1" in progress
