@@ -32,14 +32,11 @@ from unified_se_ss.data import (
     prepare_speech_folder,
     read_manifest,
 )
-from unified_se_ss.data.demo_sounds import SceneSounds
 from unified_se_ss.data.several_guides import SeveralGuides
-from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.enhancement import guided_markdown, level_guided, score_guided
+from unified_se_ss.evaluation.enhancement import level_guided, score_guided
 from unified_se_ss.evaluation.evaluate import Scorers
 from unified_se_ss.evaluation.perceptual import check_metrics, installed_metrics
 from unified_se_ss.evaluation.report.guided import guided
-from unified_se_ss.files import write_whole
 from unified_se_ss.gradients import TaskLoss
 from unified_se_ss.objectives import si_snr
 from unified_se_ss.objectives.stft_losses import STFT_LOSSES, stft_loss
@@ -157,29 +154,35 @@ def conditions_of(known):
 
 
 def prepare_scenes(hparams):
-    """Rooms, speech and noise of each subset; the demo makes its own."""
+    """Rooms, speech and noise of each subset; the demo makes its own voices."""
     if "corpus" in hparams:
-        return hparams["corpus"]()
-    return {subset: _sounds(hparams, subset) for subset in SUBSETS}
+        sounds = hparams["corpus"]()
+    else:
+        sounds = {subset: read_sounds(hparams, subset) for subset in SUBSETS}
+    return {s: (prepare_rooms(hparams, s), *sounds[s]) for s in SUBSETS}
 
 
-def _sounds(hparams, subset):
-    """What the scenes of a subset are made of: two folders, and rooms of its own."""
+def read_sounds(hparams, subset):
+    """Manifests of speech and noise, from two folders below data_folder."""
     manifests = []
     for kind in ("speech", "noise"):
         folder = Path(hparams["data_folder"]) / kind / subset
         path = Path(hparams["output_folder"]) / "manifests" / f"{kind}_{subset}.csv"
-        options = {"kind": kind, "resample": True, "channel": 0}
-        prepare_speech_folder(folder, path, hparams["sample_rate"], **options)
+        channel = 0 if kind == "noise" else None  # such as WHAM's
+        prepare_speech_folder(folder, path, hparams["sample_rate"], kind, True, channel)
         manifests.append(read_manifest(path, folder, one_rate=False))
+    return manifests
+
+
+def prepare_rooms(hparams, subset):
+    """A bank of rooms; no room is in two subsets."""
     number = SUBSETS.index(subset)
-    rooms = prepare_room_bank(
+    return prepare_room_bank(
         hparams["rooms_folder"],
         hparams["rooms"],
         hparams["n_rooms"][number],
-        seed=len(SUBSETS) * hparams["seed"] + number,  # no room is in two subsets
+        seed=len(SUBSETS) * hparams["seed"] + number,
     )
-    return SceneSounds(rooms, *manifests)
 
 
 def guide(hparams, name):
@@ -256,6 +259,17 @@ def enhance_again(brain, test_data, item_id):
     }
 
 
+def upload_best(brain):
+    """Copy the best checkpoint and the results to where upload_uri says."""
+    if not if_main_process():
+        return
+    best = brain.checkpointer.find_checkpoint(max_key=brain.best)
+    folder = brain.hparams.output_folder
+    done = upload(folder, best and best.path, brain.hparams.upload_uri)
+    if done:
+        print(f"uploaded to   {done}")
+
+
 def facts(hparams):
     """What --describe says beside the modules."""
     network = hparams["modules"]["network"]
@@ -299,7 +313,8 @@ def main():
         checkpointer=hparams["checkpointer"],
     )
     signals = partial(enhance_again, brain, loaders["test"].dataset)
-    recipe.train_and_test(brain, loaders, signals, level=level_guided)
+    recipe.train_and_test(brain, loaders, signals, level=level_guided, findings=[guided])
+    upload_best(brain)
 
 
 if __name__ == "__main__":
