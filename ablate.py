@@ -10,7 +10,8 @@ and the keys that it replaces. Given both, every cell of the file is run at ever
 of the grid. Values are YAML: rule_options="{strict: True}". Any other --key value goes
 to every run, as to train.py; python train.py HPARAMS.yaml --help lists the keys.
 
-Each cell is trained with each seed by
+Any recipe's YAML can be named; its train.py lies beside it or above. Each cell is trained
+with each seed by
 
   python train.py HPARAMS.yaml --seed S --output_folder FOLDER/CELL/S --key value ...
 
@@ -53,6 +54,7 @@ import yaml
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import read_results
 from unified_se_ss.evaluation.comparison import METRICS, compare, write_comparison
+from unified_se_ss.evaluation.results import HEADLINES
 
 # How long a run may take to leave after Ctrl-C before it is ended, in seconds.
 PATIENCE = 30.0
@@ -170,6 +172,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         raise UserError("give --devices or --device, not both")
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs: is {options.jobs}; expected 1 or more")
+    options.train = options.train or find_train(options.hparams)
     if not options.train.is_file():
         raise UserError(f"--train: {options.train} is no file; expected a train.py")
     if options.output_folder is None:
@@ -204,20 +207,36 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--metrics",
         default=",".join(METRICS),
-        help="columns of results.csv, higher is better; default: %(default)s",
+        help="columns of results.csv; default: those that there are of %(default)s",
     )
     add("--devices", help="such as cuda:0,cuda:1 or cpu; default: every GPU there is")
     add("--jobs", type=int, help="runs at a time; default: the number of devices, or 1")
     add(
         "--train",
         type=Path,
-        default=Path(__file__).with_name("train.py"),
         metavar="SCRIPT",
-        help="the train.py of any recipe; default: the one beside this file",
+        help="default: the train.py beside the YAML file or nearest above it",
     )
     add("--table_only", action="store_true", help="make the table from what is there")
     add("--dry_run", action="store_true", help="list the runs and leave")
     return made
+
+
+def find_train(hparams: Path | None) -> Path:
+    """The train.py of the recipe that a YAML file belongs to.
+
+    It lies beside the file or in the nearest folder above it; for a file of no recipe it
+    is the one beside this script.
+
+    Example
+    -------
+    >>> find_train(Path("nowhere/hparams/a.yaml")) == Path(__file__).with_name("train.py")
+    True
+    """
+    own = Path(__file__).with_name("train.py")
+    folders = hparams.resolve().parents if hparams else ()
+    found = (folder / own.name for folder in folders)
+    return next((path for path in found if path.is_file()), own)
 
 
 def keys_of(arguments: list[str]) -> list[str]:
@@ -697,10 +716,12 @@ def headline(run: Run) -> str:
     """What a finished run got, in a few words."""
     rows = read_results(run.folder / "results.csv")
     found = []
-    for metric, words in zip(METRICS, ("SI-SNRi", "of the enhanced mixture")):
+    known = {key: (heading, unit) for key, heading, unit in HEADLINES}
+    for metric in METRICS:
         values = [row[metric] for row in rows if isinstance(row.get(metric), float)]
         if values:
-            found.append(f"{words} {sum(values) / len(values):.2f} dB")
+            heading, unit = known[metric]
+            found.append(f"{heading} {sum(values) / len(values):.2f} {unit}")
     return ", ".join(found) or "finished"
 
 

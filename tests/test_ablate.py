@@ -278,6 +278,22 @@ def test_runs_are_made_once_and_compared(capsys, fake):
     assert ablate.main([*arguments[:-1], "1e-1"]) == 0
 
 
+def test_the_train_py_is_that_of_the_recipe(tmp_path):
+    """Beside the YAML file, or nearest above it; else that of the front door."""
+    for folder in ("recipe/hparams", "recipe/flat", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    for script in ("recipe/train.py", "recipe/flat/train.py"):
+        (tmp_path / script).touch()
+    for yaml_file, script in {
+        "recipe/hparams/a.yaml": tmp_path / "recipe/train.py",
+        "recipe/flat/a.yaml": tmp_path / "recipe/flat/train.py",
+        "elsewhere/a.yaml": ROOT / "train.py",
+    }.items():
+        (tmp_path / yaml_file).touch()
+        assert ablate.parse_arguments([str(tmp_path / yaml_file)]).train == script
+    assert ablate.parse_arguments([DEMO]).train == ROOT / "train.py"
+
+
 def test_a_run_that_fails_is_named_and_started_again(capsys, fake):
     folder, given = fake
     arguments = [*given, "--grid", "rule=sum,fail", "--seeds", "1,2"]

@@ -1,6 +1,7 @@
 """Binaural utterances judged: one order for all metrics, levels kept, results by angle."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from unified_se_ss.evaluation.angles import (
     heard_azimuth,
     sources_of,
     top_view_png,
+    write_angles,
 )
 from unified_se_ss.evaluation.binaural import (
     angles_between,
@@ -160,7 +162,7 @@ def test_itd_of_the_average_sphere_is_heard_at_its_azimuth():
     assert heard_azimuth(-5000.0) == -90
 
 
-def test_by_angle_puts_every_source_into_one_class_of_each_kind():
+def test_by_angle_puts_every_source_into_one_class_of_each_kind(tmp_path):
     rows = results([(-90, 0), (-29.9, 30), (180, 45), (150, -150)])
     table = by_angle(rows)
     for by in ("azimuth", "apart"):
@@ -174,6 +176,9 @@ def test_by_angle_puts_every_source_into_one_class_of_each_kind():
         lines[0].startswith("by,low,high,sources,snr_i,") and len(lines) == len(table) + 1
     )
     assert by_angle([{"ID": "a", "snr_i_1": 1.0}]) == []
+    names = [path.name for path in write_angles(rows, tmp_path)]
+    assert names == ["interaural.json", "by_angle.csv"]
+    assert json.loads((tmp_path / "interaural.json").read_text())["measured"] == 8
 
 
 def results(pairs):
@@ -209,7 +214,7 @@ def test_results_report_and_stereo_wavs(tmp_path):
         RATE,
         keep_waves=1,
         level=level_ears,
-        findings=[interaural(rows)],
+        findings=[interaural],
     )
     assert "ΔITD" in published.summary.table() and "itd_1" not in published.summary.table()
     assert read_results(tmp_path / "results.csv")[0]["cues_1"] == "measured"

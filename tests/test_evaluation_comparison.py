@@ -271,6 +271,21 @@ def test_what_cannot_be_compared_is_said(cells, baseline, metrics, message):
 )
 def test_verdicts(low, high, verdict):
     assert Difference(("1",), (0.5,), 0.5, low, high, 9).verdict == verdict
+    error = {"better": "worse", "worse": "better"}.get(verdict, verdict)
+    assert Difference(("1",), (0.5,), 0.5, low, high, 9, True).verdict == error
+
+
+def test_of_errors_less_is_better():
+    rows = {
+        cell: {
+            seed: [{"ID": str(i), "delta_itd": level + i + 0.01 * seed} for i in range(9)]
+            for seed in (1, 2, 3)
+        }
+        for cell, level in (("variant=mimo", 5.0), ("variant=independent", 50.0))
+    }
+    found = compare(rows)
+    assert list(found.estimates) == ["delta_itd"]
+    assert "worse by 45.00 µs" in found.table()
 
 
 # ------------------------------------------------------------------ files

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 
 from unified_se_ss.evaluation.curves import png_bytes
-from unified_se_ss.evaluation.interaural import LARGE_ITD_ERROR
+from unified_se_ss.evaluation.interaural import LARGE_ITD_ERROR, summarise_interaural
 from unified_se_ss.evaluation.results import summarise_values
+from unified_se_ss.files import write_whole
 from unified_se_ss.spatial import woodworth_itd
 
 #: What the sources are put into classes by: column, heading.
@@ -87,6 +90,36 @@ def by_angle(rows, width: float = WIDTH) -> list[dict]:
                 row = {"by": key, "low": float(low), "high": high, "sources": len(inside)}
                 table.append({**row, **_measured(inside)})
     return table
+
+
+def write_angles(rows, folder) -> list[Path]:
+    """Write interaural.json and, where directions are known, by_angle.csv.
+
+    Arguments
+    ---------
+    rows : list of dict
+        As `evaluate_ears` gives them, with their IDs.
+    folder : str or Path
+        Earlier files of these names are replaced, each as a whole.
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> row = {"ID": "a", "snr_i_1": 9.0, "delta_itd_1": 3.0, "cues_1": "measured"}
+    >>> [path.name for path in write_angles([row], tempfile.mkdtemp())]
+    ['interaural.json']
+    """
+    folder, table = Path(folder), by_angle(rows)
+    numbers = json.dumps(summarise_interaural(rows), indent=2, allow_nan=False)
+    written = [write_whole(folder / "interaural.json", numbers + "\n")]
+    if table:
+        written.append(write_whole(folder / "by_angle.csv", by_angle_csv(table)))
+    return written
 
 
 def by_angle_csv(table) -> str:

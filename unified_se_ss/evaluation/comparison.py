@@ -24,12 +24,13 @@ from unified_se_ss.evaluation.results import (
     BOOTSTRAP_SEED,
     COVERAGE,
     HEADLINES,
+    LOWER_IS_BETTER,
     RESAMPLES,
 )
 from unified_se_ss.files import write_whole
 
 #: What is compared unless told otherwise: columns of results.csv.
-METRICS = ("si_snr_i", "se_si_snr_i")
+METRICS = ("snr_i", "si_snr_i", "se_si_snr_i", "delta_itd", "delta_ild")
 _RESAMPLES_AT_ONCE = 100
 # A cell whose mean is this many intervals away from the others is drawn at the edge.
 _FAR = 8.0
@@ -86,6 +87,8 @@ class Difference:
         Ends of the 95 % interval, see `paired_interval`; None under two seeds.
     utterances : int
         Those with a value in every run of both.
+    lower_is_better : bool
+        Whether the metric is an error.
 
     Example
     -------
@@ -99,6 +102,7 @@ class Difference:
     low: float | None
     high: float | None
     utterances: int
+    lower_is_better: bool = False
 
     @property
     def verdict(self) -> str:
@@ -107,7 +111,7 @@ class Difference:
             return "one seed cannot tell"
         if self.low <= 0 <= self.high:
             return "within the noise"
-        return "better" if self.mean > 0 else "worse"
+        return "better" if (self.mean > 0) != self.lower_is_better else "worse"
 
 
 @dataclass(frozen=True)
@@ -262,7 +266,8 @@ def compare(results, baseline=None, metrics=METRICS) -> Comparison:
     baseline : str, optional
         The cell that the others are compared with; the first by default.
     metrics : sequence of str
-        Columns of results.csv, higher is better. What no run has is left out.
+        Columns of results.csv; higher is better, but of `LOWER_IS_BETTER`. What no run
+        has is left out.
 
     Returns
     -------
@@ -297,7 +302,8 @@ def compare(results, baseline=None, metrics=METRICS) -> Comparison:
         scores = {cell: found for cell, found in scores.items() if found}
         if scores:
             estimates[metric] = {c: estimate(*_matrix(s)) for c, s in scores.items()}
-            differences[metric] = _differences(scores, baseline)
+            lower = metric in LOWER_IS_BETTER
+            differences[metric] = _differences(scores, baseline, lower)
     if not estimates:
         rows = next(rows for runs in results.values() for rows in runs.values())
         raise UserError(
@@ -498,7 +504,7 @@ def _matrix(scores, names=None):
     return np.array(values), tuple(scores)
 
 
-def _differences(scores, baseline) -> dict[str, Difference]:
+def _differences(scores, baseline, lower_is_better) -> dict[str, Difference]:
     """What can be paired with the baseline, by cell."""
     differences = {}
     for cell in scores if baseline in scores else ():
@@ -511,7 +517,8 @@ def _differences(scores, baseline) -> dict[str, Difference]:
         ends = paired_interval(paired) if len(seeds) > 1 else (None, None)
         per_seed = tuple(paired.mean(axis=1).tolist())
         mean = float(paired.mean())
-        differences[cell] = Difference(tuple(seeds), per_seed, mean, *ends, len(names))
+        told = (tuple(seeds), per_seed, mean, *ends, len(names))
+        differences[cell] = Difference(*told, lower_is_better)
     return differences
 
 

@@ -47,6 +47,9 @@ HEADLINES = (
     ("se_si_snr_i", "SI-SNRi of the enhanced mixture", "dB"),
 )
 #: The per-source metrics, of which `_1`, `_2` ... are columns.
+LOWER_IS_BETTER = frozenset(
+    key for key, _, _ in HEADLINES if key.startswith(("delta_", "wer"))
+)
 COUNTS = ("words", "word_errors", "word_errors_reference")
 PER_SOURCE = (
     *(key for key, _, _ in HEADLINES if not key.startswith("se_")),
