@@ -15,8 +15,10 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from speechbrain.utils.distributed import if_main_process
 from tqdm import tqdm
 
+from unified_se_ss.checkpoints import RandomStates
 from unified_se_ss.data.skipping import EmptyBatch
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import (
@@ -36,7 +38,6 @@ WINDOWS_PER_EPOCH = 20
 WINDOWS = 1000
 
 
-@register_checkpoint_hooks
 class TaskMeans:
     """Means of both tasks' losses over the items of an epoch, kept on the device.
 
@@ -75,23 +76,37 @@ class TaskMeans:
             Over the items of all ranks, each of which must call this; by default over
             this rank's own.
         """
-        sums = self._sums.clone()
-        if all_ranks and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)
+        all_ranks = all_ranks and torch.distributed.is_initialized()
+        sums = self._sums_of_all_ranks() if all_ranks else self._sums
         main, main_items, auxiliary, auxiliary_items = sums.tolist()
         return {
             "main": main / main_items if main_items else None,
             "auxiliary": auxiliary / auxiliary_items if auxiliary_items else None,
         }
 
+    def _sums_of_all_ranks(self) -> torch.Tensor:
+        """The sums over the items of all ranks, each of which must call this."""
+        sums = self._sums.clone()
+        torch.distributed.all_reduce(sums)
+        return sums
+
     @mark_as_saver
     def _save(self, path):
-        torch.save(self._sums.cpu(), path)
+        sums = (
+            self._sums_of_all_ranks() if torch.distributed.is_initialized() else self._sums
+        )
+        if if_main_process():
+            torch.save(sums.cpu(), path)
 
     @mark_as_loader
     def _load(self, path, end_of_epoch):
         del end_of_epoch
-        self._sums = torch.load(path, weights_only=True)
+        self._sums = torch.load(path, map_location="cpu", weights_only=True)
+        if not if_main_process():  # which goes on for all
+            self.reset()
+
+
+register_checkpoint_hooks(TaskMeans, save_on_main_only=False)  # all ranks take part
 
 
 class Progress:
@@ -143,10 +158,10 @@ class Progress:
                 bar.update()
             bar.set_postfix(self.fields())
 
-    @property
-    def data_wait(self) -> float:
-        """Share of the time in which training waited for data."""
-        return self.waited / self.elapsed if self.elapsed else 0.0
+    def timing(self) -> dict:
+        """Minutes since it began, and the share of them in which it waited for data."""
+        data_wait = self.waited / self.elapsed if self.elapsed else 0.0
+        return {"minutes": round(self.elapsed / 60, 3), "data_wait": round(data_wait, 4)}
 
 
 class TwoTaskBrain(sb.Brain):
@@ -224,6 +239,8 @@ class TwoTaskBrain(sb.Brain):
         self._mean_loss = torch.zeros(())
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("means", self.means)
+            states = RandomStates()
+            self.checkpointer.add_recoverable("random", states, optional_load=True)
 
     def as_losses(self, losses) -> TwoTaskLosses:
         """What ``compute_objectives`` returned, as losses of one task or two."""

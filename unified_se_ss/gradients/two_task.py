@@ -222,15 +222,28 @@ class TwoTaskGradients:
         self._loss_scale = self._one
 
     def state_dict(self) -> dict:
-        """What is carried from step to step: the rule's memory and the moving averages."""
-        ratio = self.moving_ratio
-        return {"memory": self._memory, "averages": ratio.averages if ratio else None}
+        """What is carried from step to step: the rule's memory and the moving averages.
+
+        And this rank's gradients of the micro-batches since the last step, if there are.
+        """
+        ratio, pending = self.moving_ratio, self.pending > 0
+        return {
+            "memory": self._memory,
+            "averages": ratio.averages if ratio else None,
+            "pending": self.pending,
+            "buffer": self._buffer if pending else None,
+            "loss_scale": self._loss_scale if pending else None,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from what :meth:`state_dict` returned."""
         self._memory = state["memory"].to(self._memory)
         if self.moving_ratio and state["averages"] is not None:
             self.moving_ratio.averages = state["averages"].to(self._memory)
+        self.pending = state.get("pending", 0)
+        if self.pending:
+            self._buffer.copy_(state["buffer"])
+            self._loss_scale = state["loss_scale"].to(self._one)
 
     @property
     def groups(self) -> list[str]:
@@ -254,6 +267,8 @@ class TwoTaskGradients:
             self._check_reach(losses)
         if self.pending == 0:
             self._start(scale)
+        elif self._parameters[0].grad is not self._gradient_views[0]:  # just resumed
+            self._let_gradients_live_in_the_buffer()
         self.pending += 1
         auxiliary = losses.auxiliary
         if auxiliary is not None and auxiliary.total.requires_grad:
@@ -307,6 +322,10 @@ class TwoTaskGradients:
         """Begin a new step: zero the buffer and let every gradient live in it."""
         self._buffer.zero_()
         self._loss_scale = scale(self._one)
+        self._let_gradients_live_in_the_buffer()
+
+    def _let_gradients_live_in_the_buffer(self) -> None:
+        """Every parameter's gradient is a view of it: the main task's, where shared."""
         for parameter, view in zip(self._parameters, self._gradient_views):
             parameter.grad = view
 
@@ -316,8 +335,7 @@ class TwoTaskGradients:
             parameter.grad = view
         # Added where they belong one by one and freed; there is no second copy of them all.
         loss.backward(retain_graph=True, inputs=self._of_auxiliary_task)
-        for parameter, view in zip(self._parameters, self._gradient_views):
-            parameter.grad = view
+        self._let_gradients_live_in_the_buffer()
 
     @torch.no_grad()
     def combine(self) -> CombinedGradients:

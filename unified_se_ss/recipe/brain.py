@@ -8,9 +8,9 @@ from speechbrain import Stage
 from speechbrain.nnet.schedulers import ReduceLROnPlateau, update_learning_rate
 from speechbrain.utils.distributed import if_main_process
 
-from unified_se_ss.brain import TwoTaskBrain
+from unified_se_ss.brain import TwoTaskBrain, percent
 from unified_se_ss.evaluation import plot_curves
-from unified_se_ss.recipe.log import TrainLog, log_gradients
+from unified_se_ss.recipe.log import EpochTable, TrainLog, log_gradients
 from unified_se_ss.recipe.nonfinite import Suspects
 from unified_se_ss.recipe.ranks import gather
 from unified_se_ss.recipe.skipped import MAX_SKIPPED_SHARE, SkippedItems
@@ -53,7 +53,7 @@ class RecipeBrain(TwoTaskBrain):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         share = self.option("max_skipped_share", MAX_SKIPPED_SHARE)
-        self.skipped = SkippedItems(self.hparams.output_folder, share)
+        self.skipped = SkippedItems(self.option("output_folder", "."), share)
         self.suspects = Suspects(self)
 
     def training_fields(self, means: dict) -> dict:
@@ -78,6 +78,7 @@ class RecipeBrain(TwoTaskBrain):
         self.n_skipped = self.skipped.end()
         if stage == Stage.TRAIN:
             self.train_row = self.training_row(epoch)
+            self.timing = self.progress.timing()
         elif stage == Stage.VALID:
             self.finish_epoch(epoch)
         else:
@@ -97,7 +98,6 @@ class RecipeBrain(TwoTaskBrain):
             row["conflict_rate"] = found["conflict_rate"]
             row["mean_cosine"] = found["mean_cosine"]
             row["steps_without_auxiliary"] = found["auxiliary_nonfinite"]
-        row["data_wait"] = round(self.progress.data_wait, 4)
         return {**row, **self.skipped_field("skipped_items")}
 
     def skipped_field(self, name: str) -> dict:
@@ -143,11 +143,17 @@ class RecipeBrain(TwoTaskBrain):
         row = {**self.train_row, **means, **self.skipped_field("skipped_items_dev")}
         self.change_learning_rate(epoch, row["valid_loss"])
         if if_main_process():
-            log = TrainLog(self.hparams.output_folder)
+            folder = Path(self.hparams.output_folder)
+            log = TrainLog(folder)
             log.add(row)
-            plot_curves(log.rows, Path(self.hparams.output_folder) / "curves.png")
+            plot_curves(log.rows, folder / "curves.png")
             log_gradients(self, row)
-            print(f"Epoch {epoch}: {self.epoch_message(row)}, lr {row['lr']:.2g}")
+            EpochTable(folder / "timing.csv").add({"epoch": epoch, **self.timing})
+            print(
+                f"Epoch {epoch}: {self.epoch_message(row)}, lr {row['lr']:.2g}, "
+                f"{percent(self.timing['data_wait'])} of {self.timing['minutes']:.1f} min "
+                "waited for data"
+            )
         self.checkpointer.save_and_keep_only(
             meta={self.best: row[f"valid_{self.best}"], "epoch": epoch},
             max_keys=[self.best],

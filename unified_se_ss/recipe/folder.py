@@ -18,6 +18,7 @@ from hyperpyyaml import resolve_references
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
+from unified_se_ss.checkpoints import WholeCheckpointer
 from unified_se_ss.errors import UserError
 from unified_se_ss.events import check_tensorboard
 from unified_se_ss.files import write_whole
@@ -33,6 +34,7 @@ CHANGEABLE = {
     "epoch_counter",
     "num_workers",
     "log_interval",
+    "max_skipped_share",
     "tensorboard",
     "save_waves",
     "valid_batch_size",
@@ -47,7 +49,8 @@ def begin(options: Options, hparams: dict) -> None:
     """Join the other ranks, open the run's folder, and say what runs where and why.
 
     The folder explains itself: ``hyperparams.yaml`` (effective), ``env.log``,
-    ``log.txt``, and a copy of the script.
+    ``log.txt``, and a copy of the script. A plain ``checkpointer`` in `hparams` is
+    replaced by a :class:`~unified_se_ss.checkpoints.WholeCheckpointer`.
 
     Raises
     ------
@@ -77,6 +80,9 @@ def begin(options: Options, hparams: dict) -> None:
         write_whole(folder / "env.log", environment())
         sys.excepthook = sys.__excepthook__
     logger.info(_where(run_opts, hparams))
+    if hparams.get("checkpointer") is not None:
+        hparams["checkpointer"] = WholeCheckpointer.of(hparams["checkpointer"])
+        hparams["checkpointer"].tidy()
 
 
 def keep_freed_memory() -> bool:

@@ -31,6 +31,9 @@ def make_loader(dataset, batch_sampler, collate, num_workers: int) -> SaveableDa
         batch_sampler=batch_sampler,
         collate_fn=LeavingOut(collate),
         num_workers=num_workers,
+        # Without one of its own, every new iterator draws from the global generator,
+        # and a run that is resumed makes another number of them.
+        generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
     )

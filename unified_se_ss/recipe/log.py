@@ -4,20 +4,70 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import suppress
 from pathlib import Path
-
-import yaml
 
 from unified_se_ss.evaluation import GradientLog, plot_conflicts
 from unified_se_ss.events import write_events
 from unified_se_ss.files import write_whole
 
 
-class TrainLog:
+class EpochTable:
+    """A CSV file with one row per epoch, written whole.
+
+    A run that is resumed from an earlier epoch replaces the rows from there on.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> table = EpochTable(Path(tempfile.mkdtemp()) / "timing.csv")
+    >>> table.add({"epoch": 1, "data_wait": 0.1})
+    >>> table.rows
+    [{'epoch': 1, 'data_wait': 0.1}]
+    """
+
+    def __init__(self, path):
+        self.csv_path = Path(path)
+
+    @property
+    def rows(self) -> list[dict]:
+        """What was logged so far; numbers, empty cells left out."""
+        if not self.csv_path.is_file():
+            return []
+        with open(self.csv_path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [{k: _value(v) for k, v in row.items() if v} for row in rows]
+
+    def add(self, row: dict) -> None:
+        """Log an epoch; forget what was logged of it and of later ones."""
+        rows = [r for r in self.rows if r["epoch"] < row["epoch"]]
+        rows.append({key: value for key, value in row.items() if value is not None})
+        columns = list(dict.fromkeys(key for r in rows for key in r))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.csv_path, text.getvalue())
+
+
+def _value(text: str):
+    """A cell as a number, if it is one."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
+class TrainLog(EpochTable):
     """One row per epoch in ``train_log.csv``, one line in ``train_log.txt``.
 
-    A run that is resumed from an earlier epoch replaces the rows from there on. Both
-    files are written whole.
+    What is in it follows from the run's settings alone: a run that was killed and went on
+    writes the same. What depends on the clock stands in ``timing.csv``.
 
     Arguments
     ---------
@@ -34,29 +84,13 @@ class TrainLog:
     """
 
     def __init__(self, folder):
-        self.csv_path = Path(folder) / "train_log.csv"
+        super().__init__(Path(folder) / "train_log.csv")
         self.text_path = Path(folder) / "train_log.txt"
-
-    @property
-    def rows(self) -> list[dict]:
-        """What was logged so far; numbers, empty cells left out."""
-        if not self.csv_path.is_file():
-            return []
-        with open(self.csv_path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [{k: yaml.safe_load(v) for k, v in row.items() if v} for row in rows]
 
     def add(self, row: dict) -> None:
         """Log an epoch; forget what was logged of it and of later ones."""
-        rows = [r for r in self.rows if r["epoch"] < row["epoch"]]
-        rows.append({key: value for key, value in row.items() if value is not None})
-        columns = list(dict.fromkeys(key for r in rows for key in r))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(self.csv_path, text.getvalue())
-        write_whole(self.text_path, "".join(_line(r) + "\n" for r in rows))
+        super().add(row)
+        write_whole(self.text_path, "".join(_line(r) + "\n" for r in self.rows))
 
 
 def _line(row: dict) -> str:
@@ -94,9 +128,10 @@ def log_gradients(brain, log_row: dict) -> None:
     """
     hparams = vars(brain.hparams)
     folder, windows = Path(hparams["output_folder"]), brain.monitor.windows()
-    log = GradientLog(folder)
-    log.add(log_row["epoch"], windows)
-    rule, granularity = describe_rule(hparams), hparams["granularity"]
-    plot_conflicts(log.rows, folder / "gradients.png", rule, granularity)
+    if "rule" in hparams:  # else there is one task, and nothing to compare
+        log = GradientLog(folder)
+        log.add(log_row["epoch"], windows)
+        rule, granularity = describe_rule(hparams), hparams["granularity"]
+        plot_conflicts(log.rows, folder / "gradients.png", rule, granularity)
     if hparams.get("tensorboard"):
         write_events(folder / "tensorboard", log_row, windows)
