@@ -76,7 +76,7 @@ class Stored(NamedTuple):
 
     def utterances(self) -> list[np.ndarray]:
         """The samples [T] of every utterance, read when they are used."""
-        samples = np.load(self.path, mmap_mode="r")
+        samples = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return [samples[a:b] for a, b in zip(self.offsets, self.offsets[1:])]
 
 

@@ -230,7 +230,7 @@ class RoomBank:
         try:
             told = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
             self.settings = RoomSettings(**told["settings"])
-            self._rooms = np.load(self.path, mmap_mode="r")
+            self._rooms = np.load(self.path, mmap_mode="r", allow_pickle=False)
             whole = self._rooms.dtype == self.settings.record()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _not_a_bank(self.path, error) from error

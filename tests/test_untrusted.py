@@ -1,0 +1,401 @@
+"""Files that were made to run something: none of them does, and each is named."""
+
+import ast
+import contextlib
+import json
+import os
+import pickle
+import zipfile
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from speechbrain.dataio.dataloader import SaveableDataLoader
+from speechbrain.nnet import schedulers
+from speechbrain.utils.checkpoints import METAFNAME
+from speechbrain.utils.epoch_loop import EpochCounter
+from test_brain import batches, make
+
+from unified_se_ss.checkpoints import FILES, WholeCheckpointer, _listing
+from unified_se_ss.data.heads import _read_kept
+from unified_se_ss.data.rooms import RoomBank, RoomSettings
+from unified_se_ss.errors import UserError
+from unified_se_ss.inference.weights import read_checkpoint, read_safetensors
+from unified_se_ss.plain_yaml import plain_yaml
+from unified_se_ss.recipe.nonfinite import load_suspect
+
+ROOT = Path(__file__).parent.parent
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+def write_pickle(bomb, path):
+    """A bare pickle."""
+    path.write_bytes(pickle.dumps({"a": bomb}))
+
+
+def write_torch(bomb, path, **options):
+    """What torch.save writes; a tensor first, so that it looks like weights."""
+    torch.save({"weight": torch.ones(3), "a": bomb}, path, **options)
+
+
+def write_yaml(bomb, path):
+    """What Python's YAML tags can do."""
+    path.write_text(f"step: !!python/object/apply:os.mkdir [{bomb.marker}]\n")
+
+
+def write_subclass(bomb, path):
+    """A tensor subclass in whose state the bomb lies."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.payload = bomb
+    torch.save({"weight": parameter}, path)
+
+
+WAYS = {
+    "pickle": write_pickle,
+    "torch": write_torch,
+    "torch before 1.6": partial(write_torch, _use_new_zipfile_serialization=False),
+    "an attribute of a parameter": write_subclass,
+    "yaml": write_yaml,
+}
+
+
+@pytest.fixture
+def bomb(tmp_path):
+    return Bomb(tmp_path / "executed")
+
+
+def unexploded(bomb):
+    return not Path(bomb.marker).exists()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_bombs_do_go_off(bomb, tmp_path, way):
+    path = tmp_path / "file"
+    WAYS[way](bomb, path)
+    if way == "pickle":
+        pickle.loads(path.read_bytes())
+    elif way == "yaml":
+        yaml.unsafe_load(path.read_text())
+    else:
+        torch.load(path, weights_only=False)
+    assert not unexploded(bomb)
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+SCHEDULERS = {
+    "plateau": partial(schedulers.ReduceLROnPlateau, lr_min=1e-8),
+    "newbob": partial(schedulers.NewBobScheduler, 0.01),
+    "warm-up": partial(schedulers.NoamScheduler, 0.01, 10),
+}
+
+
+def trained(folder, scheduler="plateau"):
+    """A Brain with all that a recipe's checkpoints hold."""
+    checkpointer = WholeCheckpointer(folder)
+    brain = make(checkpointer=checkpointer, aux_scale="ema")
+    train = SaveableDataLoader(batches(2), batch_size=None)
+    recoverables = {
+        "network": torch.nn.ModuleDict(dict(brain.modules)),
+        "counter": EpochCounter(3),
+        "lr_scheduler": SCHEDULERS[scheduler](),
+        "dataloader-TRAIN": train,
+    }
+    checkpointer.add_recoverables(recoverables)
+    for name in recoverables:
+        checkpointer.optional_recoverables[name] = False
+    brain.fit([1], train)
+    return brain
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint, as files by name."""
+    brain = trained(tmp_path_factory.mktemp("save"))
+    path = brain.checkpointer.save_checkpoint({"epoch": 1}, end_of_epoch=False).path
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def names_in_recipes():
+    """Recoverables that the shipped YAMLs name."""
+    found = set()
+    for path in (*ROOT.glob("hparams/*.yaml"), *ROOT.glob("recipes/*/hparams/*.yaml")):
+        _, content = plain_yaml(path.read_text(encoding="utf-8"), path)["checkpointer"]
+        found |= set(content["recoverables"])
+    return found
+
+
+def test_the_checkpoint_is_that_of_the_recipes(checkpoint):
+    names = {name.removesuffix(".ckpt") for name in checkpoint if name.endswith(".ckpt")}
+    assert names >= names_in_recipes()
+    brain = {"brain", "gradients", "means", "monitor", "optimizer", "random"}
+    assert names >= brain | {"dataloader-TRAIN"}
+
+
+def planted(checkpoint, folder, name, write):
+    """The checkpoint with one file in another's place, and the checksums to match."""
+    place = folder / "CKPT+planted"
+    place.mkdir(parents=True)
+    for file, content in checkpoint.items():
+        (place / file).write_bytes(content)
+    write(place / name)
+    if name != METAFNAME:
+        meta = yaml.safe_load((place / METAFNAME).read_text())
+        meta[FILES][name] = _listing(place / name)
+        (place / METAFNAME).write_text(yaml.safe_dump(meta))
+
+
+FILES_OF_A_CHECKPOINT = (
+    "brain",
+    "counter",
+    "dataloader-TRAIN",
+    "gradients",
+    "lr_scheduler",
+    "means",
+    "monitor",
+    "network",
+    "optimizer",
+    "random",
+)
+
+
+@pytest.mark.parametrize("name", FILES_OF_A_CHECKPOINT)
+def test_no_file_of_a_checkpoint_runs_anything(
+    checkpoint, tmp_path, bomb, name, monkeypatch
+):
+    """Even where the environment asks torch to run what pickles say."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    assert f"{name}.ckpt" in checkpoint
+    for way, write in WAYS.items():
+        folder = tmp_path / way
+        planted(checkpoint, folder, f"{name}.ckpt", partial(write, bomb))
+        with pytest.raises(UserError, match="CKPT.planted") as told:
+            trained(folder)
+        assert unexploded(bomb), way
+        assert "\n" not in str(told.value).strip() and len(str(told.value)) < 600
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_no_scheduler_of_speechbrain_runs_anything(tmp_path, bomb, scheduler):
+    brain = trained(tmp_path / "first", scheduler)
+    path = brain.checkpointer.save_checkpoint().path
+    files = {file.name: file.read_bytes() for file in path.iterdir()}
+    planted(files, tmp_path / "second", "lr_scheduler.ckpt", partial(write_torch, bomb))
+    with pytest.raises(UserError, match="CKPT.planted"):
+        trained(tmp_path / "second", scheduler)
+    assert unexploded(bomb)
+
+
+def test_a_list_of_files_that_runs_something(checkpoint, tmp_path, bomb):
+    """CKPT.yaml itself: such a checkpoint is none."""
+    planted(checkpoint, tmp_path, METAFNAME, partial(write_yaml, bomb))
+    checkpointer = WholeCheckpointer(tmp_path)
+    checkpointer.tidy()
+    assert checkpointer.list_checkpoints() == [] and unexploded(bomb)
+
+
+def test_a_checkpoint_that_is_as_it_was_is_loaded(checkpoint, tmp_path):
+    """What is refused above is refused for the bomb."""
+    planted(checkpoint, tmp_path, "README", lambda path: path.write_text("nothing"))
+    assert len(trained(tmp_path).checkpointer.list_checkpoints()) == 1
+
+
+# ------------------------------------------------------------------ other files
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("read", [read_checkpoint, read_safetensors, load_suspect])
+def test_no_file_of_weights_runs_anything(tmp_path, bomb, way, read):
+    path = tmp_path / "weights"
+    WAYS[way](bomb, path)
+    with pytest.raises(UserError, match="weights"):
+        read(path)
+    assert unexploded(bomb)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_of_weights_is_named(tmp_path_factory, data):
+    """Cut off anywhere, bytes changed anywhere, in both of torch's formats, or no such file."""
+    folder = tmp_path_factory.getbasetemp()
+    new, path = data.draw(st.booleans()), folder / "damaged"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=new)
+    content = bytearray(path.read_bytes())
+    kind = data.draw(st.sampled_from(["cut", "change", "other"]))
+    if kind == "cut":
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    elif kind == "change":
+        for _ in range(data.draw(st.integers(1, 4))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(BYTE)
+    else:
+        content = data.draw(st.binary(max_size=200))
+    path.write_bytes(bytes(content))
+    with contextlib.suppress(UserError):
+        state = read_checkpoint(path)
+        assert all(isinstance(value, torch.Tensor) for value in state.values())
+
+
+BYTE = st.integers(0, 255)
+
+
+def test_no_array_runs_anything(tmp_path, bomb):
+    array = np.empty(1, dtype=object)
+    array[0] = bomb
+    np.save(tmp_path / "rooms.npy", array, allow_pickle=True)
+    kept = asdict(RoomSettings(microphones=((0.0, 0.0, 0.0),)))
+    (tmp_path / "rooms.json").write_text(json.dumps({"settings": kept}))
+    with pytest.raises(UserError, match="rooms.npy"):
+        RoomBank(tmp_path / "rooms.npy")
+    np.savez(
+        tmp_path / "head.npz", azimuth=array, elevation=array, filters=array, latency=0
+    )
+    assert _read_kept(tmp_path / "head.npz", "head", 8000) is None
+    assert zipfile.is_zipfile(tmp_path / "head.npz") and unexploded(bomb)
+
+
+def test_a_runs_yaml_is_read_as_data(tmp_path, bomb):
+    """Tags of HyperPyYAML are kept as they stand; those of Python are refused."""
+    tagged = f"a: !apply:os.mkdir [{bomb.marker}]\nb: !new:os.mkdir\n  path: x"
+    assert plain_yaml(tagged, "a.yaml")["a"] == ("!apply:os.mkdir", [bomb.marker])
+    write_yaml(bomb, tmp_path / "a.yaml")
+    with pytest.raises(UserError, match="a.yaml, line 1, column 7"):
+        plain_yaml((tmp_path / "a.yaml").read_text(), "a.yaml")
+    assert unexploded(bomb)
+
+
+# ------------------------------------------------------------------ the tree
+
+
+# What may execute, and is asked for in these files alone: see docs/security.md.
+BY_DESIGN = {
+    "load_hyperpyyaml": {
+        "unified_se_ss/recipe/options.py",  # the YAML that a user starts
+        "benchmarks/dual_path.py",
+        "benchmarks/two_gradient_fronts.py",
+        "benchmarks/two_gradients.py",
+        "docs/examples/after/train.py",
+        "docs/examples/before/train.py",
+        "docs/examples/by_items/train.py",
+    },
+    "from_hparams": {
+        "unified_se_ss/recogniser.py",  # a recogniser that a user names
+        "unified_se_ss/inference/speechbrain_format.py",  # what was just written
+    },
+}
+# Calls that have no place in the tree at all.
+NEVER = {
+    *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "marshal.load"),
+    *("shelve.open", "joblib.load", "dill.load", "dill.loads", "pandas.read_pickle"),
+    *("eval", "exec", "os.system", "os.popen", "torch.hub.load", "yaml.unsafe_load"),
+    *("yaml.full_load", "yaml.load_all", "yaml.unsafe_load_all", "shutil.unpack_archive"),
+    *("torch.jit.load", "add_safe_globals", "torch.serialization.add_safe_globals"),
+}
+NEVER_METHODS = {"extractall", "extract", "read_pickle", "add_safe_globals"}
+# What a call must say, so that no default of a library decides.
+MUST_SAY = {
+    "torch.load": ("weights_only", True),
+    "np.load": ("allow_pickle", False),
+    "numpy.load": ("allow_pickle", False),
+}
+
+
+def sources():
+    """Every Python file of the project but its tests."""
+    folders = ("unified_se_ss", "recipes", "benchmarks", "docs")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return sorted([*found, *ROOT.glob("*.py")])
+
+
+def calls(path):
+    """Every call in a file: its dotted name and its node."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), path.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def keyword(node, name):
+    """The value of a keyword of a call, as source."""
+    return next((ast.unparse(k.value) for k in node.keywords if k.arg == name), None)
+
+
+def unsafe(name, node, file):
+    """What is wrong with a call; None if nothing is."""
+    last = name.rsplit(".", 1)[-1]
+    if name in NEVER or last in NEVER_METHODS:
+        return "has no place here"
+    if name in MUST_SAY:
+        key, value = MUST_SAY[name]
+        return None if keyword(node, key) == str(value) else f"must say {key}={value}"
+    if name == "yaml.load" and not (keyword(node, "Loader") or "").endswith("_PlainLoader"):
+        return "must name a loader that makes plain data"
+    if keyword(node, "shell") == "True" or keyword(node, "trust_remote_code") == "True":
+        return "runs what it is given"
+    if last in BY_DESIGN and file not in BY_DESIGN[last]:
+        return "is not known to docs/security.md"
+    return None
+
+
+def faults(path, file):
+    return [
+        f"{file}, line {node.lineno}: {name} {problem}"
+        for name, node in calls(path)
+        if (problem := unsafe(name, node, file))
+    ]
+
+
+def test_nothing_in_the_tree_runs_what_a_file_says():
+    found = [
+        f for path in sources() for f in faults(path, path.relative_to(ROOT).as_posix())
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_what_executes_by_design_is_where_it_is_said_to_be():
+    """And the list holds nothing that is no longer there."""
+    for name, files in BY_DESIGN.items():
+        for file in files:
+            assert name in {n.rsplit(".", 1)[-1] for n, _ in calls(ROOT / file)}, file
+    told = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    for file in ("recipe/options.py", "recogniser.py"):
+        assert file in told
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, mmap_mode='r')",
+        "np.load(path, allow_pickle=True)",
+        "pickle.load(file)",
+        "yaml.load(text, Loader=yaml.Loader)",
+        "yaml.load(text, yaml.SafeLoader)",
+        "tar.extractall(folder)",
+        "shutil.unpack_archive(a, b)",
+        "subprocess.run(text, shell=True)",
+        "eval(text)",
+        "load_hyperpyyaml(file)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+    ],
+)
+def test_the_inspection_sees_what_it_looks_for(tmp_path, source):
+    path = tmp_path / "a.py"
+    path.write_text(f"def f():\n    return [{source} for _ in x]\n")
+    assert len(faults(path, "a.py")) == 1
