@@ -38,7 +38,7 @@ class Suspects:
 
     def __init__(self, brain, files: int = FILES):
         self.brain = brain
-        self.folder = Path(brain.hparams.output_folder) / "nonfinite"
+        self.folder = Path(brain.option("output_folder", ".")) / "nonfinite"
         self.files = files
         self._random = {}
         self._pending, self._since_step = [], []
