@@ -146,7 +146,7 @@ class DynamicMixingDataset(torch.utils.data.Dataset):
         name, noise = "_".join(map(short_name, utterances)), None
         if self.noises:
             item = self.noises[rng.integers(len(self.noises))]
-            noise = self._read_noise(item, sources.shape[1], rng)
+            noise = read_noise(item, sources.shape[1], self.sample_rate, rng)
             noise *= gain_to(levels.noise, float(item.attributes["loudness"]))
             name = f"{name}_{short_name(item)}"
         return name, sources, noise
@@ -176,15 +176,6 @@ class DynamicMixingDataset(torch.utils.data.Dataset):
             source *= gain_to(level, float(item.attributes["loudness"]))
         return np.stack(sources)
 
-    def _read_noise(self, item, length, rng):
-        """A segment of a noise recording, repeated if it is shorter: float32 [T]."""
-        ratio = speed_ratio(100, item.sample_rate, self.sample_rate)
-        frames = perturbed_frames(item.frames, ratio)
-        if frames >= length:
-            return read_segment(item, "noise", ratio, length, rng)
-        noise = read_segment(item, "noise", ratio, frames, rng)
-        return np.resize(np.roll(noise, rng.integers(frames)), length)
-
 
 def read_segment(item, stem, ratio, length, rng):
     """A random segment of a recording, drawn again if it is silent.
@@ -213,6 +204,33 @@ def read_segment(item, stem, ratio, length, rng):
         if not audio.is_silent(signal):
             break
     return signal
+
+
+def read_noise(item, length, sample_rate, rng):
+    """A random segment of a noise recording, which is repeated if it is shorter.
+
+    Arguments
+    ---------
+    item : Item
+        The manifest's line, with the stem noise.
+    length : int
+        Samples wanted.
+    sample_rate : int
+        Hz of what is given.
+    rng : np.random.Generator
+        Where it is cut, or where the repetition begins.
+
+    Returns
+    -------
+    np.ndarray
+        float32 [T].
+    """
+    ratio = speed_ratio(100, item.sample_rate, sample_rate)
+    frames = perturbed_frames(item.frames, ratio)
+    noise = read_segment(item, "noise", ratio, min(frames, length), rng)
+    if frames >= length:
+        return noise
+    return np.resize(np.roll(noise, rng.integers(frames)), length)
 
 
 def by_speaker(manifest, min_seconds):

@@ -21,7 +21,7 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.files import written_whole
 
 REQUIRED = ("ID", "duration", "sample_rate")
-STEM = re.compile(r"mixture|s[1-9][0-9]*|noise|speech")
+STEM = re.compile(r"mixture|s[1-9][0-9]*|noise|speech|noisy|clean")
 DATA_ROOT = "{data_root}"
 
 

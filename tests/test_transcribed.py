@@ -1,0 +1,144 @@
+"""Noisy speech with its words: read in pairs, or mixed on the fly."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unified_se_ss.data import ItemKey, audio
+from unified_se_ss.data.manifest import Item, Manifest
+from unified_se_ss.data.transcribed import (
+    NoisySpeechDataset,
+    PairedSpeechDataset,
+    collate_transcribed,
+)
+from unified_se_ss.errors import UserError
+
+RATE = 8000
+
+
+def manifest_of(folder, stem, signals, rate=RATE, **attributes):
+    """A manifest of signals that are written below a folder."""
+    items = []
+    for number, signal in enumerate(signals):
+        path = folder / f"{stem}{number}.wav"
+        audio.write(path, np.asarray(signal, np.float32), rate)
+        items.append(
+            Item(f"{stem}{number}", len(signal) / rate, rate, {stem: str(path)}, attributes)
+        )
+    return Manifest(f"{stem}.csv", tuple(items), (stem,), rate)
+
+
+@pytest.fixture()
+def manifests(tmp_path):
+    rng = np.random.default_rng(0)
+    speech = [0.1 * rng.standard_normal(n) for n in (4000, 6000, 8000)]
+    noise = [0.02 * rng.standard_normal(n) for n in (1000, 30000)]
+    return (
+        manifest_of(tmp_path, "clean", speech, transcript="the old man"),
+        manifest_of(tmp_path, "noise", noise),
+    )
+
+
+def ratio_db(utterance):
+    """Signal-to-noise ratio of an utterance."""
+    clean, noise = utterance.clean.double(), (utterance.noisy - utterance.clean).double()
+    return float(10 * torch.log10(clean.square().mean() / noise.square().mean()))
+
+
+@given(seed=st.integers(0, 2**31), epoch=st.integers(0, 99), index=st.integers(0, 2))
+@settings(max_examples=40, deadline=None)
+def test_an_item_is_a_function_of_its_key(shared, seed, epoch, index):
+    speech, noise = shared
+    data = NoisySpeechDataset(speech, noise, (-5, 10), RATE, seed)
+    one, again = (data[ItemKey(epoch, index)] for _ in range(2))
+    assert torch.equal(one.noisy, again.noisy) and torch.equal(one.clean, again.clean)
+    assert -5.01 <= ratio_db(one) <= 10.01
+    assert len(one.noisy) == speech.items[index].frames
+    other = data[ItemKey(epoch + 1, index)]
+    assert torch.equal(one.clean, other.clean) and not torch.equal(one.noisy, other.noisy)
+    fixed = NoisySpeechDataset(speech, noise, (-5, 10), RATE, seed, epoch=epoch)
+    assert torch.equal(fixed[ItemKey(epoch + 7, index)].noisy, one.noisy)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("speech")
+    speech = [0.1 * rng.standard_normal(n) for n in (4000, 6000, 8000)]
+    noise = [0.02 * rng.standard_normal(n) for n in (1000, 30000)]
+    return (
+        manifest_of(folder, "clean", speech, transcript="x"),
+        manifest_of(folder, "noise", noise),
+    )
+
+
+def test_ratios_are_uniform(manifests):
+    data = NoisySpeechDataset(*manifests, (0, 20), RATE)
+    ratios = [ratio_db(data[ItemKey(epoch, 0)]) for epoch in range(200)]
+    assert abs(np.mean(ratios) - 10) < 1.5  # 3.7 standard errors
+    assert min(ratios) < 1 and max(ratios) > 19
+
+
+def test_what_would_clip_is_turned_down_with_its_speech(tmp_path):
+    speech = manifest_of(tmp_path, "clean", [np.full(1000, 0.9)], transcript="x")
+    noise = manifest_of(tmp_path, "noise", [np.random.default_rng(0).uniform(-1, 1, 999)])
+    utterance = NoisySpeechDataset(speech, noise, (-20, -20), RATE)[0]
+    assert utterance.noisy.abs().max() == 1
+    assert abs(ratio_db(utterance) + 20) < 0.01
+
+
+@pytest.mark.parametrize("silent", ["clean", "noise"])
+def test_silence_has_no_ratio_but_finite_values(tmp_path, silent):
+    signals = {"clean": [np.full(1000, 0.1)], "noise": [np.full(1000, 0.1)]}
+    signals[silent] = [np.zeros(1000)]
+    speech = manifest_of(tmp_path, "clean", signals["clean"], transcript="x")
+    noise = manifest_of(tmp_path, "noise", signals["noise"])
+    utterance = NoisySpeechDataset(speech, noise, (0, 0), RATE)[0]
+    assert utterance.noisy.isfinite().all()
+
+
+def test_other_rates_are_resampled(tmp_path, manifests):
+    speech = manifest_of(
+        tmp_path, "clean", [np.full(16000, 0.1)], 16000, transcript="hello"
+    )
+    utterance = NoisySpeechDataset(speech, manifests[1], (0, 0), RATE)[0]
+    assert len(utterance.noisy) == len(utterance.clean) == 8000
+
+
+def test_pairs_are_read_as_they_are(tmp_path, manifests):
+    rng = np.random.default_rng(1)
+    pair = {s: rng.uniform(-0.5, 0.5, 500).astype(np.float32) for s in ("noisy", "clean")}
+    for stem, signal in pair.items():
+        audio.write(tmp_path / f"{stem}.wav", signal, RATE)
+    paths = {stem: str(tmp_path / f"{stem}.wav") for stem in pair}
+    item = Item("a", 500 / RATE, RATE, paths, {"transcript": "a dog"})
+    data = PairedSpeechDataset(Manifest("m.csv", (item,), tuple(paths), RATE))
+    assert data.durations == [500 / RATE] and len(data) == 1
+    utterance = data[ItemKey(5, 0)]
+    for stem, signal in pair.items():
+        torch.testing.assert_close(
+            getattr(utterance, stem), torch.from_numpy(signal), atol=1e-4, rtol=0
+        )
+    batch = collate_transcribed([utterance], lambda text: [len(text)])
+    assert batch.transcripts == ["a dog"] and batch.tokens.tolist() == [[5]]
+
+
+@pytest.mark.parametrize("snr_range", [(10, -5), (1,), "ab", None, (float("nan"), 1)])
+def test_a_range_without_sense_is_refused(manifests, snr_range):
+    with pytest.raises(UserError, match=r"snr_range: is .*such as \[-5, 10\]"):
+        NoisySpeechDataset(*manifests, snr_range, RATE)
+
+
+def test_missing_columns_are_named(tmp_path, manifests):
+    speech, noise = manifests
+    with pytest.raises(UserError, match="clean.csv: has no column noise"):
+        NoisySpeechDataset(speech, speech, (0, 1), RATE)
+    with pytest.raises(UserError, match="noise.csv: has no column clean"):
+        NoisySpeechDataset(noise, noise, (0, 1), RATE)
+    untold = manifest_of(tmp_path, "clean", [np.zeros(10)])
+    with pytest.raises(UserError, match="clean.csv: has no column transcript"):
+        NoisySpeechDataset(untold, noise, (0, 1), RATE)
+    with pytest.raises(UserError, match="has no column noisy"):
+        PairedSpeechDataset(speech)
