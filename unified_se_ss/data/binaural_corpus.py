@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from unified_se_ss.data import audio
 from unified_se_ss.data.binaural import write_ears
 from unified_se_ss.data.binaural_folder import FOLDERS, PLACEMENTS
-from unified_se_ss.data.binaural_heads import HeadBank, Placement
+from unified_se_ss.data.binaural_heads import HeadBank, Placement, heads_digest
 from unified_se_ss.data.binaural_mixing import BinauralMixture, mix_binaural
 from unified_se_ss.data.processes import process_pool
 from unified_se_ss.data.whole_folders import (
@@ -109,7 +108,7 @@ def make_binaural_corpus(
         "seed": int(seed),
         "least_angle": float(least_angle),
         "mono": {name: _manifest_digest(manifests[name], noise) for name in manifests},
-        "heads": {name: _heads_digest(heads[name]) for name in manifests},
+        "heads": {name: heads_digest(heads[name]) for name in manifests},
     }
     if is_made_from(folder, fingerprint):
         return folder
@@ -273,15 +272,4 @@ def _manifest_digest(manifest, noise):
                     f"{manifest.path} lists it; delete the manifest to make it again"
                 ) from error
             digest.update(f"{stem}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _heads_digest(heads):
-    """Changes with any head, its directions and its filters."""
-    digest = hashlib.sha256()
-    for head in heads:
-        told = json.dumps([head.name, head.sample_rate, head.latency, len(head)])
-        digest.update(told.encode())
-        for values in (head.azimuth, head.elevation, head.filters):
-            digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()

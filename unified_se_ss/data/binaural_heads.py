@@ -5,6 +5,8 @@ Axes: D directions, E ears (left, right), N taps, T samples, J sources.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -238,7 +240,7 @@ class HeadBank:
         True
         """
         filters = self.heads[head].filters
-        around = self._around(head)
+        around = surrounding_directions(self.heads[head])
         samples = len(noise)
         # All of it is one filter, as long as the noise and circular like its turning.
         field = np.zeros((2, samples), dtype=np.float32)
@@ -249,11 +251,6 @@ class HeadBank:
             field[:, : taps.shape[1] - first] += taps[:, first:]
         spectra = scipy.fft.rfft(field) * scipy.fft.rfft(noise)
         return _as_loud(scipy.fft.irfft(spectra, samples), noise)
-
-    def _around(self, head):
-        """Indices of the head's directions that surround it most evenly."""
-        wanted = _spread(SURROUNDING)
-        return np.unique(np.argmax(wanted @ self._vectors[head].T, axis=1))
 
     def _filtered(self, signal, head, direction):
         """Overlap-save in blocks: [E, T] of a signal [T]."""
@@ -289,6 +286,56 @@ class HeadBank:
     def __getstate__(self):
         """To another process go the heads, not the spectra."""
         return {**self.__dict__, "_spectra": OrderedDict(), "_bytes": 0}
+
+
+def surrounding_directions(head: Head) -> np.ndarray:
+    """The directions of a head that surround it most evenly.
+
+    Arguments
+    ---------
+    head : Head
+
+    Returns
+    -------
+    np.ndarray
+        Indices of those nearest to 64 points that are spread over the sphere, sorted,
+        each once.
+
+    Example
+    -------
+    >>> from unified_se_ss.spatial import spherical_head
+    >>> len(surrounding_directions(spherical_head(8000, azimuth=[-90.0, 0.0, 90.0])))
+    3
+    """
+    vectors = to_vector(head.azimuth, head.elevation)
+    return np.unique(np.argmax(_spread(SURROUNDING) @ vectors.T, axis=1))
+
+
+def heads_digest(heads) -> str:
+    """A fingerprint of heads: it changes with any name, direction and filter.
+
+    Arguments
+    ---------
+    heads : list of Head
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal.
+
+    Example
+    -------
+    >>> from unified_se_ss.spatial import spherical_heads
+    >>> heads_digest(spherical_heads(2, 8000)) == heads_digest(spherical_heads(3, 8000))
+    False
+    """
+    digest = hashlib.sha256()
+    for head in heads:
+        told = json.dumps([head.name, head.sample_rate, head.latency, len(head)])
+        digest.update(told.encode())
+        for values in (head.azimuth, head.elevation, head.filters):
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def _as_loud(heard, signal):

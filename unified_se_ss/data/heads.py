@@ -345,7 +345,7 @@ def _found(source, choices):
 
 def _kept(reader, path, files, sample_rate, cache, choices):
     """A head from the cache, or read, resampled and kept there."""
-    folder = _default_cache() if cache is None else Path(cache)
+    folder = default_cache() if cache is None else Path(cache)
     digest = _fingerprint(reader.__name__, files, sample_rate, choices)
     name = path.stem if path.is_file() else path.name
     kept = folder / f"{name}-{sample_rate}-{digest[:20]}.npz"
@@ -379,8 +379,13 @@ def _read_kept(path, name, sample_rate):
         return None
 
 
-def _default_cache():
-    """The user's cache folder, as the XDG base directories say."""
+def default_cache():
+    """Where heads and rooms are kept: the user's cache, as the XDG base directories say.
+
+    Returns
+    -------
+    Path
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "unified_se_ss" / "heads"
 
