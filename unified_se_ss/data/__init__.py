@@ -22,6 +22,8 @@ from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
 from unified_se_ss.data.guided import GuidedBatch, GuidedExample, collate_guided
 from unified_se_ss.data.librimix import prepare_librimix
 from unified_se_ss.data.manifest import Item, Manifest, read_manifest, write_manifest
+from unified_se_ss.data.recording_dataset import RecordingDataset, read_recordings
+from unified_se_ss.data.recordings import prepare_recordings
 from unified_se_ss.data.rooms import RoomBank, RoomSettings, prepare_room_bank
 from unified_se_ss.data.speech import prepare_speech_folder
 
@@ -45,6 +47,7 @@ __all__ = [
     "ItemKey",
     "Manifest",
     "MixtureDataset",
+    "RecordingDataset",
     "RoomBank",
     "RoomSettings",
     "collate",
@@ -52,10 +55,12 @@ __all__ = [
     "collate_binaural",
     "prepare_binaural_wsj0mix",
     "prepare_librimix",
+    "prepare_recordings",
     "prepare_room_bank",
     "prepare_speech_folder",
     "prepare_wsj0mix",
     "read_manifest",
+    "read_recordings",
     "speed_perturb",
     "write_manifest",
 ]

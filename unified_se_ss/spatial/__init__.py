@@ -27,6 +27,7 @@ from unified_se_ss.spatial.beamform import (
     noise_context,
 )
 from unified_se_ss.spatial.covariance import recursive_covariance, spatial_covariance
+from unified_se_ss.spatial.delay import Delay, gcc_phat
 from unified_se_ss.spatial.directions import (
     from_interaural_polar,
     from_vector,
@@ -50,6 +51,7 @@ __all__ = [
     "SPEED_OF_SOUND",
     "Beamformer",
     "BeamformerState",
+    "Delay",
     "DelayAndSum",
     "Guide",
     "Head",
@@ -62,6 +64,7 @@ __all__ = [
     "far_field_steering",
     "from_interaural_polar",
     "from_vector",
+    "gcc_phat",
     "glasses_array",
     "head_shadow",
     "lateral_angle",

@@ -93,6 +93,19 @@ class Guide:
         self._unsteered = None if self.is_steered else self._make()
 
     @property
+    def settings(self) -> dict:
+        """All that its output follows from, for fingerprints."""
+        return {
+            "beamformer": self.name,
+            "sample_rate": self.sample_rate,
+            "window": 2 * self.hop,
+            "context_seconds": self.context_seconds,
+            "knowledge": self.knowledge,
+            "recursive": self.recursive,
+            **self.options,
+        }
+
+    @property
     def is_steered(self) -> bool:
         """Whether it has to be told where microphones and source are."""
         return self.name in STEERED

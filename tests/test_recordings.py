@@ -1,0 +1,308 @@
+"""Recording folders with every surprise that real ones hold."""
+
+import csv
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from unified_se_ss.data import (
+    ItemKey,
+    RecordingDataset,
+    audio,
+    collate_guided,
+    prepare_recordings,
+    read_recordings,
+)
+from unified_se_ss.data.recordings import loud_level
+from unified_se_ss.errors import UserError
+from unified_se_ss.spatial import Guide, gcc_phat
+
+RATE = 16000
+
+
+def sound(seed, seconds=1.0):
+    """Noise that swells, [T]: has levels and one delay."""
+    rng = np.random.default_rng(seed)
+    T = round(seconds * RATE)
+    swell = 0.55 + 0.45 * np.sin(np.arange(T) / RATE * 9)
+    return 0.05 * swell * rng.normal(size=T).astype(np.float32)
+
+
+def write_recording(folder, name, **stems):
+    for stem, signal in stems.items():
+        audio.write(folder / name / f"{stem}.wav", signal, RATE)
+
+
+def plain(folder, name, seed, **others):
+    """A recording without surprises, some stems replaced."""
+    clean = sound(seed)
+    noisy = clean + 0.2 * sound(seed + 100)
+    stems = {"channel_1": clean + 0.1 * noisy, "channel_2": noisy, "ground_truth": clean}
+    write_recording(folder, name, **{**stems, **others})
+    return {**stems, **others}
+
+
+def prepared(folder, tmp_path, **options):
+    path = prepare_recordings(folder, tmp_path / "m.csv", RATE, workers=1, **options)
+    return read_recordings(path, folder)
+
+
+def report(tmp_path):
+    with open(tmp_path / "m_report.csv", newline="") as file:
+        rows = {row["ID"]: row for row in csv.DictReader(file)}
+    return (tmp_path / "m_report.txt").read_text(), rows
+
+
+def test_the_layout_of_the_seed_is_read(tmp_path):
+    """channel_1 is the beamformed input, channel_2 the raw one."""
+    folder = tmp_path / "train"
+    signals = plain(folder, "recording_000010001.WAV", 0)
+    plain(folder, "recording_000010002.WAV", 1)
+    manifest = prepared(folder, tmp_path)
+    assert [item.id for item in manifest.items] == [
+        "recording_000010001.WAV",
+        "recording_000010002.WAV",
+    ]
+    data = RecordingDataset(manifest)
+    assert len(data) == 2 and data.durations == [1.0, 1.0] and data.sample_rate == RATE
+    example = data[ItemKey(3, 0)]
+    for ours, stem in ((0, "channel_2"), (1, "channel_1")):
+        np.testing.assert_allclose(example.inputs[ours], signals[stem], atol=2e-5)
+    np.testing.assert_allclose(example.target, signals["ground_truth"], atol=2e-5)
+    assert example.components is None
+    batch = collate_guided([data[0], data[1]])
+    assert batch.inputs.shape == (2, 2, RATE) and batch.lengths.tolist() == [RATE, RATE]
+    text, rows = report(tmp_path)
+    assert "2 of 2 recordings can be used" in text
+    assert rows["recording_000010001.WAV"]["used"] == "True"
+    assert not rows["recording_000010001.WAV"]["surprises"]
+
+
+def test_crops_follow_from_seed_epoch_and_index(tmp_path):
+    folder = tmp_path / "train"
+    whole = plain(folder, "a", 0)["ground_truth"]
+    data = RecordingDataset(prepared(folder, tmp_path), 0.25, seed=5)
+    assert data.durations == [0.25]
+    first, again, later = data[ItemKey(1, 0)], data[ItemKey(1, 0)], data[ItemKey(2, 0)]
+    assert torch.equal(first.inputs, again.inputs)
+    assert not torch.equal(first.inputs, later.inputs)
+    start = np.argmax(np.correlate(whole, first.target.numpy(), "valid"))
+    np.testing.assert_allclose(first.target, whole[start : start + 4000], atol=2e-5)
+
+
+def test_a_late_beamformed_channel_is_measured_told_and_made_up_for(tmp_path):
+    folder = tmp_path / "train"
+    clean = sound(0)
+    late = np.concatenate([np.zeros(800, np.float32), clean])[: len(clean)]
+    plain(folder, "late", 0, channel_1=late)
+    manifest = prepared(folder, tmp_path)
+    assert manifest.items[0].attributes["delay"] == "800"
+    assert manifest.items[0].attributes["target_delay"] == "0"
+    assert "the beamformed signal is 800 samples (50.00 ms) late" in report(tmp_path)[0]
+    as_it_is = RecordingDataset(manifest)[0]
+    aligned = RecordingDataset(manifest, align="beamformed")[0]
+    np.testing.assert_allclose(as_it_is.inputs[1], late, atol=2e-5)
+    np.testing.assert_allclose(aligned.inputs[1, :-800], clean[:-800], atol=2e-5)
+    assert not aligned.inputs[1, -800:].any()
+    assert torch.equal(aligned.inputs[0], as_it_is.inputs[0])
+    assert aligned.conditions["delay"] == 800
+
+
+def test_a_late_target_is_shifted_only_when_all_are(tmp_path):
+    folder = tmp_path / "train"
+    late = np.concatenate([np.zeros(96, np.float32), sound(0)])[:RATE]
+    plain(folder, "a", 0, ground_truth=late)
+    manifest = prepared(folder, tmp_path)
+    kept = RecordingDataset(manifest, align="beamformed")[0].target
+    shifted = RecordingDataset(manifest, align="all")[0].target
+    np.testing.assert_allclose(kept, late, atol=2e-5)
+    np.testing.assert_allclose(shifted[:-96], sound(0)[:-96], atol=2e-5)
+
+
+def test_inputs_20_db_apart_are_told_and_levelled_when_asked(tmp_path):
+    folder = tmp_path / "train"
+    clean = sound(0)
+    plain(folder, "quiet", 0, channel_1=0.1 * clean, channel_2=clean)
+    manifest = prepared(folder, tmp_path)
+    assert float(manifest.items[0].attributes["level"]) == pytest.approx(-20, abs=0.1)
+    assert "the beamformed signal is 20.0 dB quieter" in report(tmp_path)[0]
+    left = RecordingDataset(manifest)[0].inputs
+    levelled = RecordingDataset(manifest, match_levels="beamformed")[0].inputs
+    np.testing.assert_allclose(left[1], 0.1 * clean, atol=2e-5)
+    np.testing.assert_allclose(levelled[1], clean, atol=4e-4)
+
+
+def test_stems_of_different_length_are_cut_to_the_shortest(tmp_path):
+    folder = tmp_path / "train"
+    plain(folder, "a", 0, ground_truth=sound(0)[:-1600])
+    manifest = prepared(folder, tmp_path)
+    assert manifest.items[0].frames == RATE - 1600
+    example = RecordingDataset(manifest)[0]
+    assert example.inputs.shape == (2, RATE - 1600)
+    assert "0.100 s longer than ground_truth.wav; cut to it" in report(tmp_path)[0]
+
+
+def test_what_cannot_be_used_is_left_out_and_told(tmp_path):
+    folder = tmp_path / "train"
+    plain(folder, "good", 0)
+    plain(folder, "silent", 1, channel_2=np.zeros(RATE, np.float32))
+    plain(folder, "broken", 2)
+    (folder / "broken" / "channel_1.wav").write_bytes(b"RIFF, but no more")
+    plain(folder, "lacking", 3)
+    (folder / "lacking" / "ground_truth.wav").unlink()
+    plain(folder, "not_finite", 4)
+    endless = np.full(RATE, np.inf, np.float32)
+    soundfile.write(folder / "not_finite" / "channel_2.wav", endless, RATE, "FLOAT")
+    manifest = prepared(folder, tmp_path)
+    assert [item.id for item in manifest.items] == ["good"]
+    text, rows = report(tmp_path)
+    assert "1 of 5 recordings can be used" in text
+    for name, surprise in {
+        "silent": "silent: channel_2.wav; left out",
+        "broken": "is corrupt or not a",
+        "lacking": "missing stem: has no ground_truth.wav; left out",
+        "not_finite": "channel_2.wav holds values that are not finite",
+    }.items():
+        assert rows[name]["used"] == "False" and surprise in rows[name]["surprises"]
+
+
+def test_leftovers_extra_files_and_strangers_are_ignored_and_told(tmp_path):
+    folder = tmp_path / "train"
+    plain(folder, "a", 0)
+    (folder / "a" / "._channel_1.wav").write_bytes(b"\0\5\26\7 Mac OS X")
+    (folder / "a" / "notes.txt").write_text("window open")
+    (folder / ".DS_Store").write_bytes(b"")
+    (folder / "pictures").mkdir()
+    assert len(prepared(folder, tmp_path)) == 1
+    text, rows = report(tmp_path)
+    assert "._channel_1.wav; ignored" in rows["a"]["surprises"]
+    assert "extra file: notes.txt; ignored" in rows["a"]["surprises"]
+    assert "not recordings, ignored: .DS_Store, pictures" in text
+
+
+def test_another_rate_is_an_error_or_resampled(tmp_path):
+    folder = tmp_path / "train"
+    seconds = np.arange(48000) / 48000
+    tone = (0.1 * np.sin(2 * np.pi * 440 * seconds) * (1 + seconds)).astype(np.float32)
+    for stem in ("channel_1", "channel_2", "ground_truth"):
+        audio.write(folder / "a" / f"{stem}.wav", tone, 48000)
+    with pytest.raises(UserError, match=r"at 48000 Hz; resample the files.*resample: True"):
+        prepared(folder, tmp_path)
+    manifest = prepared(folder, tmp_path, resample=True)
+    assert manifest.items[0].frames == RATE
+    whole = RecordingDataset(manifest)[0].target.numpy()
+    middle = slice(1000, -1000)
+    np.testing.assert_allclose(whole[middle], tone[::3][middle], atol=1e-4)
+
+
+def test_a_beamformer_makes_the_guide_of_raw_microphones(tmp_path):
+    folder = tmp_path / "train"
+    clean, noise = sound(0), sound(9)
+    clean[:8000] = 0
+    microphones = {f"channel_{c}": clean + np.roll(noise, c) for c in range(1, 4)}
+    write_recording(folder, "a.WAV", ground_truth=clean, **microphones)
+    guide = Guide("souden_mvdr", context_seconds=0.4)
+    manifest = prepared(folder, tmp_path, guide=guide, raw_channels=[1, 2, 3])
+    assert manifest.items[0].attributes["microphones"] == "3"
+    example = RecordingDataset(manifest)[0]
+    stacked = torch.from_numpy(np.stack(list(microphones.values())))
+    np.testing.assert_allclose(example.inputs[0], microphones["channel_1"], atol=2e-5)
+    np.testing.assert_allclose(example.inputs[1], guide(stacked), atol=1e-3)
+    wanted = torch.from_numpy(clean)
+    error = (example.inputs - wanted).square().sum(-1)
+    assert error[1] < 0.1 * error[0]
+
+
+def test_a_guide_that_has_to_be_steered_says_so(tmp_path):
+    folder = tmp_path / "train"
+    plain(folder, "a", 0, channel_3=sound(3))
+    with pytest.raises(UserError, match="guide: delay_and_sum has to be told"):
+        prepared(folder, tmp_path, guide=Guide("delay_and_sum"))
+    places = {"microphones": [[0, 0, 0], [0, 0.05, 0]], "source": [1, 0, 0]}
+    manifest = prepared(folder, tmp_path, guide=Guide("delay_and_sum"), **places)
+    assert manifest.items[0].attributes["microphones"] == "2"
+    plain(folder, "b", 1)
+    assert len(prepared(folder, tmp_path, guide=Guide("delay_and_sum"), **places)) == 1
+    assert "has no 2 raw microphones, but 1" in report(tmp_path)[0]
+    for wrong in (Guide(knowledge="oracle"), Guide(sample_rate=8000)):
+        with pytest.raises(UserError, match="guide: "):
+            prepared(folder, tmp_path, guide=wrong)
+
+
+def test_a_manifest_is_made_once_and_again_when_something_changed(tmp_path):
+    folder = tmp_path / "train"
+    plain(folder, "a", 0)
+    prepared(folder, tmp_path)
+    written = (tmp_path / "m.csv").stat().st_mtime_ns
+    prepared(folder, tmp_path)
+    assert (tmp_path / "m.csv").stat().st_mtime_ns == written
+    plain(folder, "b", 1)
+    assert len(prepared(folder, tmp_path)) == 2
+    (tmp_path / "m.csv").write_text("my own")
+    plain(folder, "c", 2)
+    with pytest.raises(UserError, match="edited by hand"):
+        prepared(folder, tmp_path)
+
+
+def test_processes_change_nothing(tmp_path):
+    folder = tmp_path / "train"
+    for number in range(4):
+        plain(folder, f"r{number}", number)
+    one = prepare_recordings(folder, tmp_path / "one.csv", RATE, workers=1)
+    two = prepare_recordings(folder, tmp_path / "two.csv", RATE, workers=2)
+    assert one.read_text() == two.read_text()
+
+
+def test_nothing_to_use_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        prepare_recordings(tmp_path / "none", tmp_path / "m.csv")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no recordings"):
+        prepare_recordings(tmp_path / "empty", tmp_path / "m.csv")
+    plain(tmp_path / "train", "a", 0, channel_1=np.zeros(RATE, np.float32))
+    with pytest.raises(UserError, match="none of its 1 recordings can be used"):
+        prepare_recordings(tmp_path / "train", tmp_path / "m.csv", workers=1)
+    assert "channel_1.wav" in report(tmp_path)[0]
+
+
+def test_wrong_choices_are_refused(tmp_path):
+    folder = tmp_path / "train"
+    plain(folder, "a", 0)
+    manifest = prepared(folder, tmp_path)
+    with pytest.raises(UserError, match="align: is 'yes'"):
+        RecordingDataset(manifest, align="yes")
+    with pytest.raises(UserError, match="match_levels"):
+        RecordingDataset(manifest, match_levels=True)
+
+
+@pytest.mark.parametrize("delay", [0, 1, 37, -250])
+@pytest.mark.parametrize("gain", [1.0, -0.01])
+def test_delays_are_found_at_any_level_and_polarity(delay, gain):
+    noise = np.random.default_rng(1).normal(size=20000)
+    found = gcc_phat(gain * np.roll(noise, delay), noise, 400)
+    assert found.samples == delay and found.clear > 30
+
+
+def test_a_delay_is_found_in_reverberation_and_noise():
+    rng = np.random.default_rng(2)
+    noise = rng.normal(size=40000)
+    tail = 0.3 * rng.normal(size=2000) * np.exp(-np.arange(2000) / 400)
+    tail[0] = 1
+    heard = np.convolve(noise, tail)[: len(noise)]
+    late = np.roll(heard, 123) + 0.5 * rng.normal(size=len(noise))
+    assert gcc_phat(late, noise, 400).samples == 123
+
+
+def test_what_has_nothing_in_common_has_no_delay():
+    rng = np.random.default_rng(3)
+    assert gcc_phat(rng.normal(size=40000), rng.normal(size=40000), 400).clear < 10
+    assert gcc_phat(np.zeros(100), rng.normal(size=100), 10) == (0, 0.0)
+
+
+def test_the_level_is_that_of_the_loud_frames():
+    signal = np.zeros(RATE)
+    signal[: RATE // 4] = 0.1
+    assert loud_level(signal, RATE) == pytest.approx(-20)
+    assert loud_level(np.zeros(10), RATE) == -np.inf
