@@ -2,13 +2,16 @@
 
 from unified_se_ss.recognition.losses import attention_losses, ctc_losses
 from unified_se_ss.recognition.network import Recognised, RecognitionNetwork, Subsampling
+from unified_se_ss.recognition.search import BeamSearch, greedy_words
 from unified_se_ss.recognition.tokens import Tokens
 
 __all__ = [
+    "BeamSearch",
     "Recognised",
     "RecognitionNetwork",
     "Subsampling",
     "Tokens",
     "attention_losses",
     "ctc_losses",
+    "greedy_words",
 ]

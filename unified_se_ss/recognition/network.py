@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from speechbrain.nnet.linear import Linear
 from torch import nn
 
 from unified_se_ss.padding import real_elements
@@ -109,8 +110,8 @@ class RecognitionNetwork(nn.Module):
         self.normalisation = normalisation
         self.subsampling = subsampling
         self.transformer = transformer
-        self.ctc = nn.Linear(d_model, n_tokens)
-        self.attention = nn.Linear(d_model, n_tokens)
+        self.ctc = Linear(n_neurons=n_tokens, input_size=d_model)
+        self.attention = Linear(n_neurons=n_tokens, input_size=d_model)
         self._keep_padding_out()
 
     def forward(self, signals, lengths=None, tokens=None) -> Recognised:
