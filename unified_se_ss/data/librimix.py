@@ -27,7 +27,7 @@ from unified_se_ss.data.manifest import (
     is_current,
     write_manifest,
 )
-from unified_se_ss.data.problems import raise_for
+from unified_se_ss.data.problems import BadItem, raise_for
 from unified_se_ss.errors import UserError
 
 RATES = (8000, 16000)
@@ -243,10 +243,10 @@ def prepare_subset(
     if is_current(manifest_path, fingerprint):
         return
     check_replaceable(manifest_path)
-    _check_names(subset, stems, names)
-    rows = _checked_rows(
-        subset, relative, stems, sorted(names["mixture"]), sample_rate, channels
-    )
+    complete = _check_names(subset, stems, names, sample_rate)
+    rows = _checked_rows(subset, relative, stems, sorted(complete), sample_rate, channels)
+    if not rows:
+        raise UserError(f"data_folder: {subset} holds no item that could be used")
     for row in rows:
         row.update(attributes[row["ID"]] if attributes else {})
     write_manifest(manifest_path, rows, fingerprint)
@@ -262,16 +262,32 @@ def _wav_names(folder):
         }
 
 
-def _check_names(subset, stems, names):
-    """Raises a UserError if the folders of the stems do not hold the same names."""
+def _check_names(subset, stems, names, sample_rate):
+    """The names in all folders of the stems; raises a UserError if they do not agree."""
     everything = set().union(*names.values())
+    complete = set.intersection(*names.values())
     problems = [
         f"{subset / folder / name}: does not exist, though the item's other stems do"
         for stem, folder in stems.items()
         for name in sorted(everything - names[stem])
     ]
     advice = "make the missing files again, or remove the items' other files"
-    raise_for(problems, "data_folder", advice)
+    bad = _bad_items(subset, stems, sorted(everything - complete), sample_rate)
+    raise_for(problems, "data_folder", advice, bad)
+    return complete
+
+
+def _bad_items(subset, stems, names, sample_rate):
+    """Items with which something is wrong, for an audit."""
+    return [
+        BadItem(
+            subset.name.split("-")[0],
+            name.removesuffix(".wav"),
+            sample_rate,
+            {stem: str(subset / folder / name) for stem, folder in stems.items()},
+        )
+        for name in names
+    ]
 
 
 def _checked_rows(subset, relative, stems, names, sample_rate, channels):
@@ -289,7 +305,8 @@ def _checked_rows(subset, relative, stems, names, sample_rate, channels):
         results = list(results)
     problems = [problem for result in results for problem in result.problems]
     advice = "make these files again, or remove the items they belong to"
-    raise_for(problems, "data_folder", advice)
+    bad = [name for name, result in zip(names, results) if result.problems]
+    raise_for(problems, "data_folder", advice, _bad_items(subset, stems, bad, sample_rate))
     _warn_of_silent_noise([result.silent_noise for result in results])
     prefix = f"{DATA_ROOT}/{relative.as_posix()}"
     return [
@@ -300,6 +317,7 @@ def _checked_rows(subset, relative, stems, names, sample_rate, channels):
             **{stem: f"{prefix}/{folder}/{name}" for stem, folder in stems.items()},
         }
         for name, result in zip(names, results)
+        if not result.problems
     ]
 
 

@@ -23,7 +23,7 @@ from unified_se_ss.data.manifest import (
     write_manifest,
 )
 from unified_se_ss.data.mixing import measure_loudness
-from unified_se_ss.data.problems import raise_for
+from unified_se_ss.data.problems import BadItem, raise_for
 from unified_se_ss.errors import UserError
 
 SUFFIXES = (".wav", ".flac", ".ogg")
@@ -102,12 +102,18 @@ def prepare_speech_folder(
     measure = partial(_measure, folder, sample_rate, resample, channel)
     measured = _measured(measure, names, folder)
     advice = "mend or remove these files"
-    raise_for([m for m in measured if isinstance(m, str)], str(folder), advice)
+    bad = [
+        BadItem("train", name, sample_rate, {kind: str(folder / name)})
+        for name, found in zip(names, measured)
+        if isinstance(found, str)
+    ]
+    raise_for([m for m in measured if isinstance(m, str)], str(folder), advice, bad)
     rows = _rows(names, measured, kind, speakers, channel)
     if not rows:
         raise UserError(f"{folder}: all of its {len(names)} recordings are silent")
-    if len(rows) < len(names):
-        logger.warning("%s: %d silent left out", folder, len(names) - len(rows))
+    silent = len(names) - len(bad) - len(rows)
+    if silent:
+        logger.warning("%s: %d silent left out", folder, silent)
     write_manifest(manifest_path, rows, fingerprint)
     return manifest_path
 
@@ -182,7 +188,10 @@ def _measured(measure, names, folder):
 def _rows(names, measured, kind, speakers, channel):
     """The rows of the manifest, without silent recordings."""
     rows = []
-    for position, (name, (frames, rate, loudness)) in enumerate(zip(names, measured)):
+    for position, (name, found) in enumerate(zip(names, measured)):
+        if isinstance(found, str):  # for an audit, which goes on without it
+            continue
+        frames, rate, loudness = found
         if not math.isfinite(loudness):
             continue
         row = {"ID": name, "duration": frames / rate, "sample_rate": rate}

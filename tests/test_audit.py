@@ -1,0 +1,89 @@
+"""The audit finds every fault, names it once, and finds nothing where there is none."""
+
+import numpy as np
+import pytest
+import soundfile
+from broken_data import broken_tree
+from librimix import make_tree
+
+from unified_se_ss.data import Item, Manifest, prepare_librimix, read_manifest
+from unified_se_ss.data.audit import KINDS, audit
+from unified_se_ss.data.problems import gathering
+from unified_se_ss.errors import UserError
+
+
+def manifests_of(tree, folder):
+    paths = prepare_librimix(tree, folder)
+    return [(subset, read_manifest(path, tree)) for subset, path in paths.items()]
+
+
+def test_nothing_is_found_where_nothing_is_wrong(tmp_path):
+    found = audit(manifests_of(make_tree(tmp_path), tmp_path / "manifests"))
+    assert found.findings == [] and not found.failed
+    assert found.items == {"train": 6, "dev": 3, "test": 3}
+    assert found.files["train"] == 24
+    assert found.seconds["dev"] == pytest.approx((3 * 4000 + 3 * 160) / 8000)
+
+
+def test_every_fault_is_found(tmp_path):
+    tree, wanted = broken_tree(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        manifests_of(tree, tmp_path / "strict")
+    assert not (tmp_path / "strict").exists()
+    with gathering() as bad:
+        manifests = manifests_of(tree, tmp_path / "manifests")
+    found = audit(manifests, bad)
+    assert {(f.kind, f.subset, f.item) for f in found.findings} == wanted
+    assert len(found.findings) == len(wanted) and found.failed
+    assert {f.severity for f in found.findings} == {"failed", "warning"}
+    for finding in found.findings:
+        assert finding.item in finding.file and finding.severity == KINDS[finding.kind]
+    # What could be used stands in the manifests, and nothing else does.
+    train = dict(manifests)["train"]
+    assert [item.id for item in train.items] == [f"train-360-{n}" for n in (4, 5, 6, 7)]
+
+
+def test_names_tell_of_utterances_and_speakers_in_two_subsets(tmp_path):
+    ids = {
+        "train": ["61-70968-0000_8455-210777-0012", "61-70968-0001_121-123859-0002"],
+        "test": ["8455-210777-0012_672-122797-0003", "61-1-0009_999-1-0009"],
+    }
+    manifests = []
+    for number, (subset, names) in enumerate(ids.items()):
+        items = []
+        for place, name in enumerate(names):
+            path = tmp_path / f"{name}.wav"
+            rng = np.random.default_rng([number, place])
+            soundfile.write(path, 0.1 * rng.standard_normal(8000), 8000)
+            items.append(Item(name, 1.0, 8000, {"mixture": str(path)}))
+        manifests.append((subset, Manifest("m.csv", tuple(items), ("mixture",), 8000)))
+    found = audit(manifests)
+    told = {(f.kind, f.detail.split(" is in ")[0]) for f in found.findings}
+    assert told == {
+        ("duplicated", "the utterance 8455-210777-0012"),
+        ("same speaker", "the speaker 8455"),
+        ("same speaker", "the speaker 61"),
+    }
+
+
+@pytest.mark.parametrize("fault", ["rate", "channels", "NaN", "text"])
+def test_faults_of_one_file(tmp_path, fault):
+    items = []
+    for name in "abc":
+        path = tmp_path / f"{name}.wav"
+        signal = 0.1 * np.random.default_rng(ord(name)).standard_normal(8000)
+        if name == "b" and fault == "NaN":
+            signal[77] = np.nan
+        if name == "b" and fault == "channels":
+            signal = np.stack([signal, signal], 1)
+        rate = 16000 if (name, fault) == ("b", "rate") else 8000
+        soundfile.write(path, signal, rate, "FLOAT")
+        if (name, fault) == ("b", "text"):
+            path.write_text("no sound")
+        items.append(Item(name, 1.0, 8000, {"speech": str(path)}))
+    manifest = Manifest("m.csv", tuple(items), ("speech",), 8000)
+    (finding,) = audit([("train", manifest)]).findings
+    kind = "unreadable" if fault in ("NaN", "text") else "mismatched"
+    assert (finding.kind, finding.item) == (kind, "b")
+    words = {"rate": "16000 Hz", "channels": "2 channel", "NaN": "NaN", "text": "corrupt"}
+    assert words[fault] in finding.detail
