@@ -171,6 +171,21 @@ def add_separation(commands, task: str) -> None:
             action="store_true",
             help="share out what the sources lack to the mixture, noise included",
         )
+    if task == "enhance":
+        command.add_argument(
+            "--guide",
+            metavar="BEAMFORMER",
+            help="for GSENet: files hold all microphones, the reference first, and "
+            "multichannel_wiener, souden_mvdr or rtf_mvdr makes the guide; by default "
+            "they hold two channels, the microphone and a beamformer's output",
+        )
+        command.add_argument(
+            "--context_seconds",
+            type=float,
+            default=0.5,
+            help="files begin with noise alone for so long, which the guide learns; "
+            "default %(default)s",
+        )
     command.add_argument(
         "--chunk_seconds",
         type=float,
@@ -184,7 +199,8 @@ def add_separation(commands, task: str) -> None:
     command.add_argument(
         "--json", action="store_true", help="write one JSON object, for machines"
     )
-    command.set_defaults(task=task, mixture_consistency=False)
+    unused = {"separate": {"guide": None}, "enhance": {"mixture_consistency": False}}
+    command.set_defaults(task=task, **unused[task])
 
 
 def add_evaluation(commands) -> None:
@@ -305,7 +321,30 @@ def separate_files(options) -> int:
         chunk_seconds=options.chunk_seconds,
         overlap_seconds=options.overlap_seconds,
         mixture_consistency=options.mixture_consistency,
+        guide=make_guide(options),
     )
+
+
+def make_guide(options):
+    """The beamformer that makes a GSENet's guide, if one was asked for."""
+    if options.guide is None:
+        return None
+    from unified_se_ss.inference.folders import read_folder
+    from unified_se_ss.spatial import Guide
+
+    rate = read_folder(options.model).sample_rate
+    try:
+        guide = Guide(
+            options.guide, sample_rate=rate, context_seconds=options.context_seconds
+        )
+    except ValueError as error:
+        raise UserError(f"--guide: {error}") from error
+    if guide.is_steered:
+        raise UserError(
+            f"--guide: {options.guide} has to be told where microphones and source are; "
+            "multichannel_wiener, souden_mvdr and rtf_mvdr have not"
+        )
+    return guide
 
 
 def export_model(options) -> None:

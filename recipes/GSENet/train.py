@@ -32,7 +32,10 @@ from unified_se_ss.data import (
     prepare_speech_folder,
     read_manifest,
 )
+from unified_se_ss.data.recording_dataset import RecordingDataset, read_recordings
+from unified_se_ss.data.recordings import prepare_recordings
 from unified_se_ss.data.several_guides import SeveralGuides
+from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.enhancement import level_guided, score_guided
 from unified_se_ss.evaluation.evaluate import Scorers
 from unified_se_ss.evaluation.perceptual import check_metrics, installed_metrics
@@ -44,6 +47,7 @@ from unified_se_ss.spatial import BEAMFORMERS, Guide
 from unified_se_ss.upload import check_upload, upload
 
 SUBSETS = ("train", "dev", "test")
+RECORDED = "channel_1"  # the guide that was recorded with the microphones
 CHOICES = {
     "train_on": ["recordings", "contrast", "arrays", "mixed"],
     "test_on": ["recordings", "arrays"],
@@ -223,22 +227,49 @@ def training_data(hparams, sounds):
     return EitherDataset(contrast, arrays, hparams["array_share"], hparams["seed"])
 
 
+def recording_data(hparams, subset, seconds=None):
+    """Recordings of a subset; a beamformer makes their guide where one is asked for."""
+    folder = Path(hparams["data_folder"]) / subset
+    name = hparams["guide_of_recordings"]
+    path = Path(hparams["output_folder"]) / "manifests" / f"{name}_{subset}.csv"
+    keys = ("raw_channels", "microphones", "source")
+    prepare_recordings(
+        folder,
+        path,
+        hparams["sample_rate"],
+        guide=None if name == RECORDED else guide(hparams, name),
+        resample=True,
+        **{key: hparams[key] for key in keys},
+    )
+    options = {key: hparams[key] for key in ("align", "match_levels", "seed")}
+    return RecordingDataset(read_recordings(path, folder), seconds, **options)
+
+
 def make_datasets(hparams):
     """Data sets for training, validation and test, the last with every guide."""
-    scenes = recipe.on_main(prepare_scenes, hparams)
-    seconds = hparams["test_seconds"]
-    valid = (hparams["guides"][0], hparams["n_valid"], seconds)
-    tests = {
-        name: array_data(
-            hparams, scenes["test"], name, hparams["n_test"], seconds, components=True
-        )
-        for name in hparams["guides"]
-    }
-    return {
-        "train": training_data(hparams, scenes["train"]),
-        "dev": array_data(hparams, scenes["dev"], *valid),
-        "test": SeveralGuides(tests),
-    }
+    train_on, test_on = hparams["train_on"], hparams["test_on"]
+    datasets = {}
+    if train_on != "recordings" or test_on != "recordings":
+        scenes = recipe.on_main(prepare_scenes, hparams)
+    if train_on == "recordings":
+        arguments = hparams, "train", hparams["segment_seconds"]
+        datasets["train"] = recipe.on_main(recording_data, *arguments)
+    else:
+        datasets["train"] = training_data(hparams, scenes["train"])
+    if test_on == "recordings":
+        datasets["dev"] = recipe.on_main(recording_data, hparams, "val")
+        recorded = recipe.on_main(recording_data, hparams, "test")
+        tests = {hparams["guide_of_recordings"]: recorded}
+    else:
+        seconds, guides = hparams["test_seconds"], hparams["guides"]
+        arguments = hparams, scenes["dev"], guides[0], hparams["n_valid"], seconds
+        datasets["dev"] = array_data(*arguments)
+        arguments = hparams["n_test"], seconds
+        tests = {
+            name: array_data(hparams, scenes["test"], name, *arguments, components=True)
+            for name in guides
+        }
+    return {**datasets, "test": SeveralGuides(tests)}
 
 
 # ------------------------------------------------------------------ the whole
@@ -285,8 +316,12 @@ def check(hparams):
     """Stop at values that cannot be used; fill in the metrics there are."""
     recipe.check_choices(hparams, CHOICES)
     recipe.check_ranges(hparams, LEAST)
-    for name in hparams["guides"]:
-        recipe.check_choices({"guides": name}, {"guides": BEAMFORMERS})
+    if "corpus" in hparams and "recordings" in (hparams["train_on"], hparams["test_on"]):
+        raise UserError("train_on, test_on: the demo makes no recordings; take gsenet.yaml")
+    for key, others in (("guides", []), ("guide_of_recordings", [RECORDED])):
+        names = hparams.get(key, [])
+        for name in [names] if isinstance(names, str) else names:
+            recipe.check_choices({key: name}, {key: [*BEAMFORMERS, *others]})
     check_upload(hparams["upload_uri"])
     rate = hparams["sample_rate"]
     if hparams["metrics"] is None:

@@ -22,6 +22,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.inference.guided import GuidedEnhancer
+from unified_se_ss.inference.models import load_model
 from unified_se_ss.inference.separator import Separator
 from unified_se_ss.inference.sound_files import SUBTYPES, SUFFIXES, opened
 
@@ -221,6 +223,32 @@ def check_outputs(outputs: dict[Input, list[Path]], force: bool) -> None:
 # ------------------------------------------------------------------ the commands
 
 
+def load_for_files(folder, device=None, precision=None, guide=None, **options):
+    """What works on files with the model of a folder, whichever kind it is.
+
+    Arguments
+    ---------
+    folder : str
+        An exported folder or a run's folder.
+    device, precision : str, optional
+        As for :func:`~unified_se_ss.inference.models.load_model`.
+    guide : callable, optional
+        As for :class:`~unified_se_ss.inference.guided.GuidedEnhancer`.
+    **options
+        Those of :class:`~unified_se_ss.inference.separator.Separator`.
+
+    Returns
+    -------
+    Separator or GuidedEnhancer
+    """
+    model = load_model(folder, device, precision)
+    if model.kind == "gsenet":
+        return GuidedEnhancer(model, guide)
+    if guide is not None:
+        raise UserError(f"--guide: a model of kind {model.kind} is guided by nothing")
+    return Separator(model, **options)
+
+
 def run(
     task: str,
     model: str,
@@ -256,7 +284,7 @@ def run(
     as_json : bool
         Write one JSON object to standard output, and nothing else.
     **options
-        Those of :class:`~unified_se_ss.inference.separator.Separator`.
+        Those of :func:`load_for_files`.
 
     Returns
     -------
@@ -290,7 +318,7 @@ def _run(task, model, inputs, output, how_to_load, how_to_work, force, as_json) 
         raise UserError(f"subtype: expected one of: {', '.join(SUBTYPES)}")
     if how_to_work["downmix"] and how_to_work["channel"] is not None:
         raise UserError("--channel and --downmix: give one of the two")
-    separator = Separator.from_folder(model, **how_to_load)
+    separator = load_for_files(model, **how_to_load)
     n_signals = separator.n_signals(task)
     outputs = {one: outputs_of(one, output, task, n_signals) for one in inputs}
     check_outputs(outputs, force)

@@ -22,9 +22,11 @@ from unified_se_ss.errors import UserError
 
 # The classes that a description may name. A new network is one more line.
 NETWORKS = {
+    "BinauralNetwork": networks.BinauralNetwork,
     "Decoder": networks.Decoder,
     "DualPath": networks.DualPath,
     "Encoder": networks.Encoder,
+    "GSENet": networks.GSENet,
     "Recurrent": networks.Recurrent,
     "Transformer": networks.Transformer,
     "UnifiedNetwork": networks.UnifiedNetwork,
@@ -35,7 +37,12 @@ NETWORKS = {
 LARGEST_FILE = 1 << 20  # bytes
 DEEPEST = 12  # networks within networks
 LARGEST = 1 << 16  # any number
-MOST = {"blocks": 64, "layers": 64, "n_sources": 64}  # what is made so many times
+MOST = {
+    "blocks": 64,
+    "repeats": 64,
+    "layers": 64,
+    "n_sources": 64,
+}  # what is made so many times
 LONGEST = 64  # characters of a name
 MOST_VALUES = 10_000  # in a description
 KEYS = {"class", "arguments", "partial"}
@@ -243,8 +250,25 @@ def _check(key: str, value, hint, name, where: str) -> None:
         raise UserError(f"{name}: {where}: is {_short(value)}; expected 1 to {largest}")
     if type(value) is float and not (math.isfinite(value) and 0 <= value <= LARGEST):
         raise UserError(f"{name}: {where}: is {value}; expected 0 to {LARGEST}")
+    if isinstance(value, list):
+        _check_table(value, name, where)
     if isinstance(value, str) and len(value) > LONGEST:
         raise UserError(f"{name}: {where}: expected a name, not {len(value)} characters")
+
+
+def _check_table(rows: list, name, where: str) -> None:
+    """Stop at a list that is no small table of numbers, such as a network's blocks."""
+    fits = len(rows) <= MOST["blocks"] and all(
+        isinstance(row, list)
+        and len(row) <= LONGEST
+        and all(type(x) is bool or (type(x) is int and 1 <= x <= LARGEST) for x in row)
+        for row in rows
+    )
+    if not fits:
+        raise UserError(
+            f"{name}: {where}: is {_short(rows)}; expected at most {MOST['blocks']} lists "
+            f"of true, false, and numbers from 1 to {LARGEST}"
+        )
 
 
 def _short(value) -> str:

@@ -23,7 +23,8 @@ class Kind:
     facts : callable
         From the network, what follows from it of
         :class:`~unified_se_ss.inference.Model`:
-        ``n_sources``, ``channels``, ``causal``, ``minimum_samples``, ``can_enhance``.
+        ``n_sources``, ``channels``, ``causal``, ``minimum_samples``, ``can_enhance``,
+        and ``ears`` where a source has several channels.
     both : callable
         ``(network, mixture, lengths)`` to sources [B, J, T] (None for a model that
         only enhances) and enhanced mixture [B, T] (None for one that only separates).
@@ -63,9 +64,50 @@ def _unified_enhance(network, mixture, lengths):
     return network.decoder(h, mixture.shape[-1])
 
 
+def _gsenet_facts(network) -> dict:
+    return {
+        "n_sources": 0,
+        "channels": 2,  # raw reference microphone, beamformer
+        "causal": True,
+        "minimum_samples": 1,
+        "can_enhance": True,
+    }
+
+
+def _gsenet_both(network, mixture, lengths):
+    return None, network(mixture, lengths)
+
+
+def _gsenet_enhance(network, mixture, lengths):
+    return network(mixture, lengths)
+
+
+def _binaural_facts(network) -> dict:
+    return {
+        "n_sources": network.n_sources,
+        "channels": 2,  # left ear, right ear
+        "ears": 2,
+        "causal": network.causal,
+        "minimum_samples": 1,
+        "can_enhance": False,
+    }
+
+
+def _binaural_both(network, mixture, lengths):
+    return network(mixture, lengths), None
+
+
+def _binaural_enhance(network, mixture, lengths):
+    raise NotImplementedError("a binaural model only separates")
+
+
 # Models by the name that their config.json gives as "kind". A new recipe is one entry.
 KINDS = {
     "unified": Kind(
         "UnifiedNetwork", "si_snr_i", _unified_facts, _unified_both, _unified_enhance
+    ),
+    "gsenet": Kind("GSENet", "si_snr_i", _gsenet_facts, _gsenet_both, _gsenet_enhance),
+    "binaural": Kind(
+        "BinauralNetwork", "snr_i", _binaural_facts, _binaural_both, _binaural_enhance
     ),
 }

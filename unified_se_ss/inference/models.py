@@ -47,6 +47,8 @@ class Model:
         Sources J; 0 for a model that only enhances.
     channels : int
         Channels of the input; 1 is mono.
+    ears : int
+        Channels of each source; 2 for a binaural model, else 1.
     causal : bool
         Whether the output at a time depends on no later input (beyond the window).
     minimum_samples : int
@@ -74,6 +76,7 @@ class Model:
 
     n_sources: int
     channels: int
+    ears: int = 1
     causal: bool
     minimum_samples: int
     can_enhance: bool
@@ -111,7 +114,8 @@ class Model:
         Returns
         -------
         torch.Tensor
-            fp32, on the model's device. Scale and sign are what training left open.
+            fp32, on the model's device; of a binaural model [B, J, 2, T]. Scale and sign
+            are what training left open.
 
         Raises
         ------
