@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import NamedTuple
+
 import yaml
 
 from unified_se_ss.errors import UserError
@@ -53,11 +56,79 @@ def plain_yaml(text: str, name) -> dict:
     """
     try:
         found = yaml.load(text, Loader=_PlainLoader) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        place = getattr(error, "problem_mark", None)
-        where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
-        problem = getattr(error, "problem", None) or error
-        raise UserError(f"{name}{where}: not valid YAML: {problem}") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise _invalid(name, error) from error
     if not isinstance(found, dict):
         raise UserError(f"{name}: expected keys and values, not {type(found).__name__}")
     return found
+
+
+class KeyPlace(NamedTuple):
+    """Where a key of a YAML file stands: line from 1, tag of its value, comment."""
+
+    line: int
+    tag: str
+    comment: str
+
+
+def key_places(text: str, name) -> dict[str, KeyPlace]:
+    """Where every key of a HyperPyYAML file stands.
+
+    Arguments
+    ---------
+    text : str
+        The file's content.
+    name : str or Path
+        The file's name, for messages.
+
+    Returns
+    -------
+    dict of KeyPlace
+        By the names of the keys on the way, joined by dots.
+
+    Raises
+    ------
+    UserError
+        Not YAML, or a key that stands there twice, of which the first would be lost.
+
+    Example
+    -------
+    >>> key_places("lr: 1 # least\\nnet: !new:torch.nn.ReLU\\n    inplace: True", "a.yaml")
+    {'lr': KeyPlace(line=1, tag='', comment='least'), \
+'net': KeyPlace(line=2, tag='!new:torch.nn.ReLU', comment=''), \
+'net.inplace': KeyPlace(line=3, tag='', comment='')}
+    """
+    try:
+        root = yaml.compose(text, Loader=_PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _invalid(name, error) from error
+    places: dict[str, KeyPlace] = {}
+    _note_places(root, "", text.splitlines(), places, name, ())
+    return places
+
+
+def _note_places(node, above, lines, places, name, way) -> None:
+    """Add the keys of a mapping, and of the mappings in it, to `places`."""
+    if not isinstance(node, yaml.MappingNode) or node in way:
+        return
+    here = set()
+    for key, value in node.value:
+        path, line = f"{above}{key.value}", key.start_mark.line
+        if path in here:
+            raise UserError(
+                f"{name}, line {line + 1}: the key {path} stands there twice, first on "
+                f"line {places[path].line}; remove one of the two"
+            )
+        here.add(path)
+        comment = re.search(r"\s#\s*(.*)", lines[line] if line < len(lines) else "")
+        tag = value.tag if value.tag.startswith("!") else ""
+        places[path] = KeyPlace(line + 1, tag, comment[1].strip() if comment else "")
+        _note_places(value, f"{path}.", lines, places, name, (*way, node))
+
+
+def _invalid(name, error) -> UserError:
+    """What is said of a file that does not parse, with line and column."""
+    place = getattr(error, "problem_mark", None)
+    where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+    return UserError(f"{name}{where}: not valid YAML: {problem}")

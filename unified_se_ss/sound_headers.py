@@ -18,7 +18,7 @@ from unified_se_ss.errors import UserError
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz
 # libsndfile's account of a header: bytes of sound that it promises, and that there are.
 CUT_OFF = re.compile(
-    r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
+    r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
 CUT_OFF_RF64 = "does not match value from 'ds64' chunk"
 # Who writes into a pipe cannot know the length: ffmpeg and SoX write these or more.

@@ -1,28 +1,30 @@
-"""The command line and the YAML file: read, checked, loaded."""
+"""The command line: ``HPARAMS.yaml [--key value ...] [run options]``."""
 
 from __future__ import annotations
 
 import difflib
-import io
 import os
 import re
-import tempfile
-from contextlib import suppress
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 
 import speechbrain as sb
 import torch
-import yaml
-from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.run_opts import RunOptions
+from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.gradients import RULES, find_rule
-from unified_se_ss.plain_yaml import plain_yaml
+from unified_se_ss.recipe.overrides import KnownKeys, read_overrides
+from unified_se_ss.recipe.values import shortened
 
-# Stands for = in values on their way through SpeechBrain's parser.
-EQUALS = "\ue000"
+# SpeechBrain's run options that a command line may hold, and their types.
+RUN_OPTIONS = {
+    name: kind
+    for name, kind in typing.get_type_hints(RunOptions).items()
+    if name in HELP_TEXTS or name.endswith("_module_keys")
+}
+OWN_SWITCHES = ("describe",)
+EXPECTED = "expected: train.py HPARAMS.yaml [--key value ...]"
 
 
 @dataclass
@@ -50,6 +52,9 @@ class Options:
 def parse_options(arguments: list[str], manual: str) -> Options:
     """Read ``HPARAMS.yaml [--key value ...] [run options]``.
 
+    A key that is given twice has the last value. Words up to the next ``--key`` belong to
+    one value, so that ``--speed_percents [95, 100]`` needs no quotes.
+
     Arguments
     ---------
     arguments : list of str
@@ -64,55 +69,81 @@ def parse_options(arguments: list[str], manual: str) -> Options:
     Raises
     ------
     UserError
-        No such YAML file, or a key that it does not have.
+        No such YAML file, a key that it does not have, or a value that makes no sense.
     """
-    files = [a for a in arguments if re.search(r"\.ya?ml$", a) and not a.startswith("--")]
     if not arguments or {"-h", "--help"} & set(arguments):
-        _print_help(manual, files)
+        _print_help(manual, [a for a in arguments if _is_yaml(a)])
+    loose, given = split_arguments(arguments)
+    hparams_file = _only_file(loose)
+    known = KnownKeys(hparams_file)
+    own = {name: given.pop(name, None) is not None for name in OWN_SWITCHES}
+    run_opts = _run_options(
+        {name: given.pop(name) for name in RUN_OPTIONS if name in given}, hparams_file
+    )
+    joined = {key: " ".join(words) if words else None for key, words in given.items()}
+    others = [*RUN_OPTIONS, *OWN_SWITCHES, "help"]
+    overrides = read_overrides(joined, known, others)
+    return Options(hparams_file, run_opts, overrides, **own)
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Words that belong to no key, and the words behind each key.
+
+    Example
+    -------
+    >>> split_arguments(["a.yaml", "--lr", "1e-3", "--speed_percents", "[95,", "100]"])
+    (['a.yaml'], {'lr': ['1e-3'], 'speed_percents': ['[95,', '100]']})
+    """
+    loose: list[str] = []
+    given: dict[str, list[str]] = {}
+    words = loose
+    for argument in arguments:
+        if argument.startswith("--"):
+            key, equals, value = argument[2:].partition("=")
+            words = given[key] = [value] if equals else []
+            if _is_switch(key):
+                if equals:
+                    raise UserError(f"--{key}: is a switch; it takes no value")
+                words = loose
+        # A YAML file may stand behind the value of a key.
+        elif words and _is_yaml(argument):
+            loose.append(argument)
+        else:
+            words.append(argument)
+    return loose, given
+
+
+def _is_yaml(argument: str) -> bool:
+    """Whether a word names a YAML file."""
+    return bool(re.search(r"\.ya?ml$", argument)) and not argument.startswith("--")
+
+
+def _is_switch(key: str) -> bool:
+    """Whether an option takes no value."""
+    return key in OWN_SWITCHES or RUN_OPTIONS.get(key) is bool
+
+
+def _only_file(loose: list[str]) -> Path:
+    """The one YAML file among the words that belong to no key."""
+    files = [word for word in loose if _is_yaml(word)]
+    others = [word for word in loose if not _is_yaml(word)]
     if not files:
+        there = ", ".join(sorted(map(str, Path("hparams").glob("*.yaml"))))
+        what = f"what is {shortened(others[0])}? " if others else ""
         raise UserError(
-            "no YAML file was named; expected: train.py HPARAMS.yaml [--key value ...]; "
-            f"there are: {', '.join(sorted(map(str, Path('hparams').glob('*.yaml'))))}"
+            f"{what}no YAML file was named; {EXPECTED}; there are: {there or 'none here'}"
         )
+    if others:
+        raise UserError(
+            f"{shortened(others[0])}: was not understood; {EXPECTED}; a switch such as "
+            "--debug takes no value"
+        )
+    if len(files) > 1:
+        raise UserError(f"{files[1]}: a second YAML file, after {files[0]}; {EXPECTED}")
     hparams_file = Path(files[0])
     if not hparams_file.is_file():
         raise UserError(_no_such_file(hparams_file))
-    describe = "--describe" in arguments
-    others = [a for a in arguments if a not in (files[0], "--describe")]
-    if "RANK" in os.environ and not torch.cuda.is_available():
-        others += ["--distributed_backend", "gloo"]  # SpeechBrain's default needs GPUs
-    _, run_opts, overrides = sb.parse_arguments([files[0], *_keep_equals(others)])
-    overrides = _parse_overrides(overrides.replace(EQUALS, "="))
-    check_overrides(hparams_file, overrides)
-    return Options(hparams_file, run_opts, overrides, describe)
-
-
-def _keep_equals(arguments: list[str]) -> list[str]:
-    """Hide what = means nothing in, since SpeechBrain splits values at every one of them."""
-    kept = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not argument.startswith("--"):
-            kept.append(argument.replace("=", EQUALS))
-        elif equals:
-            kept.append(f"{key}={value.replace('=', EQUALS)}")
-        else:
-            kept.append(argument)
-    return kept
-
-
-def _print_help(manual: str, files: list[str]) -> None:
-    """Print the manual, the keys of the YAML file if one was named, and the run options."""
-    print(manual.strip(), end="\n\n")
-    for name in files[:1]:
-        if Path(name).is_file():
-            print(f"Keys of {name}, each of which --KEY VALUE replaces:\n")
-            for line in Path(name).read_text(encoding="utf-8").splitlines():
-                if re.match(r"[A-Za-z]\w*:", line):
-                    print(f"  --{line}")
-            print()
-    print("SpeechBrain's run options:\n")
-    sb.parse_arguments(["--help"])
+    return hparams_file
 
 
 def _no_such_file(hparams_file: Path) -> str:
@@ -127,171 +158,81 @@ def _no_such_file(hparams_file: Path) -> str:
     return f"{hparams_file}: there is no such file{hint}"
 
 
-def _parse_overrides(text: str) -> dict:
-    """SpeechBrain's override string as a dictionary."""
-    try:
-        overrides = yaml.safe_load(text) or {}
-    except yaml.YAMLError:
-        overrides = None
-    if not isinstance(overrides, dict):
+def _print_help(manual: str, files: list[str]) -> None:
+    """Print the manual, the keys of the YAML file if one was named, and the run options."""
+    print(manual.strip(), end="\n\n")
+    for name in files[:1]:
+        if Path(name).is_file():
+            print(f"Keys of {name}, each of which --KEY VALUE replaces:\n")
+            for line in KnownKeys(Path(name)).text.splitlines():
+                if re.match(r"[A-Za-z]\w*:", line):
+                    print(f"  --{line}")
+            print(
+                "\nWithin an object: --optimizer.lr VALUE, or --optimizer '{lr: VALUE}'\n"
+            )
+    print("SpeechBrain's run options:\n")
+    sb.parse_arguments(["--help"])
+
+
+# ------------------------------------------------------------------ run options
+
+
+def _run_options(given: dict[str, list[str]], hparams_file: Path) -> RunOptions:
+    """SpeechBrain's run options, each of its type."""
+    values = {name: _run_option(name, words) for name, words in given.items()}
+    if "device" in values:
+        _check_device(values["device"])
+    asked_for = set(values)
+    if "RANK" in os.environ and not torch.cuda.is_available():
+        values.setdefault("distributed_backend", "gloo")  # the default needs GPUs
+        asked_for.add("distributed_backend")
+    return RunOptions(**values, param_file=str(hparams_file), overridden_args=asked_for)
+
+
+def _run_option(name: str, words: list[str]):
+    """The value of a run option."""
+    kind = RUN_OPTIONS[name]
+    if kind is bool:
+        return True
+    if not words:
         raise UserError(
-            f"the command line was not understood near: {text.splitlines()[0]!r}; "
-            "expected: --key value, with quotes around values that hold a colon"
+            f"--{name}: no value was given; {HELP_TEXTS.get(name, '')}".rstrip()
         )
-    return overrides
+    if "list" in str(kind):
+        return words
+    text = " ".join(words)
+    choices = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal and text not in choices:
+        raise UserError(
+            f"--{name}: is {shortened(text)}; expected one of: {', '.join(choices)}"
+        )
+    for number in (int, float):
+        if number in (kind, *choices):
+            return _number(name, text, number)
+    return text
 
 
-def check_overrides(hparams_file: Path, overrides: dict) -> None:
-    """Stop at a key that the YAML file does not have, or a value of another kind."""
-    known = plain_yaml(hparams_file.read_text(encoding="utf-8"), hparams_file)
-    run_options = list(RunOptions().as_dict()) + ["describe", "help"]
-    for key, value in overrides.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), list(known) + run_options, 1)
-            hint = (
-                f"did you mean --{near[0]}?" if near else "see --help for the keys it has"
-            )
-            raise UserError(f"--{key}: {hparams_file} has no such key; {hint}")
-        wanted = _kind(known[key])
-        if wanted == "a number" and isinstance(value, str):
-            with suppress(ValueError):  # YAML does not read 1e-3 as a number
-                overrides[key] = float(value)
-        if wanted and overrides[key] is not None and _kind(overrides[key]) != wanted:
-            raise UserError(
-                f"--{key}: is {value!r}; expected {wanted}, such as {known[key]!r}"
-            )
-
-
-def _kind(value) -> str | None:
-    """What sort of plain value it is, in words; None for what is constructed or null."""
-    if isinstance(value, bool):
-        return "True or False"
-    if isinstance(value, (int, float)):
-        return "a number"
-    return "a list" if isinstance(value, list) else None
-
-
-def check_choices(hparams: dict, choices: dict) -> None:
-    """Stop at a key whose value is not one of those there are.
-
-    Arguments
-    ---------
-    hparams : dict
-        As :func:`load_hparams` returns it.
-    choices : dict
-        Allowed values by key.
-
-    Raises
-    ------
-    UserError
-        Names the key, its value, and what was expected.
-
-    Example
-    -------
-    >>> check_choices({"rule": "project"}, {"rule": ["sum", "project"]})
-    """
-    for key, allowed in choices.items():
-        if hparams[key] not in allowed:
-            near = difflib.get_close_matches(str(hparams[key]), list(allowed), 1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise UserError(
-                f"{key}: is '{hparams[key]}'; expected one of: "
-                f"{', '.join(map(str, allowed))}{hint}"
-            )
-
-
-def check_ranges(hparams: dict, least: dict) -> None:
-    """Stop at a number that is too small.
-
-    Arguments
-    ---------
-    hparams : dict
-        As :func:`load_hparams` returns it.
-    least : dict
-        The smallest value that makes sense, by key.
-
-    Raises
-    ------
-    UserError
-        Names the key, its value, and what was expected.
-
-    Example
-    -------
-    >>> check_ranges({"num_workers": 2}, {"num_workers": 0})
-    """
-    for key, bound in least.items():
-        if not hparams[key] >= bound:
-            raise UserError(f"{key}: is {hparams[key]}; expected {bound} or more")
-
-
-def check_rule(hparams: dict) -> None:
-    """Stop at a rule or an option of it that there is not.
-
-    Arguments
-    ---------
-    hparams : dict
-        As :func:`load_hparams` returns it; ``rule`` and ``rule_options`` are looked at.
-
-    Raises
-    ------
-    UserError
-        Names the key, its value, and what was expected.
-
-    Example
-    -------
-    >>> check_rule({"rule": "remedy", "rule_options": {"strict": True}})
-    """
+def _number(name: str, text: str, kind):
+    """The number that a run option stands for."""
     try:
-        find_rule(hparams["rule"], hparams.get("rule_options"))
+        return kind(text)
     except ValueError as error:
-        near = difflib.get_close_matches(str(hparams["rule"]), RULES, 1)
-        unknown = hparams["rule"] not in RULES and near
-        hint = f"; did you mean '{near[0]}'?" if unknown else ""
-        raise UserError(f"{error}{hint}") from error
+        what = "a whole number" if kind is int else "a number"
+        raise UserError(f"--{name}: is {shortened(text)}; expected {what}") from error
 
 
-def load_hparams(options: Options) -> dict:
-    """Load the YAML file with its overrides.
-
-    Arguments
-    ---------
-    options : Options
-        As :func:`parse_options` returns them. For ``--describe``, keys that are left
-        open are filled.
-
-    Returns
-    -------
-    dict
-        What the YAML file describes, constructed.
-
-    Raises
-    ------
-    UserError
-        A key is left open, or what the file describes cannot be made.
-    """
-    text = options.hparams_file.read_text(encoding="utf-8")
-    placeholders = re.findall(r"^(\w+): *!PLACEHOLDER *(?:#(.*))?$", text, re.MULTILINE)
-    for key, comment in placeholders:
-        if key in options.overrides:
-            continue
-        if not options.describe:
-            raise UserError(
-                f"{key}: not set in {options.hparams_file}; give --{key} VALUE"
-                + (f" ({comment.strip()})" if comment else "")
-            )
-        options.overrides[key] = "unset"
+def _check_device(text: str) -> None:
+    """Stop at a device that there is not."""
     try:
-        if options.describe:  # leaves no folder behind
-            with tempfile.TemporaryDirectory() as folder:
-                overrides = {**options.overrides, "output_folder": folder}
-                return load_hyperpyyaml(io.StringIO(text), overrides)
-        return load_hyperpyyaml(io.StringIO(text), options.overrides)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        ImportError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
-        raise UserError(f"{options.hparams_file}: {error}") from error
+        device = torch.device(text)
+    except RuntimeError as error:
+        raise UserError(
+            f"--device: is {shortened(text)}; expected cpu, cuda, or such as cuda:0"
+        ) from error
+    if device.type != "cuda":
+        return
+    there = torch.cuda.device_count()
+    if not torch.cuda.is_available():
+        raise UserError(f"--device: is {text}, but torch sees no CUDA device; use cpu")
+    if (device.index or 0) >= there:
+        raise UserError(f"--device: is {text}, but there are {there}, counted from 0")
