@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from unified_se_ss import __version__
+from unified_se_ss import __version__, crash
 from unified_se_ss.errors import UserError
 
 
@@ -21,8 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 if some of the files could not be done; 2 after an error that the user can
-        mend.
+        0; 1 if some of the files could not be done, or after a bug, whose traceback is
+        then in ``crash.txt``; 2 after an error that the user can mend; 130 after Ctrl-C.
 
     Example
     -------
@@ -32,9 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return options.command(options) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return crash.tell(error, options.debug)
 
 
 EPILOG = """\
@@ -74,6 +76,9 @@ def add_command(commands, name: str, summary: str, description: str, function):
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.\n\n{description}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error"
     )
     command.set_defaults(command=function)
     return command
