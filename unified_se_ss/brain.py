@@ -27,6 +27,8 @@ from unified_se_ss.gradients import (
     TwoTaskGradients,
     TwoTaskLosses,
 )
+from unified_se_ss.ranks import RankCount, check_first_step
+from unified_se_ss.stopping import LateNumber, stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -237,10 +239,13 @@ class TwoTaskBrain(sb.Brain):
         self.means = TaskMeans()
         self.monitor = self.gradients = None
         self._mean_loss = torch.zeros(())
+        self._votes = LateNumber()
+        self.rank_count = RankCount()
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("means", self.means)
             states = RandomStates()
             self.checkpointer.add_recoverable("random", states, optional_load=True)
+            self.checkpointer.add_recoverable("ranks", self.rank_count, optional_load=True)
 
     def as_losses(self, losses) -> TwoTaskLosses:
         """What ``compute_objectives`` returned, as losses of one task or two."""
@@ -304,7 +309,8 @@ class TwoTaskBrain(sb.Brain):
         """One epoch as Brain runs it, with this class' own progress bar around the data."""
         if hasattr(self.train_sampler, "set_epoch"):
             self.train_sampler.set_epoch(epoch)  # before its length is asked for
-        self._batches = len(train_set)
+        self._epoch, self._batches = epoch, len(train_set)
+        self.rank_count.check()
         if self.step == 0:  # else the epoch is being resumed
             self.means.reset()
             self.monitor.reset(self.optimizer_step, self._window())
@@ -369,6 +375,7 @@ class TwoTaskBrain(sb.Brain):
         torch.Tensor
             Mean main loss of the epoch as of the last look, on the CPU.
         """
+        check_first_step(self, batch)
         should_step = self._completes_accumulation
         self.on_fit_batch_start(batch, should_step)
         with self.training_ctx:
@@ -407,7 +414,10 @@ class TwoTaskBrain(sb.Brain):
 
     def optimizers_step(self):
         """Combine the gradients, clip them, and step every optimizer that is not frozen."""
+        self.gradients.flag = stop_signals.asked
         combined = self.gradients.combine()
+        if torch.distributed.is_initialized():
+            self._votes.write(self.gradients.flags)
         self.on_gradients(combined)
         self.monitor.update(combined)
         optimizers = list(self.freeze_optimizers(self.optimizers_dict).values())
@@ -432,8 +442,42 @@ class TwoTaskBrain(sb.Brain):
         elif bool(finite):
             optimizer.step()
 
+    def fit(self, *args, **kwargs):
+        """Train as Brain does; a signal to stop is obeyed where nothing is lost."""
+        with stop_signals.put_off():
+            super().fit(*args, **kwargs)
+        stop_signals.leave_if_asked()
+
+    def leave_if_asked(self, place: str) -> None:
+        """Leave if any rank was asked to; for where all is saved. Every rank calls this."""
+        asked = torch.tensor(float(stop_signals.asked), device=self.device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(asked)
+        if asked:
+            stop_signals.leave(place)
+
+    def _asked_to_leave(self) -> bool:
+        """Whether to leave between two batches of training: all ranks say the same."""
+        if torch.distributed.is_initialized():
+            return bool(self._votes.read())
+        return stop_signals.asked
+
+    def _save_and_leave(self, place: str) -> None:
+        """Save the state within the epoch, and leave."""
+        if self.checkpointer is None:
+            stop_signals.leave()
+        self._save_intra_epoch_ckpt()
+        stop_signals.leave(place)
+
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        """As Brain decides, but never between the micro-batches of one step."""
+        """As Brain decides, but never between the micro-batches of one step.
+
+        If the run was asked to leave, it saves and leaves here, between any two of them;
+        several ranks, which have to agree, do so after a step.
+        """
+        if self._asked_to_leave():
+            place = f"epoch {self._epoch}, batch {self.step} of {self._batches}"
+            self._save_and_leave(place)
         due = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
         return due and self.gradients.pending == 0
 
@@ -442,6 +486,10 @@ class TwoTaskBrain(sb.Brain):
         """Mean main loss of a batch, on the CPU."""
         with self.evaluation_ctx:
             _, losses = self.losses_of(batch, stage)
+        alone = not torch.distributed.is_initialized()  # several ranks: at the epoch's end
+        if stage == sb.Stage.VALID and alone and stop_signals.asked:
+            self.step = self._batches  # those of training, all done; this begins anew
+            self._save_and_leave(f"epoch {self._epoch}, before its validation")
         return losses.main.mean().cpu()
 
 

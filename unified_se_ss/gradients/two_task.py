@@ -70,7 +70,8 @@ class TwoTaskGradients:
     accumulated micro-batches and of all ranks; the rule sees these, once per step.
 
     One flat buffer holds everything, so a step has one collective and few kernels, and
-    no number is fetched from the device.
+    no number is fetched from the device. A rank may add a flag (``flag``) to it; how many
+    did is known to all after the step (``flags``, on the device).
 
     Arguments
     ---------
@@ -140,6 +141,7 @@ class TwoTaskGradients:
         self.moving_ratio = MovingRatio(aux_ratio, aux_decay) if aux_scale else None
         self._place(dict(named_parameters), shared, auxiliary, granularity)
         self.pending = 0
+        self.flag = False
         self._checked = False
         self._allocate()
 
@@ -182,7 +184,7 @@ class TwoTaskGradients:
         return selected
 
     def _allocate(self) -> None:
-        """One buffer: main of shared and others, auxiliary of shared and own, two counts."""
+        """One buffer: main of shared and others, auxiliary of shared and own, counts."""
         layouts = (self.shared, self.others, self.auxiliary)
         parameters = [p for layout in layouts for p in layout.parameters.values()]
         if not parameters:
@@ -196,10 +198,11 @@ class TwoTaskGradients:
             self.others.size,
             self.shared.size,
             self.auxiliary.size,
-            2,
+            3,
         ]
         self._buffer = torch.zeros(sum(sizes), dtype=dtype, device=device)
-        main, others, auxiliary, own, self._items = self._buffer.split(sizes)
+        main, others, auxiliary, own, counts = self._buffer.split(sizes)
+        self._items, self.flags = counts[:2], counts[2]
         self._main, self._others, self._auxiliary, self._own = main, others, auxiliary, own
         self._parameters = parameters
         self._gradient_views = [
@@ -353,6 +356,8 @@ class TwoTaskGradients:
             What was found, on the device.
         """
         self.pending = 0
+        if self.flag:
+            self.flags.fill_(1)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self._buffer, group=self.process_group)
         # Means are taken with the weights at the end, not in a pass of their own.

@@ -158,6 +158,7 @@ class RecipeBrain(TwoTaskBrain):
             meta={self.best: row[f"valid_{self.best}"], "epoch": epoch},
             max_keys=[self.best],
         )
+        self.leave_if_asked(f"epoch {epoch}, at its end")
 
     def change_learning_rate(self, epoch, valid_loss):
         """Ask the scheduler, whichever of SpeechBrain's two manners of asking it has."""

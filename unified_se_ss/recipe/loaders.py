@@ -8,6 +8,7 @@ from speechbrain.dataio.dataloader import SaveableDataLoader
 from unified_se_ss.data import BucketBatchSampler
 from unified_se_ss.data.skipping import LeavingOut, SkippingDataset
 from unified_se_ss.recipe.ranks import rank_and_size
+from unified_se_ss.stopping import outlive_signals
 
 
 def make_loader(dataset, batch_sampler, collate, num_workers: int) -> SaveableDataLoader:
@@ -34,6 +35,7 @@ def make_loader(dataset, batch_sampler, collate, num_workers: int) -> SaveableDa
         # Without one of its own, every new iterator draws from the global generator,
         # and a run that is resumed makes another number of them.
         generator=torch.Generator(),
+        worker_init_fn=outlive_signals,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
     )
