@@ -7,8 +7,10 @@ import io
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 
@@ -18,14 +20,20 @@ from hyperpyyaml import resolve_references
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
+from unified_se_ss import ranks
 from unified_se_ss.checkpoints import WholeCheckpointer
 from unified_se_ss.errors import UserError
 from unified_se_ss.events import check_tensorboard
 from unified_se_ss.files import write_whole
 from unified_se_ss.plain_yaml import plain_yaml
+from unified_se_ss.recipe.lock import lock_folder
 from unified_se_ss.recipe.options import Options
 
 logger = logging.getLogger(__name__)
+
+DESCRIPTION = "hyperparams.yaml"
+# What `files.written_whole` calls a file that is not whole yet, and `check_folder` its probe.
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}|\.writable\.\d+")
 
 # A run may be continued with other values of these keys; all others make another
 # experiment.
@@ -35,6 +43,7 @@ CHANGEABLE = {
     "num_workers",
     "log_interval",
     "max_skipped_share",
+    "rank_timeout_minutes",
     "tensorboard",
     "save_waves",
     "valid_batch_size",
@@ -55,21 +64,20 @@ def begin(options: Options, hparams: dict) -> None:
     Raises
     ------
     UserError
-        The folder holds another experiment, or cannot be written to; or a package that
-        the run needs is missing.
+        The folder holds another experiment, is in use by another run, or cannot be
+        written to; or a package that the run needs is missing.
     """
     run_opts = options.run_opts
     _check_precision(run_opts, hparams)
     if hparams.get("tensorboard"):
         check_tensorboard()
     keep_freed_memory()
-    sb.utils.distributed.ddp_init_group(run_opts)
+    minutes = hparams.get("rank_timeout_minutes", ranks.TIMEOUT_MINUTES)
+    ranks.join(run_opts.distributed_backend, minutes)
     if if_main_process():
-        check_folder(options, Path(hparams["output_folder"]))
+        _open_folder(options, Path(hparams["output_folder"]))
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=str(options.hparams_file),
-        overrides=options.overrides,
         save_env_desc=False,  # it asks whichever pip is on the path
     )
     for chatty in ("matplotlib", "PIL"):
@@ -83,6 +91,23 @@ def begin(options: Options, hparams: dict) -> None:
     if hparams.get("checkpointer") is not None:
         hparams["checkpointer"] = WholeCheckpointer.of(hparams["checkpointer"])
         hparams["checkpointer"].tidy()
+
+
+def _open_folder(options: Options, folder: Path) -> None:
+    """Make the folder this run's: checked, locked, free of what a kill left, described."""
+    check_folder(options, folder)
+    lock_folder(folder)
+    for path in folder.rglob(".*"):
+        if TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+    header = f"# Generated {date.today()} from:\n# {options.hparams_file.resolve()}\n"
+    write_whole(folder / DESCRIPTION, f"{header}# yamllint disable\n{_resolved(options)}")
+
+
+def _resolved(options: Options) -> str:
+    """The YAML file with its overrides, every reference replaced by what it refers to."""
+    text = options.hparams_file.read_text(encoding="utf-8")
+    return resolve_references(io.StringIO(text), options.overrides).read()
 
 
 def keep_freed_memory() -> bool:
@@ -125,18 +150,17 @@ def check_folder(options: Options, folder: Path) -> None:
             f"output_folder: cannot write to {folder} ({error.strerror}); "
             "choose another with --output_folder"
         ) from error
-    there = folder / "hyperparams.yaml"
+    there = folder / DESCRIPTION
     if not there.is_file():
-        # The checkpointer has made its own, empty folder by now.
-        if any(path.is_file() for path in folder.rglob("*")):
+        # The checkpointer has made its own, empty folder by now; a run that was killed at
+        # its very start has left files that are hidden.
+        if any(p.is_file() and not p.name.startswith(".") for p in folder.rglob("*")):
             raise UserError(
                 f"output_folder: {folder} is not empty and holds no run of this project; "
                 "choose another with --output_folder"
             )
         return
-    text = options.hparams_file.read_text(encoding="utf-8")
-    resolved = resolve_references(io.StringIO(text), options.overrides).read()
-    now = plain_yaml(resolved, options.hparams_file)
+    now = plain_yaml(_resolved(options), options.hparams_file)
     before = plain_yaml(there.read_text(encoding="utf-8"), there)
     for key in {**before, **now}:
         if key not in CHANGEABLE and before.get(key) != now.get(key):

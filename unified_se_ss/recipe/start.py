@@ -7,15 +7,19 @@ import sys
 import torch
 from speechbrain.utils.distributed import if_main_process
 
-from unified_se_ss.errors import UserError
+from unified_se_ss import crash
+from unified_se_ss.ranks import losses_told
 from unified_se_ss.recipe.results import Stopwatch, report
+from unified_se_ss.stopping import INTERRUPTED, Stopped, stop_signals
 
 
 def run(main) -> None:
     """Run a recipe's main function; an error that the user can mend is one message.
 
-    Leaves with exit code 2 after a :class:`~unified_se_ss.errors.UserError`. With
-    ``--debug`` its traceback is shown too.
+    Leaves with exit code 2 after a :class:`~unified_se_ss.errors.UserError` or what the
+    machine lacks, with 1 after a bug, whose traceback is then in ``crash.txt``. With
+    ``--debug`` it is shown. After SIGTERM and SIGUSR1 what was trained is
+    saved and the exit code is 75; after SIGINT (Ctrl-C) likewise, and it is 130.
 
     Arguments
     ---------
@@ -23,22 +27,23 @@ def run(main) -> None:
         Takes no argument.
     """
     try:
-        main()
-        if torch.distributed.is_initialized():
-            # Left to the end of the process, its threads can abort it.
-            torch.distributed.barrier()
-            torch.distributed.destroy_process_group()
-    except UserError as error:
-        if "--debug" in sys.argv:
-            raise
-        print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(2)
+        with losses_told(), stop_signals.heard():
+            main()
+            if torch.distributed.is_initialized():
+                # Left to the end of the process, its threads can abort it.
+                torch.distributed.barrier()
+                torch.distributed.destroy_process_group()
+    except Stopped as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        sys.exit(stopped.code)
     except KeyboardInterrupt:
         print(
             "\ninterrupted; the same command goes on from the last checkpoint",
             file=sys.stderr,
         )
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        sys.exit(crash.tell(error, debug="--debug" in sys.argv))
 
 
 def train_and_test(brain, loaders: dict, signals_of_id, **sections) -> None:
