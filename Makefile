@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo test test-slow benchmark clean
+.PHONY: help install demo demo-gsenet test test-slow benchmark clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,11 @@ $(INSTALLED): setup.py requirements.txt
 
 demo: $(INSTALLED) ## train, evaluate and report a small network on synthetic voices
 	$(BIN)/python train.py hparams/demo.yaml
+
+demo-gsenet: $(INSTALLED) ## the same for enhancement that a beamformer guides
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[metrics]' || \
+	  echo "PESQ is left out of the evaluation: to install it needs a C compiler"
+	cd recipes/GSENet && ../../$(BIN)/python train.py hparams/demo.yaml
 
 test: $(INSTALLED) ## run the tests, but those marked slow
 	$(BIN)/python -m pytest -q --durations=10

@@ -1,0 +1,171 @@
+"""GSENet's recipe from the data to the report, on tiny data; every shipped YAML is run."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from unified_se_ss.inference.guided import GuidedEnhancer
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "GSENet"
+RATE = 16000
+SMALL = {
+    "blocks": "[[4, 8, 2, 3, False]]",
+    "bottleneck": 4,
+    "kernel_size": 3,
+    "batch_size": 2,
+    "num_workers": 0,
+    "number_of_epochs": 1,
+    "metrics": "[]",
+    "scoring_processes": 1,
+    "save_waves": 1,
+    "device": "cpu",
+}
+SCENES = {
+    "segment_seconds": 1.2,
+    "test_seconds": 1.5,
+    "n_train": 3,
+    "n_valid": 2,
+    "n_test": 2,
+    "n_rooms": "[1, 1, 1]",
+}
+
+
+def sound(rng, seconds):
+    """Noise that comes and goes, within ±1."""
+    times = np.arange(round(seconds * RATE)) / RATE
+    loud = 0.1 * (1.1 + np.sin(2 * np.pi * rng.uniform(2, 5) * times))
+    return loud * rng.standard_normal(len(times)) / 4
+
+
+def write(path, signal):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, signal, RATE)
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """Speech of two speakers and a noise for every subset."""
+    folder, rng = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
+    for subset in ("train", "dev", "test"):
+        for speaker in "ab":
+            write(folder / "speech" / subset / speaker / "1.wav", sound(rng, 2))
+        write(folder / "noise" / subset / "1.wav", sound(rng, 2))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Recordings in the layout of folders named like files."""
+    folder, rng = tmp_path_factory.mktemp("recordings"), np.random.default_rng(1)
+    for subset in ("train", "val", "test"):
+        for number in range(2):
+            place = folder / subset / f"recording_{number:09d}.WAV"
+            target = sound(rng, 1.5)
+            for name, share in (("channel_1", 0.3), ("channel_2", 1), ("channel_3", 1)):
+                write(place / f"{name}.wav", target + share * sound(rng, 1.5))
+            write(place / "ground_truth.wav", target)
+    return folder
+
+
+def run(yaml, folder, out, expected=0, **keys):
+    keys = {**keys, "data_folder": folder, "output_folder": out}
+    arguments = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(RECIPE.parents[1])}
+    done = subprocess.run(
+        [sys.executable, "train.py", str(yaml), *arguments],
+        cwd=RECIPE,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == expected, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def without_corpus(yaml, folder):
+    """The demo's YAML with sounds that are there; nothing else is changed."""
+    text = (RECIPE / yaml).read_text(encoding="utf-8")
+    start, end = text.index("corpus: !name"), text.index("sample_rate: 16000")
+    path = Path(folder) / Path(yaml).name
+    path.write_text(text[:start] + text[end:], encoding="utf-8")
+    return path
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_yaml_is_run():
+    shipped = {path.name for path in (RECIPE / "hparams").glob("*.yaml")}
+    assert shipped == {"demo.yaml", "demo_published.yaml", "gsenet.yaml"}
+
+
+def test_the_demo_from_its_sounds_to_the_report(sounds, tmp_path):
+    yaml, out = without_corpus("hparams/demo.yaml", tmp_path), tmp_path / "run"
+    bucket = tmp_path / "bucket"
+    printed = run(yaml, sounds, out, **SMALL, **SCENES, upload_uri=bucket)
+    results = rows(out / "results.csv")
+    guides = {row["guide"] for row in results}
+    assert len(results) == 2 * len(guides) and len(guides) >= 2
+    for key in ("si_snr", "raw_si_snr", "beamformed_si_snr", "sir", "sar", "input_sir"):
+        assert all(np.isfinite(float(row[key])) for row in results), key
+    by_item = {}
+    for row in results:  # the same scenes, whichever beamformer
+        by_item.setdefault(row["item"], set()).add(row["raw_si_snr"])
+    assert len(by_item) == 2 and all(len(values) == 1 for values in by_item.values())
+    report = (out / "report.html").read_text(encoding="utf-8")
+    for words in ("Reference microphone, beamformer and enhancement", *guides, "<audio"):
+        assert words in report
+    (waves,) = (out / "wavs").iterdir()
+    names = {path.stem for path in waves.glob("*.wav")}
+    assert names == {"raw", "beamformed", "enhanced", "target"}
+    assert "over the beamformer" in printed and f"uploaded to   {bucket}" in printed
+    assert (bucket / "results.csv").read_text() == (out / "results.csv").read_text()
+    assert len(list((bucket / "save").glob("CKPT*/network.ckpt"))) == 1
+    pair = np.random.default_rng(0).standard_normal((2, 4000)).astype(np.float32)
+    enhanced = [GuidedEnhancer.from_folder(f, "cpu").enhance(pair, RATE) for f in (out, bucket)]
+    assert np.array_equal(*enhanced)
+
+
+def test_the_published_network_on_the_demos_data(sounds, tmp_path):
+    yaml = without_corpus("hparams/demo_published.yaml", tmp_path)
+    run(yaml, sounds, tmp_path / "run", **SMALL, **SCENES)
+    assert len(rows(tmp_path / "run" / "results.csv")) == 4
+
+
+@pytest.mark.parametrize("guide", ["channel_1", "souden_mvdr"])
+def test_recordings_with_their_guide_or_a_beamformer(recordings, tmp_path, guide):
+    options = {**SMALL, "segment_seconds": 1.0, "guide_of_recordings": guide}
+    options["quiet_seconds"] = 0.2
+    run("hparams/gsenet.yaml", recordings, tmp_path / "run", **options)
+    results = rows(tmp_path / "run" / "results.csv")
+    assert [row["guide"] for row in results] == [guide] * 2
+    assert "sir" not in results[0]
+    assert (tmp_path / "run" / "manifests" / f"{guide}_test_report.txt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["contrast", "arrays"])
+@pytest.mark.parametrize("loss", ["linear_l1", "l1_spectral_convergence"])
+def test_scenes_and_losses_of_the_published_recipe(sounds, tmp_path, kind, loss):
+    options = {**SMALL, **SCENES, "train_on": kind, "test_on": "arrays", "loss": loss}
+    options["rooms_folder"] = tmp_path / "rooms"
+    run("hparams/gsenet.yaml", sounds, tmp_path / "run", **options)
+    assert len(rows(tmp_path / "run" / "results.csv")) == 4
+
+
+def test_what_cannot_be_used_is_said(sounds, tmp_path):
+    out, demo = tmp_path / "run", "hparams/demo.yaml"
+    said = run(demo, tmp_path, out, 2, device="cpu", loss="linear")
+    assert "loss: is 'linear'; expected one of: compressed, linear_l1" in said
+    said = run(demo, tmp_path, out, 2, device="cpu", guides="[mvdrr]")
+    assert "guides: is 'mvdrr'" in said and "did you mean" in said
