@@ -1,5 +1,8 @@
 """The one kind of error that a user can mend."""
 
+SHOWN = 60
+"""Values in messages are cut to this many characters."""
+
 
 class UserError(Exception):
     """Something the user gave is wrong; the message is all that is shown.
@@ -13,3 +16,18 @@ class UserError(Exception):
     Traceback (most recent call last):
     unified_se_ss.errors.UserError: data_folder: /data/Libri2Mix does not exist
     """
+
+
+def shortened(value) -> str:
+    """A value in few words, as YAML writes it, for messages.
+
+    Example
+    -------
+    >>> shortened("a" * 1000)[-8:], shortened(None)
+    ('aaaaa...', 'null')
+    """
+    try:
+        text = "null" if value is None else repr(value)
+    except (ValueError, RecursionError):  # integers of thousands of digits
+        text = f"a very long {type(value).__name__}"
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

@@ -1,7 +1,8 @@
 """Manifests: CSV files that say which recordings belong to which item.
 
 One line per item: ID, duration in seconds (measured from the files), sample_rate in Hz,
-then one column per stem with the path of its file, which may begin with `{data_root}`.
+then one column per stem with the path of its file, which may begin with `{data_root}`;
+any other that is not absolute is relative to the working folder.
 All other columns (speaker, loudness, ...) are kept as the item's attributes. Beside a
 manifest lies `<manifest>.fingerprint`, which says what it was made from.
 """
@@ -17,12 +18,15 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, shortened
 from unified_se_ss.files import written_whole
+from unified_se_ss.sound_headers import HIGHEST_RATE, LOWEST_RATE
 
 REQUIRED = ("ID", "duration", "sample_rate")
 STEM = re.compile(r"mixture|s[1-9][0-9]*|noise|speech|noisy|clean")
 DATA_ROOT = "{data_root}"
+LONGEST = 1e7  # seconds, a season: beyond it a duration is not meant
+NUMBER = re.compile(r"[0-9.eE+-]+", re.ASCII)  # Python's numbers may hold _ as well
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,14 @@ def write_manifest(path, rows, fingerprint):
         raise ValueError(f"a manifest without items was to be written: {path}")
     check_replaceable(path)
     rows = sorted(rows, key=lambda row: row["ID"])
+    # Of what ends a line, the writer by itself quotes its own alone.
+    returns = any("\r" in str(value) for row in rows for value in row.values())
+    quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
     with written_whole(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer = csv.DictWriter(
+                file, list(rows[0]), lineterminator="\n", quoting=quoting
+            )
             writer.writeheader()
             writer.writerows(rows)
         digest = _digest(temporary)
@@ -178,7 +187,7 @@ def read_manifest(path, data_root=None, stems=None, one_rate=True):
         item = _item(f"{path}, line {number}", line, header, stems, data_root)
         if item.id in line_of:
             raise UserError(
-                f"{path}, line {number}: the ID {item.id!r} is already on line "
+                f"{path}, line {number}: the ID {shortened(item.id)} is already on line "
                 f"{line_of[item.id]}; every ID may stand once, remove one of the two"
             )
         line_of[item.id] = number
@@ -223,9 +232,22 @@ def fingerprint_of(folder, files, choices):
     listing = hashlib.sha256()
     files = sorted(files)
     for name in files:
-        status = os.stat(os.path.join(folder, name))
+        status = _status(os.path.join(folder, name))
         listing.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return {"choices": choices, "n_files": len(files), "listing": listing.hexdigest()}
+
+
+def _status(path):
+    """Size and times of a file, whose name a manifest can hold."""
+    if any("\ud800" <= letter <= "\udfff" for letter in path):
+        raise UserError(f"{ascii(path)}: its name is not text in UTF-8; rename it")
+    try:
+        return os.stat(path)
+    except OSError as error:
+        link = f"is a link to {os.readlink(path)}, but " if os.path.islink(path) else ""
+        raise UserError(
+            f"{path}: {link}cannot be found ({error.strerror}); get it again or remove it"
+        ) from error
 
 
 def is_current(path, fingerprint):
@@ -323,7 +345,7 @@ def _stem_columns(path, header, stems):
     if missing:
         raise UserError(
             f"{path}, line 1: the column(s) {', '.join(missing)} are missing; "
-            f"there are {', '.join(header)}"
+            f"there are {_shortened(header)}{_why_missing(header, missing)}"
         )
     stems = stems or [name for name in header if STEM.fullmatch(name)]
     if not stems:
@@ -334,21 +356,49 @@ def _stem_columns(path, header, stems):
     return tuple(stems)
 
 
+def _why_missing(header, missing):
+    """What may be wrong with a header that lacks columns."""
+    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(header) == 1 and mark in header[0]:
+            return f"; its values are separated by {name}, commas were expected"
+    stripped = [name.strip() for name in header]
+    if any(name in stripped for name in missing):
+        return "; no spaces were expected around the names and values"
+    lower = [name.lower() for name in header]
+    if any(name.lower() in lower for name in missing):
+        return "; small and capital letters matter"
+    return "" if set(header) & set(REQUIRED) else "; is its first line a header?"
+
+
+def _shortened(names):
+    """Names in a row, the first of many and the beginnings of long ones."""
+    shown = [name if name.isprintable() else repr(name)[1:-1] for name in names[:12]]
+    shown = [name if len(name) <= 60 else f"{name[:57]}..." for name in shown]
+    return ", ".join(shown) + ("" if len(names) <= 12 else f" and {len(names) - 12} more")
+
+
 def _item(place, line, header, stems, data_root):
     """The item of one line; `place` begins the message if something is wrong."""
     if len(line) != len(header):
+        quoted = any("\n" in value for value in line)
         raise UserError(
             f"{place}: has {len(line)} value(s), {len(header)} were expected "
-            f"({', '.join(header)})"
+            f"({_shortened(header)})" + ("; is a quotation mark not closed?" * quoted)
         )
     values = dict(zip(header, line))
     for name in ("ID", *stems):
         if not values[name].strip():
             raise UserError(f"{place}: the column {name} is empty")
+        if "\0" in values[name]:
+            raise UserError(f"{place}: the column {name} holds NUL bytes; no name does")
+    duration = _number(place, "duration", values["duration"], float)
+    sample_rate = _number(place, "sample_rate", values["sample_rate"], int)
+    if round(duration * sample_rate) < 1:
+        raise UserError(f"{place}: the duration of {duration} s is less than one sample")
     return Item(
         id=values["ID"],
-        duration=_positive(place, "duration", values["duration"], float),
-        sample_rate=_positive(place, "sample_rate", values["sample_rate"], int),
+        duration=duration,
+        sample_rate=sample_rate,
         paths={name: _resolved(place, values[name], data_root) for name in stems},
         attributes={
             name: value
@@ -358,18 +408,20 @@ def _item(place, line, header, stems, data_root):
     )
 
 
-def _positive(place, name, text, kind):
-    """The positive finite number that a cell holds."""
+def _number(place, name, text, kind):
+    """The duration (float) or sampling rate (int) that a cell holds."""
+    low, high = (0, LONGEST) if kind is float else (LOWEST_RATE, HIGHEST_RATE)
     try:
-        number = kind(text)
+        number = kind(text) if NUMBER.fullmatch(text.strip()) else math.nan
     except ValueError:
         number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        expected = "seconds" if kind is float else "Hz, a whole number"
-        raise UserError(
-            f"{place}: the {name} is {text!r}; a number above 0 was expected ({expected})"
-        )
-    return number
+    if number > 0 and low <= number <= high:
+        return number
+    expected = "seconds" if kind is float else f"Hz, a whole number from {low} to {high}"
+    raise UserError(
+        f"{place}: the {name} is {shortened(text)}; a number above 0 was expected "
+        f"({expected})"
+    )
 
 
 def _resolved(place, path, data_root):

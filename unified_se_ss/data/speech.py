@@ -125,8 +125,12 @@ def _audio_names(folder):
             f"{folder}: does not exist; a folder of wav, flac or ogg files was expected"
         )
     names = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not _leads_back(parent, name)
+        ]
         here = Path(parent).relative_to(folder)
         names += [
             (here / name).as_posix()
@@ -136,6 +140,22 @@ def _audio_names(folder):
     if not names:
         raise UserError(f"{folder}: holds no wav, flac or ogg file")
     return sorted(names)
+
+
+def _refuse(error):
+    """Stop at a folder that cannot be looked into; its recordings would be missing."""
+    raise UserError(
+        f"{error.filename}: cannot be looked into ({error.strerror})"
+    ) from error
+
+
+def _leads_back(parent, name):
+    """Whether a folder is a link to one that it lies in, so that it would have no end."""
+    path = os.path.join(parent, name)
+    if not os.path.islink(path):
+        return False
+    target, here = os.path.realpath(path), os.path.realpath(parent)
+    return os.path.commonpath([target, here]) == target
 
 
 def _speakers(folder, names):

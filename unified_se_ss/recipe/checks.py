@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, shortened
 from unified_se_ss.gradients import RULES, find_rule
-from unified_se_ss.recipe.values import Number, shortened
+from unified_se_ss.recipe.values import Number
 
 
 def check_choices(hparams: dict, choices: dict) -> None:

@@ -13,9 +13,8 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, shortened
 from unified_se_ss.recipe.overrides import KnownKeys, read_overrides
-from unified_se_ss.recipe.values import shortened
 
 # SpeechBrain's run options that a command line may hold, and their types.
 RUN_OPTIONS = {
@@ -23,7 +22,7 @@ RUN_OPTIONS = {
     for name, kind in typing.get_type_hints(RunOptions).items()
     if name in HELP_TEXTS or name.endswith("_module_keys")
 }
-OWN_SWITCHES = ("describe",)
+OWN_SWITCHES = ("describe", "check")
 EXPECTED = "expected: train.py HPARAMS.yaml [--key value ...]"
 
 
@@ -41,12 +40,18 @@ class Options:
         Keys of the YAML file with the values that replace them.
     describe : bool
         Whether to print the modules and leave.
+    check : bool
+        Whether to look at everything that the run needs and leave.
+    replay : Path, optional
+        The batch to run alone, from the folder ``nonfinite`` of a run.
     """
 
     hparams_file: Path
     run_opts: RunOptions
     overrides: dict
     describe: bool
+    check: bool = False
+    replay: Path | None = None
 
 
 def parse_options(arguments: list[str], manual: str) -> Options:
@@ -77,11 +82,12 @@ def parse_options(arguments: list[str], manual: str) -> Options:
     hparams_file = _only_file(loose)
     known = KnownKeys(hparams_file)
     own = {name: given.pop(name, None) is not None for name in OWN_SWITCHES}
+    own["replay"] = _replay(given.pop("replay", None))
     run_opts = _run_options(
         {name: given.pop(name) for name in RUN_OPTIONS if name in given}, hparams_file
     )
     joined = {key: " ".join(words) if words else None for key, words in given.items()}
-    others = [*RUN_OPTIONS, *OWN_SWITCHES, "help"]
+    others = [*RUN_OPTIONS, *OWN_SWITCHES, "replay", "help"]
     overrides = read_overrides(joined, known, others)
     return Options(hparams_file, run_opts, overrides, **own)
 
@@ -111,6 +117,15 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], dict[str, list[str
         else:
             words.append(argument)
     return loose, given
+
+
+def _replay(words: list[str] | None) -> Path | None:
+    """The file behind ``--replay``."""
+    if words is None:
+        return None
+    if len(words) != 1:
+        raise UserError("--replay: expected one file of the folder nonfinite of a run")
+    return Path(words[0])
 
 
 def _is_yaml(argument: str) -> bool:

@@ -12,9 +12,9 @@ from pathlib import Path
 import yaml
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, shortened
 from unified_se_ss.plain_yaml import KeyPlace, key_places, plain_yaml
-from unified_se_ss.recipe.values import Keys, Text, kind_of, shortened
+from unified_se_ss.recipe.values import Keys, Text, kind_of
 
 SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 # What no YAML file can hold: control characters, and bytes that were no UTF-8.

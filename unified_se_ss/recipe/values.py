@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-#: Values in messages are cut to this many characters.
-SHOWN = 60
+from unified_se_ss.errors import shortened
+
 #: What a whole number may be at most where nothing else is said.
 LARGEST = 2**31 - 1
 
@@ -160,21 +160,6 @@ def _or_null(null: bool) -> str:
     return ", or null" if null else ""
 
 
-def shortened(value) -> str:
-    """A value in few words, as YAML writes it, for messages.
-
-    Example
-    -------
-    >>> shortened("a" * 1000)[-8:], shortened(None)
-    ('aaaaa...', 'null')
-    """
-    try:
-        text = "null" if value is None else repr(value)
-    except (ValueError, RecursionError):  # integers of thousands of digits
-        text = f"a very long {type(value).__name__}"
-    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
-
-
 COUNT = Whole(1)
 #: What a key holds in every recipe that has it.
 COMMON = {
@@ -232,6 +217,7 @@ COMMON = {
     "max_grad_norm": Number(more_than=0),
     "nonfinite_patience": Whole(0),
     "max_skipped_share": Number(least=0, most=1),
+    "rank_timeout_minutes": Number(more_than=0, most=100_000),
     "log_interval": COUNT,
     "tensorboard": Switch(),
     "save_waves": Whole(0),
