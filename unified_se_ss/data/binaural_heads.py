@@ -136,6 +136,7 @@ class HeadBank:
             )
         self.sample_rate = rates[0]
         self._vectors = [to_vector(head.azimuth, head.elevation) for head in self.heads]
+        self._around = {}
         self._spectra = OrderedDict()
         self._bytes = 0
 
@@ -240,7 +241,9 @@ class HeadBank:
         True
         """
         filters = self.heads[head].filters
-        around = surrounding_directions(self.heads[head])
+        if head not in self._around:
+            self._around[head] = surrounding_directions(self.heads[head])
+        around = self._around[head]
         samples = len(noise)
         # All of it is one filter, as long as the noise and circular like its turning.
         field = np.zeros((2, samples), dtype=np.float32)
