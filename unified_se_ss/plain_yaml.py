@@ -10,7 +10,39 @@ import yaml
 from unified_se_ss.errors import UserError
 
 
-class _PlainLoader(yaml.SafeLoader):
+class _ValueLoader(yaml.SafeLoader):
+    """Reads plain values as HyperPyYAML does: 1e-3 is a number, yes and no are texts."""
+
+    yaml_implicit_resolvers: dict = {}
+
+
+def _whole(loader, node):
+    """A whole number, also in other bases: 0x1f, 0o17."""
+    return int(
+        node.value.replace("_", ""), 0 if "x" in node.value or "o" in node.value else 10
+    )
+
+
+# YAML 1.2's plain scalars; PyYAML by itself reads those of 1.1.
+for tag, pattern, first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9][0-9_]*|0o[0-7_]+|0x[0-9a-fA-F_]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+|[-+]?[0-9][0-9_]*\.[0-9_]*"
+        r"|[-+]?\.[0-9_]+([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+    ("merge", "<<", ["<"]),
+):
+    _ValueLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})\\Z"), first
+    )
+_ValueLoader.add_constructor("tag:yaml.org,2002:int", _whole)
+
+
+class _PlainLoader(_ValueLoader):
     """Reads HyperPyYAML without running anything: a tag is kept as data."""
 
 
@@ -61,6 +93,26 @@ def plain_yaml(text: str, name) -> dict:
     if not isinstance(found, dict):
         raise UserError(f"{name}: expected keys and values, not {type(found).__name__}")
     return found
+
+
+def plain_value(text: str):
+    """The value that a text stands for: number, switch, null, list, keys with values, text.
+
+    Raises
+    ------
+    ValueError
+        Not YAML, or with tags.
+
+    Example
+    -------
+    >>> plain_value("1e-3"), plain_value("[yes, null, '1']")
+    (0.001, ['yes', None, '1'])
+    """
+    try:
+        return yaml.load(text, Loader=_ValueLoader)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or "too long, or nested too deeply"
+        raise ValueError(problem) from error
 
 
 class KeyPlace(NamedTuple):

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import difflib
 import re
+from contextlib import suppress
 from pathlib import Path
 
-import yaml
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from unified_se_ss.errors import UserError, shortened
-from unified_se_ss.plain_yaml import KeyPlace, key_places, plain_yaml
+from unified_se_ss.plain_yaml import KeyPlace, key_places, plain_value, plain_yaml
 from unified_se_ss.recipe.values import Keys, Text, kind_of
 
-SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 # What no YAML file can hold: control characters, and bytes that were no UTF-8.
 UNWRITABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -133,41 +132,39 @@ def read_value(path: str, text: str, known: KnownKeys):
     """
     if UNWRITABLE.search(text):
         raise UserError(f"--{path}: {shortened(text)} holds characters that are not text")
-    reference = re.search("<[^>]*>", text)
-    if reference:
-        raise UserError(
-            f"--{path}: {shortened(reference[0])} is how the file refers to a key, which a "
-            "command line cannot; expected a value"
-        )
-    is_top = path in known.values
-    if is_top and isinstance(known.kind(path), Text):
-        return None if text in ("null", "~") else _quoted(text)
+    if path in known.values and isinstance(known.kind(path), Text):
+        return None if text in ("null", "~") else _quoted(_without_quotes(text))
     braced = text.lstrip().startswith(("{", "["))
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        value = plain_value(text)
+    except ValueError as error:
         if not braced:
             return _quoted(text)
-        problem = getattr(error, "problem", None) or "nested too deeply"
         raise UserError(
-            f"--{path}: {shortened(text)} is not valid YAML ({problem}); expected such as "
+            f"--{path}: {shortened(text)} is not valid YAML ({error}); expected such as "
             "[1, 2] or {key: value}, in quotes for the shell"
         ) from error
-    plain = value is None or isinstance(value, (bool, int, float, str, list, dict))
-    if not plain or isinstance(value, (list, dict)) and not braced:
-        value = text  # a date; a text with a colon or a dash in it
-    return _numbers(value)
+    if isinstance(value, (list, dict)) and not braced:
+        value = text  # a text with a colon or a dash in it
+    return _all_quoted(value)
 
 
-def _numbers(value):
-    """With what YAML 1.1 takes for text, 1e-3, as numbers; and text that stays text."""
+def _without_quotes(text: str) -> str:
+    """A text that is in quotes as YAML reads it; any other as it stands."""
+    if len(text) > 1 and text[0] in "\"'" and text[-1] == text[0]:
+        with suppress(ValueError):
+            value = plain_value(text)
+            return value if isinstance(value, str) else text
+    return text
+
+
+def _all_quoted(value):
+    """A value of which each text stays text."""
     if isinstance(value, list):
-        return [_numbers(item) for item in value]
+        return [_all_quoted(item) for item in value]
     if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, str):
-        return float(value) if SCIENTIFIC.fullmatch(value) else _quoted(value)
-    return value
+        return {key: _all_quoted(item) for key, item in value.items()}
+    return _quoted(value) if isinstance(value, str) else value
 
 
 def _quoted(text: str) -> str:
