@@ -6,7 +6,7 @@ import soundfile
 from broken_data import broken_tree
 from librimix import make_tree
 
-from unified_se_ss.data import Item, Manifest, prepare_librimix, read_manifest
+from unified_se_ss.data import Item, prepare_librimix, read_manifest
 from unified_se_ss.data.audit import KINDS, audit
 from unified_se_ss.data.problems import gathering
 from unified_se_ss.errors import UserError
@@ -14,7 +14,7 @@ from unified_se_ss.errors import UserError
 
 def manifests_of(tree, folder):
     paths = prepare_librimix(tree, folder)
-    return [(subset, read_manifest(path, tree)) for subset, path in paths.items()]
+    return [(subset, read_manifest(path, tree).items) for subset, path in paths.items()]
 
 
 def test_nothing_is_found_where_nothing_is_wrong(tmp_path):
@@ -40,7 +40,7 @@ def test_every_fault_is_found(tmp_path):
         assert finding.item in finding.file and finding.severity == KINDS[finding.kind]
     # What could be used stands in the manifests, and nothing else does.
     train = dict(manifests)["train"]
-    assert [item.id for item in train.items] == [f"train-360-{n}" for n in (4, 5, 6, 7)]
+    assert [item.id for item in train] == [f"train-360-{n}" for n in (4, 5, 6, 7)]
 
 
 def test_names_tell_of_utterances_and_speakers_in_two_subsets(tmp_path):
@@ -56,7 +56,7 @@ def test_names_tell_of_utterances_and_speakers_in_two_subsets(tmp_path):
             rng = np.random.default_rng([number, place])
             soundfile.write(path, 0.1 * rng.standard_normal(8000), 8000)
             items.append(Item(name, 1.0, 8000, {"mixture": str(path)}))
-        manifests.append((subset, Manifest("m.csv", tuple(items), ("mixture",), 8000)))
+        manifests.append((subset, items))
     found = audit(manifests)
     told = {(f.kind, f.detail.split(" is in ")[0]) for f in found.findings}
     assert told == {
@@ -81,8 +81,7 @@ def test_faults_of_one_file(tmp_path, fault):
         if (name, fault) == ("b", "text"):
             path.write_text("no sound")
         items.append(Item(name, 1.0, 8000, {"speech": str(path)}))
-    manifest = Manifest("m.csv", tuple(items), ("speech",), 8000)
-    (finding,) = audit([("train", manifest)]).findings
+    (finding,) = audit([("train", items)]).findings
     kind = "unreadable" if fault in ("NaN", "text") else "mismatched"
     assert (finding.kind, finding.item) == (kind, "b")
     words = {"rate": "16000 Hz", "channels": "2 channel", "NaN": "NaN", "text": "corrupt"}

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.manifest import Item, Manifest
+from unified_se_ss.data.manifest import Item
 from unified_se_ss.data.problems import BadItem
 from unified_se_ss.errors import UserError
 
@@ -64,6 +64,7 @@ SHORT_SECONDS = 0.25  # what PESQ needs
 FULL_SCALE, CLIPPED_RUN = 0.999, 3
 UNEXPLAINED = 0.05  # rms of what no stem explains, to that of the mixture
 PROGRESS_FROM = 2000
+FOREIGN = {"builtins", "numpy", "torch", "functools"}  #: Hold no items.
 LIBRISPEECH = re.compile(r"(\d+)-\d+-\d{4}")
 
 
@@ -122,13 +123,16 @@ class Scan(NamedTuple):
     seconds: float
 
 
-def audit(manifests: Iterable[tuple[str, Manifest]], bad: Iterable[BadItem] = ()) -> Audit:
-    """Looks at all recordings of some manifests.
+def audit(
+    subsets: Iterable[tuple[str, Iterable[Item]]], bad: Iterable[BadItem] = ()
+) -> Audit:
+    """Looks at all recordings of some items.
 
     Arguments
     ---------
-    manifests : iterable of (str, Manifest)
-        With the names of their subsets.
+    subsets : iterable of (str, iterable of Item)
+        Names of subsets with their items, as a manifest or :func:`items_of` a data set
+        give them.
     bad : iterable of BadItem
         Items that stand in no manifest because something is wrong with them; they are
         looked at, too.
@@ -142,12 +146,12 @@ def audit(manifests: Iterable[tuple[str, Manifest]], bad: Iterable[BadItem] = ()
     >>> folder = getfixture("tmpdir")
     >>> audio.write(folder / "a.wav", np.zeros(8000), 8000)
     >>> item = Item("a", 1.0, 8000, {"speech": str(folder / "a.wav")})
-    >>> found = audit([("train", Manifest("m.csv", (item,), ("speech",), 8000))])
+    >>> found = audit([("train", [item])])
     >>> [(finding.kind, finding.item) for finding in found.findings]
     [('silent', 'a')]
     """
     found = Audit()
-    entries = [(subset, item) for subset, m in manifests for item in m.items]
+    entries = [(subset, item) for subset, items in subsets for item in items]
     entries += [(b.subset, Item(b.id, 0.0, b.sample_rate, b.paths)) for b in bad]
     channels = _usual_channels(entries)
     digests = defaultdict(list)
@@ -163,6 +167,44 @@ def audit(manifests: Iterable[tuple[str, Manifest]], bad: Iterable[BadItem] = ()
             digests[digest].append((subset, item, stem))
     found.findings += _same_signals(digests) + _same_names(entries)
     return found
+
+
+def items_of(dataset) -> list[Item]:
+    """The items of manifests that a data set reads, however it keeps them.
+
+    Arguments
+    ---------
+    dataset : object
+        Its attributes, theirs, and what containers hold are looked through.
+
+    Returns
+    -------
+    list of Item
+        Each once, in the order in which they were met; none if it has no manifest.
+
+    Example
+    -------
+    >>> item = Item("a", 1.0, 8000, {"speech": "a.wav"})
+    >>> [found.id for found in items_of({"speech": [[item, item]], "noise": None})]
+    ['a']
+    """
+    found, seen, waiting = {}, set(), [dataset]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, Item):
+            found.setdefault((thing.id, *thing.paths.values()), thing)
+        elif isinstance(thing, dict):
+            waiting += reversed(thing.values())
+        elif isinstance(thing, (list, tuple)):
+            waiting += reversed(thing)
+        elif type(thing).__module__.split(".")[0] not in FOREIGN and hasattr(
+            thing, "__dict__"
+        ):
+            waiting += reversed(vars(thing).values())
+    return list(found.values())
 
 
 def _scanned(entries, channels):

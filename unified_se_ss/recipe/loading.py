@@ -14,7 +14,8 @@ import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml
 
 from unified_se_ss.crash import mendable
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, shortened
+from unified_se_ss.recipe.aside import is_aside, overrides_aside
 from unified_se_ss.recipe.options import Options
 from unified_se_ss.recipe.overrides import KnownKeys, check_values
 
@@ -56,7 +57,11 @@ def load_hparams(options: Options) -> dict:
     _fill_open_keys(options, known)
     check_values(known, options.overrides)
     if not options.describe:
-        return Hparams(_construct(known, options.overrides), known.file)
+        aside = is_aside(options)
+        overrides = overrides_aside(options, known.places) if aside else options.overrides
+        hparams = Hparams(_construct(known, overrides), known.file)
+        hparams["options"] = options
+        return hparams
     with tempfile.TemporaryDirectory() as folder:  # leaves no folder behind
         overrides = {**options.overrides, "output_folder": folder}
         return Hparams(_construct(known, overrides), known.file)
@@ -158,7 +163,7 @@ def _construct(known: KnownKeys, overrides: dict) -> dict:
         where = known.where(error.path or "")
         raise UserError(f"{where}: {error.path}: {_reason(error.tag, cause)}") from cause
     except Exception as error:
-        raise UserError(_unresolved(known, error)) from error
+        raise UserError(_unresolved(known, overrides, error)) from error
 
 
 def _reason(tag: str, error: BaseException) -> str:
@@ -222,9 +227,15 @@ def _near_names(name: str) -> str:
     return f"; no module {parts[0]} is installed"
 
 
-def _unresolved(known: KnownKeys, error: Exception) -> str:
+def _unresolved(known: KnownKeys, overrides: dict, error: Exception) -> str:
     """What is wrong with a reference, or with the file as a whole."""
     text = _text(error)
+    for key, value in overrides.items():
+        if re.search("<.*>", str(value)):
+            return (
+                f"--{key}: is {shortened(value)}, and what stands between < and > is how "
+                f"the file refers to its keys ({text}); expected a value"
+            )
     missing = re.search(r'The reference "(.*?)" is not valid', text)
     if missing:
         name = missing[1]

@@ -9,6 +9,10 @@ from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import crash
 from unified_se_ss.ranks import losses_told
+from unified_se_ss.recipe.aside import gathering_for_check
+from unified_se_ss.recipe.first_look import first_look
+from unified_se_ss.recipe.preflight import preflight
+from unified_se_ss.recipe.replay import replay
 from unified_se_ss.recipe.results import Stopwatch, report
 from unified_se_ss.stopping import INTERRUPTED, Stopped, stop_signals
 
@@ -27,7 +31,7 @@ def run(main) -> None:
         Takes no argument.
     """
     try:
-        with losses_told(), stop_signals.heard():
+        with losses_told(), stop_signals.heard(), gathering_for_check():
             main()
             if torch.distributed.is_initialized():
                 # Left to the end of the process, its threads can abort it.
@@ -49,6 +53,9 @@ def run(main) -> None:
 def train_and_test(brain, loaders: dict, signals_of_id, **sections) -> None:
     """Train, evaluate the best checkpoint, and report; the end of every main function.
 
+    First a sample of all that this needs is looked at, in seconds. With ``--check`` or
+    ``--replay`` that, or one batch, is all that is done.
+
     Arguments
     ---------
     brain : RecipeBrain
@@ -62,9 +69,15 @@ def train_and_test(brain, loaders: dict, signals_of_id, **sections) -> None:
         More for the report; passed on to ``evaluation.publish``.
     """
     watch = Stopwatch()
+    options = brain.option("options", None)
     brain.loaders = loaders
     brain.train_sampler = loaders["train"].batch_sampler
     brain.checkpointer.add_recoverable("dataloader-TRAIN", loaders["train"])
+    if options and options.check:
+        sys.exit(preflight(brain, loaders, signals_of_id))
+    if options and options.replay:
+        sys.exit(replay(brain, loaders, options.replay))
+    first_look(brain, loaders)
     brain.fit(brain.hparams.epoch_counter, loaders["train"], loaders["dev"])
     brain.evaluate(loaders["test"], max_key=brain.best)
     if if_main_process():
