@@ -22,6 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.inference.binaural import BinauralSeparator
 from unified_se_ss.inference.guided import GuidedEnhancer
 from unified_se_ss.inference.models import load_model
 from unified_se_ss.inference.separator import Separator
@@ -239,13 +240,15 @@ def load_for_files(folder, device=None, precision=None, guide=None, **options):
 
     Returns
     -------
-    Separator or GuidedEnhancer
+    Separator, BinauralSeparator or GuidedEnhancer
     """
     model = load_model(folder, device, precision)
     if model.kind == "gsenet":
         return GuidedEnhancer(model, guide)
     if guide is not None:
         raise UserError(f"--guide: a model of kind {model.kind} is guided by nothing")
+    if model.kind == "binaural":
+        return BinauralSeparator(model, **options)
     return Separator(model, **options)
 
 

@@ -113,7 +113,7 @@ def model_card(model, contents, source, folder, format: str) -> str:
         folder=Path(folder).name,
         task="separate" if model.n_sources else "enhance",
         takes="[B, T]" if model.channels == 1 else f"[B, {model.channels}, T]",
-        gives=f"[B, {model.n_sources}, T]" if model.n_sources else "[B, T]",
+        gives=_shape(model),
         outputs=", ".join(outputs),
         sample_rate=model.sample_rate,
         n_sources=model.n_sources,
@@ -128,6 +128,12 @@ def model_card(model, contents, source, folder, format: str) -> str:
         training=_training(hparams, source),
         use=use,
     )
+
+
+def _shape(model) -> str:
+    """The shape of what the model gives, such as [B, 2, T]."""
+    sizes = [model.n_sources] * bool(model.n_sources) + [model.ears] * (model.ears > 1)
+    return f"[{', '.join(map(str, ['B', *sizes, 'T']))}]"
 
 
 def what_it_does(model) -> str:

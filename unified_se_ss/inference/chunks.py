@@ -256,7 +256,8 @@ class Stitcher:
     cross-fade is a quarter of the overlap, in its middle.
 
     Levels are to be right already: a network's gain belongs to its output, not to the
-    voice that happens to be there.
+    voice that happens to be there. Sources of two ears, [J, E, T], are told by what both
+    ears hear together.
 
     Arguments
     ---------
@@ -284,7 +285,7 @@ class Stitcher:
         self.held_back = (overlap + self.fade) // 2
         self.voices = Voices(n_sources, sample_rate) if n_sources > 1 else None
         self.orders: list[list[int]] = []
-        self._before = np.zeros((n_sources, 0), dtype=np.float32)
+        self._before: np.ndarray | None = None
         self._start = 0
 
     def add(self, start: int, signals: np.ndarray, is_last: bool) -> np.ndarray:
@@ -295,28 +296,31 @@ class Stitcher:
         start : int
             Place of the chunk in the signal; it overlaps the chunk before it.
         signals : np.ndarray
-            The chunk's sources in any order, [J, T].
+            The chunk's sources in any order, [J, T] or [J, E, T].
         is_last : bool
             Whether nothing follows.
 
         Returns
         -------
         np.ndarray
-            [J, T], which continues what was given before.
+            [J, T] or [J, E, T], which continues what was given before.
         """
-        shared = self._start + self._before.shape[1] - start
+        if self._before is None:
+            self._before = signals[..., :0]
+        shared = self._start + self._before.shape[-1] - start
         order = self._order(signals, shared)
         signals = signals[order]
         self.orders.append(order)
         finished = self._joined(signals, shared)
         kept = 0 if is_last else self.held_back
         self._before, self._start = signals, start
-        return finished[:, : finished.shape[1] - kept]
+        return finished[..., : finished.shape[-1] - kept]
 
     def _order(self, signals, shared: int) -> list[int]:
         """Which of the chunk's sources continues each source."""
         if self.n_sources == 1:
             return [0]
+        signals = _together(signals)
         sums, counts = self.voices.describe(signals)
         order = list(range(self.n_sources))
         if self.orders:
@@ -328,7 +332,7 @@ class Stitcher:
         """The order with the highest sum of agreement and likeness."""
         from scipy.optimize import linear_sum_assignment
 
-        before, now = self._before[:, -shared:], signals[:, :shared]
+        before, now = _together(self._before)[:, -shared:], signals[:, :shared]
         power = np.maximum(_power(before)[:, None], _power(now))
         agreement = before.astype(np.float64) @ now.T.astype(np.float64) / shared
         agreement /= np.maximum(power, 1e-30)
@@ -340,14 +344,19 @@ class Stitcher:
 
     def _joined(self, signals, shared: int) -> np.ndarray:
         """What was held back of the chunk before, faded into this one, and its rest."""
-        if self._before.shape[1] == 0:
+        if self._before.shape[-1] == 0:
             return signals
         held = self.held_back
-        before, now = self._before[:, -held:], signals[:, shared - held :]
+        before, now = self._before[..., -held:], signals[..., shared - held :]
         rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(self.fade) + 0.5) / self.fade)
         rise = rise.astype(signals.dtype)
-        faded = (1 - rise) * before[:, : self.fade] + rise * now[:, : self.fade]
-        return np.concatenate((faded, now[:, self.fade :]), axis=1)
+        faded = (1 - rise) * before[..., : self.fade] + rise * now[..., : self.fade]
+        return np.concatenate((faded, now[..., self.fade :]), axis=-1)
+
+
+def _together(signals) -> np.ndarray:
+    """What all ears of each source hear, [J, T] or [J, E, T] to [J, T]."""
+    return signals if signals.ndim == 2 else signals.mean(1)
 
 
 def spectrum_of_unit_power(voices: Voices) -> float:

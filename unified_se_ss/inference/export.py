@@ -84,6 +84,11 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
     check_target(source, folder, force)
     contents = read_folder(source)
     model = as_model(contents, "cpu")
+    if format != "native" and model.channels > 1:
+        raise UserError(
+            f"--format {format}: holds models that hear one channel; this {model.kind} model "
+            f"hears {model.channels}. Take --format native"
+        )
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         temporary.mkdir(parents=True)

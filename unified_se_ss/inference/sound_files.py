@@ -5,6 +5,7 @@ Axes: C channels, T samples, J signals.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -221,6 +222,8 @@ def exactly(blocks: Iterable[np.ndarray], samples: int) -> Iterator[np.ndarray]:
 class Writer:
     """Writes signals that come in blocks, a wav file each, all whole or none.
 
+    Signals of several channels, [E, T] each, become files of as many.
+
     Arguments
     ---------
     paths : list of Path
@@ -248,7 +251,7 @@ class Writer:
         self.turned_down_db = 0.0
 
     def write(self, blocks: Iterable[np.ndarray]) -> None:
-        """Write all blocks, [J, T] each.
+        """Write all blocks, [J, T] or [J, E, T] each.
 
         Raises
         ------
@@ -270,7 +273,10 @@ class Writer:
 
     def _write(self, names, blocks, subtype: str) -> float:
         """Write the blocks under these names; the largest magnitude in them."""
-        peak, width = 0.0, 4 if subtype == "float" else 2
+        blocks = iter(blocks)
+        first = next(blocks)
+        channels = first.shape[1] if first.ndim == 3 else 1
+        peak, width = 0.0, channels * (4 if subtype == "float" else 2)
         kind = "WAV" if self.samples * width < LARGEST_WAV else "RF64"
         with ExitStack() as stack:
             files = [
@@ -279,14 +285,14 @@ class Writer:
                         os.fspath(name),
                         "w",
                         self.sample_rate,
-                        1,
+                        channels,
                         SUBTYPES[subtype],
                         format=kind,
                     )
                 )
                 for name in names
             ]
-            for block in blocks:
+            for block in itertools.chain([first], blocks):
                 peak = max(peak, float(np.abs(block).max(initial=0.0)))
                 for file, signal in zip(files, block, strict=True):
                     _write_block(file, signal, subtype)
@@ -297,7 +303,8 @@ class Writer:
         with ExitStack() as stack:
             files = [stack.enter_context(soundfile.SoundFile(os.fspath(n))) for n in names]
             while len((block := [f.read(BLOCK, dtype="float32") for f in files])[0]):
-                yield gain * np.stack(block)
+                # soundfile has the channels last; one is none.
+                yield gain * np.stack([signal.T for signal in block])
 
 
 def _write_block(file, signal, subtype: str) -> None:
@@ -307,7 +314,7 @@ def _write_block(file, signal, subtype: str) -> None:
         signal = np.rint(signal.astype(np.float64) * 32768).clip(-32768, 32767)
         signal = signal.astype(np.int16)
     try:
-        file.write(np.ascontiguousarray(signal))
+        file.write(np.ascontiguousarray(signal.T))
     except (RuntimeError, AssertionError) as error:
         raise OSError("the disk is full, or the file cannot grow") from error
 
