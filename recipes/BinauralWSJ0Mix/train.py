@@ -27,7 +27,6 @@ from unified_se_ss.data import prepare_speech_folder, read_manifest
 from unified_se_ss.data.binaural import BinauralDataset, collate_binaural
 from unified_se_ss.data.binaural_corpus import make_binaural_corpus
 from unified_se_ss.data.binaural_folder import prepare_binaural_wsj0mix, prepare_wsj0mix
-from unified_se_ss.data.binaural_heads import binaural_heads
 from unified_se_ss.data.binaural_mixing import BinauralDynamicMixing
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.angles import write_angles
@@ -149,7 +148,7 @@ def prepare(hparams):
         make_binaural_corpus(
             hparams["data_folder"],
             mono_manifests(hparams),
-            heads_of(hparams),
+            hparams["listeners"](),
             noise=hparams["mixture"] == "mix_both",
             least_angle=hparams["least_angle"],
         )
@@ -174,11 +173,6 @@ def manifest_folder(hparams):
 def shape_of(hparams):
     """Which of the mixtures in a folder are meant."""
     return {key: hparams[key] for key in ("n_speakers", "sample_rate", "mode", "mixture")}
-
-
-def heads_of(hparams):
-    """Heads, or rooms around heads, of each subset."""
-    return binaural_heads(hparams["heads"], hparams["sample_rate"])
 
 
 def prepare_dynamic_mixing(hparams):
@@ -216,7 +210,7 @@ def training_data(hparams, manifest):
     return BinauralDynamicMixing(
         speech,
         noise,
-        heads_of(hparams)["train"],
+        hparams["listeners"]()["train"],
         hparams["n_speakers"],
         n_items=hparams["dynamic_items"] or len(manifest),
         seed=hparams["seed"],
