@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo demo-gsenet test test-slow benchmark clean
+.PHONY: help install demo demo-gsenet demo-binaural test test-slow benchmark clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ demo-gsenet: $(INSTALLED) ## the same for enhancement that a beamformer guides
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[metrics]' || \
 	  echo "PESQ is left out of the evaluation: to install it needs a C compiler"
 	cd recipes/GSENet && ../../$(BIN)/python train.py hparams/demo.yaml
+
+demo-binaural: $(INSTALLED) ## the same for separation that keeps where the talkers are
+	cd recipes/BinauralWSJ0Mix && ../../$(BIN)/python train.py hparams/demo.yaml
 
 test: $(INSTALLED) ## run the tests, but those marked slow
 	$(BIN)/python -m pytest -q --durations=10
