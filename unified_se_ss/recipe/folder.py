@@ -20,7 +20,7 @@ from hyperpyyaml import resolve_references
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
-from unified_se_ss import ranks
+from unified_se_ss import crash, ranks
 from unified_se_ss.checkpoints import WholeCheckpointer
 from unified_se_ss.errors import UserError
 from unified_se_ss.events import check_tensorboard
@@ -80,6 +80,7 @@ def begin(options: Options, hparams: dict) -> None:
         experiment_directory=hparams["output_folder"],
         save_env_desc=False,  # it asks whichever pip is on the path
     )
+    crash.keep_reports_in(hparams["output_folder"])
     for chatty in ("matplotlib", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if if_main_process():

@@ -95,12 +95,15 @@ def _is_given(path: str, overrides: dict) -> bool:
 # ------------------------------------------------------------------ construction
 
 
-class _NotMade(Exception):
-    """An object that could not be made; `path` is its key, `tag` what it was to be."""
+TAGS = "!new: !name: !apply: !module: !ref !copy !include: !applyref: !PLACEHOLDER".split()
 
-    def __init__(self, path: str, tag: str):
+
+class _NotMade(Exception):
+    """An object that could not be made: its key, its tag, and its content if it is text."""
+
+    def __init__(self, path: str, tag: str, content):
         super().__init__(path)
-        self.path, self.tag = path, tag
+        self.path, self.tag, self.content = path, tag, content
 
 
 class _TellingLoader(ruamel.yaml.Loader):
@@ -121,7 +124,8 @@ class _TellingLoader(ruamel.yaml.Loader):
         except (_NotMade, UserError):
             raise
         except Exception as error:
-            raise _NotMade(_path_of(node, self.root), str(node.tag)) from error
+            path = _path_of(node, self.root)
+            raise _NotMade(path, str(node.tag), node.value) from error
 
 
 def _check_arguments(made: functools.partial) -> None:
@@ -161,12 +165,13 @@ def _construct(known: KnownKeys, overrides: dict) -> dict:
     except _NotMade as error:
         cause = error.__cause__
         where = known.where(error.path or "")
-        raise UserError(f"{where}: {error.path}: {_reason(error.tag, cause)}") from cause
+        reason = _reason(error.tag, error.content, cause)
+        raise UserError(f"{where}: {error.path}: {reason}") from cause
     except Exception as error:
         raise UserError(_unresolved(known, overrides, error)) from error
 
 
-def _reason(tag: str, error: BaseException) -> str:
+def _reason(tag: str, value, error: BaseException) -> str:
     """Why an object could not be made, and what could be."""
     kind, _, name = tag.partition(":")
     text = _text(error)
@@ -178,6 +183,10 @@ def _reason(tag: str, error: BaseException) -> str:
         text = re.sub(r"^Invalid argument to (class|callable) \S+:? *", "", text)
         text = re.sub(r"^\S*\(\) ", "", text.split(".__init__() ")[-1])
         return f"{name} {_as_sentence(text)}{_arguments_of(name)}"
+    if isinstance(error, ruamel.yaml.constructor.ConstructorError) and "the tag" in text:
+        if kind == "!ref":
+            return f"{value} leads back to itself"
+        return f"{tag} is no tag of HyperPyYAML; there are {', '.join(TAGS)}"
     if isinstance(error, KeyError):
         text = f"no {text}"
     told = mendable(error)
