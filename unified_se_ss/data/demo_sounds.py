@@ -1,12 +1,11 @@
-"""Voices, noises and rooms of the demos that simulate their scenes.
+"""Voices and noises of the demos that simulate their scenes, each signal for itself.
 
-    {folder}/sounds/speech/train|dev|test/VOICE/1.wav    sentences of a voice, 16-bit
-    {folder}/sounds/noise/train|dev|test/KIND-NUMBER.wav
-    {folder}/sounds/speech_train|dev|test.csv            manifests, and noise_*.csv
-    {folder}/sounds/fingerprint.json                     all that the sounds follow from
-    {folder}/rooms/rooms-*.npy                           a bank for each subset
+    {folder}/speech/train|dev|test/VOICE/1.wav    sentences of a voice, 16-bit
+    {folder}/noise/train|dev|test/KIND-NUMBER.wav
+    {folder}/speech_train|dev|test.csv            manifests, and noise_*.csv
+    {folder}/fingerprint.json                     all that the sounds follow from
 
-No voice, no timbre, no noise and no room is in two subsets.
+No voice, no timbre and no noise is in two subsets.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from unified_se_ss.data.demo_speakers import SUBSETS as CAST_SUBSETS
 from unified_se_ss.data.demo_speakers import Cast, SpokenVoice, cast_voices
 from unified_se_ss.data.manifest import Manifest, read_manifest
 from unified_se_ss.data.processes import process_pool
-from unified_se_ss.data.rooms import RoomBank, RoomSettings, prepare_room_bank
 from unified_se_ss.data.speech import prepare_speech_folder
 from unified_se_ss.data.whole_folders import (
     check_folder_replaceable,
@@ -31,7 +29,6 @@ from unified_se_ss.data.whole_folders import (
     replaced_whole,
 )
 from unified_se_ss.errors import UserError
-from unified_se_ss.spatial.arrays import ARRAYS
 
 # To be raised with every change that changes a sample of the sounds.
 RECIPE = 1
@@ -54,74 +51,6 @@ class Sounds(NamedTuple):
 
     speech: Manifest
     noise: Manifest
-
-
-class SceneSounds(NamedTuple):
-    """What the scenes of one subset are made of."""
-
-    rooms: RoomBank
-    speech: Manifest
-    noise: Manifest
-
-
-def prepare_gsenet_demo(
-    folder: str | Path,
-    *,
-    array: str = "line",
-    n_rooms: tuple = (120, 24, 40),
-    n_noises: tuple = (48, 12, 16),
-    sentences: int = 8,
-    seed: int = 1234,
-    workers: int | None = None,
-) -> dict[str, SceneSounds]:
-    """Make voices, noises and rooms of GSENet's demo, unless they are there already.
-
-    At 16 kHz; rooms of 0.15 to 0.4 s reverberation with an interferer and two noises.
-
-    Arguments
-    ---------
-    folder : str or Path
-        The demo's own; made if it is missing.
-    array : str
-        Name in `spatial.ARRAYS` (default "line": four microphones, 5 cm apart).
-    n_rooms : tuple of 3 int
-        Rooms of train, dev and test (default 120, 24, 40).
-    n_noises, sentences, seed, workers
-        See `prepare_demo_sounds`; the rooms follow from the seed, too.
-
-    Returns
-    -------
-    dict of str to SceneSounds
-        For train, dev and test.
-
-    Raises
-    ------
-    UserError
-        If an argument cannot be used, espeak-ng or pyroomacoustics is missing, or the
-        folder holds anything else.
-    """
-    if array not in ARRAYS:
-        raise UserError(f"array: is {array!r}, but there are {', '.join(ARRAYS)}")
-    _check_counts("n_rooms", n_rooms)
-    settings = RoomSettings(
-        ARRAYS[array](), seconds=0.4, reverberation=(0.15, 0.4), interferers=1, noises=2
-    )
-    folder = Path(folder)
-    sounds = prepare_demo_sounds(
-        folder / "sounds", settings.sample_rate, n_noises, sentences, seed, workers
-    )
-    scenes = {}
-    for number, subset in enumerate(SUBSETS):
-        bank = prepare_room_bank(
-            folder / "rooms",
-            settings,
-            n_rooms[number],
-            # Banks of different seeds share no room.
-            seed=len(SUBSETS) * int(seed) + number,
-            workers=workers,
-        )
-        scenes[subset] = SceneSounds(bank, *sounds[subset])
-    return scenes
 
 
 def prepare_demo_sounds(

@@ -167,3 +167,36 @@ class Noises:
                 stretch = np.resize(np.roll(stretch, rng.integers(frames)), length)
             stretches.append(stretch)
         return np.stack(stretches), short_name(item)
+
+
+def check_speakers_apart(manifests: dict[str, Manifest]) -> None:
+    """Refuses speech of which the same speaker is in two subsets.
+
+    Arguments
+    ---------
+    manifests : dict of str to Manifest
+        As `prepare_speech_folder` writes them, by the name of the subset.
+
+    Raises
+    ------
+    UserError
+        Naming the first speakers that are in two.
+
+    Example
+    -------
+    >>> from unified_se_ss.data.manifest import Item
+    >>> ann = Item("1", 1.0, 8000, {}, {"speaker": "Ann"})
+    >>> manifest = Manifest("speech.csv", (ann,), ("speech",), 8000)
+    >>> check_speakers_apart({"train": manifest})
+    """
+    seen = {}
+    for subset, manifest in manifests.items():
+        speakers = {item.attributes.get("speaker", "") for item in manifest.items}
+        for name, others in seen.items():
+            twice = sorted(speakers & others)
+            if twice:
+                raise UserError(
+                    f"{manifest.path}: {len(twice)} speaker(s) of {subset} are in {name}, "
+                    f"too: {', '.join(twice[:5])}; move their recordings into one of the two"
+                )
+        seen[subset] = speakers

@@ -1,0 +1,461 @@
+"""Items by contrast and of simulated arrays: the formulas, by scipy and by hand."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.signal
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_scenes import DIRECT, RATE, write_bank, write_sounds
+
+from unified_se_ss.data import (
+    ArrayDataset,
+    ContrastDataset,
+    ContrastGains,
+    EitherDataset,
+    GuidedExample,
+    ItemKey,
+    audio,
+    collate_guided,
+)
+from unified_se_ss.data.contrast import Gains, contrasted
+from unified_se_ss.data.scenes import guarded, heard
+from unified_se_ss.data.sounds import Noises, Talkers, check_speakers_apart
+from unified_se_ss.errors import UserError
+from unified_se_ss.spatial import Guide
+
+SECONDS = 0.5
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sounds")
+    return (write_bank(folder), *write_sounds(folder))
+
+
+def by_contrast(sounds, n_items=50, **options):
+    return ContrastDataset(*sounds, n_items, SECONDS, **options)
+
+
+def of_arrays(sounds, n_items=50, guide=None, **options):
+    options = {"quiet_seconds": 0.2, **options}
+    guide = guide or Guide("souden_mvdr", context_seconds=0.2)
+    return ArrayDataset(*sounds, n_items, SECONDS, guide=guide, **options)
+
+
+def same(one, other):
+    """Whether two examples are the same to the last bit."""
+    return (
+        one.id == other.id
+        and torch.equal(one.inputs, other.inputs)
+        and torch.equal(one.target, other.target)
+    )
+
+
+def drawn(gains, count=4000):
+    """Factors of many items in dB, [count, 4]; -inf where there is no interferer."""
+    rng = np.random.default_rng(1)
+    with np.errstate(divide="ignore"):
+        return 20 * np.log10([gains.draw(rng) for _ in range(count)])
+
+
+# What is drawn
+
+
+def test_levels_are_distributed_as_the_source_says():
+    noise, interferer, raw_noise, raw_interferer = drawn(ContrastGains()).T
+    is_there = np.isfinite(interferer)
+    assert abs(is_there.mean() - 0.4) < 0.03
+    for values, law in (
+        (noise, scipy.stats.norm(-5, 10)),
+        (interferer[is_there], scipy.stats.norm(-3, 3)),
+        (raw_noise[raw_noise > -3.999], scipy.stats.truncnorm(-4 / 3, np.inf, 0, 3)),
+        (raw_interferer[raw_interferer > 4.001], scipy.stats.truncnorm(0, np.inf, 4, 6)),
+    ):
+        assert scipy.stats.kstest(values, law.cdf).pvalue > 0.01
+    # max(N(0, 3), -4) and max(N(4, 6), 4): as much is clipped as lies below.
+    assert raw_noise.min() == pytest.approx(-4) and raw_interferer.min() == pytest.approx(4)
+    clipped = (raw_noise < -3.999).mean()
+    assert clipped == pytest.approx(scipy.stats.norm(0, 3).cdf(-4), abs=0.02)
+    assert (raw_interferer < 4.001).mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_every_figure_can_be_chosen():
+    gains = ContrastGains((-6, 0), 1.0, (-2, 0), (1, 0), 3, (5, 0), 0)
+    assert drawn(gains, 3) == pytest.approx(np.tile([-6, -2, 3, 5], (3, 1)))
+    assert np.isneginf(drawn(ContrastGains(interferer_probability=0), 3)[:, 1]).all()
+    with pytest.raises(UserError, match="interferer_probability: is 2"):
+        ContrastGains(interferer_probability=2)
+    with pytest.raises(UserError, match="noise_db.*standard deviation"):
+        ContrastGains(noise_db=(0, -1))
+
+
+@given(st.integers(0, 2**31), st.floats(-10, 10), st.floats(0, 12), st.floats(-5, 5))
+@settings(max_examples=50, deadline=None)
+def test_a_floor_is_never_passed(seed, mean, deviation, floor):
+    gains = ContrastGains(
+        raw_interferer_db=(mean, deviation), least_raw_interferer_db=floor
+    )
+    found = gains.draw(np.random.default_rng(seed)).raw_interferer
+    assert 20 * np.log10(found) >= floor - 1e-9
+
+
+# The formulas
+
+
+def test_both_inputs_are_the_formulas():
+    rng = np.random.default_rng(0)
+    speech, interferer, noise = rng.normal(size=(3, 2, 7))
+    g_n, pi_g_i, alpha, beta = 0.5, 0.25, 1.5, 3.0
+    parts = contrasted(speech, interferer, noise, Gains(g_n, pi_g_i, alpha, beta))
+    y_raw, y_beam = parts.sum(axis=0)
+    np.testing.assert_allclose(y_beam, speech[1] + g_n * noise[1] + pi_g_i * interferer[1])
+    np.testing.assert_allclose(
+        y_raw, speech[0] + alpha * g_n * noise[0] + beta * pi_g_i * interferer[0]
+    )
+
+
+@given(st.integers(1, 50), st.integers(1, 80), st.integers(1, 3), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_what_is_heard_is_a_convolution(R, T, K, seed):
+    rng = np.random.default_rng(seed)
+    source, responses = rng.normal(size=R - 1 + T), rng.normal(size=(K, R))
+    wanted = [scipy.signal.convolve(source, h, "valid", "direct") for h in responses]
+    np.testing.assert_allclose(heard(source, responses), wanted, atol=1e-10)
+    assert heard(source.astype(np.float32), responses).dtype == np.float32
+
+
+def by_hand(data, key):
+    """An item by contrast, from its dry sounds, by direct convolution in float64."""
+    rng = np.random.default_rng([data.seed, key.epoch, key.index])
+    gains, room = data.gains.draw(rng), data.rooms.draw(rng)
+    raw, beam = rng.choice(len(room.target), 2, replace=False)
+    target, other = data.talkers.draw(rng, 2)
+    level, length = rng.uniform(-33, -25), data.length + data.lead
+    s, _ = data.talkers.speak(rng, target, length, level)
+    n = data.noises.draw(rng, 1, length)[0][0]
+    i, _ = data.talkers.speak(rng, other, length, level)
+
+    def through(source, response):
+        return np.convolve(source.astype(float), response.astype(float), "valid")
+
+    direct = np.zeros(room.target.shape[-1])
+    direct[:DIRECT] = room.direct[raw, :DIRECT]
+    at_beam = np.array(room.target[beam], dtype=float)
+    at_beam[:DIRECT] = direct[:DIRECT]
+    s_beam, s_raw = through(s, at_beam), through(s, room.target[raw])
+    n_beam, i_beam = through(n, room.noises[0, beam]), through(i, room.interferers[0, beam])
+    # As strong as the speech in the beamformed input, before the gains.
+    to_n, to_i = (s_beam.std() / x.std() for x in (n_beam, i_beam))
+    n_raw, i_raw = through(n, room.noises[0, raw]), through(i, room.interferers[0, raw])
+    g_n, g_i, alpha, beta = gains
+    y_beam = s_beam + g_n * to_n * n_beam + g_i * to_i * i_beam
+    y_raw = s_raw + alpha * g_n * to_n * n_raw + beta * g_i * to_i * i_raw
+    return np.stack([y_raw, y_beam]), through(s, direct)
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_an_item_is_the_formulas_for_its_room_and_sounds(sounds, index):
+    gains = ContrastGains(noise_db=(-15, 2), interferer_probability=1.0)
+    data, key = by_contrast(sounds, gains=gains, seed=3), ItemKey(2, index)
+    example = data[key]
+    inputs, target = by_hand(data, key)
+    factor = min(1.0, 0.9 / max(np.abs(inputs).max(), np.abs(target).max()))
+    # Powers there, standard deviations here: nothing has a mean worth speaking of.
+    np.testing.assert_allclose(example.inputs, factor * inputs, atol=2e-4)
+    np.testing.assert_allclose(example.target, factor * target, atol=2e-5)
+
+
+def test_the_target_is_equal_in_both_inputs(sounds, tmp_path):
+    """Without reflections, both inputs hold the target itself, to rounding."""
+    dry = (write_bank(tmp_path, reflections=0.0), *sounds[1:])
+    example = by_contrast(dry, components=True)[4]
+    for role in (0, 1):
+        error = example.components[0, role] - example.target
+        assert error.abs().max() < 1e-6 * example.target.abs().max() + 1e-7
+
+
+def test_responses_as_simulated_differ_between_the_roles(sounds, tmp_path):
+    dry = (write_bank(tmp_path, reflections=0.0), *sounds[1:])
+    example = by_contrast(dry, components=True, same_direct_path=False)[4]
+    raw, beamformed = example.components[0]
+    assert (beamformed - example.target).abs().max() < 1e-6
+    assert (raw - example.target).abs().max() > 1e-3
+
+
+def test_gains_are_ratios_in_the_beamformed_input(sounds):
+    gains = ContrastGains((-12, 0), 1.0, (-3, 0), (2, 0), -4, (7, 0), 4)
+    for index in range(5):
+        known = by_contrast(sounds, gains=gains)[index].conditions
+        assert known["snr_beamformed"] == pytest.approx(12, abs=1e-3)
+        assert known["sir_beamformed"] == pytest.approx(3, abs=1e-3)
+        assert 0 <= known["angle"] <= 180 and known["reverberation"] == pytest.approx(0.2)
+
+
+def test_the_contrast_is_exact_where_both_microphones_hear_alike(sounds, tmp_path):
+    """With one microphone in both roles, alpha and beta are all the difference."""
+    single = (write_bank(tmp_path, C=1), *sounds[1:])
+    gains = ContrastGains((-12, 0), 1.0, (-3, 0), (2, 0), -4, (7, 0), 4)
+    example = by_contrast(single, gains=gains, components=True)[0]
+    powers = example.components.square().mean(-1)
+    ratios = 10 * torch.log10(powers[:, 0] / powers[:, 1])
+    assert ratios.tolist() == pytest.approx([0, 7, 2], abs=1e-3)
+
+
+def test_without_equalising_the_room_decides(sounds):
+    gains = ContrastGains(noise_db=(0, 0))
+    found = [
+        by_contrast(sounds, gains=gains, equalise=False)[i].conditions["snr_beamformed"]
+        for i in range(8)
+    ]
+    assert np.std(found) > 0.5
+
+
+def test_components_add_up_and_are_left_out_unless_asked_for(sounds):
+    example = by_contrast(sounds, components=True)[0]
+    assert example.components.shape == (3, 2, 8000)
+    torch.testing.assert_close(example.components.sum(0), example.inputs)
+    assert by_contrast(sounds)[0].components is None
+
+
+def test_without_interferer_there_is_none(sounds):
+    gains = ContrastGains(interferer_probability=0)
+    example = by_contrast(sounds, gains=gains, components=True)[0]
+    assert not example.components[1].any() and np.isnan(example.conditions["sir"])
+
+
+@given(st.integers(0, 2**31), st.floats(-40, 30))
+@settings(max_examples=25, deadline=None)
+def test_nothing_clips_and_everything_is_finite(sounds, seed, level):
+    data = by_contrast(sounds, seed=seed, levels=(level, level + 1))
+    example = data[0]
+    assert example.inputs.abs().max() <= 0.9001 and example.target.abs().max() <= 0.9001
+    assert example.inputs.isfinite().all() and example.target.isfinite().all()
+    assert example.inputs.shape == (2, 8000) and example.inputs.dtype == torch.float32
+    assert example.target.abs().max() > 0
+
+
+def test_the_guard_keeps_all_ratios(sounds):
+    quiet, loud = (by_contrast(sounds, levels=(x, x))[1] for x in (-40, 0))
+    for name in ("snr", "sir", "snr_beamformed"):
+        assert quiet.conditions[name] == pytest.approx(
+            loud.conditions[name], abs=1e-3, nan_ok=True
+        )
+    ratio = loud.target / quiet.target
+    strong = quiet.target.abs() > 0.1 * quiet.target.abs().max()
+    assert ratio[strong].std() < 1e-3 * ratio[strong].mean()
+    assert guarded([np.zeros(3)]) == 1.0
+
+
+# A function of (seed, epoch, index)
+
+
+@pytest.mark.parametrize("make", [by_contrast, of_arrays])
+def test_an_item_follows_from_seed_epoch_and_index(sounds, make):
+    data = make(sounds, seed=7)
+    first = data[ItemKey(1, 3)]
+    data[0]
+    assert same(first, data[ItemKey(1, 3)])
+    assert same(first, make(sounds, seed=7)[ItemKey(1, 3)])
+    assert same(first, pickle.loads(pickle.dumps(data))[ItemKey(1, 3)])
+    for other in (
+        data[ItemKey(2, 3)],
+        data[ItemKey(1, 4)],
+        make(sounds, seed=8)[ItemKey(1, 3)],
+    ):
+        assert not torch.equal(first.inputs, other.inputs)
+
+
+def test_workers_change_nothing(sounds):
+    data = EitherDataset(by_contrast(sounds, 6), of_arrays(sounds, 6), 0.5, seed=2)
+    for_workers = [
+        [
+            example
+            for batch in torch.utils.data.DataLoader(
+                data, 2, num_workers=workers, collate_fn=list
+            )
+            for example in batch
+        ]
+        for workers in (0, 2)
+    ]
+    assert all(same(one, two) for one, two in zip(*for_workers, strict=True))
+
+
+def test_names_are_unique_and_tell_who_speaks(sounds):
+    names = {by_contrast(sounds)[index].id for index in range(20)}
+    assert len(names) == 20
+    assert all("speech" in name and "noise" in name for name in names)
+
+
+# Simulated arrays
+
+
+def test_a_scene_has_the_drawn_ratios_at_the_first_microphone(sounds):
+    data = of_arrays(sounds, sir_db=(4, 4), snr_db=(11, 11), noise_points=2)
+    scene = data.scene(5)
+    speech, interferer, noise = np.square(scene.images[:, 0, 3200:], dtype=float).mean(-1)
+    assert 10 * np.log10(speech / interferer) == pytest.approx(4, abs=1e-3)
+    assert 10 * np.log10(speech / noise) == pytest.approx(11, abs=1e-3)
+    example = data[5]
+    assert example.conditions["sir"] == pytest.approx(4, abs=1e-3)
+    assert example.conditions["snr"] == pytest.approx(11, abs=1e-3)
+
+
+def test_the_target_is_the_direct_sound_and_is_quiet_first(sounds, tmp_path):
+    dry = (write_bank(tmp_path, reflections=0.0), *sounds[1:])
+    scene = of_arrays(dry).scene(1)
+    np.testing.assert_allclose(scene.images[0, 0], scene.target, atol=1e-6)
+    assert not np.abs(scene.target[:3200]).max() > 1e-6
+    assert np.abs(scene.target[3200:3400]).max() > 1e-4
+    # The others are there from the beginning.
+    assert (np.abs(scene.images[1:, :, :3200]).max(-1) > 1e-4).all()
+
+
+def test_the_beamformed_input_is_the_beamformers(sounds):
+    guide = Guide("multichannel_wiener", context_seconds=0.2, taps=2)
+    data = of_arrays(sounds, guide=guide, components=True, microphones=True)
+    example, scene = data[2], data.scene(2)
+    mixture = torch.from_numpy(scene.images.sum(0))
+    torch.testing.assert_close(example.microphones, mixture)
+    torch.testing.assert_close(example.inputs[0], mixture[0])
+    torch.testing.assert_close(example.inputs[1], guide(mixture), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(example.components.sum(0), example.inputs)
+    torch.testing.assert_close(
+        example.components[:, 0], torch.from_numpy(scene.images[:, 0])
+    )
+
+
+def test_data_sets_that_differ_in_the_guide_have_the_same_scenes(sounds):
+    one = of_arrays(sounds, guide=Guide("mvdr", context_seconds=0.2))[3]
+    other = of_arrays(sounds, guide=Guide("superdirective"))[3]
+    assert one.id == other.id and torch.equal(one.inputs[0], other.inputs[0])
+    assert torch.equal(one.target, other.target)
+    assert not torch.equal(one.inputs[1], other.inputs[1])
+    assert one.conditions["sir"] == other.conditions["sir"]
+
+
+def test_an_oracle_weakens_interferer_and_noise(sounds):
+    guide = Guide("multichannel_wiener", knowledge="oracle")
+    data = of_arrays(sounds, guide=guide, sir_db=(0, 0), snr_db=(10, 10))
+    gains = [
+        data[i].conditions["sir_beamformed"] - data[i].conditions["sir"] for i in range(5)
+    ]
+    assert min(gains) > 3
+
+
+def test_either_is_chosen_with_its_share(sounds):
+    contrast, arrays = by_contrast(sounds, 1000), of_arrays(sounds, 1000)
+    for share, least, most in ((0.0, 0, 0), (1.0, 1000, 1000), (0.25, 200, 300)):
+        data = EitherDataset(_Named("c", 1000), _Named("a", 1000), share, seed=1)
+        count = sum(data[index].id == "a" for index in range(1000))
+        assert least <= count <= most
+    data = EitherDataset(contrast, arrays, 1.0)
+    assert same(data[ItemKey(4, 2)], arrays[ItemKey(4, 2)])
+    assert data.durations == contrast.durations and data.sample_rate == RATE
+
+
+class _Named:
+    """Items that tell only where they come from."""
+
+    def __init__(self, name, count):
+        self.name, self.count = name, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, key):
+        return GuidedExample(self.name, torch.zeros(2, 1), torch.zeros(1))
+
+
+# What cannot be
+
+
+def test_wrong_values_are_refused(sounds, tmp_path):
+    for options, message in (
+        ({"n_items": 0}, "n_items"),
+        ({"levels": (-20, -30)}, "levels: from -20.0 to -30.0"),
+        ({"levels": 3}, "levels: is 3, but two numbers"),
+    ):
+        with pytest.raises(UserError, match=message):
+            by_contrast(sounds, **options)
+    for options, message in (
+        ({"quiet_seconds": 0.1}, "quiet_seconds: is 0.1, but the guide learns"),
+        ({"quiet_seconds": 0.5}, "the target has to speak"),
+        ({"noise_points": 3}, r"noise_points: is 3.*have 2 noise"),
+        ({"guide": Guide("superdirective", sample_rate=8000)}, "guide: is for 8000 Hz"),
+        ({"interferer_probability": -1}, "interferer_probability"),
+    ):
+        with pytest.raises(UserError, match=message):
+            of_arrays(sounds, **options)
+    with pytest.raises(UserError, match="segment_seconds"):
+        ContrastDataset(*sounds, 10, None)
+    with pytest.raises(UserError, match="n_items: 10 by contrast and 9"):
+        EitherDataset(by_contrast(sounds, 10), of_arrays(sounds, 9))
+    with pytest.raises(IndexError):
+        by_contrast(sounds, 10)[10]
+    with pytest.raises(UserError, match="an interferer; add recordings"):
+        by_contrast((sounds[0], *write_sounds(tmp_path, speakers=1)))
+    slow = write_sounds(tmp_path, rate=8000)
+    with pytest.raises(UserError, match="8000 Hz"):
+        by_contrast((sounds[0], *slow))
+    assert by_contrast((sounds[0], *slow), resample=True)[0].inputs.isfinite().all()
+
+
+# Speech and noise of any length
+
+
+def test_a_talker_goes_on_after_a_pause(sounds):
+    talkers = Talkers(sounds[1], RATE)
+    speech, name = talkers.speak(np.random.default_rng(0), 2, 5 * RATE, -26.0)
+    assert len(speech) == 5 * RATE and name == "v2-speech"
+    recording = 10 ** (-6 / 20) * audio.read(sounds[1].items[2].paths["speech"])[0]
+    np.testing.assert_allclose(speech[: len(recording)], recording, atol=1e-6)
+    pause = np.flatnonzero(speech[len(recording) :])[0]
+    assert 0.1 * RATE <= pause <= 0.5 * RATE
+    assert talkers.names == ["v0", "v1", "v2", "v3"]
+    short, _ = talkers.speak(np.random.default_rng(0), 2, 800, -26.0)
+    start = np.argmax(np.correlate(recording, short, "valid"))
+    np.testing.assert_allclose(short, recording[start : start + 800], atol=1e-6)
+
+
+def test_a_short_noise_is_repeated(sounds):
+    noises = Noises(sounds[2], RATE)
+    stretches, _ = noises.draw(np.random.default_rng(0), 2, 2 * RATE)
+    period = round(0.7 * RATE)
+    assert stretches.shape == (2, 2 * RATE)
+    np.testing.assert_array_equal(stretches[:, period:], stretches[:, :-period])
+    assert not np.array_equal(stretches[0], stretches[1])
+
+
+def test_a_speaker_in_two_subsets_is_told(sounds):
+    speech = sounds[1]
+    halves = (speech.items[:2], speech.items[2:])
+    train, test = (replace(speech, items=half) for half in halves)
+    check_speakers_apart({"train": train, "test": test})
+    with pytest.raises(
+        UserError, match=r"2 speaker\(s\) of test are in train, too: v2, v3"
+    ):
+        check_speakers_apart({"train": speech, "test": test})
+
+
+# Batches
+
+
+def test_a_batch_pads_and_keeps_what_all_have(sounds):
+    example = by_contrast(sounds, components=True)[0]
+    short = GuidedExample("s", torch.ones(2, 10), torch.ones(10), torch.ones(3, 2, 10))
+    batch = collate_guided([example, short])
+    assert batch.inputs.shape == (2, 2, 8000) and batch.lengths.tolist() == [8000, 10]
+    assert batch.components.shape == (2, 3, 2, 8000) and batch.microphones is None
+    assert not batch.inputs[1, :, 10:].any() and torch.equal(
+        batch.target[0], example.target
+    )
+    assert torch.equal(batch.raw, batch.inputs[:, 0])
+    assert torch.equal(batch.beamformed, batch.inputs[:, 1])
+    moved = batch.to("meta")
+    assert moved.components.is_meta and moved.lengths.device.type == "cpu"
+    assert collate_guided([example, short._replace(components=None)]).components is None
