@@ -70,6 +70,7 @@ class GSENetBrain(recipe.RecipeBrain):
     """One task: the target's spectrum from those of microphone and beamformer."""
 
     best = "si_snr_i"
+    scorers = None
 
     def compute_forward(self, batch, stage):
         """Enhance both inputs' common speech."""
@@ -124,11 +125,16 @@ class GSENetBrain(recipe.RecipeBrain):
             return super().evaluate(*arguments, **options)
 
     def score(self, batch, enhanced):
-        """Have the items of a test batch scored."""
+        """Score the items of a test batch, or have them scored while others are made."""
+        hparams = self.hparams
         for item, (name, known) in enumerate(zip(batch.ids, batch.conditions)):
-            signals = signals_of(batch, enhanced, item)
-            self.scorers.add(name, signals, conditions_of(known))
-        self.rows += self.scorers.done()
+            signals, columns = signals_of(batch, enhanced, item), conditions_of(known)
+            if self.scorers is None:  # a look at one item
+                row = score_guided(name, signals, hparams.metrics, hparams.sample_rate)
+                self.rows.append({**row, **columns})
+            else:
+                self.scorers.add(name, signals, columns)
+        self.rows += self.scorers.done() if self.scorers else []
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Wait for the last scores."""

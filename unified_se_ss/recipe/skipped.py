@@ -111,13 +111,14 @@ class SkippedItems:
         UserError
             More than the share that is allowed.
         """
+        skipped = list(skipped)
+        if not skipped:  # also in a look at one item, which begins no pass
+            return
         here = {"epoch": self.epoch, "subset": self.subset, "batch": batch}
         rows = [
             {**here, "ID": item.id, "file": item.file, "reason": item.reason}
             for item in skipped
         ]
-        if not rows:
-            return
         self._append(rows)
         self.count += len(rows)
         self.check(self.count, rows[0]["reason"])
