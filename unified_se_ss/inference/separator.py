@@ -85,9 +85,8 @@ class Separator:
     ):
         if model.channels != 1:
             raise UserError(
-                f"the model takes {model.channels} channels and is of kind {model.kind}; "
-                "expected one channel (for a binaural model take BinauralSeparator of "
-                "unified_se_ss.inference.binaural)"
+                f"the model takes {model.channels} channels; expected one (for a binaural "
+                "model take BinauralSeparator of unified_se_ss.inference.binaural)"
             )
         self.model = model
         self.sample_rate: int = model.sample_rate
