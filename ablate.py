@@ -16,7 +16,7 @@ with each seed by
   python train.py HPARAMS.yaml --seed S --output_folder FOLDER/CELL/S --key value ...
 
 first all cells with the first seed, so that an early stop has every cell once. The same
-command goes on where it was stopped: a run that has its results.csv is finished, others
+command goes on where it was stopped: a run that has its report is finished, others
 go on from their last checkpoint. What a run prints is kept in FOLDER/CELL/S.log. One run
 at a time, or one on each GPU.
 
@@ -117,8 +117,8 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it has been evaluated."""
-        return (self.folder / "results.csv").is_file()
+        """Whether it has been evaluated, down to its report, which is written last."""
+        return all((self.folder / name).is_file() for name in ("results.csv", "report.html"))
 
     @property
     def state(self) -> str:
@@ -692,7 +692,7 @@ class Launcher:
             self.report(f"{run.name}: {headline(run)} ({minutes:.1f} min)")
             return
         self.failed.append(run)
-        why = f"exit code {process.returncode}" if process.returncode else "no results.csv"
+        why = f"exit code {process.returncode}" if process.returncode else "no report"
         self.report(f"{run.name}: FAILED ({why}); see {run.log}: {last_line(run.log)}")
 
 

@@ -11,7 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import matplotlib.figure
@@ -25,24 +25,36 @@ class Server:
     Used as a context manager.
     """
 
+    @staticmethod
+    def environment():
+        places = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+        return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": places}
+
     def __enter__(self):
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        }
         self.process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=self.environment(),
         )
         return self
 
     def __exit__(self, *_):
         self.process.stdin.close()
         self.process.wait()
+
+    @staticmethod
+    def run_once(request, launcher):
+        """Run a request by a launcher (``-m torch.distributed.run …``); its exit code."""
+        done = subprocess.run(
+            [sys.executable, *launcher, __file__, json.dumps(request, default=str)],
+            env=Server.environment(),
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )
+        return done.returncode
 
     def run(self, arguments, log, faults=(), signals=()):
         """Run a script to its end, and give the code that it left with.
@@ -57,7 +69,13 @@ class Server:
             `where` ("module:attribute") is replaced by a function that does `what`, with
             `options`, at its call number `call`; see FAULTS.
         signals : list of (float, int)
-            Seconds after the start, and the signal that is sent then.
+            Seconds of CPU time, which do not depend on what else the machine does, and
+            the signal that is sent then.
+
+        Returns
+        -------
+        int
+            Negative if a signal ended it. What it took of the CPU is in ``seconds``.
         """
         request = {
             "arguments": [str(argument) for argument in arguments],
@@ -67,7 +85,9 @@ class Server:
         }
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())["code"]
+        answer = json.loads(self.process.stdout.readline())
+        self.seconds = answer["seconds"]
+        return answer["code"]
 
 
 def kill(_function, *_, **__):
@@ -89,6 +109,12 @@ def truncate_and_kill(function, *arguments, **options):
     kill(function)
 
 
+def interrupt(function, *arguments, **options):
+    """What Ctrl-C sends."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return function(*arguments, **options)
+
+
 def terminate(function, *arguments, **options):
     """What a scheduler sends."""
     os.kill(os.getpid(), signal.SIGTERM)
@@ -101,12 +127,22 @@ def fill_the_disk(function, *arguments, **options):
 
 
 FAULTS = {
-    f.__name__: f for f in (kill, kill_after, truncate_and_kill, terminate, fill_the_disk)
+    function.__name__: function
+    for function in (
+        kill,
+        kill_after,
+        truncate_and_kill,
+        interrupt,
+        terminate,
+        fill_the_disk,
+    )
 }
 
 
-def install(where, what, call):
-    """Have the call number `call` of a function do something else."""
+def install(where, what, call, rank=None):
+    """Have the call number `call` of a function do something else, on one rank or on all."""
+    if rank not in (None, int(os.environ.get("RANK", 0))):
+        return
     module, _, attribute = where.partition(":")
     owner = importlib.import_module(module)
     *path, name = attribute.split(".")
@@ -163,16 +199,24 @@ def serve():
         pid = os.fork()
         if pid == 0:
             child(request)
-        for seconds, number in request["signals"]:
-            threading.Timer(seconds, _send, (pid, number)).start()
+        seconds, signals = 0.0, sorted(request["signals"])
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            seconds = _cpu_seconds(pid)
+            while signals and signals[0][0] <= seconds:
+                os.kill(pid, signals.pop(0)[1])
+            time.sleep(0.005)
         _, status = os.waitpid(pid, 0)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), flush=True)
+        answer = {"code": os.waitstatus_to_exitcode(status), "seconds": seconds}
+        print(json.dumps(answer), flush=True)
 
 
-def _send(pid, number):
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+def _cpu_seconds(pid):
+    """CPU time that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        child(json.loads(sys.argv[1]))
     serve()

@@ -1,0 +1,209 @@
+"""Nothing lost: a run that is killed or told to leave ends with the same bits."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from killable import Server
+from librimix import make_tree
+from test_train import command, rows
+
+from unified_se_ss.errors import UserError
+from unified_se_ss.recipe.lock import lock_folder
+
+NAME = "hparams/libri2mix_noisy_dprnn.yaml"
+FORWARD = "unified_se_ss.networks:UnifiedNetwork.forward"
+LOGS = ("train_log.csv", "train_log.txt", "gradients.csv", "results.csv", "summary.json")
+FLAGS = ("--grad_accumulation_factor", "3", "--ckpt_interval_steps", "2")
+KILLED = -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A tiny tree, and folders of single utterances and noises to mix on the fly."""
+    folder = tmp_path_factory.mktemp("data")
+    tree = make_tree(folder, counts=(7, 3, 3))
+    for speaker in range(3):
+        place = folder / "speech" / f"speaker{speaker}"
+        place.mkdir(parents=True)
+        for number in range(2):
+            stem = f"s{1 + speaker % 2}/train-360-{number + speaker}.wav"
+            shutil.copy(tree / "wav8k/min/train-360" / stem, place / f"{number}.wav")
+    (folder / "noise").mkdir()
+    shutil.copy(tree / "wav8k/min/dev/noise/dev-0.wav", folder / "noise")
+    return tree
+
+
+def mixing(tree):
+    """Overrides that mix on the fly, with speed perturbation, in crops."""
+    return {
+        "dynamic_mixing": True,
+        "dynamic_speech_folder": tree.parent / "speech",
+        "dynamic_noise_folder": tree.parent / "noise",
+        "dynamic_items": 7,
+        "segment_seconds": 0.3,
+        "save_waves": 1,
+    }
+
+
+class Runs:
+    """Runs of one experiment in one folder, started again and again."""
+
+    def __init__(self, server, tree, folder, *flags, **overrides):
+        self.server, self.tree, self.folder = server, tree, folder
+        self.flags, self.overrides = (*FLAGS, *flags), overrides
+        self.log = folder.with_suffix(".log")
+
+    def start(self, faults=(), signals=(), **overrides):
+        keys = {**self.overrides, **overrides}
+        arguments = command(NAME, self.tree, self.folder, *self.flags, **keys)
+        return self.server.run(arguments, self.log, faults, signals)
+
+    def printed(self):
+        return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+
+
+def fault(where, what="kill", call=1):
+    return [{"where": where, "what": what, "call": call}]
+
+
+def bits(folder):
+    """All that a run leaves which follows from its settings: files, and states' checksums."""
+    found = {name: (folder / name).read_bytes() for name in LOGS}
+    for path in sorted((folder / "wavs").rglob("*.wav")):
+        found[str(path.relative_to(folder))] = path.read_bytes()
+    metas = [yaml.safe_load(p.read_text()) for p in (folder / "save").glob("*/CKPT.yaml")]
+    found["state"] = max(metas, key=lambda meta: meta["unixtime"])["files"]
+    return found
+
+
+def assert_same_bits(one, other):
+    a, b = bits(one), bits(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name] == b[name], name
+    hidden = [p.name for p in other.rglob(".*") if p.is_file() and p.name != ".lock"]
+    assert not hidden and not list((other / "save").glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def reference(server, data, tmp_path_factory):
+    """A run that nothing has disturbed."""
+    runs = Runs(server, data, tmp_path_factory.mktemp("whole") / "run", **mixing(data))
+    assert runs.start() == 0, runs.printed()
+    assert len(rows(runs.folder / "train_log.csv")) == 2
+    assert "data_wait" in rows(runs.folder / "timing.csv")[0]
+    return runs.folder
+
+
+KILLS = [
+    fault(FORWARD, call=5),  # between the micro-batches of a step
+    fault("torch:save", call=3),  # between two files of a checkpoint
+    fault("torch:save", "truncate_and_kill", 2),  # in the middle of a file
+    fault("unified_se_ss.checkpoints:_remove"),  # before the old checkpoint is deleted
+    fault("unified_se_ss.recipe.log:write_whole", "kill_after"),  # between two logs
+    fault("unified_se_ss.evaluation:evaluate_item"),
+    fault("unified_se_ss.evaluation.publication:write_report"),
+]
+
+
+def test_kills_at_every_kind_of_step_change_no_bit(server, data, tmp_path, reference):
+    """Also: one process that reads, or two, makes no difference."""
+    runs = Runs(server, data, tmp_path / "run", **mixing(data))
+    for number, faults in enumerate(KILLS):
+        workers = 2 * (number % 2)
+        assert runs.start(faults, num_workers=workers) == KILLED, (faults, runs.printed())
+    assert runs.start(num_workers=2) == 0, runs.printed()
+    assert_same_bits(reference, runs.folder)
+
+
+def test_signals_save_and_leave_with_a_code(server, data, tmp_path, reference):
+    runs = Runs(server, data, tmp_path / "run", **mixing(data))
+    assert runs.start(fault(FORWARD, "terminate", 2)) == 75
+    assert "saved at epoch 1, batch 2 of 7" in runs.printed()
+    # Five micro-batches are left of the epoch, then comes the validation.
+    assert runs.start(fault(FORWARD, "terminate", 7)) == 75
+    assert "saved at epoch 1, before its validation" in runs.printed()
+    plots = "unified_se_ss.recipe.brain:plot_curves"
+    assert runs.start(fault(plots, "terminate")) == 75
+    assert "saved at epoch 1, at its end" in runs.printed()
+    assert runs.start(fault(FORWARD, "interrupt", 2)) == 130
+    assert runs.start(fault(FORWARD, "terminate", 10)) == 75  # in the test
+    assert "SIGTERM: stopped" in runs.printed()
+    assert runs.start() == 0, runs.printed()
+    assert_same_bits(reference, runs.folder)
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
+    script = "import sys, time; from unified_se_ss.recipe.lock import lock_folder\n"
+    script += "lock_folder(sys.argv[1]); print('locked', flush=True); time.sleep(100)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    assert holder.stdout.readline() == b"locked\n"
+    with pytest.raises(UserError, match=f"in use by process {holder.pid} on .*-c") as told:
+        lock_folder(tmp_path)
+    assert "--output_folder" in str(told.value)
+    holder.kill()
+    holder.wait()
+    lock_folder(tmp_path)
+    lock_folder(tmp_path)  # its own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fifty_kills_at_random_change_no_bit(server, data, tmp_path, workers):
+    """25 for each number of processes that read, each after a random time."""
+    overrides = mixing(data) if workers else {"save_waves": 1}
+    overrides.update(num_workers=workers, number_of_epochs=25)
+    whole = Runs(server, data, tmp_path / "whole", **overrides)
+    assert whole.start() == 0, whole.printed()
+    seconds = server.seconds
+    rng = np.random.default_rng(workers)
+    runs, kills = Runs(server, data, tmp_path / "run", **overrides), 0
+    while kills < 25:
+        after = float(rng.uniform(0, seconds / 4))
+        code = runs.start(signals=[(after, signal.SIGKILL)])
+        assert code in (0, KILLED), runs.printed()
+        kills += code == KILLED
+        if code == 0:  # to the end: once more from the beginning
+            assert_same_bits(whole.folder, runs.folder)
+            shutil.rmtree(runs.folder)
+    assert runs.start() == 0, runs.printed()
+    assert_same_bits(whole.folder, runs.folder)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_is_obeyed_by_all(data, tmp_path):
+    """Two ranks: the second gets SIGTERM; both save, leave, and go on to the same end."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+    def run(folder, faults=()):
+        request = {
+            "arguments": command(NAME, data, folder, *FLAGS, **mixing(data)),
+            "log": str(tmp_path / "log"),
+            "faults": list(faults),
+        }
+        return Server.run_once(request, launcher)
+
+    assert run(tmp_path / "whole") == 0, (tmp_path / "log").read_text()[-3000:]
+    told = [{**f, "rank": 1} for f in fault(FORWARD, "terminate", 2)]
+    assert run(tmp_path / "run", told) != 0
+    printed = (tmp_path / "log").read_text()
+    assert printed.count("SIGTERM: saved at epoch 1, batch 3") == 2, printed[-3000:]
+    assert run(tmp_path / "run") == 0
+    assert_same_bits(tmp_path / "whole", tmp_path / "run")
