@@ -47,7 +47,8 @@ class SkippedItems:
         if not 0 <= most <= 1:
             raise UserError(f"max_skipped_share: is {most}; expected a share from 0 to 1")
         self.most = most
-        self.count = 0
+        self.subset, self.epoch, self.n_items, self.start = "", 0, 0, 0
+        self.count = self._before = 0
 
     @property
     def rows(self) -> list[dict]:
