@@ -54,7 +54,8 @@ def sounds(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
     for subset in ("train", "dev", "test"):
         for speaker in "ab":
-            write(folder / "speech" / subset / speaker / "1.wav", sound(rng, 2))
+            talks = folder / "speech" / subset / f"{subset}-{speaker}"
+            write(talks / "1.wav", sound(rng, 2))
         write(folder / "noise" / subset / "1.wav", sound(rng, 2))
     return folder
 
@@ -76,7 +77,11 @@ def recordings(tmp_path_factory):
 def run(yaml, folder, out, expected=0, **keys):
     keys = {**keys, "data_folder": folder, "output_folder": out}
     arguments = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(RECIPE.parents[1])}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(RECIPE.parents[1]),
+    }
     done = subprocess.run(
         [sys.executable, "train.py", str(yaml), *arguments],
         cwd=RECIPE,
@@ -132,7 +137,9 @@ def test_the_demo_from_its_sounds_to_the_report(sounds, tmp_path):
     assert (bucket / "results.csv").read_text() == (out / "results.csv").read_text()
     assert len(list((bucket / "save").glob("CKPT*/network.ckpt"))) == 1
     pair = np.random.default_rng(0).standard_normal((2, 4000)).astype(np.float32)
-    enhanced = [GuidedEnhancer.from_folder(f, "cpu").enhance(pair, RATE) for f in (out, bucket)]
+    enhanced = [
+        GuidedEnhancer.from_folder(f, "cpu").enhance(pair, RATE) for f in (out, bucket)
+    ]
     assert np.array_equal(*enhanced)
 
 

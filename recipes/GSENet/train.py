@@ -35,6 +35,7 @@ from unified_se_ss.data import (
 from unified_se_ss.data.recording_dataset import RecordingDataset, read_recordings
 from unified_se_ss.data.recordings import prepare_recordings
 from unified_se_ss.data.several_guides import SeveralGuides
+from unified_se_ss.data.sounds import check_speakers_apart
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.enhancement import level_guided, score_guided
 from unified_se_ss.evaluation.evaluate import Scorers
@@ -169,6 +170,7 @@ def prepare_scenes(hparams):
         sounds = hparams["corpus"]()
     else:
         sounds = {subset: read_sounds(hparams, subset) for subset in SUBSETS}
+        check_speakers_apart({subset: sounds[subset][0] for subset in SUBSETS})
     return {s: (prepare_rooms(hparams, s), *sounds[s]) for s in SUBSETS}
 
 
