@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyloudnorm
 import pytest
 import scipy.signal
 import soundfile
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from librimix import make_tree, voice
 from torch.utils.data import DataLoader
 
+from unified_se_ss.__main__ import main
 from unified_se_ss.data import (
     BinauralDataset,
     BinauralDynamicMixing,
@@ -424,6 +426,29 @@ def test_a_corpus_is_made_once_and_replaces_nothing_else(mono, heads, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "own"]
 
 
+def test_noise_recordings_surround_mixtures_without_noise(
+    mono, heads, utterances, tmp_path
+):
+    """The noise is as loud as WHAM! has it, and another one at each ear."""
+    dry = {"test": replace(mono["test"], stems=("mixture", "s1", "s2"))}
+    noise = {"test": utterances[1]}
+    made = [
+        make_binaural_corpus(tmp_path / n, dry, heads, noise=noise, workers=1) for n in "ab"
+    ]
+    assert files_of(made[0]) == files_of(made[1])
+    meter = pyloudnorm.Meter(RATE, block_size=0.4)
+    for path in sorted((made[0] / "wav8k/min/tt/noise").iterdir()):
+        ears = read_ears(path)
+        assert abs(np.corrcoef(ears)[0, 1]) < 0.9
+        loudness = {
+            stem: meter.integrated_loudness(read_ears(path.parents[1] / stem / path.name).T)
+            for stem in ("s1", "s2", "noise")
+        }
+        ratio = max(loudness["s1"], loudness["s2"]) - loudness["noise"]
+        # Drawn for the mono signals; heads colour them.
+        assert -8 < ratio < 5
+
+
 def test_what_cannot_be_made_is_told(mono, heads, tmp_path):
     quiet = {"dev": replace(mono["dev"], stems=("mixture", "s1", "s2"))}
     with pytest.raises(UserError, match="no column noise"):
@@ -685,3 +710,14 @@ def test_spheres_with_equal_names_are_the_same(heads):
     assert [head.name for head in spherical_heads(9, RATE)] == sorted(
         head.name for name in heads for head in heads[name]
     )
+
+
+def test_a_corpus_is_made_by_one_command(tmp_path, capsys):
+    root = make_tree(tmp_path, counts=(2, 1, 1))
+    words = ["binaural-corpus", str(tmp_path / "out"), "--mono_folder"]
+    assert main([*words, str(root), "--noise", "--least_angle", "20"]) == 0
+    assert str(tmp_path / "out") in capsys.readouterr().out
+    paths = prepare_binaural_wsj0mix(tmp_path / "out", tmp_path / "m", mixture="mix_both")
+    assert len(read_manifest(paths["train"], tmp_path / "out")) == 2
+    assert main([*words, str(tmp_path / "nowhere")]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err

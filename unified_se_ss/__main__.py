@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_check(commands)
     add_demo_corpus(commands)
+    add_binaural_corpus(commands)
     add_separation(commands, "separate")
     add_separation(commands, "enhance")
     add_evaluation(commands)
@@ -128,6 +129,40 @@ def add_demo_corpus(commands) -> None:
     command.add_argument("--n_train", type=int, default=2000, help="default %(default)s")
     command.add_argument("--demo_speech", help="your recordings, in folders by speaker")
     command.add_argument("--demo_noise", help="your noise recordings")
+
+
+def add_binaural_corpus(commands) -> None:
+    """``binaural-corpus``."""
+    command = add_command(
+        commands,
+        "binaural-corpus",
+        "make binaural mixtures of mono ones",
+        "Of a LibriMix, WSJ0-2mix or WHAM! folder, in the shape of Binaural-WSJ0Mix: talkers\n"
+        "around one head each, no head in two of train, dev and test, floating point.",
+        make_binaural_corpus,
+    )
+    command.add_argument("folder", help="where it goes")
+    command.add_argument("--mono_folder", required=True, help="the mono mixtures")
+    command.add_argument("--n_speakers", type=int, default=2, help="default %(default)s")
+    command.add_argument(
+        "--sample_rate", type=int, default=8000, help="default %(default)s Hz"
+    )
+    command.add_argument("--mode", default="min", help="min or max; default %(default)s")
+    command.add_argument(
+        "--heads",
+        metavar="PATH",
+        help="SOFA files, CIPIC's wav_database or folders of azimuth wavs; default spheres",
+    )
+    command.add_argument(
+        "--rooms", action="store_true", help="put the heads into simulated rooms"
+    )
+    command.add_argument(
+        "--noise", action="store_true", help="surround them with each mixture's noise"
+    )
+    command.add_argument(
+        "--least_angle", type=float, default=0.0, help="degrees between two talkers"
+    )
+    command.add_argument("--seed", type=int, default=1234, help="default %(default)s")
 
 
 SEPARATION = {
@@ -303,6 +338,36 @@ def make_demo_corpus(options) -> None:
         n_train=options.n_train,
         speech_folder=options.demo_speech,
         noise_folder=options.demo_noise,
+    )
+    print(f"train on it with: python train.py HPARAMS.yaml --data_folder {folder}")
+
+
+def make_binaural_corpus(options) -> None:
+    """Make a binaural corpus and say where it is."""
+    import tempfile
+
+    from unified_se_ss.data import binaural_corpus
+    from unified_se_ss.data.binaural_heads import binaural_heads
+    from unified_se_ss.data.binaural_rooms import binaural_rooms
+
+    listeners = binaural_rooms if options.rooms else binaural_heads
+    with tempfile.TemporaryDirectory() as manifests:
+        mono = binaural_corpus.mono_manifests(
+            options.mono_folder,
+            manifests,
+            options.n_speakers,
+            options.sample_rate,
+            options.mode,
+            options.noise,
+        )
+    folder = binaural_corpus.make_binaural_corpus(
+        options.folder,
+        mono,
+        listeners(options.heads, options.sample_rate),
+        noise=options.noise,
+        mode=options.mode,
+        seed=options.seed,
+        least_angle=options.least_angle,
     )
     print(f"train on it with: python train.py HPARAMS.yaml --data_folder {folder}")
 

@@ -23,9 +23,13 @@ from tqdm import tqdm
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.binaural import write_ears
-from unified_se_ss.data.binaural_folder import FOLDERS, PLACEMENTS
+from unified_se_ss.data.binaural_folder import FOLDERS, PLACEMENTS, prepare_wsj0mix
 from unified_se_ss.data.binaural_heads import HeadBank, Placement, heads_digest
 from unified_se_ss.data.binaural_mixing import BinauralMixture, mix_binaural
+from unified_se_ss.data.dynamic_mixing import read_noise
+from unified_se_ss.data.librimix import TRAIN_SUBSETS, prepare_librimix
+from unified_se_ss.data.manifest import Manifest, read_manifest
+from unified_se_ss.data.mixing import gain_to, measure_loudness
 from unified_se_ss.data.processes import process_pool
 from unified_se_ss.data.whole_folders import (
     check_folder_replaceable,
@@ -37,6 +41,7 @@ from unified_se_ss.errors import UserError
 # To be raised with every change that changes a sample of a corpus.
 RECIPE = 1
 WHAT = "binaural corpus"
+NOISE_RATIO = (-6.0, 3.0)  # dB of the loudest source to a drawn noise, as in WHAM!
 ITEMS_AT_ONCE = 8
 
 
@@ -45,7 +50,8 @@ def make_binaural_corpus(
     manifests,
     heads,
     *,
-    noise: bool = False,
+    noise=False,
+    mode: str = "min",
     seed: int = 1234,
     least_angle: float = 0.0,
     workers: int | None = None,
@@ -65,8 +71,14 @@ def make_binaural_corpus(
         as `prepare_librimix` or `prepare_wsj0mix` gives; a subset may be missing.
     heads : dict of list of Head
         `train`, `dev`, `test`, as `binaural_heads` gives them; nobody in two subsets.
-    noise : bool
-        Whether each item's noise surrounds the head, diffuse (default False: no noise).
+    noise : bool or dict of Manifest
+        True: each item's own noise surrounds the head, diffuse. Manifests of recordings
+        for `train`, `dev` and `test` (of `prepare_speech_folder`, kind noise): a segment
+        of one does, with the loudest source -6 to 3 dB (BS.1770) above it, as in WHAM!
+        (arXiv 1907.01160). By default there is no noise.
+    mode : str
+        Name of the folder above the subsets, `min` (default) or `max`: what the mono
+        corpus is.
     seed : int
         Who listens and from where follows from it (default 1234).
     least_angle : float
@@ -104,7 +116,8 @@ def make_binaural_corpus(
     _check(manifests, heads, noise)
     fingerprint = {
         "recipe": RECIPE,
-        "noise": noise,
+        "noise": _noise_digests(noise),
+        "mode": mode,
         "seed": int(seed),
         "least_angle": float(least_angle),
         "mono": {name: _manifest_digest(manifests[name], noise) for name in manifests},
@@ -119,7 +132,7 @@ def make_binaural_corpus(
         for number, (name, subset) in enumerate(FOLDERS.items()):
             if name not in manifests:
                 continue
-            place = building / wavs / "min" / subset
+            place = building / wavs / mode / subset
             for stem in _stem_folders(manifests[name], noise):
                 (place / stem).mkdir(parents=True)
             bank = HeadBank(heads[name])
@@ -129,7 +142,7 @@ def make_binaural_corpus(
                 folder=place,
                 manifest=manifests[name],
                 bank=bank,
-                noise=noise,
+                noise=noise[name] if isinstance(noise, dict) else bool(noise),
                 key=(int(seed), number),
                 least_angle=least_angle,
             )
@@ -138,6 +151,58 @@ def make_binaural_corpus(
                 rows = _make_all(run, make, len(manifests[name]), f"binaural {name}")
             _write_placements(place / PLACEMENTS, rows)
     return folder
+
+
+def mono_manifests(
+    folder, manifest_folder, n_speakers=2, sample_rate=8000, mode="min", noise=False
+):
+    """Checks mono mixtures to make binaural ones of: LibriMix, WSJ0-2mix, WSJ0-3mix, WHAM!.
+
+    Arguments
+    ---------
+    folder : str or Path
+        A LibriMix folder as `prepare_librimix` takes it (train-360 or, if that is not
+        there, train-100), or one that `prepare_wsj0mix` takes.
+    manifest_folder : str or Path
+        Where the manifests go.
+    n_speakers, sample_rate, mode
+        As for these.
+    noise : bool
+        Whether the mixtures' own noise is wanted (default False).
+
+    Returns
+    -------
+    dict of Manifest
+        `train`, `dev`, `test`.
+
+    Raises
+    ------
+    UserError
+        If the folder is neither, or something is wrong in it.
+
+    Example
+    -------
+    >>> mono_manifests("/no/such", "manifests")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    unified_se_ss.errors.UserError: data_folder: /no/such does not exist; ...
+    """
+    folder = Path(folder)
+    choices = {"n_speakers": n_speakers, "sample_rate": sample_rate, "mode": mode}
+    inner = f"wav{sample_rate // 1000}k/{mode}"
+    for root in (folder, folder / f"Libri{n_speakers}Mix"):
+        for subset in TRAIN_SUBSETS[::-1]:
+            if (root / inner / subset).is_dir():
+                paths = prepare_librimix(
+                    folder,
+                    manifest_folder,
+                    **choices,
+                    train_subset=subset,
+                    mixture="mix_both" if noise else "mix_clean",
+                )
+                return {name: read_manifest(paths[name], folder) for name in paths}
+    mixture = "mix_both" if noise else "mix"
+    paths = prepare_wsj0mix(folder, manifest_folder, **choices, mixture=mixture)
+    return {name: read_manifest(paths[name], folder) for name in paths}
 
 
 def _make_all(run, make, count, description):
@@ -162,8 +227,8 @@ def _make_items(indices, *, folder, manifest, bank, noise, key, least_angle):
         item = manifest.items[index]
         rng = np.random.default_rng([*key, index])
         sources = np.stack([_mono(item, f"s{j + 1}") for j in range(n_sources)])
-        around = _mono(item, "noise") if noise else None
         placement = bank.place(rng, n_sources, least_angle)
+        around = _noise(item, noise, sources, rng)
         mixture = mix_binaural(bank, placement, sources, around, rng)
         _write_item(folder, item, mixture, noise)
         rows.append(_row(item, bank, placement))
@@ -179,6 +244,18 @@ def _mono(item, stem):
             f" {item.sample_rate} Hz; if it changed since, delete the manifest"
         )
     return signal
+
+
+def _noise(item, noise, sources, rng):
+    """An item's noise, float32 [T]: its own, a segment of a recording, or None."""
+    if isinstance(noise, Manifest):
+        chosen = noise.items[rng.integers(len(noise))]
+        rate = item.sample_rate
+        segment = read_noise(chosen, sources.shape[1], rate, rng)
+        loudest = max(measure_loudness(source, rate) for source in sources)
+        level = loudest - rng.uniform(*NOISE_RATIO)
+        return segment * np.float32(gain_to(level, measure_loudness(segment, rate)))
+    return _mono(item, "noise") if noise else None
 
 
 def _write_item(folder, item, mixture: BinauralMixture, noise):
@@ -234,6 +311,11 @@ def _check(manifests, heads, noise):
             f"the mixtures have {sorted(map(str, rates))} Hz and the heads "
             f"{sorted(heard)} Hz; one rate for all was expected"
         )
+    if isinstance(noise, dict) and not set(manifests) <= set(noise):
+        raise UserError(
+            f"noise: has recordings for {', '.join(noise)}, but {', '.join(manifests)} "
+            "are to be made"
+        )
     owner = {}
     for name in manifests:
         for head in heads[name]:
@@ -245,25 +327,32 @@ def _check(manifests, heads, noise):
     for manifest in manifests.values():
         if not _n_sources(manifest):
             raise UserError(f"{manifest.path}: has no sources (columns s1, s2, ...)")
-        if noise and "noise" not in manifest.stems:
+        if noise is True and "noise" not in manifest.stems:
             raise UserError(
                 f"{manifest.path}: has no column noise, but binaural noise is asked for; "
-                "take a corpus with noise (LibriMix with mixture mix_both), or none"
+                "take a corpus with noise (LibriMix with mixture mix_both), manifests of "
+                "noise recordings, or none"
             )
         names = [Path(item.id).name for item in manifest.items]
         if len(set(names)) < len(names):
             raise UserError(f"{manifest.path}: two of its items would have one file name")
 
 
+def _noise_digests(noise):
+    """What a fingerprint says of the noise."""
+    if not isinstance(noise, dict):
+        return bool(noise)
+    return {name: _manifest_digest(noise[name], noise=True) for name in noise}
+
+
 def _manifest_digest(manifest, noise):
     """Changes when a stem that is used, or the list of items, changes."""
-    stems = [stem for stem in manifest.stems if stem != "mixture"]
+    unused = ("mixture",) if noise is True else ("mixture", "noise")
+    stems = [stem for stem in manifest.stems if stem not in unused]
     digest = hashlib.sha256()
     for item in manifest.items:
         digest.update(f"{item.id}\t{item.frames}\t{item.sample_rate}\n".encode())
         for stem in stems:
-            if stem == "noise" and not noise:
-                continue
             try:
                 status = os.stat(item.paths[stem])
             except OSError as error:
