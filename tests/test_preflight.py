@@ -1,0 +1,173 @@
+"""--check, and the first look of every start: what is wrong is named before it costs time."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from broken_data import broken_tree
+from librimix import make_tree
+from test_train import ROOT, command
+from toy_recipe import ToyBrain, toy
+
+from unified_se_ss.data.audit import KINDS
+from unified_se_ss.errors import UserError
+from unified_se_ss.recipe.first_look import first_look
+from unified_se_ss.recipe.preflight import preflight
+
+NAME = "hparams/libri2mix_noisy_dprnn.yaml"
+
+
+def check(brain, loaders, capsys, signals=lambda _: {"mixture": np.zeros(3)}):
+    """Exit code and the table's lines, by the name of the check."""
+    code = preflight(brain, loaders, signals)
+    lines = capsys.readouterr().out.splitlines()
+    table = {}
+    for line in lines:
+        name, status, found = line[:17].strip(), line[18:26].strip(), line[27:]
+        if status in ("ok", "warning", "failed"):
+            table.setdefault(name, (status, found))
+    return code, table
+
+
+def test_a_sound_recipe_passes(tmp_path, capsys):
+    brain, loaders = toy(tmp_path)
+    code, table = check(brain, loaders, capsys)
+    assert code == 0
+    assert {status for status, _ in table.values()} == {"ok"}
+    names = "folder finite step gradients evaluation saving test time".split()
+    assert {*names, "longest batch", "data: train", "items: test"} <= set(table)
+    assert "2 items, 3.4 s" in table["longest batch"][1]
+    assert "peak memory" in table["longest batch"][1]
+    assert not (tmp_path / "own").exists()
+
+
+class NotFinite(ToyBrain):
+    def compute_objectives(self, output, batch, stage):
+        loss = super().compute_objectives(output, batch, stage)
+        return loss._replace(total=loss.total * torch.nan)
+
+
+class Random(ToyBrain):
+    def compute_forward(self, batch, stage):
+        return super().compute_forward(batch, stage) + torch.randn(())
+
+
+class Forgetful(ToyBrain):
+    def compute_forward(self, batch, stage):
+        return super().compute_forward(batch, stage) + self.modules.extra.bias
+
+
+class NoScore(ToyBrain):
+    def compute_objectives(self, output, batch, stage):
+        loss = super().compute_objectives(output, batch, stage)
+        self.rows = [{"loss": row.get("loss")} for row in self.rows]
+        return loss
+
+
+@pytest.mark.parametrize(
+    "brain_class, extra, name, words",
+    [
+        (ToyBrain, True, "gradients", "warning no gradient: extra.weight, extra.bias"),
+        (NotFinite, False, "finite", "failed the main loss or its gradient is not finite"),
+        (Random, False, "evaluation", "failed twice: scores differ"),
+        (Forgetful, True, "saving", "failed saved"),
+        (NoScore, False, "evaluation", "failed the rows of validation lack score"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_named(
+    tmp_path, capsys, brain_class, extra, name, words
+):
+    modules = {"extra": torch.nn.Linear(1, 1)} if extra else {}
+    code, table = check(*toy(tmp_path, brain_class, modules), capsys)
+    assert " ".join(table[name]).startswith(words)
+    assert code == (0 if words.startswith("warning") else 1)
+
+
+def test_items_that_cannot_be_made_are_named(tmp_path, capsys):
+    code, table = check(*toy(tmp_path, gone=(3,)), capsys)
+    status, found = table["items: train"]
+    assert (code, status) == (1, "failed") and "train-3.wav: does not exist" in found
+
+
+def listing(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def run_check(monkeypatch, capsys, arguments):
+    """train.py --check in this process: exit code and what it printed."""
+    import runpy
+
+    monkeypatch.setattr("sys.argv", [*arguments, "--check"])
+    monkeypatch.syspath_prepend(str(ROOT))
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(arguments[0], run_name="__main__")
+    return left.value.code, capsys.readouterr().out
+
+
+def test_train_py_on_sound_data_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    tree, out = make_tree(tmp_path, counts=(3, 2, 2)), tmp_path / "run"
+    code, printed = run_check(monkeypatch, capsys, command(NAME, tree, out))
+    assert code == 0, printed
+    assert "0 failed" in printed and "all 72 parameter tensors get one" in printed
+    assert not out.exists()
+
+
+def test_train_py_on_data_broken_in_many_ways(tmp_path, monkeypatch, capsys):
+    tree, wanted = broken_tree(tmp_path)
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    before = listing(tmp_path)
+    code, printed = run_check(monkeypatch, capsys, command(NAME, tree, out))
+    assert code == 1
+    for kind, subset, item in wanted:
+        assert f"({subset} {item})" in printed
+        (line,) = (x for x in printed.splitlines() if x.startswith(f"data: {kind}"[:17]))
+        assert line[18:].startswith(KINDS[kind])
+    folder = next(x for x in printed.splitlines() if x.startswith("folder"))
+    assert "failed" in folder and "holds no run of this project" in folder
+    assert listing(tmp_path) == before
+
+
+# ------------------------------------------------------------------ every start
+
+
+def test_the_first_look_changes_nothing(tmp_path):
+    brain, loaders = toy(tmp_path)
+    state = copy.deepcopy(brain.modules.state_dict())
+    random, files = torch.get_rng_state(), listing(tmp_path)
+    assert first_look(brain, loaders) > 0
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, tensor in brain.modules.state_dict().items():
+        assert torch.equal(tensor, state[name])
+    assert listing(tmp_path) == files
+
+
+def test_the_first_look_sees_what_would_end_the_run_later(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="no score to self.rows"):
+        first_look(*toy(tmp_path, NoScore))
+    with pytest.raises(UserError, match="first items of the training set.*does not exist"):
+        first_look(*toy(tmp_path, gone=range(8)))
+    monkeypatch.setattr("unified_se_ss.recipe.first_look.free_bytes", lambda folder: 10)
+    with pytest.raises(UserError, match="output_folder: .*free space"):
+        first_look(*toy(tmp_path))
+
+
+def test_the_first_look_finds_data_that_is_gone(tmp_path, caplog):
+    from unified_se_ss.data import MixtureDataset, prepare_librimix, read_manifest
+    from unified_se_ss.data.audit import items_of
+    from unified_se_ss.recipe import first_look as module
+
+    tree = make_tree(tmp_path)
+    path = prepare_librimix(tree, tmp_path / "manifests")["train"]
+    items = items_of(MixtureDataset(read_manifest(path, tree), 2))
+    assert len(items) == 6
+    module._check_headers("train", items)
+    assert not caplog.records
+    (tree / "wav8k/min/train-360/s1/train-360-0.wav").unlink()
+    module._check_headers("train", items)
+    assert "1 of 6 items of the subset train" in caplog.text
+    (tree / "wav8k/min/train-360/s1").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="6 of 6 items.*Is the data in its place"):
+        module._check_headers("train", items)
