@@ -51,6 +51,7 @@ from pathlib import Path
 
 import yaml
 
+from unified_se_ss import crash
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import read_results
 from unified_se_ss.evaluation.comparison import METRICS, compare, write_comparison
@@ -118,7 +119,9 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it has been evaluated, down to its report, which is written last."""
-        return all((self.folder / name).is_file() for name in ("results.csv", "report.html"))
+        return all(
+            (self.folder / name).is_file() for name in ("results.csv", "report.html")
+        )
 
     @property
     def state(self) -> str:
@@ -856,22 +859,21 @@ def interrupt(*_) -> None:
 
 
 def guarded(arguments: list[str]) -> int:
-    """:func:`main`, with errors that the user can mend as one message."""
+    """:func:`main`, with every error as one message."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
             signal.signal(number, interrupt)
     try:
         return main(arguments)
-    except UserError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(
             "\ninterrupted; the same command goes on, --table_only shows what there is",
             file=sys.stderr,
         )
         return 130
+    except Exception as error:
+        return crash.tell(error, debug="--debug" in arguments)
 
 
 if __name__ == "__main__":

@@ -110,12 +110,17 @@ def mendable(error: BaseException) -> str | None:
         return f"a package is missing or broken: {_in_short(error)}{advice}"
     if isinstance(error, OSError) and error.errno is not None:
         what = ADVICE.get(error.errno, error.strerror)
-        return f"{error.filename}: {what}" if error.filename else str(what)
+        return f"{_end_of(str(error.filename))}: {what}" if error.filename else str(what)
     if "SimpleNamespace' object has no attribute" in text:
         return f"the YAML file has no key {text.split()[-1]}, which this recipe needs"
     if "CUDA error" in text:
         return f"the GPU failed: {_in_short(error)}"
     return None
+
+
+def _end_of(name: str) -> str:
+    """A file's name; the end of one that is too long to be read."""
+    return name if len(name) <= 200 else f"...{name[-60:]}"
 
 
 def _of_worker(text: str) -> str:

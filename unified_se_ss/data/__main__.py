@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from unified_se_ss import crash
 from unified_se_ss.data.public_sets import SETS, fetch
-from unified_se_ss.errors import UserError
 
 EPILOG = """\
 A download that broke off is gone on with by the same command; a set that is there is left
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 2 after an error that the user can mend; 130 after Ctrl-C.
+        0; 1 after a bug; 2 after an error that the user can mend; 130 after Ctrl-C.
 
     Example
     -------
@@ -37,12 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.command(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except Exception as error:
+        return crash.tell(error, options.debug)
     return 0
 
 
@@ -67,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--keep_archive", action="store_true", help="leave the archive in FOLDER too"
+    )
+    command.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error"
     )
     return top
 
