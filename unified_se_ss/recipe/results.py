@@ -45,7 +45,10 @@ def report(brain, rows: list[dict], signals_of_id, hours: float, **sections) -> 
         hparams["sample_rate"],
         log_rows=TrainLog(folder).rows,
         configuration=_configuration(brain, hparams, hours),
-        notes=["Measured on the test set with the checkpoint best in validation.", *left_out],
+        notes=[
+            "Measured on the test set with the checkpoint best in validation.",
+            *left_out,
+        ],
         keep_waves=hparams["save_waves"],
         gradient_rows=GradientLog(folder).rows,
         **sections,
