@@ -160,6 +160,14 @@ def install(where, what, call, rank=None):
     setattr(owner, name, counted)
 
 
+def draw_nothing():
+    """Leave out the pictures: they take longer than all else, and nothing follows."""
+    matplotlib.figure.Figure.savefig = lambda *_, **__: None
+    for name in ("curves", "conflicts"):
+        module = importlib.import_module(f"unified_se_ss.evaluation.{name}")
+        setattr(module, f"{name}_png", lambda *_, **__: b"")
+
+
 def child(request):
     """The run itself; does not return."""
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -167,8 +175,7 @@ def child(request):
     os.dup2(log, 2)
     code = 1
     try:
-        # Pictures take longer than all else, and nothing follows from them.
-        matplotlib.figure.Figure.savefig = lambda *_, **__: None
+        draw_nothing()
         for fault in request["faults"]:
             install(**fault)
         sys.argv = request["arguments"]
