@@ -1,0 +1,274 @@
+"""The binaural recipe from the data to the report, on tiny trees; every YAML is run."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from librimix import voice
+
+from unified_se_ss.data import audio
+from unified_se_ss.inference import load_model
+from unified_se_ss.inference.binaural import BinauralSeparator
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "recipes" / "BinauralWSJ0Mix"
+RATE = 8000
+SMALL = {
+    "n_basis": 8,
+    "n_features": 4,
+    "hidden": 6,
+    "blocks": 2,
+    "repeats": 1,
+    "number_of_epochs": 2,
+    "save_waves": 1,
+    "num_workers": 0,
+}
+# Every YAML that is shipped, what it is run with, and the keys in which it differs from
+# convtasnet-mimo.yaml.
+SHIPPED = {
+    "convtasnet-mimo": ({}, set()),
+    "convtasnet-independent": ({}, {"variant"}),
+    "convtasnet-cross": ({}, {"variant"}),
+    "convtasnet-noise": ({}, {"mixture"}),
+    "convtasnet-reverb": ({}, {"listeners"}),
+    "convtasnet-causal": ({}, {"causal"}),
+    "demo": ({"n_basis": 64, "dynamic_items": 4, "segment_seconds": 0.3}, None),
+}
+# Runs train.py with each of several argument lists, in one process: imports take longest.
+DRIVER = """
+import json, runpy, sys
+script = sys.argv[1]
+sys.path.insert(0, script.rpartition("/")[0])
+for arguments in json.loads(sys.stdin.read()):
+    sys.argv = [script, *arguments]
+    print("run", *arguments, flush=True)
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as leaving:
+        if leaving.code:
+            raise
+"""
+
+
+def make_mono(folder, n_speakers=2, counts=(4, 2, 2), noise=False):
+    """A folder of WSJ0-2mix's shape, or WSJ0-3mix's; returns what to give as mono_folder."""
+    place = folder / f"wsj0-{n_speakers}mix" / "wav8k" / "min"
+    for number, subset in enumerate(("tr", "cv", "tt")):
+        for index in range(counts[number]):
+            rng = np.random.default_rng([number, index])
+            poles = np.linspace(0.9, -0.9, n_speakers)
+            signals = {
+                f"s{j + 1}": voice(rng, 4000 + 160 * index, p) for j, p in enumerate(poles)
+            }
+            mixture = sum(signals.values())
+            if noise:
+                signals["noise"] = 0.02 * rng.standard_normal(len(mixture))
+                mixture = mixture + signals["noise"]
+            signals["mix_both" if noise else "mix"] = mixture
+            for stem, signal in signals.items():
+                audio.write(place / subset / stem / f"{subset}-{index}.wav", signal, RATE)
+    return place.parents[1]
+
+
+def make_voices(folder):
+    """Single voices by speaker."""
+    for number, pole in enumerate((0.9, 0.3, -0.9)):
+        rng = np.random.default_rng([7, number])
+        audio.write(folder / f"speaker{number}" / "1.wav", voice(rng, 8000, pole), RATE)
+    return folder
+
+
+def arguments_of(name, out, **keys):
+    """The command line that trains a small network of a recipe's YAML."""
+    path = name if isinstance(name, Path) else RECIPE / "hparams" / f"{name}.yaml"
+    keys = {**SMALL, **keys, "output_folder": out, "device": "cpu"}
+    words = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
+    return [str(path), *words]
+
+
+def run_all(commands, launcher=()):
+    """Run train.py with each of the commands; what was printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    alone = [] if launcher else ["-c", DRIVER]
+    script = [str(RECIPE / "train.py"), *(commands[0] if launcher else [])]
+    done = subprocess.run(
+        [sys.executable, *launcher, *alone, *script],
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        timeout=560,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def demo_yaml(folder):
+    """The demo's YAML for data that are there; nothing else is changed."""
+    text = (RECIPE / "hparams" / "demo.yaml").read_text(encoding="utf-8")
+    start, end = text.index("corpus: !name"), text.index("data_folder:")
+    path = folder / "demo.yaml"
+    path.write_text(text[:start] + text[end:], encoding="utf-8")
+    return path
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """All YAML files, run from mono mixtures to their reports; and what was printed."""
+    folder = tmp_path_factory.mktemp("binaural")
+    mono = {noise: make_mono(folder / str(noise), noise=noise) for noise in (False, True)}
+    voices = make_voices(folder / "voices")
+    commands = []
+    for name, (keys, _) in SHIPPED.items():
+        keys = {**keys, "data_folder": folder / "binaural"}
+        if name == "convtasnet-reverb":
+            continue  # rooms take longer: below, on its own
+        keys["mono_folder"] = mono[False]
+        if name == "convtasnet-noise":
+            keys.update(mono_folder=mono[True], data_folder=folder / "noisy")
+        if name == "demo":  # its least angle makes another corpus
+            keys.update(dynamic_speech_folder=voices, data_folder=folder / "apart")
+        yaml_file = demo_yaml(folder) if name == "demo" else name
+        commands.append(arguments_of(yaml_file, folder / name, **keys))
+    return folder, run_all(commands)
+
+
+def test_every_yaml_is_in_the_table_and_differs_only_where_it_means_to():
+    shipped = {path.stem for path in (RECIPE / "hparams").glob("*.yaml")}
+    assert shipped == set(SHIPPED)
+    first = plain("convtasnet-mimo")
+    for name, (_, keys) in SHIPPED.items():
+        if keys is not None:
+            here = plain(name)
+            different = {
+                key for key in {**first, **here} if first.get(key) != here.get(key)
+            }
+            assert different <= {"experiment_name", *keys} and keys <= different, name
+        else:
+            assert set(plain(name)) - set(first) == {"corpus", "final_lr"}
+
+
+def plain(name):
+    """The keys of a YAML file; what is constructed as its tag and text."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def construct(loader, suffix, node):
+        return suffix, yaml.serialize(node)
+
+    Loader.add_multi_constructor("!", construct)
+    text = (RECIPE / "hparams" / f"{name}.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, Loader)
+
+
+@pytest.mark.parametrize("name", sorted(set(SHIPPED) - {"convtasnet-reverb"}))
+def test_a_run_from_the_data_to_the_report(runs, name):
+    out = runs[0] / name
+    for file in ("hyperparams.yaml", "env.log", "log.txt", "train.py", "train_log.txt"):
+        assert (out / file).is_file(), file
+    log = rows(out / "train_log.csv")
+    assert [row["epoch"] for row in log] == ["1", "2"]
+    for key in ("train_loss", "valid_snr_i"):
+        assert np.isfinite(float(log[-1][key])), key
+    results = rows(out / "results.csv")
+    assert [row["ID"] for row in results] == ["tt-0", "tt-1"]
+    for key in ("snr_i", "delta_itd", "delta_ild", "azimuth_1", "angle"):
+        assert all(np.isfinite(float(row[key])) for row in results), key
+    cues = json.loads((out / "interaural.json").read_text())
+    assert cues["measured"] + cues["silent"] + cues["one_eared"] == 4
+    assert {row["by"] for row in rows(out / "by_angle.csv")} == {"azimuth", "apart"}
+    wave, rate = soundfile.read(out / "wavs" / "tt-0" / "s2_estimate.wav")
+    assert wave.shape == (4000, 2) and rate == RATE
+    report = (out / "report.html").read_text(encoding="utf-8")
+    for words in ("Where the talkers are heard", "By angle", "from above", "<audio"):
+        assert words in report
+
+
+def test_a_run_can_be_used(runs):
+    folder, printed = runs
+    assert "ΔITD" in printed and "epoch" in printed.lower()
+    separator = BinauralSeparator(load_model(folder / "convtasnet-causal", "cpu"))
+    mixture, _ = soundfile.read(
+        folder / "binaural/wav8k/min/tt/mix/tt-0.wav", dtype="float32"
+    )
+    found = separator.separate(mixture.T.copy(), RATE)
+    assert found.shape == (2, 2, 4000) and separator.model.causal
+    # What was evaluated is what is loaded: the estimate in the run's folder.
+    estimates = [
+        soundfile.read(folder / f"convtasnet-causal/wavs/tt-0/s{j}_estimate.wav")[0].T
+        for j in (1, 2)
+    ]
+    order = rows(folder / "convtasnet-causal/results.csv")[0]["permutation"].split()
+    for j, i in enumerate(map(int, order)):
+        np.testing.assert_allclose(found[i], estimates[j], atol=1e-3)
+
+
+def test_rooms_three_talkers_cue_losses_and_speechbrains_protocol(tmp_path):
+    """The YAML of rooms, with all options that the others leave alone."""
+    text = (RECIPE / "hparams" / "convtasnet-reverb.yaml").read_text(encoding="utf-8")
+    small = "    settings: !new:unified_se_ss.data.binaural_rooms.RoomsAround\n"
+    small += "        rooms: 1\n        directions: 4\n        seconds: 0.1\n"
+    small += f"    shares: [2, 1, 1]\n    cache: {tmp_path / 'cache'}\n"
+    head, listeners, tail = text.partition("listeners: !name:")
+    line, source, rest = tail.partition("    source: ")
+    path = tmp_path / "rooms.yaml"
+    path.write_text(head + listeners + line + small + source + rest, encoding="utf-8")
+    keys = {
+        "data_folder": tmp_path / "binaural",
+        "mono_folder": make_mono(tmp_path, 3),
+        "n_speakers": 3,
+        "dynamic_mixing": True,
+        "dynamic_speech_folder": make_voices(tmp_path / "voices"),
+        "dynamic_items": 3,
+        "segment_seconds": 0.3,
+        "speed_percents": "null",
+        "share_ears": True,
+        "ild_weight": 0.1,
+        "ipd_weight": 1.0,
+        "protocol": "speechbrain",
+        "number_of_epochs": 1,
+        "precision": "bf16",
+    }
+    printed = run_all([arguments_of(path, tmp_path / "out", **keys)])
+    results = rows(tmp_path / "out" / "results.csv")
+    assert len(results) == 2 and "snr_3" in results[0] and "cues_1" not in results[0]
+    assert float(results[0]["delta_itd"]) * RATE / 1e6 * 3 == pytest.approx(
+        round(float(results[0]["delta_itd"]) * RATE / 1e6 * 3), abs=1e-4
+    )
+    assert "ΔILD" in printed
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_evaluate_like_one(runs, tmp_path):
+    """torchrun on two processes: the same results as one with the joined batches."""
+    folder, _ = runs
+    keys = {
+        "data_folder": folder / "binaural",
+        "speed_percents": "null",
+        "number_of_epochs": 1,
+        "ild_weight": 0.1,
+    }
+    run_all([arguments_of("convtasnet-mimo", tmp_path / "one", batch_size=2, **keys)])
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    run_all(
+        [arguments_of("convtasnet-mimo", tmp_path / "two", batch_size=1, **keys)], launcher
+    )
+    one, two = (rows(tmp_path / name / "results.csv") for name in ("one", "two"))
+    assert [row["ID"] for row in one] == [row["ID"] for row in two]
+    for a, b in zip(one, two):
+        for key in ("snr", "delta_ild"):
+            assert float(a[key]) == pytest.approx(float(b[key]), abs=0.01), key
