@@ -1,6 +1,7 @@
 """``python -m unified_se_ss``."""
 
 import pytest
+from broken_data import broken_tree
 from librimix import make_tree
 
 from unified_se_ss.__main__ import main
@@ -10,6 +11,7 @@ def test_check_says_what_is_in_a_folder(tmp_path, capsys):
     tree = make_tree(tmp_path, counts=(4, 2, 1))
     assert main(["check", str(tree), "--manifests", str(tmp_path / "manifests")]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines.pop().startswith("faults none")
     assert [line.split()[:3] for line in lines] == [
         ["train", "4", "mixtures,"],
         ["dev", "2", "mixtures,"],
@@ -19,10 +21,14 @@ def test_check_says_what_is_in_a_folder(tmp_path, capsys):
 
 
 def test_check_names_the_fault(tmp_path, capsys):
-    tree = make_tree(tmp_path, counts=(2, 1, 1))
-    (tree / "wav8k/min/dev/s1/dev-0.wav").write_bytes(b"")
-    assert main(["check", str(tree), "--manifests", str(tmp_path / "manifests")]) == 2
-    assert "dev-0.wav" in capsys.readouterr().err
+    tree, wanted = broken_tree(tmp_path)
+    assert main(["check", str(tree), "--manifests", str(tmp_path / "manifests")]) == 1
+    printed = capsys.readouterr().out
+    for kind, subset, item in wanted:
+        assert f"({subset} {item})" in printed and f"{kind}: " in printed
+    assert not (tmp_path / "manifests").exists()
+    assert main(["check", str(tmp_path / "nothing")]) == 2
+    assert "nothing" in capsys.readouterr().err
 
 
 def test_a_demo_corpus_never_replaces_what_is_there(tmp_path, capsys):

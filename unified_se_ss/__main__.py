@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 from unified_se_ss import __version__, crash
@@ -98,8 +99,9 @@ def add_check(commands) -> None:
         commands,
         "check",
         "look at every recording of a LibriMix folder before training on it",
-        "Missing, unreadable, silent and mismatched files are named at once, not after an\n"
-        "hour of training. Writes the manifests that a training run would write.",
+        "Files that are missing, unreadable, silent, mismatched, clipped, too short, or in\n"
+        "two subsets are named at once, not after an hour of training; the exit code is\n"
+        "then 1. Writes the manifests that a training run would write, if it could.",
         check_data,
     )
     command.add_argument("data_folder", help="the folder Libri2Mix or Libri3Mix")
@@ -306,25 +308,54 @@ def add_export(commands) -> None:
     )
 
 
-def check_data(options) -> None:
-    """Write the manifests of a LibriMix folder and say what is in them."""
-    from unified_se_ss.data import prepare_librimix, read_manifest
+def check_data(options) -> int:
+    """Look at a LibriMix folder; write its manifests and say what is in them."""
+    from unified_se_ss.data import read_manifest
+    from unified_se_ss.data.audit import ADVICE, KINDS, audit
+    from unified_se_ss.data.problems import gathering
 
-    paths = prepare_librimix(
+    try:
+        paths, bad = _prepare(options, options.manifests), []
+    except UserError:
+        # Once more without what is wrong, so that all of it is seen at once.
+        with tempfile.TemporaryDirectory() as folder, gathering() as bad:
+            paths = _prepare(options, folder)
+            manifests = {s: read_manifest(p, options.data_folder) for s, p in paths.items()}
+    else:
+        manifests = {s: read_manifest(p, options.data_folder) for s, p in paths.items()}
+        _print_manifests(manifests)
+    found = audit([(subset, m.items) for subset, m in manifests.items()], bad)
+    for kind in KINDS:
+        if findings := found.of_kind(kind):
+            print("\n".join(found.listed(kind)))
+            print(f"-> {findings[0].severity}: {found.summary(kind)}; {ADVICE[kind]}")
+    if not found.findings:
+        print(f"faults none ({', '.join(KINDS)})")
+    return 1 if found.failed else 0
+
+
+def _prepare(options, folder) -> dict:
+    """The manifests of a LibriMix folder."""
+    from unified_se_ss.data import prepare_librimix
+
+    return prepare_librimix(
         options.data_folder,
-        Path(options.manifests),
+        Path(folder),
         n_speakers=options.n_speakers,
         sample_rate=options.sample_rate,
         mode=options.mode,
         train_subset=options.train_subset,
         mixture=options.mixture,
     )
-    for subset, path in paths.items():
-        items = read_manifest(path, options.data_folder).items
-        seconds = [item.duration for item in items]
+
+
+def _print_manifests(manifests: dict) -> None:
+    """What is in each subset."""
+    for subset, manifest in manifests.items():
+        seconds = [item.duration for item in manifest.items]
         print(
-            f"{subset:<6} {len(items):>7,} mixtures, {sum(seconds) / 3600:8.2f} hours, "
-            f"{min(seconds):.1f} to {max(seconds):.1f} s, {path}"
+            f"{subset:<6} {len(seconds):>7,} mixtures, {sum(seconds) / 3600:8.2f} hours, "
+            f"{min(seconds):.1f} to {max(seconds):.1f} s, {manifest.path}"
         )
 
 

@@ -27,6 +27,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,7 @@ ADVICE = {
     "same speaker": "fine if the data set is made so; else divide by speakers",
 }
 
+SHOWN = 10  #: Findings of a kind that are listed.
 SHORT_SECONDS = 0.25  # what PESQ needs
 FULL_SCALE, CLIPPED_RUN = 0.999, 3
 UNEXPLAINED = 0.05  # rms of what no stem explains, to that of the mixture
@@ -113,6 +115,21 @@ class Audit:
         """The findings of one kind, the worst first."""
         found = [finding for finding in self.findings if finding.kind == kind]
         return sorted(found, key=lambda finding: finding.severity)
+
+    def listed(self, kind: str) -> list[str]:
+        """A line for each of the first findings of a kind."""
+        findings = self.of_kind(kind)
+        lines = [
+            f"{kind}: {f.file} ({f.subset} {f.item}): {f.detail}" for f in findings[:SHOWN]
+        ]
+        more = len(findings) - SHOWN
+        return [*lines, f"{kind}: and {more} more"] if more > 0 else lines
+
+    def summary(self, kind: str) -> str:
+        """The findings of a kind in one line."""
+        findings = self.of_kind(kind)
+        subsets = ", ".join(dict.fromkeys(finding.subset for finding in findings))
+        return f"{len(findings)} in {subsets}, such as {Path(findings[0].file).name}"
 
 
 class Scan(NamedTuple):

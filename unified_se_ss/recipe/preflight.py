@@ -6,7 +6,6 @@ import os
 import sys
 import time
 import traceback
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +31,6 @@ from unified_se_ss.recipe.looks import (
 )
 
 OK = "ok"
-SHOWN = 10  #: Findings of a kind that are printed.
 LOADED = 16  #: Items of each subset that are loaded.
 TIMED = 5  #: Training steps that are timed,
 SECONDS = 60.0  #: for so long at most.
@@ -157,14 +155,10 @@ class Preflight:
             findings = found.of_kind(kind)
             if not findings:
                 continue
-            for finding in findings[:SHOWN]:
-                where = f"{finding.subset} {finding.item}"
-                print(f"    {kind}: {finding.file} ({where}): {finding.detail}")
-            if len(findings) > SHOWN:
-                print(f"    {kind}: and {len(findings) - SHOWN} more")
-            subsets = ", ".join(dict.fromkeys(finding.subset for finding in findings))
-            what = f"{len(findings)} in {subsets}, such as {Path(findings[0].file).name}"
-            yield Check(f"data: {kind}", findings[0].severity, what, ADVICE[kind])
+            for line in found.listed(kind):
+                print(f"    {line}")
+            severity, what = findings[0].severity, found.summary(kind)
+            yield Check(f"data: {kind}", severity, what, ADVICE[kind])
         if not found.findings:
             yield Check("data: faults", OK, f"none ({', '.join(KINDS)})")
 
