@@ -532,6 +532,16 @@ def test_the_angles_of_the_public_names_are_cipics():
     assert placement_in_name("train-000001", 2) == {}
 
 
+def test_the_right_ear_of_the_public_reverberant_set_hears_both_filters():
+    """Why no direction of that set is told: its generator convolves in two dimensions."""
+    rng = np.random.default_rng(0)
+    signal, filters = rng.standard_normal(400), rng.standard_normal((50, 2))
+    pair = np.stack([signal, signal], axis=1)
+    image = scipy.signal.fftconvolve(pair, filters, mode="same")
+    left, right = (scipy.signal.convolve(signal, h, mode="same") for h in filters.T)
+    assert np.allclose(image[:, 0], left) and np.allclose(image[:, 1], left + right)
+
+
 def test_noise_that_no_stem_holds_is_an_error(tmp_path):
     root = public_tree(tmp_path / "public")
     path = next((root / "2speakers/wav8k/min/tt/mix").iterdir())

@@ -17,7 +17,11 @@ from unified_se_ss.data.heads import PATTERN, load_heads, split_heads
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial.directions import to_vector
 from unified_se_ss.spatial.head import Head
-from unified_se_ss.spatial.spherical_head import spherical_heads
+from unified_se_ss.spatial.spherical_head import (
+    spherical_head,
+    spherical_heads,
+    spherical_radii,
+)
 
 SUBSETS = ("train", "dev", "test")
 SHARES = (27, 9, 9)
@@ -91,13 +95,18 @@ def binaural_heads(
     if source is not None:
         heads = load_heads(source, sample_rate, cache, pattern, positive)
         return split_heads(heads, shares, seed)
+    # Who goes where depends on the names alone: one direction of everybody will do.
+    everyone = spherical_heads(sum(shares), sample_rate, azimuth=0.0)
+    radius = {h.name: r for h, r in zip(everyone, spherical_radii(len(everyone)))}
     heads = {}
-    for subset in SUBSETS:
+    for subset, chosen in split_heads(everyone, shares, seed).items():
         azimuth, elevation = (
             grid.ravel() for grid in np.meshgrid(*SPHERE_DIRECTIONS[subset], indexing="ij")
         )
-        everyone = spherical_heads(sum(shares), sample_rate, azimuth, elevation)
-        heads[subset] = split_heads(everyone, shares, seed)[subset]
+        heads[subset] = [
+            spherical_head(sample_rate, azimuth, elevation, radius[head.name])
+            for head in chosen
+        ]
     return heads
 
 

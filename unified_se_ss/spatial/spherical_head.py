@@ -231,8 +231,29 @@ def spherical_heads(
     >>> [head.name for head in spherical_heads(3, 8000)]
     ['sphere-79.00mm', 'sphere-87.00mm', 'sphere-95.00mm']
     """
-    radii = [RADIUS] if count == 1 else np.linspace(*RADII, count)
-    return [spherical_head(sample_rate, azimuth, elevation, float(a)) for a in radii]
+    return [
+        spherical_head(sample_rate, azimuth, elevation, a) for a in spherical_radii(count)
+    ]
+
+
+def spherical_radii(count: int) -> list[float]:
+    """Radii of `spherical_heads` in metres, in their order.
+
+    Arguments
+    ---------
+    count : int
+        How many.
+
+    Returns
+    -------
+    list of float
+
+    Example
+    -------
+    >>> spherical_radii(1), spherical_radii(3)
+    ([0.0875], [0.079, 0.087, 0.095])
+    """
+    return [RADIUS] if count == 1 else np.linspace(*RADII, count).tolist()
 
 
 def _incidence(azimuth, elevation):
