@@ -473,13 +473,16 @@ class TwoTaskBrain(sb.Brain):
         """As Brain decides, but never between the micro-batches of one step.
 
         If the run was asked to leave, it saves and leaves here, between any two of them;
-        several ranks, which have to agree, do so after a step.
+        several ranks, which have to agree, do so after a step. That a checkpoint is due
+        they agree on every ``log_interval`` steps, as they wait for each other to do so.
         """
         if self._asked_to_leave():
             place = f"epoch {self._epoch}, batch {self.step} of {self._batches}"
             self._save_and_leave(place)
-        due = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
-        return due and self.gradients.pending == 0
+        unlooked = self.optimizer_step % self.log_interval > 0
+        if self.gradients.pending or (torch.distributed.is_initialized() and unlooked):
+            return False
+        return super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
 
     @torch.no_grad()
     def evaluate_batch(self, batch, stage):

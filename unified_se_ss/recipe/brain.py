@@ -15,6 +15,9 @@ from unified_se_ss.recipe.nonfinite import Suspects
 from unified_se_ss.recipe.ranks import gather
 from unified_se_ss.recipe.skipped import MAX_SKIPPED_SHARE, SkippedItems
 
+# Between checkpoints within an epoch, if neither minutes nor steps are asked for.
+CKPT_INTERVAL_MINUTES = 15
+
 SUBSETS = {Stage.TRAIN: "train", Stage.VALID: "dev", Stage.TEST: "test"}
 
 
@@ -52,6 +55,8 @@ class RecipeBrain(TwoTaskBrain):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if not (self.ckpt_interval_minutes or self.ckpt_interval_steps):
+            self.ckpt_interval_minutes = CKPT_INTERVAL_MINUTES
         share = self.option("max_skipped_share", MAX_SKIPPED_SHARE)
         self.skipped = SkippedItems(self.option("output_folder", "."), share)
         self.suspects = Suspects(self)

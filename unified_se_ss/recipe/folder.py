@@ -51,6 +51,8 @@ CHANGEABLE = {
     "output_folder",
     "save_folder",
     "checkpointer",
+    "ckpt_interval_minutes",
+    "ckpt_interval_steps",
 }
 
 
