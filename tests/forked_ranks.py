@@ -1,0 +1,100 @@
+"""Processes of a run as forks of the test, which spare the seconds of an import each."""
+
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+
+def free_port():
+    """A port that nobody listens at."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start_ranks(function, count, *arguments):
+    """Call a function in `count` processes, which torchrun seems to have started.
+
+    Returns
+    -------
+    Ranks
+        Of processes that run.
+    """
+    folder = Path(tempfile.mkdtemp())
+    port, pids = str(free_port()), []
+    for rank in range(count):
+        pid = os.fork()
+        if pid == 0:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            os.environ |= {"WORLD_SIZE": str(count), "MASTER_PORT": port}
+            os.environ["MASTER_ADDR"] = "127.0.0.1"
+            _be(function, folder / f"{rank}.log", arguments)
+        pids.append(pid)
+    return Ranks(folder, pids)
+
+
+def _be(function, log, arguments):
+    """What a forked process does until its end."""
+    faulthandler.disable()  # pytest's, which would write to the test's own output
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # not those of the test
+    sys.stderr = open(2, "w", buffering=1, closefd=False)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
+    code = 1
+    try:
+        function(*arguments)
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+class Ranks:
+    """Processes of one run."""
+
+    def __init__(self, folder, pids):
+        self.folder, self.pids = folder, pids
+
+    def said(self, rank):
+        """What a process has printed so far."""
+        return (self.folder / f"{rank}.log").read_text(errors="replace")
+
+    def until(self, rank, text, seconds=240):
+        """Wait until a process has printed something."""
+        for _ in range(int(seconds / 0.01)):
+            if (self.folder / f"{rank}.log").exists() and text in self.said(rank):
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"rank {rank} did not print {text!r}:\n{self.said(rank)}")
+
+    def kill(self, rank, number=signal.SIGKILL):
+        """Send a signal to a process."""
+        os.kill(self.pids[rank], number)
+
+    def codes(self, seconds=240):
+        """The exit codes of all, once they have ended; what hangs is killed."""
+        left, codes, until = dict(enumerate(self.pids)), {}, time.monotonic() + seconds
+        while left and time.monotonic() < until:
+            for rank, pid in list(left.items()):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    codes[rank] = os.waitstatus_to_exitcode(status)
+                    del left[rank]
+            time.sleep(0.01)
+        for rank, pid in left.items():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            codes[rank] = "hung"
+        return [codes[rank] for rank in range(len(self.pids))]
