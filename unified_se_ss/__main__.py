@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from unified_se_ss import __version__, crash
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     2
     """
     options = parser().parse_args(arguments)
+    with suppress(AttributeError):  # a name that is no text can be printed too
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return options.command(options) or 0
     except KeyboardInterrupt:

@@ -68,16 +68,20 @@ def tell(error: BaseException, debug: bool = False) -> int:
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     if message is not None:
-        print(f"\nerror: {message}", file=sys.stderr)
+        _print(f"\nerror: {message}")
         return MENDABLE
     where = "above" if debug else f"in {_report(error)}"
-    print(
+    _print(
         f"\nerror: this is a bug of ours: {_in_short(error)}\n"
         f"The traceback is {where}; please report it"
-        + ("" if debug else ", or run again with --debug to see it here"),
-        file=sys.stderr,
+        + ("" if debug else ", or run again with --debug to see it here")
     )
     return BUG
+
+
+def _print(message: str) -> None:
+    """Print on standard error, also a name that is no text."""
+    print(message.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
 
 
 def mendable(error: BaseException) -> str | None:
