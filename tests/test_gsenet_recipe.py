@@ -149,7 +149,9 @@ def test_the_published_network_on_the_demos_data(sounds, tmp_path):
     assert len(rows(tmp_path / "run" / "results.csv")) == 4
 
 
-@pytest.mark.parametrize("guide", ["channel_1", "souden_mvdr"])
+@pytest.mark.parametrize(
+    "guide", ["channel_1", pytest.param("souden_mvdr", marks=pytest.mark.slow)]
+)
 def test_recordings_with_their_guide_or_a_beamformer(recordings, tmp_path, guide):
     options = {**SMALL, "segment_seconds": 1.0, "guide_of_recordings": guide}
     options["quiet_seconds"] = 0.2
