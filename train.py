@@ -303,6 +303,7 @@ def main():
     hparams = recipe.load_hparams(options)
     recipe.check_choices(hparams, CHOICES)
     recipe.check_ranges(hparams, LEAST)
+    recipe.check_segment(hparams)
     recipe.check_rule(hparams)
     hparams["shared_modules"] = shared_modules(hparams)
     if options.describe:

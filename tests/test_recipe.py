@@ -168,6 +168,10 @@ def test_help_shows_the_manual_the_keys_and_the_run_options(monkeypatch, capsys)
         ([DEMO, "--number_of_epochs", "0"], "number_of_epochs: is 0; expected 1 or more"),
         ([DEMO, "--num_workers", "-1"], "num_workers: is -1; expected 0 or more"),
         ([DEMO, "--stride", "0"], "stride: is 0; expected 1 or more"),
+        (
+            [DEMO, "--segment_seconds", "0.001"],
+            "segment_seconds: is 0.001; expected 0.008 or",
+        ),
         ([DEMO, "--chunk_length", "7"], "chunk_length is 7; expected an even number"),
         ([DEMO, "--kernel_size", "999"], "twice kernel_size"),
     ],

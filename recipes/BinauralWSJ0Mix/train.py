@@ -267,6 +267,7 @@ def main():
     hparams = recipe.load_hparams(options)
     recipe.check_choices(hparams, CHOICES)
     recipe.check_ranges(hparams, LEAST)
+    recipe.check_segment(hparams)
     if options.describe:
         print(recipe.describe(hparams["modules"], facts(hparams)))
         return

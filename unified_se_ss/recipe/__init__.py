@@ -1,7 +1,12 @@
 """What every train.py shares: options, the run's folder, loaders, the Brain, the log."""
 
 from unified_se_ss.recipe.brain import RecipeBrain
-from unified_se_ss.recipe.checks import check_choices, check_ranges, check_rule
+from unified_se_ss.recipe.checks import (
+    check_choices,
+    check_ranges,
+    check_rule,
+    check_segment,
+)
 from unified_se_ss.recipe.description import count_parameters, describe
 from unified_se_ss.recipe.folder import (
     begin,
@@ -27,6 +32,7 @@ __all__ = [
     "check_choices",
     "check_ranges",
     "check_rule",
+    "check_segment",
     "check_testable",
     "commit",
     "count_parameters",

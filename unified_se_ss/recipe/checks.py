@@ -64,6 +64,32 @@ def check_ranges(hparams: dict, least: dict) -> None:
             raise UserError(f"{key}: is {shortened(hparams[key])}; expected {expected}")
 
 
+def check_segment(hparams: dict) -> None:
+    """Stop at crops that are shorter than the encoder's window.
+
+    Arguments
+    ---------
+    hparams : dict
+        As :func:`~unified_se_ss.recipe.load_hparams` returns it; ``segment_seconds``,
+        ``sample_rate`` and ``kernel_size`` are looked at.
+
+    Raises
+    ------
+    UserError
+        Says how long a crop must be.
+
+    Example
+    -------
+    >>> check_segment({"segment_seconds": 2.0, "sample_rate": 8000, "kernel_size": 16})
+    """
+    seconds, least = hparams["segment_seconds"], hparams["kernel_size"]
+    if seconds is not None and seconds * hparams["sample_rate"] < least:
+        raise UserError(
+            f"segment_seconds: is {seconds}; expected {least / hparams['sample_rate']:g} or "
+            f"more, the encoder's window (kernel_size is {least})"
+        )
+
+
 def check_rule(hparams: dict) -> None:
     """Stop at a rule or an option of it that there is not.
 
