@@ -15,6 +15,7 @@ from librimix import make_tree
 from test_train import command, rows
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.recipe import lock
 from unified_se_ss.recipe.lock import lock_folder
 
 NAME = "hparams/libri2mix_noisy_dprnn.yaml"
@@ -76,6 +77,8 @@ class Runs:
 
 
 def fault(where, what="kill", call=1):
+    if where == FORWARD:
+        call += 2  # the look at an item each of validation and test, before all else
     return [{"where": where, "what": what, "call": call}]
 
 
@@ -87,6 +90,11 @@ def bits(folder):
     metas = [yaml.safe_load(p.read_text()) for p in (folder / "save").glob("*/CKPT.yaml")]
     found["state"] = max(metas, key=lambda meta: meta["unixtime"])["files"]
     return found
+
+
+def give_back(folder):
+    """What the end of a process does to the lock that it holds."""
+    lock._held.pop(folder.resolve() / lock.NAME)[0].close()
 
 
 def assert_same_bits(one, other):
@@ -114,7 +122,7 @@ KILLS = [
     fault("torch:save", "truncate_and_kill", 2),  # in the middle of a file
     fault("unified_se_ss.checkpoints:_remove"),  # before the old checkpoint is deleted
     fault("unified_se_ss.recipe.log:write_whole", "kill_after"),  # between two logs
-    fault("unified_se_ss.evaluation:evaluate_item"),
+    fault("unified_se_ss.evaluation:evaluate_item", call=2),
     fault("unified_se_ss.evaluation.publication:write_report"),
 ]
 
@@ -140,6 +148,10 @@ def test_signals_save_and_leave_with_a_code(server, data, tmp_path, reference):
     assert runs.start(fault(plots, "terminate")) == 75
     assert "saved at epoch 1, at its end" in runs.printed()
     assert runs.start(fault(FORWARD, "interrupt", 2)) == 130
+    lock_folder(runs.folder)
+    assert runs.start() == 2
+    assert f"in use by process {os.getpid()} on " in runs.printed()
+    give_back(runs.folder)
     assert runs.start(fault(FORWARD, "terminate", 10)) == 75  # in the test
     assert "SIGTERM: stopped" in runs.printed()
     assert runs.start() == 0, runs.printed()
@@ -169,14 +181,14 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
 def test_fifty_kills_at_random_change_no_bit(server, data, tmp_path, workers):
     """25 for each number of processes that read, each after a random time."""
     overrides = mixing(data) if workers else {"save_waves": 1}
-    overrides.update(num_workers=workers, number_of_epochs=25)
+    overrides.update(num_workers=workers, number_of_epochs=12)
     whole = Runs(server, data, tmp_path / "whole", **overrides)
     assert whole.start() == 0, whole.printed()
     seconds = server.seconds
     rng = np.random.default_rng(workers)
     runs, kills = Runs(server, data, tmp_path / "run", **overrides), 0
     while kills < 25:
-        after = float(rng.uniform(0, seconds / 4))
+        after = float(rng.uniform(0, seconds / 2))
         code = runs.start(signals=[(after, signal.SIGKILL)])
         assert code in (0, KILLED), runs.printed()
         kills += code == KILLED

@@ -336,6 +336,8 @@ def _checksum(path: Path) -> str:
 
 def _flush(path: Path) -> None:
     """Wait until a file, or the list of a folder's files, is on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return  # a folder cannot be opened there
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -183,8 +183,10 @@ def outlive_signals(_worker: int) -> None:
     end after some seconds.
     """
     for name in ("SIGINT", "SIGUSR1"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _put_off_the_end)
+        if hasattr(signal, name):  # not all of them are there on Windows
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGTERM, _put_off_the_end)
 
 
 def _put_off_the_end(number, _frame) -> None:
