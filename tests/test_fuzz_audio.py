@@ -266,12 +266,13 @@ def test_a_wav_that_was_written_into_a_pipe_is_read_to_its_end(tmp_path, promise
     assert audio.info(path).frames == len(read_in_blocks(path)) == 400
 
 
-@pytest.mark.skipif(not os.geteuid(), reason="root may read anything")
 @pytest.mark.parametrize("reader", READERS)
 def test_a_file_without_permission_is_refused(tmp_path, reader):
     path = tmp_path / "a.wav"
     path.write_bytes(encoded(noise(), "WAV", "PCM_16"))
     path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("root may read anything")
     with pytest.raises(UserError, match="a.wav: cannot be read; give yourself"):
         READERS[reader](path)
 

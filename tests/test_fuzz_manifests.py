@@ -256,10 +256,11 @@ def test_a_link_to_the_folder_itself_is_not_followed(tmp_path):
     assert ids == ["Ann/a.wav", "Bob/b.wav"]
 
 
-@pytest.mark.skipif(not os.geteuid(), reason="root may look anywhere")
 def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path):
     audio.write(tmp_path / "in" / "Ann" / "a.wav", noise(4000), 8000)
     audio.write(tmp_path / "in" / "Bob" / "b.wav", noise(4000), 8000)
     (tmp_path / "in" / "Bob").chmod(0)
+    if os.access(tmp_path / "in" / "Bob", os.R_OK):
+        pytest.skip("root may look anywhere")
     with pytest.raises(UserError, match="Bob: cannot be looked into"):
         prepare_speech_folder(tmp_path / "in", tmp_path / "speech.csv", 8000)
