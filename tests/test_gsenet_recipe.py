@@ -133,6 +133,7 @@ def test_the_demo_from_its_sounds_to_the_report(sounds, tmp_path):
     (waves,) = (out / "wavs").iterdir()
     names = {path.stem for path in waves.glob("*.wav")}
     assert names == {"raw", "beamformed", "enhanced", "target"}
+    assert (out / "guided.md").read_text() in printed
     assert "over the beamformer" in printed and f"uploaded to   {bucket}" in printed
     assert (bucket / "results.csv").read_text() == (out / "results.csv").read_text()
     assert len(list((bucket / "save").glob("CKPT*/network.ckpt"))) == 1

@@ -37,10 +37,19 @@ from unified_se_ss.data.recordings import prepare_recordings
 from unified_se_ss.data.several_guides import SeveralGuides
 from unified_se_ss.data.sounds import check_speakers_apart
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.enhancement import level_guided, score_guided
+from unified_se_ss.evaluation.enhancement import (
+    guided_markdown,
+    level_guided,
+    score_guided,
+)
 from unified_se_ss.evaluation.evaluate import Scorers
-from unified_se_ss.evaluation.perceptual import check_metrics, installed_metrics
+from unified_se_ss.evaluation.perceptual import (
+    PERCEPTUAL,
+    check_metrics,
+    installed_metrics,
+)
 from unified_se_ss.evaluation.report.guided import guided
+from unified_se_ss.files import write_whole
 from unified_se_ss.gradients import TaskLoss
 from unified_se_ss.objectives import si_snr
 from unified_se_ss.objectives.stft_losses import STFT_LOSSES, stft_loss
@@ -298,10 +307,13 @@ def enhance_again(brain, test_data, item_id):
     }
 
 
-def upload_best(brain):
-    """Copy the best checkpoint and the results to where upload_uri says."""
+def finish(brain):
+    """Say how both inputs and the network did; copy the run to where upload_uri says."""
     if not if_main_process():
         return
+    table = guided_markdown(brain.rows)
+    path = write_whole(Path(brain.hparams.output_folder) / "guided.md", table)
+    print(f"compared      {path}\n\n{table}")
     best = brain.checkpointer.find_checkpoint(max_key=brain.best)
     folder = brain.hparams.output_folder
     done = upload(folder, best and best.path, brain.hparams.upload_uri)
@@ -326,10 +338,15 @@ def check(hparams):
     recipe.check_ranges(hparams, LEAST)
     if "corpus" in hparams and "recordings" in (hparams["train_on"], hparams["test_on"]):
         raise UserError("train_on, test_on: the demo makes no recordings; take gsenet.yaml")
-    for key, others in (("guides", []), ("guide_of_recordings", [RECORDED])):
-        names = hparams.get(key, [])
+    known = {
+        "guides": BEAMFORMERS,
+        "guide_of_recordings": [*BEAMFORMERS, RECORDED],
+        "metrics": PERCEPTUAL,
+    }
+    for key, choices in known.items():
+        names = hparams.get(key) or []
         for name in [names] if isinstance(names, str) else names:
-            recipe.check_choices({key: name}, {key: [*BEAMFORMERS, *others]})
+            recipe.check_choices({key: name}, {key: choices})
     check_upload(hparams["upload_uri"])
     rate = hparams["sample_rate"]
     if hparams["metrics"] is None:
@@ -357,7 +374,7 @@ def main():
     )
     signals = partial(enhance_again, brain, loaders["test"].dataset)
     recipe.train_and_test(brain, loaders, signals, level=level_guided, findings=[guided])
-    upload_best(brain)
+    finish(brain)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ class PerceptualMetric:
         silent; both have the same root mean square.
     columns : dict
         Name of the column by sampling rate in Hz; the key None stands for any rate.
+    others : tuple of str
+        What the package needs and does not install itself (default: nothing).
 
     Example
     -------
@@ -48,6 +50,12 @@ class PerceptualMetric:
     package: str
     score: Callable
     columns: dict
+    others: tuple = ()
+
+    def missing(self):
+        """Packages that are not installed."""
+        names = (self.package, *self.others)
+        return [name for name in names if importlib.util.find_spec(name) is None]
 
     def column(self, sample_rate):
         """The column of results.csv, None if the metric is not defined at this rate."""
@@ -73,12 +81,13 @@ def check_metrics(names, sample_rate):
     -------
     >>> check_metrics([], 8000)
     """
-    missing = [n for n in names if not importlib.util.find_spec(PERCEPTUAL[n].package)]
+    missing = [name for name in names if PERCEPTUAL[name].missing()]
     if missing:
-        packages = sorted({PERCEPTUAL[name].package for name in missing})
+        packages = sorted({p for name in missing for p in PERCEPTUAL[name].missing()})
+        extra = "dnsmos" if missing == ["dnsmos"] else "metrics"
         raise UserError(
             f"metrics: {', '.join(missing)} needs the package(s) {', '.join(packages)}, "
-            "not installed here; install with pip install 'unified_se_ss[metrics]', or "
+            f"not installed here; install with pip install 'unified_se_ss[{extra}]', or "
             f"pip install {' '.join(packages)}, or leave {', '.join(missing)} out"
         )
     for name in names:
@@ -170,8 +179,7 @@ def installed_metrics(sample_rate):
     return [
         name
         for name, metric in PERCEPTUAL.items()
-        if metric.column(sample_rate) is not None
-        and importlib.util.find_spec(metric.package) is not None
+        if metric.column(sample_rate) is not None and not metric.missing()
     ]
 
 
@@ -249,10 +257,8 @@ def _estoi(estimate, target, sample_rate):
 
 def _dnsmos(estimate, target, sample_rate):
     """DNSMOS P.835, overall, from 1 to 5 (Reddy et al., 2022); looks at no reference."""
-    try:
-        from speechmos import dnsmos
-    except ImportError as error:  # it does not say what it needs itself
-        raise NoValue(f"the package {error.name} is not installed") from error
+    from speechmos import dnsmos
+
     loudest = np.max(np.abs(estimate))
     return dnsmos.run(estimate / max(1.0, loudest), sr=sample_rate)["ovrl_mos"]
 
@@ -262,5 +268,7 @@ PERCEPTUAL = {
     "pesq": PerceptualMetric("pesq", _pesq, {8000: "pesq_nb", 16000: "pesq_wb"}),
     "stoi": PerceptualMetric("pystoi", _stoi, {None: "stoi"}),
     "estoi": PerceptualMetric("pystoi", _estoi, {None: "estoi"}),
-    "dnsmos": PerceptualMetric("speechmos", _dnsmos, {16000: "dnsmos"}),
+    "dnsmos": PerceptualMetric(
+        "speechmos", _dnsmos, {16000: "dnsmos"}, ("librosa", "onnxruntime")
+    ),
 }

@@ -98,8 +98,9 @@ def conditions_png(rows):
     known = {key: f"{name} ({unit})" if unit else name for key, name, unit in METRICS}
     for line, metric in zip(panels, metrics):
         for axes, (key, heading, unit) in zip(line, BROKEN_DOWN_BY):
+            _draw(axes, found[metric, key, guides[0]], ("raw",), guides[0], "-")
             for guide, style in zip(guides, ("-", "--", ":", "-.") * len(guides)):
-                _draw(axes, found[metric, key, guide], guide, style)
+                _draw(axes, found[metric, key, guide], SYSTEMS[1:], guide, style)
             axes.set_xlabel(f"{heading} ({unit})", fontsize=9)
             axes.set_ylabel(known[metric], fontsize=9)
             axes.tick_params(labelsize=8)
@@ -107,14 +108,14 @@ def conditions_png(rows):
             axes.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0][0].get_legend_handles_labels()
     if labels:
-        panels[0][0].legend(handles, labels, fontsize=7, framealpha=0.8, edgecolor="none")
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
     return png_bytes(figure)
 
 
-def _draw(axes, classes, guide, style):
-    """One guide's systems; the reference microphone is the same for all guides."""
+def _draw(axes, classes, systems, guide, style):
+    """Some systems with one guide; the reference microphone is the same for all."""
     centres = [(low + high) / 2 for low, high, _ in classes]
-    for name in SYSTEMS if classes else ():
+    for name in systems if classes else ():
         label = HEADINGS[name] if name == "raw" else f"{HEADINGS[name]}, {guide}"
         values = [means[name] for _, _, means in classes]
         axes.plot(
