@@ -231,8 +231,9 @@ def top_view_png(rows) -> bytes | None:
 def _draw_top_view(axes, sources) -> None:
     """References on the outer circle, estimates on the inner one, joined."""
     axes.set_theta_zero_location("N")  # the nose points up, + is left
-    degrees = np.arange(-135, 181, 45)
-    axes.set_xticks(np.radians(degrees), [f"{angle}°" for angle in degrees])
+    around = np.arange(0, 360, 45)  # a polar axis has no negative angles
+    signed = np.where(around > 180, around - 360, around)
+    axes.set_xticks(np.radians(around), [f"{angle}°" for angle in signed])
     known = [source.get("azimuth") for source in sources]
     for source, azimuth in zip(sources, known):
         both = [source["itd"], source["itd_estimate"]]
