@@ -10,6 +10,8 @@ from unified_se_ss.evaluation.perceptual import (
     PERCEPTUAL,
     check_metrics,
     empty_scores,
+    installed_metrics,
+    perceptual_score,
     perceptual_scores,
 )
 
@@ -56,7 +58,7 @@ def test_pesq_is_that_of_its_package(rate, mode):
     assert row[f"pesq_{mode}_i_1"] == pytest.approx(expected - before, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", PERCEPTUAL)
+@pytest.mark.parametrize("name", [n for n in PERCEPTUAL if PERCEPTUAL[n].column(8000)])
 def test_scale_and_sign_of_the_network_do_not_matter(name):
     if name == "pesq":
         pytest.importorskip("pesq", reason=NO_PESQ)
@@ -116,3 +118,27 @@ def test_a_rate_that_pesq_does_not_have_is_told(monkeypatch):
     with pytest.raises(UserError, match="8000 or 16000 Hz, but the model works at 44100"):
         check_metrics(["pesq"], 44100)
     check_metrics(["stoi", "estoi"], 44100)
+
+
+@pytest.mark.skipif(bool(PERCEPTUAL["dnsmos"].missing()), reason="extra dnsmos")
+def test_dnsmos_hears_noise_and_needs_no_reference():
+    rng = np.random.default_rng(0)
+    speech = np.sin(np.arange(32000) / 20) * (rng.random(32000) < 0.5)
+    noisy = speech + rng.standard_normal(32000)
+    clean = perceptual_score("dnsmos", speech, speech, 16000)
+    assert 1 <= perceptual_score("dnsmos", noisy, speech, 16000) <= 5
+    assert perceptual_score("dnsmos", speech, 2 * speech, 16000) == pytest.approx(
+        clean, abs=0.2
+    )
+
+
+def test_what_a_package_needs_beside_it_is_asked_for(monkeypatch):
+    there = {"speechmos": object(), "onnxruntime": object()}
+    monkeypatch.setattr("importlib.util.find_spec", there.get)
+    assert PERCEPTUAL["dnsmos"].missing() == ["librosa"]
+    assert "dnsmos" not in installed_metrics(16000)
+    with pytest.raises(UserError, match=r"package\(s\) librosa.*unified_se_ss\[dnsmos\]"):
+        check_metrics(["dnsmos"], 16000)
+    there["librosa"] = object()
+    assert "dnsmos" in installed_metrics(16000)
+    assert "dnsmos" not in installed_metrics(8000)
