@@ -174,6 +174,15 @@ def replaced(old, new) -> str:
         ),
         (["--debug_batches", "few"], "--debug_batches: is 'few'; expected a whole number"),
         (["--device", "gpu"], "--device: is 'gpu'; expected cpu, cuda, or such as cuda:0"),
+        (
+            ["--device", "meta"],
+            "--device: is 'meta'; expected cpu, cuda, or such as cuda:0",
+        ),
+        (
+            ["--grad_accumulation_factor", "0"],
+            "--grad_accumulation_factor: is 0; expected 1 or more",
+        ),
+        (["--max_grad_norm", "nan"], "--max_grad_norm: is nan; expected a finite number"),
         (["--debug=True"], "--debug: is a switch; it takes no value"),
         (
             ["words"],
@@ -350,6 +359,15 @@ def test_null_is_offered_only_where_it_makes_sense():
             replaced("anything: null", "anything: !reff <lr>"),
             "a.yaml, line 8: anything: !reff is no tag of HyperPyYAML; there are !new:, "
             "!name:, !apply:, !module:, !ref, !copy, !include:, !applyref:, !PLACEHOLDER",
+        ),
+        (
+            replaced("lr: !ref <lr>", "betas: [2, 3]"),
+            "a.yaml, line 16: optimizer: Invalid beta parameter at index 0: 2",
+        ),
+        (
+            replaced("layer: !ref <layer>", "layer: !ref <gains>"),
+            "a.yaml, line 20: modules.layer: is [1, 2]; expected a torch.nn.Module, made "
+            "with !new: or a reference to one",
         ),
         (
             replaced("!new:torch.nn.Linear", "!new:torch.nn"),

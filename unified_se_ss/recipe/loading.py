@@ -11,6 +11,7 @@ import re
 import tempfile
 
 import ruamel.yaml
+import torch
 from hyperpyyaml import load_hyperpyyaml
 
 from unified_se_ss.crash import mendable
@@ -159,7 +160,9 @@ def _construct(known: KnownKeys, overrides: dict) -> dict:
     # Names of other files (!include) are relative to this one.
     stream.name = str(known.file)
     try:
-        return load_hyperpyyaml(stream, overrides, loader=_TellingLoader)
+        made = load_hyperpyyaml(stream, overrides, loader=_TellingLoader)
+        _check_made(known, made)
+        return made
     except UserError:
         raise
     except _NotMade as error:
@@ -169,6 +172,24 @@ def _construct(known: KnownKeys, overrides: dict) -> dict:
         raise UserError(f"{where}: {error.path}: {reason}") from cause
     except Exception as error:
         raise UserError(_unresolved(known, overrides, error)) from error
+
+
+def _check_made(known: KnownKeys, made: dict) -> None:
+    """Stop at what a Brain cannot use: modules that are none, options of the optimizer."""
+    modules = made.get("modules")
+    for name, module in modules.items() if isinstance(modules, dict) else ():
+        if not isinstance(module, torch.nn.Module):
+            raise UserError(
+                f"{known.where(f'modules.{name}')}: modules.{name}: is {shortened(module)}; "
+                "expected a torch.nn.Module, made with !new: or a reference to one"
+            )
+    if isinstance(made.get("optimizer"), functools.partial):
+        try:
+            made["optimizer"]([torch.zeros(1, requires_grad=True)])
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(
+                f"{known.where('optimizer')}: optimizer: {_text(error)}"
+            ) from error
 
 
 def _reason(tag: str, value, error: BaseException) -> str:

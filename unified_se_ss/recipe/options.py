@@ -15,6 +15,7 @@ from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
 from unified_se_ss.errors import UserError, shortened
 from unified_se_ss.recipe.overrides import KnownKeys, read_overrides
+from unified_se_ss.recipe.values import Number, Whole
 
 # SpeechBrain's run options that a command line may hold, and their types.
 RUN_OPTIONS = {
@@ -22,6 +23,17 @@ RUN_OPTIONS = {
     for name, kind in typing.get_type_hints(RunOptions).items()
     if name in HELP_TEXTS or name.endswith("_module_keys")
 }
+# Of those that are numbers, what makes sense.
+RUN_NUMBERS = {
+    "debug_batches": Whole(1),
+    "grad_accumulation_factor": Whole(1),
+    "max_grad_norm": Number(more_than=0),
+    "nonfinite_patience": Whole(0),
+    "optimizer_step_limit": Whole(1),
+    "profile_warmup": Whole(0),
+    "profile_steps": Whole(1),
+}
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 OWN_SWITCHES = ("describe", "check")
 EXPECTED = "expected: train.py HPARAMS.yaml [--key value ...]"
 
@@ -230,20 +242,26 @@ def _run_option(name: str, words: list[str]):
 def _number(name: str, text: str, kind):
     """The number that a run option stands for."""
     try:
-        return kind(text)
+        number = kind(text)
     except ValueError as error:
         what = "a whole number" if kind is int else "a number"
         raise UserError(f"--{name}: is {shortened(text)}; expected {what}") from error
+    expected = RUN_NUMBERS[name].complaint(number) if name in RUN_NUMBERS else None
+    if expected:
+        raise UserError(f"--{name}: is {shortened(number)}; expected {expected}")
+    return number
 
 
 def _check_device(text: str) -> None:
     """Stop at a device that there is not."""
     try:
         device = torch.device(text)
-    except RuntimeError as error:
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in DEVICES:
         raise UserError(
             f"--device: is {shortened(text)}; expected cpu, cuda, or such as cuda:0"
-        ) from error
+        )
     if device.type != "cuda":
         return
     there = torch.cuda.device_count()
