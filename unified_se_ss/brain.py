@@ -184,6 +184,9 @@ class TwoTaskBrain(sb.Brain):
     * A step whose main gradient is not finite is skipped as a whole, in any precision;
       more than ``nonfinite_patience`` of them in an epoch stop the run.
     * All parameter groups are clipped to ``max_grad_norm``.
+    * A checkpoint also holds random states and the gradients of micro-batches that wait
+      for their step. Where signals are heard (:func:`unified_se_ss.recipe.run`), one that
+      asks the run to leave has it save first, between two micro-batches.
     * With a fused optimizer, nothing is fetched from the device but every
       ``log_interval`` steps.
 
