@@ -6,8 +6,9 @@
   a first look      python train.py hparams/demo.yaml
 
 Every key of the YAML file can be replaced: --rule sum, --weight_se 0, --use_se False.
-The same command goes on where a run was stopped. --describe prints the modules and
-leaves; --test_only evaluates the best checkpoint.
+The same command goes on where a run was stopped. --check tries everything once
+and leaves (docs/checks.md), --describe prints the modules and leaves; --test_only
+evaluates the best checkpoint.
 
 A network of encoder, SE module, SS module and decoder is trained for both tasks at
 once. Where the SE gradient of the shared parameters conflicts with that of SS, it is

@@ -1,12 +1,18 @@
 """Batches that are not finite: kept without waiting for the device, and run again alone."""
 
 import argparse
+from pathlib import Path
 
 import pytest
+import soundfile
 import torch
+from librimix import make_tree
+from test_preflight import listing, run_here
+from test_train import command
 from toy_recipe import Square, ToyBrain, toy
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.recipe import parse_options
 from unified_se_ss.recipe.nonfinite import load_suspect
 from unified_se_ss.recipe.replay import replay
 
@@ -112,3 +118,35 @@ def test_another_file_is_refused_and_nothing_in_it_runs(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match="--replay: "):
         load_suspect(path)
+
+
+NAME = "hparams/libri2mix_noisy_dprnn.yaml"
+
+
+def test_the_command_line_takes_one_file():
+    yaml = str(Path(__file__).parent.parent / NAME)
+    assert parse_options([yaml, "--replay", "a b.pt"], "").replay == Path("a b.pt")
+    assert parse_options([yaml], "").replay is None
+    with pytest.raises(UserError, match="--replay: expected one file"):
+        parse_options([yaml, "--replay"], "")
+
+
+@pytest.mark.slow
+def test_train_py_keeps_a_batch_and_runs_it_again(tmp_path, monkeypatch, capsys):
+    tree, out = make_tree(tmp_path, counts=(3, 2, 2)), tmp_path / "run"
+    for stem in ("s1", "mix_both"):  # finite, but its energy is not
+        path = tree / "wav8k/min/train-360" / stem / "train-360-1.wav"
+        signal, rate = soundfile.read(path)
+        signal[9] = 1e30
+        soundfile.write(path, signal, rate, "FLOAT")
+    arguments = command(NAME, tree, out, number_of_epochs=1, speed_percents="null")
+    run_here(monkeypatch, capsys, arguments)
+    (file,) = (out / "nonfinite").glob("*.pt")
+    (out / "log.txt").unlink()  # to which the first run's handler still writes
+    before = listing(out)
+    code, printed = run_here(monkeypatch, capsys, [*arguments, "--replay", str(file)])
+    assert code == 1
+    assert "main loss" in printed and "train-360-1" in printed
+    assert "not finite, as above" in printed
+    (out / "log.txt").unlink(missing_ok=True)
+    assert listing(out) == before

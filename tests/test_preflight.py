@@ -1,6 +1,7 @@
 """--check, and the first look of every start: what is wrong is named before it costs time."""
 
 import copy
+import runpy
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from librimix import make_tree
 from test_train import ROOT, command
 from toy_recipe import ToyBrain, toy
 
+from unified_se_ss.data import Batch
 from unified_se_ss.data.audit import KINDS
 from unified_se_ss.errors import UserError
 from unified_se_ss.recipe.first_look import first_look
+from unified_se_ss.recipe.looks import middle_of
 from unified_se_ss.recipe.preflight import preflight
 
 NAME = "hparams/libri2mix_noisy_dprnn.yaml"
@@ -94,15 +97,21 @@ def listing(folder):
     return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def run_check(monkeypatch, capsys, arguments):
-    """train.py --check in this process: exit code and what it printed."""
-    import runpy
-
-    monkeypatch.setattr("sys.argv", [*arguments, "--check"])
+def run_here(monkeypatch, capsys, arguments):
+    """train.py in this process: exit code and what it printed."""
+    monkeypatch.setattr("sys.argv", arguments)
     monkeypatch.syspath_prepend(str(ROOT))
-    with pytest.raises(SystemExit) as left:
+    code = 0
+    try:
         runpy.run_path(arguments[0], run_name="__main__")
-    return left.value.code, capsys.readouterr().out
+    except SystemExit as left:
+        code = left.code
+    return code, capsys.readouterr().out
+
+
+def run_check(monkeypatch, capsys, arguments):
+    """train.py --check in this process."""
+    return run_here(monkeypatch, capsys, [*arguments, "--check"])
 
 
 def test_train_py_on_sound_data_leaves_no_folder(tmp_path, monkeypatch, capsys):
@@ -142,6 +151,14 @@ def test_the_first_look_changes_nothing(tmp_path):
     for name, tensor in brain.modules.state_dict().items():
         assert torch.equal(tensor, state[name])
     assert listing(tmp_path) == files
+
+
+def test_the_middle_of_a_batch():
+    signal = torch.arange(10.0).reshape(1, 10)
+    batch = Batch(["a"], signal, torch.stack([signal, signal], 1), torch.tensor([10]))
+    middle = middle_of(batch, 0.4)
+    assert middle.mixture.tolist() == [[3.0, 4.0, 5.0, 6.0]]
+    assert middle.sources.shape == (1, 2, 4) and middle.lengths.tolist() == [4]
 
 
 def test_the_first_look_sees_what_would_end_the_run_later(tmp_path, monkeypatch):

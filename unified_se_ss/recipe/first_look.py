@@ -17,6 +17,7 @@ from unified_se_ss.recipe.looks import (
     checkpoint_bytes,
     free_bytes,
     in_units,
+    middle_of,
     planned_batches,
     scores,
     usable_item,
@@ -25,6 +26,7 @@ from unified_se_ss.recipe.looks import (
 logger = logging.getLogger(__name__)
 
 HEADERS = 24  #: Items of each subset whose files' headers are read.
+CPU_SECONDS = 1.0  #: Of an item, for a large network on a CPU.
 SECONDS = 1.0  #: For the headers of one subset, at most.
 
 
@@ -152,7 +154,10 @@ def _check_scores(brain, loader, stage, wanted: set) -> None:
             f"no item of the {subset} set can be used, as far as was looked; --check looks "
             "at all of them"
         )
-    rows = scores(brain, batch_of(loader, [index]), stage)
+    batch, seconds = batch_of(loader, [index]), loader.dataset.durations[index]
+    if brain.device_type == "cpu" and seconds > CPU_SECONDS:
+        batch = middle_of(batch, CPU_SECONDS / seconds)
+    rows = scores(brain, batch, stage)
     lacking = wanted - set(rows[0] if rows else ())
     if lacking:
         raise UserError(

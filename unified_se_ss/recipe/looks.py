@@ -45,6 +45,32 @@ def planned_batches(loader) -> list[tuple[float, list]]:
     return batches
 
 
+def middle_of(batch, share: float):
+    """The middle of all signals of a batch, in its place.
+
+    Arguments
+    ---------
+    batch : object
+        A batch whose items are equally long; its signals are the tensors with the longest
+        last axis.
+    share : float
+        Of their length.
+    """
+    tensors = {
+        name: value
+        for name, value in vars(batch).items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim()
+    }
+    longest = max((tensor.shape[-1] for tensor in tensors.values()), default=0)
+    kept = max(1, int(share * longest))
+    for name, tensor in tensors.items():
+        if tensor.shape[-1] == longest:
+            setattr(batch, name, tensor.narrow(-1, (longest - kept) // 2, kept))
+    if hasattr(batch, "lengths"):
+        batch.lengths = batch.lengths.clamp(max=kept)
+    return batch
+
+
 @torch.no_grad()
 def scores(brain, batch, stage) -> list[dict]:
     """The rows that a Brain makes of a batch in validation or test."""

@@ -166,7 +166,7 @@ class Preflight:
         """Items evenly over each subset, as training will get them."""
         for subset, loader in self.loaders.items():
             dataset, began = loader.dataset, time.perf_counter()
-            indices = range(0, len(dataset), max(1, len(dataset) // LOADED))
+            indices = range(0, len(dataset), -(-len(dataset) // LOADED))
             made = [dataset[(1, index)] for index in indices]
             self.item_seconds[subset] = (time.perf_counter() - began) / len(made)
             bad = [item for item in made if isinstance(item, SkippedItem)]
