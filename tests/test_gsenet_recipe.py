@@ -87,7 +87,7 @@ def run(yaml, folder, out, expected=0, **keys):
         cwd=RECIPE,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         env=environment,
         check=False,
     )
