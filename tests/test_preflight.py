@@ -164,6 +164,7 @@ def test_the_middle_of_a_batch():
 def test_the_first_look_sees_what_would_end_the_run_later(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no score to self.rows"):
         first_look(*toy(tmp_path, NoScore))
+    first_look(*toy(tmp_path, gone=(0, 1, 2)))  # bad items are left out later
     with pytest.raises(UserError, match="first items of the training set.*does not exist"):
         first_look(*toy(tmp_path, gone=range(8)))
     monkeypatch.setattr("unified_se_ss.recipe.first_look.free_bytes", lambda folder: 10)

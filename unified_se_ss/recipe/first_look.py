@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 HEADERS = 24  #: Items of each subset whose files' headers are read.
 CPU_SECONDS = 1.0  #: Of an item, for a large network on a CPU.
+BATCHES = 8  #: Of the training set that are tried until one can be made.
 SECONDS = 1.0  #: For the headers of one subset, at most.
 
 
@@ -135,14 +136,15 @@ def _header_faults(item) -> list[str]:
 
 
 def _check_batch(loader) -> None:
-    """Make the first batch."""
-    _, indices = planned_batches(loader)[0]
-    batch = batch_of(loader, indices[:4])
-    if isinstance(batch, EmptyBatch):
-        raise UserError(
-            "the first items of the training set cannot be used, such as: "
-            f"{batch.skipped[0].reason}; --check looks at all of the data"
-        )
+    """Make a batch: of the first, which may be a single bad item, one that can be made."""
+    for _, indices in planned_batches(loader)[:BATCHES]:
+        batch = batch_of(loader, indices[:4])
+        if not isinstance(batch, EmptyBatch):
+            return
+    raise UserError(
+        "the first items of the training set cannot be used, such as: "
+        f"{batch.skipped[0].reason}; --check looks at all of the data"
+    )
 
 
 def _check_scores(brain, loader, stage, wanted: set) -> None:
