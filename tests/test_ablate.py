@@ -338,6 +338,8 @@ def test_an_interrupt_takes_the_runs_along(fake, how):
         [sys.executable, str(ROOT / "ablate.py"), *given, "--grid", "rule=endless"],
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever starts the tests in the background has SIGINT ignored in all below.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         end = time.monotonic() + 60

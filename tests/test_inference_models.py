@@ -24,6 +24,7 @@ from unified_se_ss.inference.configuration import (
 from unified_se_ss.inference.export import export, write_native
 from unified_se_ss.inference.folders import best_checkpoint
 from unified_se_ss.inference.kinds import KINDS, Kind
+from unified_se_ss.inference.weights import read_safetensors
 from unified_se_ss.plain_yaml import plain_yaml
 
 
@@ -192,7 +193,7 @@ def test_a_model_of_another_recipe_is_one_entry(tmp_path, monkeypatch):
         again.separate(mixture)
     with pytest.raises(UserError, match=r"expected \[B, 2, T\]"):
         again.enhance(torch.randn(3, 50))
-    with pytest.raises(UserError, match="models of kind unified"):
+    with pytest.raises(UserError, match="holds models that hear one channel"):
         export(tmp_path / "a", tmp_path / "c", "speechbrain")
 
 
@@ -606,3 +607,13 @@ def test_descriptions_of_yaml_and_of_json_are_the_same():
     )
     described = describe_network(plain_yaml(text, "a.yaml")["n"], "a.yaml")
     assert described == configuration()["network"]["arguments"]["separator"]
+
+
+def test_no_length_of_the_header_is_taken_for_a_pickle(tmp_path):
+    path, lengths = tmp_path / "model.safetensors", set()
+    for width in range(8, 8 + 256, 8):
+        state = {"x" * width: torch.arange(3.0)}
+        save_file(state, path)
+        lengths.add(path.read_bytes()[0])
+        assert read_safetensors(path).keys() == state.keys()
+    assert 0x80 in lengths

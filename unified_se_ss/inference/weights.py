@@ -25,8 +25,10 @@ def read_safetensors(path) -> dict[str, torch.Tensor]:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            start = file.read(2)
-        if start[:1] == b"\x80" or start == b"PK":  # pickle, or torch.save's archive
+            start = file.read(9)
+        # A pickle, or torch.save's archive. Safetensors begin with the length of their
+        # header, in eight bytes of any value, and the header with a brace.
+        if start[8:] != b"{" and (start[:1] == b"\x80" or start[:2] == b"PK"):
             raise UserError(
                 f"{path}: is a pickle, not safetensors; refused, because opening a pickle "
                 "can run code. Export the model again from its run"
