@@ -165,7 +165,12 @@ def signals_of(batch, enhanced, item):
 
 def conditions_of(known):
     """What is known of an item, as columns of results.csv."""
-    names = {"sir": "input_sir", "snr": "input_snr"}
+    names = {
+        "sir": "input_sir",
+        "snr": "input_snr",
+        "sir_beamformed": "beamformed_input_sir",
+        "snr_beamformed": "beamformed_input_snr",
+    }
     row = {names.get(name, name): value for name, value in known.items()}
     return {k: v if isinstance(v, str) or np.isfinite(v) else None for k, v in row.items()}
 

@@ -11,10 +11,10 @@ import numpy as np
 CONDITIONS = (
     ("input_sir", "input SIR", "dB"),
     ("input_snr", "input SNR", "dB"),
-    ("angle", "angle to the interferer", "°"),
-    ("overlap", "overlap", "%"),
     ("angle", "smallest angle between talkers", "°"),
+    ("overlap", "overlap", "%"),
     ("duration", "duration", "s"),
+    ("reverberation", "reverberation time", "s"),
 )
 #: A source is active in frames of this many seconds ...
 FRAME_SECONDS = 0.032

@@ -29,7 +29,7 @@ def distribution(rows):
     ]
     found = breakdown(there)
     if found:
-        parts.append("<h3>By input SNR, overlap and duration</h3>")
+        parts.append("<h3>By condition</h3>")
         parts.append(image(_breakdown_png(there, found), "SI-SNRi by condition"))
         parts.append(_breakdown_table(found))
     return "\n".join(parts)
