@@ -293,6 +293,8 @@ def test_the_state_can_be_saved_and_loaded(tmp_path):
     one.reset(step=5, window=3)
     for pairs in drawn[:7]:
         one.update(combined(pairs))
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
     torch.save(one.state_dict(), tmp_path / "monitor.pt")
     other.load_state_dict(torch.load(tmp_path / "monitor.pt", weights_only=True))
     for pairs in drawn[7:]:
@@ -300,6 +302,9 @@ def test_the_state_can_be_saved_and_loaded(tmp_path):
         other.update(combined(pairs))
     assert_alike(one.windows(), other.windows())
     assert one.read() == other.read()
+    for name, monitor in (("one", one), ("other", other)):
+        torch.save(monitor.state_dict(), tmp_path / name / "monitor.pt")
+    assert len({(tmp_path / n / "monitor.pt").read_bytes() for n in ("one", "other")}) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from sys import intern
 
 import torch
 
@@ -163,7 +164,10 @@ class ConflictMonitor:
         return {
             "step": self._step,
             "window": self._window,
-            "closed": self._closed,
+            # A pickle holds one text once, by identity: the same bytes after a resume.
+            "closed": [
+                {intern(k): _interned(v) for k, v in r.items()} for r in self._closed
+            ],
             **tensors,
         }
 
@@ -175,3 +179,8 @@ class ConflictMonitor:
             Statistics(**{key: value.numpy() for key, value in state[name].items()})
             for name in ("open", "epoch")
         )
+
+
+def _interned(value):
+    """A text as the one object that stands for all equal ones; others as they are."""
+    return intern(value) if isinstance(value, str) else value
