@@ -26,7 +26,7 @@ class BandSplit:
     an order of its own for each call.
     """
 
-    sample_rate, n_sources, channels = RATE, 2, 1
+    kind, sample_rate, n_sources, channels = "unified", RATE, 2, 1
     causal, minimum_samples, can_enhance = False, 16, True
     device, precision = torch.device("cpu"), "fp32"
 

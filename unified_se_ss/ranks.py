@@ -74,16 +74,38 @@ def join(backend: str, timeout_minutes: float = TIMEOUT_MINUTES) -> None:
             )
         torch.cuda.set_device(local)
     try:
+        timeout = timedelta(minutes=timeout_minutes)
         torch.distributed.init_process_group(
             backend,
+            store=_store_of_this_life(timeout),
             rank=int(os.environ["RANK"]),
-            timeout=timedelta(minutes=timeout_minutes),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            timeout=timeout,
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(
             f"process {os.environ['RANK']} cannot join the others ({_first_line(error)}); "
             "start all of them with the same torchrun command"
         ) from error
+
+
+def _store_of_this_life(timeout: timedelta):
+    """Where the processes find each other: torchrun's store, anew after a restart.
+
+    torchrun keeps one store over all restarts, in which the addresses of those who have
+    died still stand (torch 2.11); whoever reads them waits for ever, or is refused.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = torch.distributed.TCPStore(
+        host,
+        port,
+        int(os.environ["WORLD_SIZE"]),
+        is_master=not served and os.environ["RANK"] == "0",
+        timeout=timeout,
+    )
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return torch.distributed.PrefixStore(f"life {life}", store)
 
 
 @contextmanager
