@@ -176,6 +176,13 @@ def test_options_of_the_data(tmp_path):
     assert len(rows(out / "results.csv")) == 3
 
 
+def test_the_processes_that_read_end_with_the_run(tmp_path):
+    """Although they outlive a signal, and multiprocessing ends its own by one."""
+    name, tree = "hparams/libri2mix_noisy_dprnn.yaml", make_tree(tmp_path)
+    _, told = run(command(name, tree, tmp_path / "run", num_workers=1, number_of_epochs=1))
+    assert "Traceback" not in told, told[-2000:]
+
+
 def test_two_ranks_train_and_evaluate_like_one(tmp_path):
     """torchrun on two processes: the same results as one process with the joined batches."""
     name = "hparams/libri2mix_noisy_dprnn.yaml"

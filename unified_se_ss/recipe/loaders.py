@@ -69,3 +69,15 @@ def make_loaders(datasets: dict, collate, hparams: dict) -> dict:
         sampler = BucketBatchSampler(dataset.durations, **plan, **rank_and_size())
         loaders[subset] = make_loader(dataset, sampler, collate, hparams["num_workers"])
     return loaders
+
+
+def end_readers(loaders: dict) -> None:
+    """End the processes that read for loaders.
+
+    They outlive a signal (``outlive_signals``), and so would those that end with a
+    program, for as long as they are given to let training save.
+    """
+    for loader in loaders.values():
+        if loader._iterator is not None:  # kept, since the processes are persistent
+            loader._iterator._shutdown_workers()
+            loader._iterator = None

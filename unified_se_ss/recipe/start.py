@@ -11,6 +11,7 @@ from unified_se_ss import crash
 from unified_se_ss.ranks import losses_told
 from unified_se_ss.recipe.aside import gathering_for_check
 from unified_se_ss.recipe.first_look import first_look
+from unified_se_ss.recipe.loaders import end_readers
 from unified_se_ss.recipe.preflight import preflight
 from unified_se_ss.recipe.replay import replay
 from unified_se_ss.recipe.results import Stopwatch, report
@@ -73,12 +74,15 @@ def train_and_test(brain, loaders: dict, signals_of_id, **sections) -> None:
     brain.loaders = loaders
     brain.train_sampler = loaders["train"].batch_sampler
     brain.checkpointer.add_recoverable("dataloader-TRAIN", loaders["train"])
-    if options and options.check:
-        sys.exit(preflight(brain, loaders, signals_of_id))
-    if options and options.replay:
-        sys.exit(replay(brain, loaders, options.replay))
-    first_look(brain, loaders)
-    brain.fit(brain.hparams.epoch_counter, loaders["train"], loaders["dev"])
-    brain.evaluate(loaders["test"], max_key=brain.best)
-    if if_main_process():
-        report(brain, brain.rows, signals_of_id, watch.hours, **sections)
+    try:
+        if options and options.check:
+            sys.exit(preflight(brain, loaders, signals_of_id))
+        if options and options.replay:
+            sys.exit(replay(brain, loaders, options.replay))
+        first_look(brain, loaders)
+        brain.fit(brain.hparams.epoch_counter, loaders["train"], loaders["dev"])
+        brain.evaluate(loaders["test"], max_key=brain.best)
+        if if_main_process():
+            report(brain, brain.rows, signals_of_id, watch.hours, **sections)
+    finally:
+        end_readers(loaders)
