@@ -179,3 +179,11 @@ def test_what_cannot_be_used_is_said(sounds, tmp_path):
     assert "loss: is 'linear'; expected one of: compressed, linear_l1" in said
     said = run(demo, tmp_path, out, 2, device="cpu", guides="[mvdrr]")
     assert "guides: is 'mvdrr'" in said and "did you mean" in said
+    wrong = {
+        "{mvdr: {tapss: 3}}": "expected options by name",
+        "{mvdrr: {}}": "did you mean",
+    }
+    wrong["{multichannel_wiener: {taps: -1}}"] = "guide_options: {'taps': -1}"
+    for value, words in wrong.items():
+        said = run(demo, tmp_path, out, 2, device="cpu", guide_options=value)
+        assert "error: guide_options: " in said and words in said

@@ -15,6 +15,7 @@ and learns from how they differ (arXiv 2303.07486). README.md says what data it 
 
 import sys
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -213,12 +214,16 @@ def prepare_rooms(hparams, subset):
 
 def guide(hparams, name):
     """A beamformer by its name in the YAML."""
-    return Guide(
-        name,
-        sample_rate=hparams["sample_rate"],
-        context_seconds=hparams["quiet_seconds"],
-        **(hparams["guide_options"].get(name) or {}),
-    )
+    options = hparams["guide_options"].get(name) or {}
+    try:
+        return Guide(
+            name,
+            sample_rate=hparams["sample_rate"],
+            context_seconds=hparams["quiet_seconds"],
+            **options,
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"guide_options: {options} of {name}: {error}") from error
 
 
 def array_data(hparams, sounds, name, n_items, seconds, **options):
@@ -337,6 +342,18 @@ def facts(hparams):
     }
 
 
+def check_guide_options(options):
+    """Stop at a beamformer or an option of one that there is not."""
+    for name, of in options.items():
+        recipe.check_choices({"guide_options": name}, {"guide_options": BEAMFORMERS})
+        known = list(signature(BEAMFORMERS[name]).parameters)
+        if not isinstance(of, dict) or not of.keys() <= set(known):
+            raise UserError(
+                f"guide_options: {name} is given {of!r}; expected options by name, of: "
+                f"{', '.join(known)}"
+            )
+
+
 def check(hparams):
     """Stop at values that cannot be used; fill in the metrics there are."""
     recipe.check_choices(hparams, CHOICES)
@@ -352,6 +369,9 @@ def check(hparams):
         names = hparams.get(key) or []
         for name in [names] if isinstance(names, str) else names:
             recipe.check_choices({key: name}, {key: choices})
+    check_guide_options(hparams["guide_options"])
+    for name in hparams["guides"]:
+        guide(hparams, name)  # those that can be made before they are steered, are
     check_upload(hparams["upload_uri"])
     rate = hparams["sample_rate"]
     if hparams["metrics"] is None:
