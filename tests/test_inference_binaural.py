@@ -50,6 +50,8 @@ def test_an_exported_model_gives_what_the_network_gives(tmp_path, variant, causa
     assert torch.equal(again.separate(mixture), expected)
     assert (again.n_sources, again.channels, again.ears) == (3, 2, 2)
     assert again.causal is causal and not again.can_enhance
+    with pytest.raises(UserError, match="models of kind binaural only separate"):
+        again.enhance(mixture)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "[B, 2, T] at 8000 Hz to [B, 3, 2, T]" in card and "separates a mixture" in card
 

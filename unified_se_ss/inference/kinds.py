@@ -28,15 +28,16 @@ class Kind:
     both : callable
         ``(network, mixture, lengths)`` to sources [B, J, T] (None for a model that
         only enhances) and enhanced mixture [B, T] (None for one that only separates).
-    enhance : callable
-        The same arguments to the enhanced mixture alone, without the work for sources.
+    enhance : callable, optional
+        The same arguments to the enhanced mixture alone, without the work for sources;
+        none where no model of the kind can enhance.
     """
 
     network: str
     best: str
     facts: Callable
     both: Callable
-    enhance: Callable
+    enhance: Callable | None = None
 
 
 def _unified_facts(network) -> dict:
@@ -97,17 +98,11 @@ def _binaural_both(network, mixture, lengths):
     return network(mixture, lengths), None
 
 
-def _binaural_enhance(network, mixture, lengths):
-    raise NotImplementedError("a binaural model only separates")
-
-
 # Models by the name that their config.json gives as "kind". A new recipe is one entry.
 KINDS = {
     "unified": Kind(
         "UnifiedNetwork", "si_snr_i", _unified_facts, _unified_both, _unified_enhance
     ),
     "gsenet": Kind("GSENet", "si_snr_i", _gsenet_facts, _gsenet_both, _gsenet_enhance),
-    "binaural": Kind(
-        "BinauralNetwork", "snr_i", _binaural_facts, _binaural_both, _binaural_enhance
-    ),
+    "binaural": Kind("BinauralNetwork", "snr_i", _binaural_facts, _binaural_both),
 }

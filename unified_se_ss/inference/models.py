@@ -128,6 +128,8 @@ class Model:
 
     def enhance(self, mixture: torch.Tensor, lengths=None) -> torch.Tensor:
         """Enhance mixtures, [B, T] to [B, T]; arguments as for :meth:`separate`."""
+        if KINDS[self.kind].enhance is None:
+            raise UserError(f"models of kind {self.kind} only separate")
         if not self.can_enhance:
             raise UserError(
                 "this model has no SE module (it was trained with use_se: False); "
