@@ -152,6 +152,10 @@ class RecognitionNetwork(nn.Module):
         real = real_elements(frames, features.shape[1], features.device).unsqueeze(-1)
         return torch.where(real, features, 0.0), frames
 
+    def count_frames(self, samples):
+        """Frames that CTC aligns with, of so many samples."""
+        return self.subsampling.count_frames(samples // self.hop + 1)
+
     def _keep_padding_out(self) -> None:
         """Silence what follows an utterance before each depthwise convolution.
 

@@ -1,0 +1,55 @@
+"""The demo's speech, noise and transcripts, from the corpus of synthetic voices."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from unified_se_ss.data.speech import prepare_speech_folder
+from unified_se_ss.data.transcribed_corpus import Spoken, write_transcribed
+
+FOLDERS = {"train": "train-360", "dev": "dev", "test": "test"}
+
+
+def prepare_demo(data_folder, manifest_folder, sample_rate):
+    """Manifests of the demo corpus with one speaker, its speech apart from its noise.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        As ``prepare_demo_corpus`` returns it for ``n_speakers: 1``.
+    manifest_folder : str or Path
+        Where the manifests go.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    dict
+        By subset: kind of manifest (speech, noise), its path, and its data root.
+    """
+    data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
+    place = data_folder / f"wav{sample_rate // 1000}k" / "min"
+    with open(data_folder.parent / "transcripts.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = {}
+    for subset, name in FOLDERS.items():
+        spoken = [
+            Spoken(
+                row["ID"],
+                row["speaker_1"],
+                row["transcript_1"],
+                {"clean": f"{name}/s1/{row['ID']}.wav"},
+            )
+            for row in rows
+            if row["subset"] == name
+        ]
+        speech = write_transcribed(
+            manifest_folder / f"speech_{subset}.csv", place, spoken, sample_rate
+        )
+        noise_folder = place / name / "noise"
+        noise = prepare_speech_folder(
+            noise_folder, manifest_folder / f"noise_{subset}.csv", sample_rate, "noise"
+        )
+        found[subset] = [("speech", speech, place), ("noise", noise, noise_folder)]
+    return found

@@ -1,0 +1,374 @@
+#!/usr/bin/env python3
+"""Train, evaluate, and report enhancement and recognition that share a front.
+
+  one machine       python train.py hparams/voicebank.yaml --data_folder .../VoiceBank
+  several GPUs      torchrun --nproc_per_node=2 train.py hparams/rats_chA.yaml ...
+  a first look      python train.py hparams/demo.yaml
+
+Every key of the YAML file can be replaced: --rule sum, --weight_se 0, --system noisy.
+The same command goes on where a run was stopped. --describe prints the modules and
+leaves; --test_only evaluates the best checkpoints.
+
+A front that masks the noisy spectrum feeds a recogniser. Both tasks train the front; the
+gradient of enhancement (SE) is remedied against that of recognition (ASR) where they
+conflict or where it would dominate (arXiv 2302.11362); see docs/gradients.md.
+"""
+
+import io
+import sys
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from speechbrain import Stage
+from speechbrain.utils.checkpoints import average_checkpoints
+from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.metric_stats import ErrorRateStats
+
+from unified_se_ss import recipe
+from unified_se_ss.brain import percent
+from unified_se_ss.data import read_manifest
+from unified_se_ss.data.transcribed import (
+    NoisySpeechDataset,
+    PairedSpeechDataset,
+    collate_transcribed,
+)
+from unified_se_ss.data.usable import USES, Limits, usable
+from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation import evaluate_item
+from unified_se_ss.evaluation.recognition import normalise_text, word_errors
+from unified_se_ss.files import write_whole
+from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses
+from unified_se_ss.networks import Enhanced
+from unified_se_ss.objectives import magnitude_loss
+from unified_se_ss.recognition import (
+    Recognised,
+    Tokens,
+    attention_losses,
+    ctc_losses,
+    greedy_words,
+)
+from unified_se_ss.recognition.tokens import BEGIN, END
+
+# joint: both train the front. cascade: SE alone does, and ASR hears what comes out.
+# noisy: ASR alone, without a front.
+SYSTEMS = ["joint", "cascade", "noisy"]
+CHOICES = {
+    "granularity": GRANULARITIES,
+    "aux_scale": AUX_SCALES,
+    "system": SYSTEMS,
+    "unusable": USES,
+}
+LEAST = {
+    "number_of_epochs": 1,
+    "lr": 0,
+    "weight_se": 0,
+    "weight_ctc": 0,
+    "num_workers": 0,
+    "log_interval": 1,
+    "save_waves": 0,
+    "beam_size": 1,
+}
+
+
+class Predictions(NamedTuple):
+    """What front and recogniser say of a batch."""
+
+    enhanced: Enhanced | None
+    recognised: Recognised
+
+
+class RemedyBrain(recipe.RecipeBrain):
+    """Main task: recognition. Auxiliary task: enhancement, on the front."""
+
+    best = "accuracy"
+
+    def compute_forward(self, batch, stage):
+        """Enhance the noisy signals and recognise what comes out."""
+        batch = batch.to(self.device)
+        enhanced, signals = self.enhance(batch.noisy, batch.lengths)
+        tokens = None if stage == Stage.TEST else begun(batch.tokens)
+        recognised = self.modules.recogniser(signals, batch.lengths, tokens)
+        return Predictions(enhanced, recognised)
+
+    def enhance(self, noisy, lengths):
+        """What the front says, and the signals that the recogniser hears."""
+        if self.hparams.system == "noisy":
+            return None, noisy
+        enhanced = self.modules.front(noisy, lengths)
+        return enhanced, enhanced.signal
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Weighted losses of CTC and attention; squared error of the magnitude."""
+        if stage == Stage.TEST:
+            self.recognise(predictions, batch)
+            return TaskLoss.of(torch.zeros(len(batch), device=self.device))
+        hparams, recognised = self.hparams, predictions.recognised
+        ended = with_end(batch.tokens, batch.n_tokens)
+        ctc = ctc_losses(recognised.ctc, batch.tokens, recognised.frames, batch.n_tokens)
+        attention = attention_losses(recognised.attention, ended, hparams.label_smoothing)
+        asr = hparams.weight_ctc * ctc + (1 - hparams.weight_ctc) * attention
+        if stage == Stage.VALID:
+            self.keep_scores(predictions, batch, asr, ended)
+        weight = hparams.weight_se if predictions.enhanced else 0.0
+        main = TaskLoss.of((1 - weight) * asr)
+        if not weight:
+            return TwoTaskLosses(main)
+        return TwoTaskLosses(main, TaskLoss.of(weight * self.se_losses(predictions, batch)))
+
+    def se_losses(self, predictions, batch):
+        """The SE task's loss of each item."""
+        clean, _ = self.modules.front.analyse(batch.clean, batch.lengths)
+        enhanced = predictions.enhanced
+        return magnitude_loss(enhanced.magnitude, clean.abs(), enhanced.frames)
+
+    def training_fields(self, means):
+        """The log names the SE loss."""
+        return {"train_se_loss": means["auxiliary"]}
+
+    def epoch_message(self, row):
+        """How recognition goes, and how often the two tasks conflict."""
+        return (
+            f"validation WER {row['valid_wer']:.1f} % (CTC alone), "
+            f"next token {row['valid_accuracy']:.1f} %, "
+            f"conflicts {percent(row.get('conflict_rate'))}"
+        )
+
+    # -------------------------------------------------------------- schedule
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """The learning rate follows the steps."""
+        super().on_fit_batch_end(batch, outputs, loss, should_step)
+        if should_step:
+            self.hparams.lr_scheduler(self.optimizer)
+
+    def change_learning_rate(self, epoch, valid_loss):
+        """It follows the steps, not the epochs."""
+
+    # -------------------------------------------------------------- evaluation
+
+    def keep_scores(self, predictions, batch, losses, ended):
+        """Note what validation says of each item."""
+        right = predictions.recognised.attention.argmax(-1) == ended
+        counted = ended != 0
+        accuracy = 100 * (right & counted).sum(-1) / counted.sum(-1)
+        heard = greedy_words(predictions.recognised, self.hparams.tokens)
+        for row in zip(losses.tolist(), accuracy.tolist(), batch.transcripts, heard):
+            loss, share, said, text = row
+            words = normalise_text(said)
+            errors = word_errors(words, normalise_text(text))
+            wer = 100 * errors / max(1, len(words))
+            self.rows.append({"loss": loss, "accuracy": share, "wer": wer})
+
+    def recognise(self, predictions, batch):
+        """Search for the words of a test batch, enhanced and as it is."""
+        recogniser, search = self.modules.recogniser, self.hparams.search
+        texts = {"": search(predictions.recognised)}
+        if predictions.enhanced is not None:
+            texts["_noisy"] = search(recogniser(batch.noisy, batch.lengths))
+        for item, said in enumerate(batch.transcripts):
+            words = normalise_text(said)
+            row = {"ID": batch.ids[item], "transcript": said, "words": len(words)}
+            for name, found in texts.items():
+                errors = word_errors(words, normalise_text(found[item]))
+                row[f"recognised{name}"] = found[item]
+                row[f"word_errors{name}"] = errors
+                row[f"wer{name}"] = 100 * errors / len(words) if words else None
+            if predictions.enhanced is not None:
+                signals = signals_of(predictions.enhanced.signal, batch, item)
+                row |= evaluate_item(**signals, sample_rate=self.hparams.sample_rate)
+            self.rows.append(row)
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Take the means of the best checkpoints' weights."""
+        super().on_evaluate_start(max_key, min_key)
+        count = self.hparams.average_checkpoints
+        best = self.checkpointer.find_checkpoints(
+            max_key=max_key, max_num_checkpoints=count
+        )
+        load = partial(torch.load, map_location=self.device, weights_only=True)
+        for name, module in self.modules.items():
+            module.load_state_dict(average_checkpoints(best, name, load))
+
+
+def begun(tokens):
+    """Sentences with the token that begins them: what the decoder has heard so far."""
+    return torch.nn.functional.pad(tokens, (1, 0), value=BEGIN)
+
+
+def with_end(tokens, n_tokens):
+    """Sentences with the token that ends them: what the decoder shall say next."""
+    ended = torch.nn.functional.pad(tokens, (0, 1))
+    last = n_tokens.to(tokens.device, non_blocking=True).unsqueeze(-1)
+    return ended.scatter(1, last, END)
+
+
+def signals_of(enhanced, batch, item):
+    """Noisy, enhanced and clean signal of one item, as NumPy arrays."""
+    length = int(batch.lengths[item])
+    noisy, estimate, clean = (
+        x[item, :length].float().cpu().numpy() for x in (batch.noisy, enhanced, batch.clean)
+    )
+    return {"mixture": noisy, "estimates": estimate[None], "targets": clean[None]}
+
+
+# ------------------------------------------------------------------ data
+
+
+def prepare(hparams):
+    """Manifests of each subset: of speech and, if it is to be mixed, of noise."""
+    if "corpus" in hparams:
+        hparams["data_folder"] = str(hparams["corpus"]())
+    folder = Path(hparams["output_folder"]) / "manifests"
+    found = hparams["prepare"](hparams["data_folder"], folder, hparams["sample_rate"])
+    return {
+        subset: {kind: read_manifest(path, root, one_rate=False) for kind, path, root in of}
+        for subset, of in found.items()
+    }
+
+
+def learn_tokens(hparams, manifest):
+    """The tokenizer, trained on the training transcripts once."""
+    path = Path(hparams["output_folder"]) / "tokens.model"
+    if not path.is_file():
+        transcripts = [item.attributes["transcript"] for item in manifest.items]
+        Tokens.train(transcripts, path, hparams["n_tokens"], hparams["token_type"])
+    tokens = Tokens(path)
+    if len(tokens) > hparams["n_tokens"]:
+        raise UserError(f"n_tokens: is {hparams['n_tokens']}; {path} has {len(tokens)}")
+    return tokens
+
+
+def limits(hparams):
+    """What an utterance must keep to, to be trained on."""
+    tokens, recogniser = hparams["tokens"], hparams["modules"]["recogniser"]
+    return Limits(
+        hparams["max_duration"],
+        tokens.encode,
+        tokens.unknown,
+        recogniser.count_frames,
+        hparams["sample_rate"],
+    )
+
+
+def make_dataset(hparams, subset, manifests):
+    """Utterances of a subset, in pairs or mixed on the fly."""
+    speech, folder = manifests["speech"], Path(hparams["output_folder"])
+    if subset != "test":  # what is hard to recognise is tested all the same
+        path = folder / f"left_out_{subset}.csv"
+        speech = usable(speech, limits(hparams), hparams["unusable"], path)
+    if "noise" not in manifests:
+        return PairedSpeechDataset(speech)
+    return NoisySpeechDataset(
+        speech,
+        manifests["noise"],
+        hparams["snr_range"],
+        hparams["sample_rate"],
+        seed=hparams["seed"],
+        epoch=None if subset == "train" else 0,
+    )
+
+
+def make_datasets(hparams):
+    """Data sets of all subsets; tokenizer and search of the recogniser on the way."""
+    manifests = recipe.on_main(prepare, hparams)
+    speech = manifests["train"]["speech"]
+    hparams["tokens"] = recipe.on_main(learn_tokens, hparams, speech)
+    recogniser = hparams["modules"]["recogniser"]
+    hparams["search"] = hparams["search"](recogniser, hparams["tokens"])
+    return {s: make_dataset(hparams, s, manifests[s]) for s in ("train", "dev", "test")}
+
+
+def fit_normalisation(hparams, dataset):
+    """Mean and variance of the noisy spectra, from some of the training set."""
+    indices = range(0, len(dataset), max(1, len(dataset) // hparams["normalise_by"]))
+    hparams["modules"]["front"].fit_normalisation(dataset[i].noisy for i in indices)
+
+
+# ------------------------------------------------------------------ the whole
+
+
+@torch.no_grad()
+def enhance_again(brain, test_data, item_id):
+    """Signals of one utterance of the test set, for wavs and report."""
+    ids = [item.id for item in test_data.manifest.items]
+    batch = collate_transcribed(
+        [test_data[ids.index(item_id)]], brain.hparams.tokens.encode
+    )
+    with brain.evaluation_ctx:
+        _, signals = brain.enhance(batch.to(brain.device).noisy, batch.lengths)
+    return signals_of(signals, batch, 0)
+
+
+def write_alignments(brain):
+    """Every test utterance word by word under what was recognised, as SpeechBrain does."""
+    stats = ErrorRateStats()
+    rows = [row for row in brain.rows if row["words"]]
+    said, heard = (
+        [normalise_text(row[key]) for row in rows] for key in ("transcript", "recognised")
+    )
+    stats.append([row["ID"] for row in rows], heard, said)
+    text = io.StringIO()
+    stats.write_stats(text)
+    path = Path(brain.hparams.output_folder) / "wer.txt"
+    write_whole(path, text.getvalue())
+    print(f"alignments    {path}")
+
+
+def use_system(hparams):
+    """Make modules and gradients those of the system that was chosen."""
+    if hparams["system"] == "noisy":
+        del hparams["modules"]["front"]
+        hparams["checkpointer"].recoverables.pop("front")
+    if hparams["system"] == "cascade":
+        hparams["rule"] = "auxiliary_only"
+    if hparams["system"] == "noisy" or hparams["freeze_se"]:
+        hparams["weight_se"] = 0.0
+    if hparams["freeze_se"]:
+        hparams["modules"]["front"].requires_grad_(False)
+    hparams["shared_modules"] = ["front"] if hparams["weight_se"] else []
+
+
+def facts(hparams):
+    """What --describe says beside the modules."""
+    return {
+        "shared by both tasks": ", ".join(hparams["shared_modules"]) or "nothing",
+        "rule": recipe.describe_rule(hparams),
+        "latency": "the whole utterance (both directions, attention)",
+    }
+
+
+def main():
+    """From the command line to the report."""
+    options = recipe.parse_options(sys.argv[1:], __doc__)
+    hparams = recipe.load_hparams(options)
+    recipe.check_choices(hparams, CHOICES)
+    recipe.check_ranges(hparams, LEAST)
+    recipe.check_rule(hparams)
+    use_system(hparams)
+    if options.describe:
+        print(recipe.describe(hparams["modules"], facts(hparams)))
+        return
+    recipe.begin(options, hparams)
+    recipe.check_testable(options.run_opts, hparams["checkpointer"])
+    datasets = make_datasets(hparams)
+    if "front" in hparams["modules"]:
+        fit_normalisation(hparams, datasets["train"])
+    brain = RemedyBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["optimizer"],
+        hparams=hparams,
+        run_opts=options.run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    collate = partial(collate_transcribed, encode=hparams["tokens"].encode)
+    loaders = recipe.make_loaders(datasets, collate, hparams)
+    signals = partial(enhance_again, brain, datasets["test"])
+    recipe.train_and_test(brain, loaders, signals)
+    if if_main_process():
+        write_alignments(brain)
+
+
+if __name__ == "__main__":
+    recipe.run(main)
