@@ -41,6 +41,19 @@ def test_region_equals_slice_of_whole(tmp_path, signal, suffix):
     np.testing.assert_array_equal(region, whole[1001:3003])
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "au", "w64"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_values_are_libsndfiles_to_the_last_bit(tmp_path, suffix, subtype):
+    path = tmp_path / f"a.{suffix}"
+    codes = np.arange(-32768, 32768, dtype=np.int16)
+    soundfile.write(path, np.stack((codes, codes[::-1]), 1), 8000, subtype)
+    theirs, _ = soundfile.read(path, dtype="float32")
+    for channel in range(2):
+        ours, _ = audio.read(path, channel=channel)
+        assert ours.dtype == np.float32 and ours.flags.c_contiguous
+        np.testing.assert_array_equal(ours, theirs[:, channel])
+
+
 def test_only_the_region_is_read(tmp_path, signal, monkeypatch):
     audio.write(tmp_path / "a.wav", signal, 8000)
     asked = []
