@@ -38,11 +38,8 @@ test: $(INSTALLED) ## run the tests, but those marked slow
 test-slow: $(INSTALLED) ## run the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
-benchmark: $(INSTALLED) ## measure what the second gradient costs, the networks, the rules
-	$(BIN)/python benchmarks/two_gradients.py
-	$(BIN)/python benchmarks/two_gradient_fronts.py
-	$(BIN)/python benchmarks/dual_path.py
-	$(BIN)/python benchmarks/rule_accuracy.py
+benchmark: $(INSTALLED) ## measure everything against named baselines, side by side
+	$(BIN)/python -m benchmarks
 
 clean: ## remove .venv; data/ and results/ stay
 	rm -rf $(VENV) build *.egg-info

@@ -1,6 +1,4 @@
-"""How exact the rules are: each against its oracles, over random pairs of gradients.
-
-    python benchmarks/rule_accuracy.py [--pairs 1000] [--size 7]
+"""How exact the gradient rules are: each against its oracles, over random pairs.
 
 The oracles are the formulas of the papers, torchjd's aggregators, and solutions of the
 original problems in 50 digits (tests/rule_oracles.py). A difference is the length of the
@@ -9,74 +7,74 @@ gradients are apart by up to 100 either way, their angles are of all kinds. Pair
 which an oracle's own solver gives up are not counted. Needs the `test` extra.
 """
 
-import argparse
+from __future__ import annotations
+
 import statistics
 import sys
-from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from benchmarks.frame import ROOT, Options, Table, needs
+from unified_se_ss.gradients import RULES, find_rule
 
-from rule_oracles import (  # noqa: E402
-    ORACLES,
-    difference,
-    gradvac_differences,
-    random_pair,
-    shared_gradient,
-)
-
-from unified_se_ss.gradients import RULES, find_rule  # noqa: E402
+SIZE = 7  # length of a gradient
+SLOW = 200  # pairs for an oracle that solves in many digits
 
 
-def pairs_of_gradients(number, size):
-    """The same pairs for every rule."""
+def run(options: Options) -> list[Table]:
+    """One row for each rule and oracle."""
+    needs("torchjd", "test")
+    number = 5 if options.quick else 1000
+    rows = [
+        {
+            "rule": rule,
+            "oracle": words,
+            "pairs": len(found),
+            "largest relative difference": max(found),
+            "median": statistics.median(found),
+        }
+        for rule, words, found in differences(number)
+    ]
+    return [Table("shared gradients, in float64", list(rows[0]), rows)]
+
+
+def differences(number: int):
+    """Rule with its options, oracle, relative differences over so many pairs."""
+    oracles = _oracles()
+    pairs = _pairs(oracles, number)
+    for name in sorted(RULES):
+        for oracle in oracles.ORACLES.get(name, []):
+            options = ", ".join(f"{k}: {v}" for k, v in oracle.options.items())
+            shown = f"{name} ({options})" if options else name
+            some = pairs[:SLOW] if oracle.slow else pairs
+            yield shown, oracle.words, _compare(oracles, name, oracle, some)
+    for beta, eps in [(0.01, 0.0), (0.5, 0.0), (0.5, 1e-8)]:
+        words = f"torchjd GradVac (eps {eps:g}), step after step"
+        found = oracles.gradvac_differences(pairs, beta, eps)
+        yield f"gradvac (beta: {beta})", words, found
+
+
+def _oracles():
+    """The oracles of the tests."""
+    if (folder := str(ROOT / "tests")) not in sys.path:
+        sys.path.append(folder)
+    import rule_oracles
+
+    return rule_oracles
+
+
+def _pairs(oracles, number):
+    """The same pairs of gradients for every rule."""
     generator = torch.Generator().manual_seed(0)
-    return [random_pair(generator, size) for _ in range(number)]
+    return [oracles.random_pair(generator, SIZE) for _ in range(number)]
 
 
-def compare(name, oracle, number, size):
+def _compare(oracles, name, oracle, pairs):
     """Differences of a rule to one oracle."""
     rule = find_rule(name, oracle.options)
-    solved = [(pair, oracle.gradient(*pair)) for pair in pairs_of_gradients(number, size)]
+    solved = [(pair, oracle.gradient(*pair)) for pair in pairs]
     return [
-        difference(shared_gradient(rule, *pair), expected)
+        oracles.difference(oracles.shared_gradient(rule, *pair), expected)
         for pair, expected in solved
         if expected is not None
     ]
-
-
-def rows(number, size):
-    """Rule with its options, oracle, differences."""
-    for name in sorted(RULES):
-        for oracle in ORACLES.get(name, []):
-            options = ", ".join(f"{k}: {v}" for k, v in oracle.options.items())
-            pairs = min(number, 200) if oracle.slow else number
-            shown = f"{name} ({options})" if options else name
-            yield shown, oracle.words, compare(name, oracle, pairs, size)
-    steps = pairs_of_gradients(number, size)
-    for beta, eps in [(0.01, 0.0), (0.5, 0.0), (0.5, 1e-8)]:
-        words = f"torchjd GradVac (eps {eps:g}), step after step"
-        yield f"gradvac (beta: {beta})", words, gradvac_differences(steps, beta, eps)
-
-
-def main():
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", type=int, default=1000)
-    parser.add_argument("--size", type=int, default=7, help="length of a gradient")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    print("| rule | oracle | pairs | largest relative difference | median |")
-    print("|---|---|---:|---:|---:|")
-    for name, words, found in rows(arguments.pairs, arguments.size):
-        median = statistics.median(found)
-        print(
-            f"| {name} | {words} | {len(found)} | {max(found):.1e} | {median:.1e} |",
-            flush=True,
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,216 @@
+"""The frame of the benchmarks: command line, turns, memory, tables, pages of results."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks.frame import Table, Timing, alternate, compared, machine, peak_bytes, shown
+from benchmarks.results import record
+from unified_se_ss.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def test_functions_are_called_in_turn_and_the_warm_up_is_apart():
+    called = []
+    functions = {name: (lambda n=name: called.append(n)) for name in "abc"}
+    timings = alternate(functions, 2, CPU, between=lambda: called.append("-"))
+    assert "".join(called) == "-a-b-c" + "-c-b-a" + "-a-b-c" + "-"
+    assert all(len(t.wall) == len(t.processor) == 2 for t in timings.values())
+
+
+def test_waiting_takes_no_time_of_the_processor():
+    timing = alternate({"wait": lambda: time.sleep(0.05)}, 1, CPU)["wait"]
+    assert timing.median >= 0.05 > timing.processor_median
+
+
+def test_speed_is_the_median_of_the_rounds_ratios():
+    slow, fast = (
+        Timing((2.0, 40.0, 3.0), (1.0, 1.0, 1.0)),
+        Timing((1.0, 10.0, 1.0), (2,) * 3),
+    )
+    rows = compared({"theirs": slow, "here": fast}, "theirs")
+    assert [row["speed"] for row in rows] == [1.0, 3.0]
+    assert [row["processor speed"] for row in rows] == [1.0, 0.5]
+    assert rows[1]["seconds"] == rows[1]["low"] == 1 and rows[1]["high"] == 10
+
+
+def test_peak_of_known_cases():
+    x = torch.randn(100, 100)
+    one = x.numel() * x.element_size()
+    assert peak_bytes(lambda: x @ x, CPU) == one
+    # Both products and their sum at once; scalars take a few bytes.
+    assert 0 <= peak_bytes(lambda: (x * 2) + (x * 3), CPU) - 3 * one < 100
+    # Each is gone before the next comes.
+    assert peak_bytes(lambda: [(x @ x).shape for _ in range(3)], CPU) == one
+
+
+def test_peak_leaves_out_what_was_there_before():
+    there = [torch.randn(100, 100)]
+
+    def run():
+        there.clear()
+        return torch.empty(10)
+
+    assert peak_bytes(run, CPU) == 40
+
+
+def test_machine_says_what_a_figure_depends_on():
+    facts = machine()
+    assert facts["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert facts["date"].endswith("UTC") and facts["cores"] >= 1
+    json.dumps(facts)
+
+
+def test_a_table_as_text():
+    rows = [{"way": "a|b", "seconds": 0.25, "hidden": 1}, {"way": "c", "seconds": None}]
+    text = Table("two", ["way", "seconds"], rows, "A note.").as_markdown()
+    assert text.split("\n") == [
+        "**two**",
+        "",
+        "| way  | seconds |",
+        "| ---- | ------: |",
+        "| a\\|b |   0.250 |",
+        "| c    |       - |",
+        "",
+        "A note.",
+    ]
+
+
+@pytest.mark.parametrize("value", [0.5, 12.34, 123.4, 1234.5, 1e-4, 2.5e7, -3.25])
+def test_a_shown_number_is_the_number(value):
+    assert float(shown(value)) == pytest.approx(value, rel=0.05 if value < 1e-3 else 5e-3)
+
+
+# ------------------------------------------------------------------ command line
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Three benchmarks: one that works, one that lacks a package, one that breaks."""
+
+    class Works:
+        @staticmethod
+        def run(options):
+            yield Table(f"quick: {options.quick}", ["x"], [{"x": options.repeats}])
+
+    class Lacks:
+        @staticmethod
+        def run(options):
+            raise UserError("nothing to compare with")
+
+    class Breaks:
+        @staticmethod
+        def run(options):
+            raise RuntimeError("broken")
+
+    modules = {"works": Works, "lacks": Lacks, "breaks": Breaks}
+    monkeypatch.setattr(
+        command, "known_benchmarks", lambda: dict.fromkeys(modules, "Words.")
+    )
+    monkeypatch.setattr(
+        command.importlib, "import_module", lambda name: modules[name.split(".")[1]]
+    )
+    return modules
+
+
+def arguments(folder, *more):
+    return [*more, "--device", "cpu", "--output", str(folder)]
+
+
+def test_tables_are_printed_and_written(fake, tmp_path, capsys):
+    assert command.main(arguments(tmp_path, "works", "--quick")) == 0
+    assert "**quick: True**" in capsys.readouterr().out
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["results"]["works"][0]["rows"] == [{"x": 1}]
+    assert written["machine"]["device"] == "cpu"
+
+
+def test_one_that_fails_does_not_take_the_others_along(fake, tmp_path, capsys):
+    assert command.main(arguments(tmp_path)) == 1
+    told = capsys.readouterr().err
+    assert "lacks: nothing to compare with" in told and "breaks failed" in told
+    assert list(json.loads((tmp_path / "results.json").read_text())["results"]) == ["works"]
+
+
+def test_results_are_not_overwritten(fake, tmp_path):
+    command.main(arguments(tmp_path, "works"))
+    with pytest.raises(UserError, match="holds a results.json already"):
+        command.main(arguments(tmp_path, "works"))
+
+
+def test_an_unknown_name_is_told_with_the_nearest(fake):
+    with pytest.raises(UserError, match="no benchmark 'work'; did you mean 'works'"):
+        command.main(["work"])
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_gpu_that_is_not_there(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match="no CUDA device"):
+        command.device_of(device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "cpu:"])
+def test_a_device_that_is_none(device):
+    with pytest.raises(UserError, match="expected cpu, cuda, or cuda:NUMBER"):
+        command.device_of(device)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many"])
+def test_repeats_are_counted_from_one(fake, number):
+    with pytest.raises(SystemExit):
+        command.main(["works", "--repeats", number])
+
+
+def test_quick_figures_are_not_recorded(fake, tmp_path):
+    with pytest.raises(UserError, match="mean nothing"):
+        command.main(arguments(tmp_path, "works", "--quick", "--record"))
+
+
+def test_every_benchmark_has_a_line_of_its_own():
+    known = command.known_benchmarks()
+    assert "rule_accuracy" in known
+    assert all(words.endswith(".") and len(words) < 100 for words in known.values())
+    assert len(set(known.values())) == len(known)
+
+
+# ------------------------------------------------------------------ page of results
+
+
+def facts(kind, date):
+    return {**machine(), "kind": kind, "date": date, "commit": "abc"}
+
+
+def test_only_what_was_measured_anew_is_replaced(tmp_path):
+    page = tmp_path / "RESULTS.md"
+
+    def table(value):
+        return [Table("times", ["x"], [{"x": value}])]
+
+    record(page, facts("chip A", "monday"), {"one": table(1), "two": table(2)})
+    record(page, facts("chip B", "tuesday"), {"one": table(3)})
+    before = page.read_text()
+    record(page, facts("chip A", "sunday"), {"two": table(4)})
+    lines = [line for line in page.read_text().split("\n") if line[:2] in ("##", "| ")]
+    cells = [
+        line.strip("| ") for line in lines if not line.startswith("| -") and "x" not in line
+    ]
+    assert cells == [
+        "## chip A",
+        "### one",
+        "1",
+        "### two",
+        "4",
+        "## chip B",
+        "### one",
+        "3",
+    ]
+    text = page.read_text()
+    assert text.count("monday") == text.count("sunday") == text.count("tuesday") == 1
+    # The same again gives the same page.
+    record(page, facts("chip A", "monday"), {"two": table(2)})
+    assert page.read_text() == before
