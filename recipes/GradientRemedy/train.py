@@ -6,14 +6,16 @@
   a first look      python train.py hparams/demo.yaml
 
 Every key of the YAML file can be replaced: --rule sum, --weight_se 0, --system noisy.
-The same command goes on where a run was stopped. --describe prints the modules and
-leaves; --test_only evaluates the best checkpoints.
+The same command goes on where a run was stopped. --check tries everything once and
+leaves (docs/checks.md), --describe prints the modules and leaves; --test_only evaluates
+the best checkpoints.
 
 A front that masks the noisy spectrum feeds a recogniser. Both tasks train the front; the
 gradient of enhancement (SE) is remedied against that of recognition (ASR) where they
 conflict or where it would dominate (arXiv 2302.11362); see docs/gradients.md.
 """
 
+import copy
 import io
 import sys
 from functools import partial
@@ -22,7 +24,7 @@ from typing import NamedTuple
 
 import torch
 from speechbrain import Stage
-from speechbrain.utils.checkpoints import average_checkpoints
+from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.metric_stats import ErrorRateStats
 
@@ -38,6 +40,7 @@ from unified_se_ss.data.usable import USES, Limits, usable
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import evaluate_item
 from unified_se_ss.evaluation.recognition import normalise_text, word_errors
+from unified_se_ss.evaluation.report.transcripts import transcripts
 from unified_se_ss.files import write_whole
 from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses
 from unified_se_ss.networks import Enhanced
@@ -49,7 +52,7 @@ from unified_se_ss.recognition import (
     ctc_losses,
     greedy_words,
 )
-from unified_se_ss.recognition.tokens import BEGIN, END
+from unified_se_ss.recognition.tokens import BEGIN, END, KINDS
 
 # joint: both train the front. cascade: SE alone does, and ASR hears what comes out.
 # noisy: ASR alone, without a front.
@@ -59,16 +62,15 @@ CHOICES = {
     "aux_scale": AUX_SCALES,
     "system": SYSTEMS,
     "unusable": USES,
+    "token_type": KINDS,
 }
 LEAST = {
     "number_of_epochs": 1,
     "lr": 0,
     "weight_se": 0,
-    "weight_ctc": 0,
     "num_workers": 0,
     "log_interval": 1,
     "save_waves": 0,
-    "beam_size": 1,
 }
 
 
@@ -83,6 +85,9 @@ class RemedyBrain(recipe.RecipeBrain):
     """Main task: recognition. Auxiliary task: enhancement, on the front."""
 
     best = "accuracy"
+    untrained = (
+        None  # modules as they were before training, for their WER beside the others
+    )
 
     def compute_forward(self, batch, stage):
         """Enhance the noisy signals and recognise what comes out."""
@@ -103,7 +108,7 @@ class RemedyBrain(recipe.RecipeBrain):
         """Weighted losses of CTC and attention; squared error of the magnitude."""
         if stage == Stage.TEST:
             self.recognise(predictions, batch)
-            return TaskLoss.of(torch.zeros(len(batch), device=self.device))
+            return TwoTaskLosses(TaskLoss.of(torch.zeros(len(batch))))
         hparams, recognised = self.hparams, predictions.recognised
         ended = with_end(batch.tokens, batch.n_tokens)
         ctc = ctc_losses(recognised.ctc, batch.tokens, recognised.frames, batch.n_tokens)
@@ -115,7 +120,9 @@ class RemedyBrain(recipe.RecipeBrain):
         main = TaskLoss.of((1 - weight) * asr)
         if not weight:
             return TwoTaskLosses(main)
-        return TwoTaskLosses(main, TaskLoss.of(weight * self.se_losses(predictions, batch)))
+        has_clean = batch.has_clean.to(self.device, non_blocking=True)
+        se_losses = weight * self.se_losses(predictions, batch)
+        return TwoTaskLosses(main, TaskLoss.of(se_losses, has_clean))
 
     def se_losses(self, predictions, batch):
         """The SE task's loss of each item."""
@@ -137,9 +144,9 @@ class RemedyBrain(recipe.RecipeBrain):
 
     # -------------------------------------------------------------- schedule
 
-    def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """The learning rate follows the steps."""
-        super().on_fit_batch_end(batch, outputs, loss, should_step)
+    def on_fit_batch_start(self, batch, should_step):
+        """The learning rate follows the steps; the scheduler sets that of the next one."""
+        super().on_fit_batch_start(batch, should_step)
         if should_step:
             self.hparams.lr_scheduler(self.optimizer)
 
@@ -156,29 +163,35 @@ class RemedyBrain(recipe.RecipeBrain):
         heard = greedy_words(predictions.recognised, self.hparams.tokens)
         for row in zip(losses.tolist(), accuracy.tolist(), batch.transcripts, heard):
             loss, share, said, text = row
-            words = normalise_text(said)
-            errors = word_errors(words, normalise_text(text))
-            wer = 100 * errors / max(1, len(words))
+            wer = score_texts(said, {"": text})["wer"]
             self.rows.append({"loss": loss, "accuracy": share, "wer": wer})
 
     def recognise(self, predictions, batch):
-        """Search for the words of a test batch, enhanced and as it is."""
-        recogniser, search = self.modules.recogniser, self.hparams.search
+        """Search for the words of a test batch: enhanced, as it is, and before training."""
+        search = self.hparams.search
         texts = {"": search(predictions.recognised)}
         if predictions.enhanced is not None:
-            texts["_noisy"] = search(recogniser(batch.noisy, batch.lengths))
+            recognised = self.modules.recogniser(batch.noisy, batch.lengths)
+            texts["_noisy"] = search(recognised)
+        if self.untrained is not None:
+            texts["_untrained"] = self.untrained_texts(batch)
         for item, said in enumerate(batch.transcripts):
-            words = normalise_text(said)
-            row = {"ID": batch.ids[item], "transcript": said, "words": len(words)}
-            for name, found in texts.items():
-                errors = word_errors(words, normalise_text(found[item]))
-                row[f"recognised{name}"] = found[item]
-                row[f"word_errors{name}"] = errors
-                row[f"wer{name}"] = 100 * errors / len(words) if words else None
-            if predictions.enhanced is not None:
-                signals = signals_of(predictions.enhanced.signal, batch, item)
+            found = {name: heard[item] for name, heard in texts.items()}
+            row = {"ID": batch.ids[item], **score_texts(said, found)}
+            enhanced = predictions.enhanced
+            if enhanced is not None and batch.has_clean[item]:
+                signals = signals_of(enhanced.signal, batch, item)
                 row |= evaluate_item(**signals, sample_rate=self.hparams.sample_rate)
             self.rows.append(row)
+
+    def untrained_texts(self, batch):
+        """What is recognised with the weights that training began with."""
+        signals = batch.noisy
+        if "front" in self.untrained:
+            signals = self.untrained["front"](signals, batch.lengths).signal
+        recogniser = self.untrained["recogniser"]
+        search = self.hparams.make_search(recogniser, self.hparams.tokens)
+        return search(recogniser(signals, batch.lengths))
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Take the means of the best checkpoints' weights."""
@@ -188,7 +201,7 @@ class RemedyBrain(recipe.RecipeBrain):
             max_key=max_key, max_num_checkpoints=count
         )
         load = partial(torch.load, map_location=self.device, weights_only=True)
-        for name, module in self.modules.items():
+        for name, module in self.modules.items() if best else ():
             module.load_state_dict(average_checkpoints(best, name, load))
 
 
@@ -202,6 +215,18 @@ def with_end(tokens, n_tokens):
     ended = torch.nn.functional.pad(tokens, (0, 1))
     last = n_tokens.to(tokens.device, non_blocking=True).unsqueeze(-1)
     return ended.scatter(1, last, END)
+
+
+def score_texts(said, texts):
+    """Columns of results.csv for what was recognised, by the suffix of the columns."""
+    words = normalise_text(said)
+    row = {"transcript": said, "words": len(words)}
+    for name, text in texts.items():
+        errors = word_errors(words, normalise_text(text))
+        row[f"recognised{name}"] = text
+        row[f"word_errors{name}"] = errors
+        row[f"wer{name}"] = 100 * errors / len(words) if words else None
+    return row
 
 
 def signals_of(enhanced, batch, item):
@@ -276,14 +301,41 @@ def make_datasets(hparams):
     speech = manifests["train"]["speech"]
     hparams["tokens"] = recipe.on_main(learn_tokens, hparams, speech)
     recogniser = hparams["modules"]["recogniser"]
-    hparams["search"] = hparams["search"](recogniser, hparams["tokens"])
-    return {s: make_dataset(hparams, s, manifests[s]) for s in ("train", "dev", "test")}
+    hparams["search"] = hparams["make_search"](recogniser, hparams["tokens"])
+    return {
+        subset: recipe.on_main(make_dataset, hparams, subset, manifests[subset])
+        for subset in ("train", "dev", "test")
+    }
 
 
-def fit_normalisation(hparams, dataset):
-    """Mean and variance of the noisy spectra, from some of the training set."""
+def start_front(hparams, dataset):
+    """Fit the front to the noisy training set, or give it a trained one's weights."""
+    front = hparams["modules"].get("front")
+    if front is None or hparams["checkpointer"].list_checkpoints():
+        return
+    if hparams["pretrained_front"]:
+        recipe.on_main(load_front, front, hparams["pretrained_front"])
+        return
     indices = range(0, len(dataset), max(1, len(dataset) // hparams["normalise_by"]))
-    hparams["modules"]["front"].fit_normalisation(dataset[i].noisy for i in indices)
+    front.fit_normalisation(dataset[index].noisy for index in indices)
+
+
+def load_front(front, run_folder):
+    """Give a front the weights of the best checkpoint of another run."""
+    path = Path(run_folder) / "save"
+    best = path.is_dir() and Checkpointer(path).find_checkpoint(max_key=RemedyBrain.best)
+    if not best:
+        raise UserError(
+            f"pretrained_front: {run_folder} holds no checkpoint in save/; expected the "
+            "folder of a run of this recipe, such as results/asr_demo/1234"
+        )
+    try:
+        weights = torch.load(best.paramfiles["front"], "cpu", weights_only=True)
+        front.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"pretrained_front: the front of {best.path} does not fit this one: {error}"
+        ) from error
 
 
 # ------------------------------------------------------------------ the whole
@@ -323,16 +375,34 @@ def use_system(hparams):
         hparams["checkpointer"].recoverables.pop("front")
     if hparams["system"] == "cascade":
         hparams["rule"] = "auxiliary_only"
-    if hparams["system"] == "noisy" or hparams["freeze_se"]:
-        hparams["weight_se"] = 0.0
     if hparams["freeze_se"]:
         hparams["modules"]["front"].requires_grad_(False)
+    if hparams["system"] == "noisy" or hparams["freeze_se"]:
+        hparams["weight_se"] = 0.0
     hparams["shared_modules"] = ["front"] if hparams["weight_se"] else []
+
+
+def check(hparams):
+    """Stop at values that cannot be used."""
+    recipe.check_choices(hparams, CHOICES)
+    recipe.check_ranges(hparams, LEAST)
+    recipe.check_rule(hparams)
+    trained = hparams["system"] == "joint" and hparams["pretrained_front"]
+    if hparams["freeze_se"] and not trained:
+        raise UserError(
+            "freeze_se: a front that stays as it is must have been trained: give the "
+            "folder of a run as pretrained_front, with system joint"
+        )
+    if hparams["system"] == "cascade" and not hparams["weight_se"]:
+        raise UserError("weight_se: is 0; a cascade's front learns from SE alone")
+    if hparams["weight_se"] >= 1:
+        raise UserError(f"weight_se: is {hparams['weight_se']}; expected less than 1")
 
 
 def facts(hparams):
     """What --describe says beside the modules."""
     return {
+        "system": hparams["system"],
         "shared by both tasks": ", ".join(hparams["shared_modules"]) or "nothing",
         "rule": recipe.describe_rule(hparams),
         "latency": "the whole utterance (both directions, attention)",
@@ -343,9 +413,7 @@ def main():
     """From the command line to the report."""
     options = recipe.parse_options(sys.argv[1:], __doc__)
     hparams = recipe.load_hparams(options)
-    recipe.check_choices(hparams, CHOICES)
-    recipe.check_ranges(hparams, LEAST)
-    recipe.check_rule(hparams)
+    check(hparams)
     use_system(hparams)
     if options.describe:
         print(recipe.describe(hparams["modules"], facts(hparams)))
@@ -353,8 +421,8 @@ def main():
     recipe.begin(options, hparams)
     recipe.check_testable(options.run_opts, hparams["checkpointer"])
     datasets = make_datasets(hparams)
-    if "front" in hparams["modules"]:
-        fit_normalisation(hparams, datasets["train"])
+    start_front(hparams, datasets["train"])
+    untrained = copy.deepcopy(hparams["modules"]) if hparams["score_untrained"] else None
     brain = RemedyBrain(
         modules=hparams["modules"],
         opt_class=hparams["optimizer"],
@@ -362,10 +430,12 @@ def main():
         run_opts=options.run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    if untrained:
+        brain.untrained = torch.nn.ModuleDict(untrained).to(brain.device).eval()
     collate = partial(collate_transcribed, encode=hparams["tokens"].encode)
     loaders = recipe.make_loaders(datasets, collate, hparams)
     signals = partial(enhance_again, brain, datasets["test"])
-    recipe.train_and_test(brain, loaders, signals)
+    recipe.train_and_test(brain, loaders, signals, findings=[transcripts])
     if if_main_process():
         write_alignments(brain)
 

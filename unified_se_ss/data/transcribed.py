@@ -21,12 +21,25 @@ SILENCE = 1e-12
 
 
 class Utterance(NamedTuple):
-    """One utterance: id, noisy [T], clean [T], both float32 tensors, and its words."""
+    """One utterance.
+
+    Arguments
+    ---------
+    id : str
+        Its name.
+    noisy, clean : torch.Tensor
+        float32 [T].
+    transcript : str
+        Its words.
+    has_clean : bool
+        Whether `clean` is the clean speech (default True); else it is `noisy` again.
+    """
 
     id: str
     noisy: torch.Tensor
     clean: torch.Tensor
     transcript: str
+    has_clean: bool = True
 
 
 @dataclass
@@ -47,6 +60,8 @@ class TranscribedBatch:
         int64 [B, U], padded with 0.
     n_tokens : torch.Tensor
         int64 [B], tokens without padding; stays on the CPU.
+    has_clean : torch.Tensor
+        bool [B], whether there is a clean recording; stays on the CPU.
     """
 
     ids: list
@@ -56,6 +71,7 @@ class TranscribedBatch:
     transcripts: list
     tokens: torch.Tensor
     n_tokens: torch.Tensor
+    has_clean: torch.Tensor
 
     def __len__(self):
         return len(self.ids)
@@ -107,6 +123,7 @@ def collate_transcribed(utterances, encode) -> TranscribedBatch:
         [u.transcript for u in utterances],
         pad(tokens, batch_first=True),
         torch.tensor([len(t) for t in tokens]),
+        torch.tensor([u.has_clean for u in utterances]),
     )
 
 
@@ -117,6 +134,11 @@ class PairedSpeechDataset(torch.utils.data.Dataset):
     ---------
     manifest : Manifest
         With the stems noisy and clean, of the same length, and the column transcript.
+        A column has_clean, if there is one, says with "no" that there is no clean
+        recording (of speech that was recorded in noise); the stem clean is then the
+        noisy one.
+    sample_rate : int, optional
+        Hz; recordings of other rates are resampled (default: none is).
 
     Raises
     ------
@@ -124,9 +146,9 @@ class PairedSpeechDataset(torch.utils.data.Dataset):
         If the manifest lacks one of them.
     """
 
-    def __init__(self, manifest):
+    def __init__(self, manifest, sample_rate=None):
         check_transcribed(manifest, ("noisy", "clean"))
-        self.manifest = manifest
+        self.manifest, self.sample_rate = manifest, sample_rate
 
     @property
     def durations(self):
@@ -138,11 +160,14 @@ class PairedSpeechDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, key):
         item = self.manifest.items[as_item_key(key).index]
+        ratio = speed_ratio(100, item.sample_rate, self.sample_rate or item.sample_rate)
+        frames = perturbed_frames(item.frames, ratio)
         noisy, clean = (
-            torch.from_numpy(read_perturbed(item, stem, 0, item.frames))
+            torch.from_numpy(read_perturbed(item, stem, 0, frames, ratio))
             for stem in ("noisy", "clean")
         )
-        return Utterance(item.id, noisy, clean, item.attributes["transcript"])
+        has_clean = item.attributes.get("has_clean", "yes") != "no"
+        return Utterance(item.id, noisy, clean, item.attributes["transcript"], has_clean)
 
 
 class NoisySpeechDataset(torch.utils.data.Dataset):

@@ -36,7 +36,8 @@ class Spoken:
     transcript : str
         What is said.
     files : dict
-        Recording by stem (clean, noisy), relative to the corpus' folder.
+        Recording by stem (clean, noisy), relative to the corpus' folder. Where other
+        utterances have a clean counterpart and this one has none, the manifest says so.
     attributes : dict
         Further columns, the same for all utterances.
     """
@@ -75,6 +76,8 @@ def write_transcribed(
     -------
     Path
         The manifest: ID, duration, sample_rate, the stems, speaker, transcript, others.
+        Noisy recordings without a clean counterpart get a column has_clean, "no" for
+        them, whose column clean only repeats the noisy file.
 
     Raises
     ------
@@ -86,7 +89,9 @@ def write_transcribed(
     utterances = sorted(utterances, key=lambda spoken: spoken.id)
     _check_names(folder, utterances)
     files = [name for spoken in utterances for name in spoken.files.values()]
-    missing = [f"{folder / name}: does not exist" for name in files if not _is_file(folder, name)]
+    missing = [
+        f"{folder / name}: does not exist" for name in files if not _is_file(folder, name)
+    ]
     raise_for(missing, "data_folder", "make these files again, or leave their items out")
     told = [[s.id, s.speaker, s.transcript, s.files, s.attributes] for s in utterances]
     choices = {"utterances": told, "sample_rate": sample_rate, "resample": resample}
@@ -98,6 +103,7 @@ def write_transcribed(
     problems = [problem for problem, _ in found if problem]
     raise_for(problems, "data_folder", "mend or remove these recordings")
     rows = [_row(spoken, info) for spoken, (_, info) in zip(utterances, found)]
+    _mark_without_clean(rows)
     write_manifest(manifest_path, rows, fingerprint)
     return manifest_path
 
@@ -156,3 +162,12 @@ def _row(spoken, info) -> dict:
         "transcript": spoken.transcript,
         **spoken.attributes,
     }
+
+
+def _mark_without_clean(rows) -> None:
+    """Say of every line whether it has a clean recording, where a noisy one lacks it."""
+    if not any("noisy" in row and "clean" not in row for row in rows):
+        return
+    for row in rows:
+        row["has_clean"] = "yes" if "clean" in row else "no"
+        row.setdefault("clean", row["noisy"])

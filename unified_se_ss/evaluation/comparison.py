@@ -25,12 +25,13 @@ from unified_se_ss.evaluation.results import (
     COVERAGE,
     HEADLINES,
     LOWER_IS_BETTER,
+    RATES,
     RESAMPLES,
 )
 from unified_se_ss.files import write_whole
 
 #: What is compared unless told otherwise: columns of results.csv.
-METRICS = ("snr_i", "si_snr_i", "se_si_snr_i", "delta_itd", "delta_ild")
+METRICS = ("snr_i", "si_snr_i", "se_si_snr_i", "delta_itd", "delta_ild", "wer")
 _RESAMPLES_AT_ONCE = 100
 # A cell whose mean is this many intervals away from the others is drawn at the edge.
 _FAR = 8.0
@@ -476,7 +477,8 @@ def _scores(cell, runs, metric) -> dict[str, dict[str, float]]:
     """A metric by seed and utterance: those that have it in every run of the cell."""
     scores = {}
     for seed, rows in runs.items():
-        values = {row["ID"]: row.get(metric) for row in rows}
+        values = _rates(rows, metric) if metric in RATES else None
+        values = values or {row["ID"]: row.get(metric) for row in rows}
         numbers = {
             name: float(value)
             for name, value in values.items()
@@ -490,6 +492,15 @@ def _scores(cell, runs, metric) -> dict[str, dict[str, float]]:
             "differ in their seed alone"
         )
     return scores
+
+
+def _rates(rows, metric) -> dict[str, float]:
+    """Shares of a rate whose mean over the utterances is that of all of them together."""
+    errors, of = RATES[metric]
+    counts = {row["ID"]: (row.get(errors), row.get(of)) for row in rows}
+    counts = {name: pair for name, pair in counts.items() if None not in pair and pair[1]}
+    total = sum(number for _, number in counts.values())
+    return {name: 100 * wrong * len(counts) / total for name, (wrong, _) in counts.items()}
 
 
 def _common(runs: Iterable[dict]) -> list[str]:

@@ -45,6 +45,8 @@ HEADLINES = (
     ("dnsmos_i", "DNSMOSi", ""),
     ("wer", "WER", "%"),
     ("wer_reference", "WER of the references", "%"),
+    ("wer_noisy", "WER without the front", "%"),
+    ("wer_untrained", "WER before training", "%"),
     ("se_si_snr", "SI-SNR of the enhanced mixture", "dB"),
     ("se_si_snr_i", "SI-SNRi of the enhanced mixture", "dB"),
 )
@@ -52,17 +54,20 @@ HEADLINES = (
 LOWER_IS_BETTER = frozenset(
     key for key, _, _ in HEADLINES if key.startswith(("delta_", "wer"))
 )
-COUNTS = ("words", "word_errors", "word_errors_reference")
+#: Rates in percent whose mean is that of all utterances together: errors, of how many.
+RATES = {
+    "wer": ("word_errors", "words"),
+    **{
+        f"wer_{of}": (f"word_errors_{of}", "words")
+        for of in ("reference", "noisy", "untrained")
+    },
+}
+COUNTS = ("words", *(errors for errors, _ in RATES.values()))
 PER_SOURCE = (
     *(key for key, _, _ in HEADLINES if not key.startswith("se_")),
     *COUNTS,
     *PLACES,
 )
-#: Rates in percent whose mean is that of all utterances together: errors, of how many.
-RATES = {
-    "wer": ("word_errors", "words"),
-    "wer_reference": ("word_errors_reference", "words"),
-}
 #: Columns that stand in the files, but in no table of metrics.
 NOT_HEADLINES = {*COUNTS, *(key for key, _, _ in CONDITIONS)}
 #: What an enhancement was given, of which the same metrics are columns: raw_si_snr ...

@@ -218,7 +218,9 @@ class TwoTaskGradients:
         blocks = torch.tensor(self.shared.blocks_of_group, dtype=torch.long, device=device)
         self._blocks_of_group = blocks
         self._group_of_block = torch.repeat_interleave(
-            torch.arange(len(blocks), device=device), blocks
+            torch.arange(len(blocks), device=device),
+            blocks,
+            output_size=sum(self.shared.blocks_of_group),
         )
         self._memory = torch.zeros(len(blocks), dtype=torch.float64, device=device)
         self._one = torch.ones((), dtype=torch.float32, device=device)

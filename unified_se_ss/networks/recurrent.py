@@ -58,7 +58,13 @@ class Recurrent(nn.Module):
         """
         if lengths is None:
             return self.rnn(x)[0]
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(
+        # Longest first, as cuDNN wants them. Sorted here, on the host: where packing sorts,
+        # it sends the order to the device and fetches it again, waiting both times.
+        lengths, order = lengths.sort(descending=True, stable=True)
+        back = order.argsort()
+        order, back = (index.to(x.device, non_blocking=True) for index in (order, back))
+        packed = pack_padded_sequence(x.index_select(0, order), lengths, batch_first=True)
+        y, _ = pad_packed_sequence(
             self.rnn(packed)[0], batch_first=True, total_length=x.shape[1]
-        )[0]
+        )
+        return y.index_select(0, back)

@@ -30,9 +30,9 @@ def best_permutation(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     (tensor([8.]), tensor([[1, 0]]))
     """
     sources = scores.shape[-1]
-    permutations = torch.tensor(
-        list(itertools.permutations(range(sources))), device=scores.device
-    )
+    permutations = torch.tensor(list(itertools.permutations(range(sources))))
+    # Made on the device, it would be sent there and waited for.
+    permutations = permutations.to(scores.device, non_blocking=True)
     # [B, J!]: the mean of scores[b, permutation[j], j] over j
     means = scores[:, permutations, torch.arange(sources, device=scores.device)].mean(-1)
     score, index = means.max(-1)

@@ -33,7 +33,8 @@ class RecipeBrain(TwoTaskBrain):
 
     Besides what :class:`~unified_se_ss.brain.TwoTaskBrain` reads, these keys of
     ``hparams`` are read: ``output_folder``, ``lr_scheduler`` (in either of SpeechBrain's
-    two manners), and those of :func:`~unified_se_ss.recipe.log_gradients`.
+    two manners), ``average_checkpoints`` (how many of the best are kept, default 1), and
+    those of :func:`~unified_se_ss.recipe.log_gradients`.
 
     Attributes
     ----------
@@ -162,6 +163,7 @@ class RecipeBrain(TwoTaskBrain):
         self.checkpointer.save_and_keep_only(
             meta={self.best: row[f"valid_{self.best}"], "epoch": epoch},
             max_keys=[self.best],
+            num_to_keep=self.option("average_checkpoints", 1),
         )
         self.leave_if_asked(f"epoch {epoch}, at its end")
 

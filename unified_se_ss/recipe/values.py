@@ -176,6 +176,7 @@ COMMON = {
     "demo_speech": Text(null=True),
     "demo_noise": Text(null=True),
     "pretrained_ss": Text(null=True),
+    "pretrained_front": Text(null=True),
     "upload_uri": Text(null=True),
     # Data
     "n_speakers": COUNT,
@@ -192,6 +193,10 @@ COMMON = {
     "array_share": Number(least=0, most=1),
     "interferer_probability": Number(least=0, most=1),
     "least_angle": Number(least=0, most=180),
+    "max_duration": Number(more_than=0, null=True),
+    "snr_range": ListOf(Number(least=-100, most=100)),
+    "n_tokens": Whole(5),  # four of them are no text
+    "normalise_by": COUNT,
     # Batches
     "batch_size": Whole(1, null=True),
     "batch_seconds": Number(more_than=0, null=True),
@@ -205,6 +210,8 @@ COMMON = {
     "aux_decay": Number(least=0, most=1),
     "weight_se": Number(least=0),
     "weight_si_snr": Number(least=0),
+    "weight_ctc": Number(least=0, most=1),
+    "label_smoothing": Number(least=0, most=1),
     "ild_weight": Number(least=0),
     "ipd_weight": Number(least=0),
     "loss_threshold": Number(null=True),
@@ -214,6 +221,9 @@ COMMON = {
     "number_of_epochs": COUNT,
     "lr": Number(least=0),
     "final_lr": Number(least=0),
+    "warmup_steps": COUNT,
+    "total_steps": COUNT,
+    "average_checkpoints": COUNT,
     "max_grad_norm": Number(more_than=0),
     "nonfinite_patience": Whole(0),
     "max_skipped_share": Number(least=0, most=1),
@@ -222,6 +232,10 @@ COMMON = {
     "tensorboard": Switch(),
     "save_waves": Whole(0),
     "scoring_processes": Whole(1, null=True),
+    "score_untrained": Switch(),
+    "beam_size": COUNT,
+    "search_ctc_weight": Number(least=0, most=1),
+    "language_weight": Number(least=0),
     # Network
     "kernel_size": COUNT,
     "tcn_kernel_size": COUNT,
@@ -241,6 +255,9 @@ COMMON = {
     "mask_limit": Number(more_than=0),
     "causal": Switch(),
     "share_ears": Switch(),
+    "freeze_se": Switch(),
+    "n_mels": COUNT,
+    "d_model": COUNT,
 }
 
 

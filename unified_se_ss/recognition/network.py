@@ -8,6 +8,7 @@ Axes: B batch, T samples, L frames, F mel bands, D model size, U tokens, V vocab
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,9 @@ from speechbrain.nnet.linear import Linear
 from torch import nn
 
 from unified_se_ss.padding import real_elements
+
+# SpeechBrain's decoder gives PyTorch a bool and a float mask, which it adds up rightly.
+warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
 
 
 class Recognised(NamedTuple):

@@ -118,8 +118,12 @@ class Tokens:
         return self._processor.EncodeAsIds(text)
 
     def decode(self, numbers) -> str:
-        """The text of pieces; special ones are left out."""
-        return self._processor.DecodeIds([int(n) for n in numbers if n > END])
+        """The text of pieces.
+
+        Left out are the special ones, and numbers beyond them all: a network may have
+        more outputs than the transcripts had tokens to learn.
+        """
+        return self._processor.DecodeIds([int(n) for n in numbers if END < n < len(self)])
 
     def unknown(self, text: str) -> list[str]:
         """What in a text no token stands for, each once."""
