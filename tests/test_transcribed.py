@@ -123,6 +123,20 @@ def test_pairs_are_read_as_they_are(tmp_path, manifests):
         )
     batch = collate_transcribed([utterance], lambda text: [len(text)])
     assert batch.transcripts == ["a dog"] and batch.tokens.tolist() == [[5]]
+    assert batch.has_clean.tolist() == [True]
+    slow = PairedSpeechDataset(Manifest("m.csv", (item,), tuple(paths), RATE), RATE // 2)[0]
+    expected = audio.resample(utterance.noisy.numpy(), RATE, RATE // 2)
+    torch.testing.assert_close(slow.noisy, torch.from_numpy(expected), atol=1e-3, rtol=0)
+
+
+def test_an_utterance_without_a_clean_counterpart(tmp_path):
+    audio.write(tmp_path / "a.wav", np.full(500, 0.25), RATE)
+    paths = {stem: str(tmp_path / "a.wav") for stem in ("noisy", "clean")}
+    item = Item("a", 500 / RATE, RATE, paths, {"transcript": "a dog", "has_clean": "no"})
+    data = PairedSpeechDataset(Manifest("m.csv", (item,), tuple(paths), RATE))
+    assert not data[0].has_clean and torch.equal(data[0].clean, data[0].noisy)
+    batch = collate_transcribed([data[0]], lambda text: [1])
+    assert batch.has_clean.tolist() == [False]
 
 
 @pytest.mark.parametrize("snr_range", [(10, -5), (1,), "ab", None, (float("nan"), 1)])
