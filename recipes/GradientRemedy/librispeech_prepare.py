@@ -3,7 +3,9 @@
     LibriSpeech/{train-clean-100,dev-clean,test-clean,...}/SPEAKER/CHAPTER/
         SPEAKER-CHAPTER-0000.flac ...   SPEAKER-CHAPTER.trans.txt
 
-Source: https://www.openslr.org/12. mini_librispeech (31) has the same shape.
+Source: https://www.openslr.org/12. mini_librispeech (31) has the same shape. Transcripts
+stay as they are distributed, which is how they are scored: capitals, apostrophes, no
+other punctuation, numbers spelt out.
 """
 
 from __future__ import annotations
@@ -11,13 +13,19 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from unified_se_ss.data.manifest import read_manifest, write_manifest
+from unified_se_ss.data.manifest import (
+    Item,
+    fingerprint_of,
+    is_current,
+    read_manifest,
+    write_manifest,
+)
 from unified_se_ss.data.speech import prepare_speech_folder
-from unified_se_ss.data.transcribed_corpus import Spoken, write_transcribed
+from unified_se_ss.data.transcribed_corpus import Spoken, read_text, write_transcribed
 from unified_se_ss.errors import UserError
 
-# Shares of the noise recordings, in percent.
-NOISE_SHARES = {"dev": 10, "test": 10}
+# Of the noise recordings: one in so many is heard in validation, another one in the test.
+NOISE_SHARE = 10
 
 
 def prepare_librispeech(
@@ -36,8 +44,9 @@ def prepare_librispeech(
     train, dev, test : list of str
         Names of the folders, such as train-clean-100.
     noise_folder : str or Path
-        Any tree of wav, flac and ogg files; 80, 10 and 10 % of them, by a checksum of
-        their names, are heard in training, validation and test.
+        Any tree of at least three wav, flac or ogg files; of several channels, the first
+        is taken. By a checksum of their names, a tenth of them (at least one) is heard in
+        validation, a tenth in the test, and the others in training.
 
     Returns
     -------
@@ -48,14 +57,26 @@ def prepare_librispeech(
     ------
     UserError
         A folder, a transcript or a recording is missing or cannot be used.
+
+    Example
+    -------
+    >>> folder = Path(getfixture("tmpdir"))
+    >>> utterances(folder, "train-clean-100")
+    Traceback (most recent call last):
+    unified_se_ss.errors.UserError: data_folder: ...train-clean-100 does not exist; \
+expected LibriSpeech as it is distributed (openslr.org/12), or other names of its folders
     """
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
-    noises = split_noise(Path(noise_folder), manifest_folder, sample_rate)
+    noise_folder = Path(noise_folder)
+    names = {"train": train, "dev": dev, "test": test}
+    spoken = {
+        s: [u for n in of for u in utterances(data_folder, n)] for s, of in names.items()
+    }
+    noises = split_noise(noise_folder, manifest_folder, sample_rate)
     found = {}
-    for subset, names in {"train": train, "dev": dev, "test": test}.items():
-        spoken = [s for name in names for s in utterances(data_folder, name)]
+    for subset in names:
         path = manifest_folder / f"librispeech_{subset}.csv"
-        write_transcribed(path, data_folder, spoken, sample_rate, resample=True)
+        write_transcribed(path, data_folder, spoken[subset], sample_rate, resample=True)
         found[subset] = [
             ("speech", path, data_folder),
             ("noise", noises[subset], noise_folder),
@@ -74,11 +95,12 @@ def utterances(data_folder: Path, name: str) -> list[Spoken]:
     found = []
     for path in sorted(folder.glob("*/*/*.trans.txt")):
         relative = path.parent.relative_to(data_folder).as_posix()
-        for line in path.read_text(encoding="utf-8").splitlines():
-            utterance, _, text = line.partition(" ")
-            files = {"clean": f"{relative}/{utterance}.flac"}
-            speaker = utterance.split("-")[0]
-            found.append(Spoken(utterance, speaker, text.strip(), files))
+        for line in read_text(path, "transcripts, one in a line").splitlines():
+            utterance, _, text = line.strip().partition(" ")
+            if utterance:
+                files = {"clean": f"{relative}/{utterance}.flac"}
+                speaker = utterance.split("-")[0]
+                found.append(Spoken(utterance, speaker, text.strip(), files))
     if not found:
         raise UserError(f"data_folder: {folder} holds no *.trans.txt with transcripts")
     return found
@@ -87,44 +109,44 @@ def utterances(data_folder: Path, name: str) -> list[Spoken]:
 def split_noise(folder: Path, manifest_folder: Path, sample_rate: int) -> dict:
     """Manifests of noise by subset; no recording is in two."""
     everything = manifest_folder / "noise.csv"
-    prepare_speech_folder(folder, everything, sample_rate, "noise", resample=True, channel=0)
+    prepare_speech_folder(
+        folder, everything, sample_rate, "noise", resample=True, channel=0
+    )
     items = read_manifest(everything, "{data_root}", one_rate=False).items
-    by_subset = {"train": [], "dev": [], "test": []}
-    for item in items:
-        by_subset[subset_of(item.id)].append(item)
-    paths = {}
-    for subset, members in by_subset.items():
-        if not members:
-            raise UserError(
-                f"noise_folder: {folder} holds {len(items)} recordings, of which none "
-                f"falls to {subset} (by a checksum of their names); 30 or more are enough"
-            )
-        paths[subset] = manifest_folder / f"noise_{subset}.csv"
-        rows = [
-            {
-                "ID": item.id,
-                "duration": item.duration,
-                "sample_rate": item.sample_rate,
-                **item.paths,
-                **item.attributes,
-            }
-            for item in members
-        ]
-        write_manifest(paths[subset], rows, {"choices": {"of": everything.name}})
-    return paths
+    found = {}
+    for subset, names in subsets_of([item.id for item in items], folder).items():
+        found[subset] = manifest_folder / f"noise_{subset}.csv"
+        fingerprint = fingerprint_of(folder, names, {"of": everything.name})
+        if not is_current(found[subset], fingerprint):
+            rows = [row(item) for item in items if item.id in names]
+            write_manifest(found[subset], rows, fingerprint)
+    return found
 
 
-def subset_of(name: str) -> str:
-    """The subset that a noise recording is heard in.
+def row(item: Item) -> dict:
+    """The line of a manifest that an item was read from."""
+    known = {"ID": item.id, "duration": item.duration, "sample_rate": item.sample_rate}
+    return {**known, **item.paths, **item.attributes}
+
+
+def subsets_of(names: list[str], folder: Path) -> dict[str, set[str]]:
+    """Names of noise recordings by the subset that they are heard in.
 
     Example
     -------
-    >>> [subset_of(f"{number}.wav") for number in range(4)]
-    ['train', 'test', 'train', 'train']
+    >>> shares = subsets_of([f"{number}.wav" for number in range(30)], Path("noise"))
+    >>> {subset: len(names) for subset, names in shares.items()}
+    {'train': 24, 'dev': 3, 'test': 3}
     """
-    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 100
-    for subset, share in NOISE_SHARES.items():
-        if place < share:
-            return subset
-        place -= share
-    return "train"
+    if len(names) < 3:
+        raise UserError(
+            f"noise_folder: {folder} holds {len(names)} recordings that are not silent; "
+            "expected three or more: each of training, validation and test hears its own"
+        )
+    drawn = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    share = max(1, len(names) // NOISE_SHARE)
+    return {
+        "train": set(drawn[2 * share :]),
+        "dev": set(drawn[:share]),
+        "test": set(drawn[share : 2 * share]),
+    }

@@ -87,7 +87,7 @@ def write_transcribed(
     """
     folder, manifest_path = Path(folder), Path(manifest_path)
     utterances = sorted(utterances, key=lambda spoken: spoken.id)
-    _check_names(folder, utterances)
+    _check_names(folder, utterances, manifest_path.stem)
     files = [name for spoken in utterances for name in spoken.files.values()]
     missing = [
         f"{folder / name}: does not exist" for name in files if not _is_file(folder, name)
@@ -108,14 +108,51 @@ def write_transcribed(
     return manifest_path
 
 
+def read_text(path: str | Path, role: str) -> str:
+    """The text of a corpus' file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, in UTF-8.
+    role : str
+        What it should hold, for the message.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    UserError
+        If it is missing, or not text.
+
+    Example
+    -------
+    >>> read_text("no_such.txt", "what a.wav says")
+    Traceback (most recent call last):
+    unified_se_ss.errors.UserError: data_folder: no_such.txt cannot be read (No such file \
+or directory); expected what a.wav says
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeDecodeError:
+        reason = "it is not text in UTF-8"
+    raise UserError(f"data_folder: {path} cannot be read ({reason}); expected {role}")
+
+
 def _is_file(folder, name) -> bool:
     return (folder / name).is_file()
 
 
-def _check_names(folder, utterances) -> None:
+def _check_names(folder, utterances, subset) -> None:
     """Stop if there is nothing, or if two utterances have one name."""
     if not utterances:
-        raise UserError(f"data_folder: {folder} holds no utterance that has a transcript")
+        raise UserError(
+            f"data_folder: {folder} holds no utterance that has a transcript ({subset})"
+        )
     for one, next_one in zip(utterances, utterances[1:]):
         if one.id == next_one.id:
             raise UserError(f"data_folder: {folder} holds two utterances named {one.id}")
