@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo demo-gsenet demo-binaural test test-slow benchmark clean
+.PHONY: help install demo demo-asr demo-gsenet demo-binaural test test-slow benchmark clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,12 @@ $(INSTALLED): setup.py requirements.txt
 
 demo: $(INSTALLED) ## train, evaluate and report a small network on synthetic voices
 	$(BIN)/python train.py hparams/demo.yaml
+
+demo-asr: $(INSTALLED) ## the same for speech recognition in noise: alone, in cascade, jointly
+	$(BIN)/python ablate.py recipes/GradientRemedy/hparams/demo.yaml \
+	  --grid system=noisy,cascade,joint --seeds 1234 --jobs 2 --output_folder results/asr_demo \
+	  --metrics wer,wer_noisy,wer_untrained,si_snr_i
+	@echo "Each of results/asr_demo/system=*/1234 has report.html, wer.txt, wavs, gradients.png"
 
 demo-gsenet: $(INSTALLED) ## the same for enhancement that a beamformer guides
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[metrics]' || \

@@ -747,19 +747,34 @@ def launch(runs: list[Run], slots: list[str]) -> list[Run]:
         total=len(runs), initial=len(runs) - len(waiting), unit="run", dynamic_ncols=True
     )
     launcher = Launcher(waiting, slots, lambda words: bar.write(words, file=sys.stdout))
+    epochs = {run: len(epochs_told(run)) for run in waiting}  # of an earlier start
     try:
         while not launcher.done:
             ended = launcher.step()
+            for run in [*launcher.running, *ended]:
+                for line in epochs_told(run)[epochs[run] :]:
+                    bar.write(f"{run.name}: {line}", file=sys.stdout)
+                    epochs[run] += 1
             bar.set_postfix_str("; ".join(run.name for run in launcher.running), False)
-            bar.update(len(ended))
+            if ended:
+                bar.update(len(ended))
             if sys.stderr.isatty():
                 bar.refresh()
             sys.stdout.flush()
-            time.sleep(0.1)
+            time.sleep(0.5)
     finally:
         launcher.stop()
         bar.close()
     return launcher.failed
+
+
+def epochs_told(run: Run) -> list[str]:
+    """What a run has printed of the epochs that it has been through."""
+    try:
+        text = run.log.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it has only just been started
+        return []
+    return re.findall(r"^Epoch \d+: .*valid.*$", text, re.MULTILINE)
 
 
 # ------------------------------------------------------------------ table

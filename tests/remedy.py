@@ -25,7 +25,6 @@ SMALL = {
     "front.hidden": 6,
     "n_mels": 20,
     "subsampling.channels": 2,
-    "transformer.input_size": 8,
     "d_model": 8,
     "transformer.nhead": 2,
     "transformer.num_encoder_layers": 1,

@@ -46,7 +46,7 @@ def report(brain, rows: list[dict], signals_of_id, hours: float, **sections) -> 
         log_rows=TrainLog(folder).rows,
         configuration=_configuration(brain, hparams, hours),
         notes=[
-            "Measured on the test set with the checkpoint best in validation.",
+            f"Measured on the test set with {_weights(brain)}.",
             *left_out,
         ],
         keep_waves=hparams["save_waves"],
@@ -63,6 +63,17 @@ def report(brain, rows: list[dict], signals_of_id, hours: float, **sections) -> 
     print(f"gradients     {drawn}")
     print(f"separated     {waves}")
     print(f"report        {published.report}")
+
+
+def _weights(brain) -> str:
+    """Which weights were tested, in words."""
+    count = brain.option("average_checkpoints", 1)
+    best = brain.checkpointer.find_checkpoints(
+        max_key=brain.best, max_num_checkpoints=count
+    )
+    if count == 1 or len(best) < 2:
+        return "the checkpoint best in validation"
+    return f"the mean weights of the {len(best)} checkpoints best in validation"
 
 
 def _configuration(brain, hparams: dict, hours: float) -> dict:

@@ -7,7 +7,7 @@ import html
 from unified_se_ss.evaluation.recognition import NORMALISATION
 
 #: Utterances that are shown: those with the most errors.
-SHOWN = 20
+SHOWN = 10
 #: What is shown of each, if it is there: column of results.csv and its heading.
 LINES = (
     ("transcript", "said"),
