@@ -97,6 +97,25 @@ class BucketBatchSampler(torch.utils.data.Sampler):
         self.epoch = int(epoch)
         self._batches = self._plan()[self.rank :: self.world_size]
 
+    def set_batch_seconds(self, batch_seconds):
+        """Says how large batches are from now on; the epoch stays.
+
+        Arguments
+        ---------
+        batch_seconds : float
+            As for the class, which must have been given one.
+
+        Example
+        -------
+        >>> sampler = BucketBatchSampler([2.0] * 6, batch_seconds=2.0)
+        >>> sampler.set_batch_seconds(4.0)
+        >>> len(sampler)
+        3
+        """
+        _check_budget(self.batch_size, batch_seconds)
+        self.batch_seconds = batch_seconds
+        self.set_epoch(self.epoch)
+
     def __len__(self):
         return len(self._batches)
 

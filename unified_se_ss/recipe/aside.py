@@ -18,6 +18,7 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.plain_yaml import plain_yaml
 
 DESCRIPTION = "hyperparams.yaml"
+BATCH_SECONDS = "batch_seconds.json"  #: What --batch_seconds auto has found.
 
 
 def is_aside(options) -> bool:
@@ -29,7 +30,8 @@ def overrides_aside(options, keys) -> dict:
     """The overrides with which everything is written to a folder that goes away.
 
     The manifests of the run's own folder are copied there, so that they need not be made
-    again, and its description, so that another experiment's folder is noticed.
+    again, what it found for ``batch_seconds``, and its description, so that another
+    experiment's folder is noticed.
 
     Arguments
     ---------
@@ -54,7 +56,9 @@ def overrides_aside(options, keys) -> dict:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     own = own_folder(options)
     if (own / DESCRIPTION).is_file():
-        shutil.copy(own / DESCRIPTION, folder)
+        for name in (DESCRIPTION, BATCH_SECONDS):
+            if (own / name).is_file():
+                shutil.copy(own / name, folder)
         if (own / "manifests").is_dir():
             shutil.copytree(own / "manifests", folder / "manifests")
     aside = {"output_folder": str(folder), "save_folder": str(folder / "save")}

@@ -10,6 +10,7 @@ from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss.brain import TwoTaskBrain, percent
 from unified_se_ss.evaluation import plot_curves
+from unified_se_ss.recipe.batch_budget import find_batch_seconds
 from unified_se_ss.recipe.log import EpochTable, TrainLog, log_gradients
 from unified_se_ss.recipe.nonfinite import Suspects
 from unified_se_ss.recipe.ranks import gather
@@ -61,6 +62,11 @@ class RecipeBrain(TwoTaskBrain):
         share = self.option("max_skipped_share", MAX_SKIPPED_SHARE)
         self.skipped = SkippedItems(self.option("output_folder", "."), share)
         self.suspects = Suspects(self)
+
+    def on_fit_start(self):
+        """Begin as a Brain does; see how much fits into a batch, if that is asked for."""
+        super().on_fit_start()
+        find_batch_seconds(self)
 
     def training_fields(self, means: dict) -> dict:
         """More columns of the log, from the mean losses ``main`` and ``auxiliary``."""

@@ -7,7 +7,9 @@ from speechbrain.dataio.dataloader import SaveableDataLoader
 
 from unified_se_ss.data import BucketBatchSampler
 from unified_se_ss.data.skipping import LeavingOut, SkippingDataset
+from unified_se_ss.errors import UserError
 from unified_se_ss.recipe.ranks import rank_and_size
+from unified_se_ss.recipe.values import AUTO
 from unified_se_ss.stopping import outlive_signals
 
 
@@ -49,7 +51,8 @@ def make_loaders(datasets: dict, collate, hparams: dict) -> dict:
     datasets : dict
         Data sets by subset; each has ``durations``, in seconds. "train" is shuffled and
         divided into batches of ``batch_size`` items or ``batch_seconds``; all others
-        into batches of ``valid_batch_size``.
+        into batches of ``valid_batch_size``. Where ``batch_seconds`` is auto, a batch is
+        one of the longest items until the Brain has found how many fit.
     collate : callable
         Makes a batch of a list of examples.
     hparams : dict
@@ -64,11 +67,23 @@ def make_loaders(datasets: dict, collate, hparams: dict) -> dict:
     for subset, dataset in datasets.items():
         if subset == "train":
             plan = {key: hparams[key] for key in ("batch_size", "batch_seconds", "seed")}
+            if plan["batch_seconds"] == AUTO:
+                _check_auto(plan["batch_size"])
+                plan["batch_seconds"] = float(max(dataset.durations))
         else:
             plan = {"batch_size": hparams["valid_batch_size"], "shuffle": False}
         sampler = BucketBatchSampler(dataset.durations, **plan, **rank_and_size())
         loaders[subset] = make_loader(dataset, sampler, collate, hparams["num_workers"])
     return loaders
+
+
+def _check_auto(batch_size) -> None:
+    """Stop if batches are measured in items, too."""
+    if batch_size is not None:
+        raise UserError(
+            f"batch_size is {batch_size} and batch_seconds is {AUTO}, but just one of the two "
+            "must be set; give --batch_size null, too"
+        )
 
 
 def end_readers(loaders: dict) -> None:

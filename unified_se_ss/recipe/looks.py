@@ -56,12 +56,7 @@ def middle_of(batch, share: float):
     share : float
         Of their length.
     """
-    tensors = {
-        name: value
-        for name, value in vars(batch).items()
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim()
-    }
-    longest = max((tensor.shape[-1] for tensor in tensors.values()), default=0)
+    tensors, longest = _signals(batch), longest_axis(batch)
     kept = max(1, int(share * longest))
     for name, tensor in tensors.items():
         if tensor.shape[-1] == longest:
@@ -69,6 +64,20 @@ def middle_of(batch, share: float):
     if hasattr(batch, "lengths"):
         batch.lengths = batch.lengths.clamp(max=kept)
     return batch
+
+
+def longest_axis(batch) -> int:
+    """Samples of a batch's signals, padding included; 0 where it has no tensors."""
+    return max((tensor.shape[-1] for tensor in _signals(batch).values()), default=0)
+
+
+def _signals(batch) -> dict:
+    """A batch's tensors of floating-point numbers, by name."""
+    return {
+        name: value
+        for name, value in getattr(batch, "__dict__", {}).items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim()
+    }
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from speechbrain.utils.distributed import if_main_process
 from unified_se_ss import crash
 from unified_se_ss.ranks import losses_told
 from unified_se_ss.recipe.aside import gathering_for_check
+from unified_se_ss.recipe.batch_budget import load_batch_seconds
 from unified_se_ss.recipe.first_look import first_look
 from unified_se_ss.recipe.loaders import end_readers
 from unified_se_ss.recipe.preflight import preflight
@@ -75,6 +76,7 @@ def train_and_test(brain, loaders: dict, signals_of_id, **sections) -> None:
     brain.train_sampler = loaders["train"].batch_sampler
     brain.checkpointer.add_recoverable("dataloader-TRAIN", loaders["train"])
     try:
+        load_batch_seconds(brain)
         if options and options.check:
             sys.exit(preflight(brain, loaders, signals_of_id))
         if options and options.replay:

@@ -13,16 +13,20 @@ from unified_se_ss.errors import shortened
 
 #: What a whole number may be at most where nothing else is said.
 LARGEST = 2**31 - 1
+#: What stands for the largest budget that fits (see recipe.batch_budget).
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number, or a whole one, within bounds.
+    """A finite number, or a whole one, within bounds; or one of some words.
 
     Example
     -------
     >>> Number(least=0).complaint("much"), Number(least=0).complaint(-1)
     ('a number, 0 or more', '0 or more')
+    >>> Number(words=("auto",)).complaint("auto"), Number(words=("auto",)).complaint("much")
+    (None, 'a number, or auto')
     >>> Number(more_than=0, most=1).complaint(0.5), Number(whole=True).complaint(0.5)
     (None, 'a whole number')
     """
@@ -32,10 +36,11 @@ class Number:
     more_than: float = -math.inf
     whole: bool = False
     null: bool = False
+    words: tuple[str, ...] = ()
 
     def complaint(self, value) -> str | None:
         """What was expected, if not this."""
-        if value is None and self.null:
+        if value is None and self.null or isinstance(value, str) and value in self.words:
             return None
         kinds = (int,) if self.whole else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds):
@@ -51,6 +56,7 @@ class Number:
         high = "" if self.most == LARGEST else self._high  # goes without saying
         bounds = " and ".join(filter(None, [self._low, high]))
         words = ["a whole number" if self.whole else "a number", bounds]
+        words += [f"or {word}" for word in self.words]
         return ", ".join(filter(None, words)) + _or_null(self.null)
 
     @property
@@ -199,7 +205,7 @@ COMMON = {
     "normalise_by": COUNT,
     # Batches
     "batch_size": Whole(1, null=True),
-    "batch_seconds": Number(more_than=0, null=True),
+    "batch_seconds": Number(more_than=0, null=True, words=(AUTO,)),
     "valid_batch_size": COUNT,
     "num_workers": Whole(0),
     # Tasks and losses

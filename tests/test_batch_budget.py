@@ -1,0 +1,465 @@
+"""--batch_seconds auto: the largest that fits, found without a trace, and kept."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from forked_ranks import start_ranks
+from librimix import make_tree
+from test_train import command
+from test_train import run as run_command
+from toy_recipe import ToyBrain, ToyData, toy
+
+from unified_se_ss import recipe
+from unified_se_ss.data import Example, collate
+from unified_se_ss.errors import UserError
+from unified_se_ss.ranks import join
+from unified_se_ss.recipe import batch_budget
+from unified_se_ss.recipe.batch_budget import (
+    _of_container,
+    find_batch_seconds,
+    load_batch_seconds,
+    memory_model,
+)
+from unified_se_ss.recipe.trial import TrialSteps, as_it_was
+from unified_se_ss.recipe.values import kind_of
+
+LONGEST, SAMPLES = 1.0 + 0.1 * 7, 136  # of the items of the toy, at 80 Hz
+AUTO = {"batch_size": None, "batch_seconds": "auto", "valid_batch_size": 2, "seed": 7}
+
+
+class Cramped(ToyBrain):
+    """Has no room for more than so many samples, and a few for each item."""
+
+    room, item_costs = 500, 0
+
+    def compute_forward(self, batch, stage):
+        self.modules.network.needed = batch.mixture.numel() + self.item_costs * len(batch)
+        if self.modules.network.needed > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot")
+        return super().compute_forward(batch, stage)
+
+
+class Pretended:
+    """A GPU whose bytes are what Cramped says that it needs."""
+
+    can_be_tried, margin, limit = True, 0.1, 10**6
+
+    def __init__(self, brain):
+        self.network = brain.modules.network
+
+    def now(self):
+        return 0
+
+    def peak(self, run):
+        try:
+            run()
+        except torch.OutOfMemoryError:
+            return None
+        return self.network.needed
+
+
+class ManyShort(ToyData):
+    """Three items of 1.7 s, twelve of half a second."""
+
+    def __init__(self, subset):
+        super().__init__(subset)
+        self.durations = 3 * [LONGEST] + 12 * [0.5]
+
+    def __len__(self):
+        return 15
+
+    def __getitem__(self, key):
+        samples = round(80 * self.durations[key[1]])
+        mixture = torch.ones(samples)
+        return Example(f"{self.subset}-{key[1]}", mixture, mixture[None] / 2)
+
+
+def make(
+    folder, monkeypatch, brain_class=Cramped, memory=Pretended, data=ToyData, **hparams
+):
+    """A Brain of the toy recipe whose batches shall be as large as fits."""
+    hparams = {"sample_rate": 80, "granularity": "parameter", **hparams}
+    brain, _ = toy(folder, brain_class, batch_seconds="auto", **hparams)
+    datasets = {"train": data("train"), **{s: ToyData(s) for s in ("dev", "test")}}
+    brain.loaders = recipe.make_loaders(datasets, collate, {**AUTO, "num_workers": 0})
+    brain.train_sampler = brain.loaders["train"].batch_sampler
+    brain.checkpointer.add_recoverable("dataloader-TRAIN", brain.loaders["train"])
+    monkeypatch.setattr(batch_budget, "memory_of", lambda device: memory(brain))
+    return brain
+
+
+def fit(brain):
+    load_batch_seconds(brain)
+    brain.fit(brain.hparams.epoch_counter, brain.loaders["train"], brain.loaders["dev"])
+    return {name: tensor.clone() for name, tensor in brain.modules.state_dict().items()}
+
+
+# ------------------------------------------------------------------ how much fits
+
+
+@pytest.mark.parametrize("room, items", [(136, 1), (271, 1), (272, 2), (500, 3), (9999, 6)])
+def test_as_many_of_the_longest_items_as_fit(tmp_path, monkeypatch, capsys, room, items):
+    monkeypatch.setattr(Cramped, "room", room)
+    brain = make(tmp_path, monkeypatch)
+    brain.on_fit_start()
+    # The eight items last 10.8 s: more than six of the longest would be no batch.
+    assert brain.hparams.batch_seconds == brain.train_sampler.batch_seconds
+    assert brain.train_sampler.batch_seconds == items * LONGEST
+    kept = json.loads((tmp_path / "batch_seconds.json").read_text())
+    assert kept["longest_items"] == items and kept["peak_is"] == "measured"
+    assert f"batch_seconds: {items * LONGEST:g}" in capsys.readouterr().out
+    for keys in brain.loaders["train"].batch_sampler:
+        longest = max(80 + 8 * key.index for key in keys)
+        assert longest * len(keys) <= room
+
+
+def test_what_many_short_items_cost_is_tried_too(tmp_path, monkeypatch):
+    """Three long ones fit; the ten short ones that last no longer would not."""
+    monkeypatch.setattr(Cramped, "room", 3 * (SAMPLES + 40))  # ten short: 10 * (40 + 40)
+    monkeypatch.setattr(Cramped, "item_costs", 40)
+    brain = make(tmp_path, monkeypatch, data=ManyShort)
+    brain.on_fit_start()
+    assert brain.train_sampler.batch_seconds == 2 * LONGEST  # six short ones: 480
+    fit(brain)  # and so no batch of the run is too large
+
+
+def test_the_margin_is_left(tmp_path, monkeypatch):
+    """What fits, but not into the limit, is too much."""
+    monkeypatch.setattr(Pretended, "limit", 400)
+    brain = make(tmp_path, monkeypatch)
+    brain.on_fit_start()
+    assert brain.train_sampler.batch_seconds == 2 * LONGEST
+
+
+def test_one_item_that_does_not_fit_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(Cramped, "room", 100)
+    brain = make(tmp_path, monkeypatch)
+    with pytest.raises(UserError, match=r"longest item \(1.7 s\) alone does not fit"):
+        brain.on_fit_start()
+    assert not (tmp_path / "batch_seconds.json").exists()
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
+    class Wrong(ToyBrain):
+        def compute_forward(self, batch, stage):
+            raise RuntimeError("shapes cannot be multiplied")
+
+    brain = make(tmp_path, monkeypatch, Wrong)
+    with pytest.raises(RuntimeError, match="shapes"):
+        brain.on_fit_start()
+
+
+def test_shorter_recordings_than_promised_are_reckoned_with(tmp_path, monkeypatch):
+    """Items that come out at half their length count as whole ones."""
+    monkeypatch.setattr(Pretended, "limit", 500)
+    brain = make(tmp_path, monkeypatch, sample_rate=160)
+    brain.on_fit_start()
+    assert brain.train_sampler.batch_seconds == 1 * LONGEST
+
+
+# ------------------------------------------------------------------ on a CPU
+
+
+class Foretold(Pretended):
+    """A CPU: too much is the end; c + n (a T + b T²) of samples T."""
+
+    can_be_tried, margin, limit = False, 0.2, 10_000
+
+    def peak(self, run):
+        run()
+        assert self.network.size[0] * self.network.size[1] <= 2 * SAMPLES
+        return self.bytes(*self.network.size)
+
+    @staticmethod
+    def bytes(n, t):
+        return 2000 + n * (5 * t + t * t / 40)
+
+
+class Sized(ToyBrain):
+    def compute_forward(self, batch, stage):
+        self.modules.network.size = tuple(batch.mixture.shape)
+        return super().compute_forward(batch, stage)
+
+
+@pytest.mark.parametrize("limit, items", [(4000, 1), (6000, 3), (8000, 5), (99999, 6)])
+def test_what_fits_is_foretold_from_small_batches(tmp_path, monkeypatch, limit, items):
+    assert (Foretold.bytes(items, SAMPLES) <= limit) and (
+        items == 6 or Foretold.bytes(items + 1, SAMPLES) > limit
+    )
+    monkeypatch.setattr(Foretold, "limit", limit)
+    monkeypatch.setattr(batch_budget, "ENOUGH", 500)
+    brain = make(tmp_path, monkeypatch, Sized, Foretold)
+    brain.on_fit_start()
+    assert brain.train_sampler.batch_seconds == items * LONGEST
+    kept = json.loads((tmp_path / "batch_seconds.json").read_text())
+    assert kept["peak_is"] == "foretold"
+    # Crops are whole samples, so what is measured is a little less than what is fitted.
+    assert kept["peak_bytes"] == pytest.approx(Foretold.bytes(items, SAMPLES), rel=0.02)
+
+
+def test_too_little_for_one_item_is_foretold(tmp_path, monkeypatch):
+    monkeypatch.setattr(Foretold, "limit", 3000)
+    with pytest.raises(UserError, match="alone does not fit"):
+        make(tmp_path, monkeypatch, Sized, Foretold).on_fit_start()
+
+
+def test_the_model_of_memory_is_exact_where_it_applies():
+    sizes = [(1, 0.5), (1, 1.0), (1, 2.0), (2, 2.0)]
+    peaks = [Foretold.bytes(n, 100 * t) for n, t in sizes]
+    needed = memory_model(sizes, peaks)
+    assert needed(7, 15.0) == pytest.approx(Foretold.bytes(7, 1500.0))
+    worst = memory_model(sizes[:2], [10.0, 16.0])
+    assert worst(3, 2.0) == pytest.approx(8 + 3 * 8 * 4)
+
+
+class Spacious(ToyBrain):
+    """Keeps 64 KiB for each sample until the backward pass."""
+
+    def compute_forward(self, batch, stage):
+        wide = batch.mixture.unsqueeze(-1) * torch.ones(16384)
+        return super().compute_forward(batch, stage) + 0 * wide.square().mean(-1)
+
+
+def test_the_memory_of_this_very_process(tmp_path, monkeypatch):
+    """What is foretold is what the process then takes, by a quarter."""
+    monkeypatch.setattr(batch_budget, "ENOUGH", 10 * 2**20)
+    memory = batch_budget.ProcessMemory()
+    monkeypatch.setattr(memory, "limit", memory.now() + 120 * 2**20)
+    brain = make(tmp_path, monkeypatch, Spacious, lambda brain: memory)
+    brain.on_fit_start()
+    items = round(brain.train_sampler.batch_seconds / LONGEST)
+    # Each takes 2 to 3 times 8.5 MiB: the product, its square, and a gradient of that size.
+    assert 3 <= items <= 6
+    foretold = json.loads((tmp_path / "batch_seconds.json").read_text())["peak_bytes"]
+    with as_it_was(brain):
+        steps = TrialSteps(brain)
+        now = memory.now()
+        taken = memory.peak(lambda: steps.forward_and_backward(steps.batch(items)[0]))
+    assert taken - now == pytest.approx(foretold - now, rel=0.35)
+
+
+def test_what_a_container_leaves(tmp_path):
+    assert _of_container(tmp_path) is None
+    for name, text in (("max", "max"), ("current", "600"), ("stat", "inactive_file 50\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert _of_container(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert _of_container(tmp_path) == 450
+    old = tmp_path / "old" / "memory"
+    old.mkdir(parents=True)
+    (old / "memory.limit_in_bytes").write_text("1000")
+    (old / "memory.usage_in_bytes").write_text("700")
+    (old / "memory.stat").write_text("cache 1\ntotal_inactive_file 100\n")
+    assert _of_container(tmp_path / "old") == 400
+
+
+# ------------------------------------------------------------------ no trace
+
+
+class Moved(ToyBrain):
+    """Draws from every generator, keeps a buffer, and has a schedule by steps."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.modules.network.register_buffer("seen", torch.zeros(()))
+        self.opt_class = lambda parameters: torch.optim.Adam(parameters, lr=0.01)
+        self.checkpointer.add_recoverable("schedule", Schedule())
+
+    def compute_forward(self, batch, stage):
+        if stage.name == "TRAIN":
+            self.modules.network.seen += 1
+            random.random(), np.random.rand()
+        return super().compute_forward(batch, stage)
+
+    def on_fit_batch_start(self, batch, should_step):
+        super().on_fit_batch_start(batch, should_step)
+        schedule = self.checkpointer.recoverables["schedule"]
+        schedule.count += should_step
+        self.optimizer.param_groups[0]["lr"] = 0.01 / (1 + schedule.count)
+
+
+class Schedule:
+    def __init__(self):
+        self.count = 0
+
+    def __getstate__(self):
+        return vars(self)
+
+
+def states_of(brain):
+    """All that a later step depends on, as text, which shows every bit."""
+    torch.set_printoptions(precision=17)
+    values = {
+        "brain": {k: v for k, v in vars(brain).items() if isinstance(v, (int, float, str))},
+        "weights": brain.modules.state_dict(),
+        "optimizer": brain.optimizer.state_dict(),
+        "gradients": brain.gradients.state_dict(),
+        "monitor": brain.monitor.state_dict(),
+        "means": brain.means.read(),
+        "schedule": brain.checkpointer.recoverables["schedule"].count,
+        "random": (
+            random.getstate(),
+            np.random.get_state(),
+            torch.get_rng_state().tolist(),
+        ),
+        "training": [module.training for module in brain.modules.modules()],
+        "gradient": [p.grad for p in brain.modules.parameters()],
+    }
+    return repr(values)
+
+
+def test_everything_is_as_it_was(tmp_path, monkeypatch):
+    brain = make(tmp_path, monkeypatch, Moved)
+    monkeypatch.setattr("unified_se_ss.recipe.brain.find_batch_seconds", lambda brain: None)
+    brain.checkpointer.recover_if_possible = lambda: None
+    brain.on_fit_start()
+    brain.rows, brain.stage = ["mine"], "mine"
+    before = states_of(brain)
+    with as_it_was(brain):
+        steps = TrialSteps(brain)
+        steps.whole_step(steps.batch(2)[0])
+        assert brain.optimizer.state_dict()["state"] and brain.optimizer_step == 1
+        moved = states_of(brain)
+        steps.forward_and_backward(steps.batch(3)[0])
+    assert moved != before
+    assert states_of(brain) == before
+    assert brain.rows == ["mine"] and brain.stage == "mine"
+    assert not (tmp_path / "nonfinite").exists() and not (tmp_path / "trial").exists()
+
+
+def test_it_is_as_it_was_after_a_failure_too(tmp_path, monkeypatch):
+    brain = make(tmp_path, monkeypatch, Moved)
+    monkeypatch.setattr("unified_se_ss.recipe.brain.find_batch_seconds", lambda brain: None)
+    brain.checkpointer.recover_if_possible = lambda: None
+    brain.on_fit_start()
+    before = states_of(brain)
+    with pytest.raises(KeyError), as_it_was(brain):
+        steps = TrialSteps(brain)
+        steps.whole_step(steps.batch(1)[0])
+        raise KeyError("stopped")
+    assert states_of(brain) == before
+
+
+def test_a_run_has_the_bits_of_one_that_was_told_the_number(tmp_path, monkeypatch):
+    (tmp_path / "auto").mkdir()
+    (tmp_path / "told").mkdir()
+    found = make(tmp_path / "auto", monkeypatch)
+    trained = fit(found)
+    told = make(tmp_path / "told", monkeypatch)
+    told.hparams.batch_seconds = 3 * LONGEST
+    told.train_sampler.set_batch_seconds(3 * LONGEST)
+    for name, tensor in fit(told).items():
+        assert torch.equal(tensor, trained[name]), name
+    logs = [(tmp_path / n / "train_log.csv").read_text() for n in ("auto", "told")]
+    assert logs[0] == logs[1]
+
+
+# ------------------------------------------------------------------ kept
+
+
+def test_the_same_command_goes_on_with_what_was_found(tmp_path, monkeypatch):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = fit(make(tmp_path / "whole", monkeypatch))
+    first = make(tmp_path / "parts", monkeypatch)
+    first.hparams.epoch_counter.limit = 1
+    fit(first)
+    monkeypatch.setattr(Cramped, "room", 10**6)  # by now there would be more
+    second = make(tmp_path / "parts", monkeypatch)
+
+    def never(device):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(batch_budget, "memory_of", never)
+    for name, tensor in fit(second).items():
+        assert torch.equal(tensor, whole[name]), name
+    assert second.train_sampler.batch_seconds == 3 * LONGEST
+
+
+def test_what_was_found_and_lost_is_missed(tmp_path, monkeypatch):
+    fit(make(tmp_path, monkeypatch))
+    path = tmp_path / "batch_seconds.json"
+    path.write_text("{}")
+    with pytest.raises(UserError, match="does not hold batch_seconds"):
+        load_batch_seconds(make(tmp_path, monkeypatch))
+    path.unlink()
+    with pytest.raises(UserError, match="is not there, but checkpoints are"):
+        load_batch_seconds(make(tmp_path, monkeypatch))
+
+
+# ------------------------------------------------------------------ what may be asked
+
+
+def test_both_measures_of_a_batch_are_refused():
+    datasets = {"train": ToyData("train")}
+    with pytest.raises(UserError, match="batch_size is 8 and batch_seconds is auto"):
+        recipe.make_loaders(datasets, collate, {**AUTO, "batch_size": 8, "num_workers": 0})
+
+
+def test_the_key_takes_seconds_null_or_auto():
+    kind = kind_of("batch_seconds", None)
+    assert [kind.complaint(value) for value in ("auto", 4.0, None)] == [None] * 3
+    assert kind.complaint("much") == "a number, more than 0, or auto, or null"
+    assert kind.complaint(0) == "more than 0"
+
+
+def test_a_device_that_cannot_be_asked_is_named():
+    with pytest.raises(UserError, match="cannot ask mps"):
+        batch_budget.memory_of("mps")
+
+
+def test_nothing_is_looked_at_unless_asked_for(tmp_path, monkeypatch):
+    brain = make(tmp_path, monkeypatch, memory=None)
+    brain.hparams.batch_seconds = 4.0
+    load_batch_seconds(brain)
+    find_batch_seconds(brain)
+    assert not (tmp_path / "batch_seconds.json").exists()
+
+
+# ------------------------------------------------------------------ two ranks
+
+
+def agree(folder, rooms):
+    """What each rank does: it has a room of its own."""
+    join("gloo")
+    rank = torch.distributed.get_rank()
+    Cramped.room = rooms[rank]
+    patch = pytest.MonkeyPatch()
+    brain = make(folder, patch)
+    brain.on_fit_start()
+    print(f"found {brain.train_sampler.batch_seconds / LONGEST:.3f}")
+    brain.fit = None
+
+
+@pytest.mark.parametrize(
+    "rooms, items", [((300, 9999), 2), ((9999, 140), 1), ((9999, 9999), 3)]
+)
+def test_two_ranks_agree_on_the_least(tmp_path, rooms, items):
+    ranks = start_ranks(agree, 2, tmp_path, rooms)
+    codes = ranks.codes()
+    assert codes == [0, 0], ranks.said(0) + ranks.said(1)
+    for rank in range(2):
+        assert f"found {items}.000" in ranks.said(rank)
+    kept = json.loads((tmp_path / "batch_seconds.json").read_text())
+    assert kept["longest_items"] == items
+
+
+# ------------------------------------------------------------------ from the command line
+
+
+@pytest.mark.slow
+def test_a_recipe_finds_says_and_keeps_it(tmp_path):
+    tree, out = make_tree(tmp_path), tmp_path / "run"
+    name = "hparams/libri2mix_noisy_dprnn.yaml"
+    given = {"batch_size": "null", "batch_seconds": "auto", "number_of_epochs": 1}
+    printed, _ = run_command(command(name, tree, out, **given))
+    kept = json.loads((out / "batch_seconds.json").read_text())
+    # Six items of 0.5 to 0.6 s, which any machine holds: one batch is the epoch.
+    assert kept["longest_items"] == 5 and "5 of the longest items" in printed
+    first = (out / "train_log.csv").read_text()
+    printed, _ = run_command(command(name, tree, out, **{**given, "number_of_epochs": 2}))
+    assert "5 of the longest items" not in printed
+    assert (out / "train_log.csv").read_text().startswith(first)
