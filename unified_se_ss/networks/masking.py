@@ -143,16 +143,22 @@ class MaskingFront(nn.Module):
     def synthesise(self, spectrum: torch.Tensor, samples: int) -> torch.Tensor:
         """The signal [B, T] whose spectrum comes nearest to a complex [B, L, F]."""
         with torch.autocast(spectrum.device.type, enabled=False):
-            length = (spectrum.shape[1] - 1) * self.hop
-            signal = torch.istft(
-                spectrum.transpose(1, 2),
-                self.n_fft,
-                self.hop,
-                window=self.window,
-                center=True,
-                length=length,
+            frames = torch.fft.irfft(spectrum, self.n_fft) * self.window
+            # As torch.istft, which would look on the host whether it divides by zero: it
+            # does not, since the hop divides half of the window.
+            envelope = self.window.square().expand(1, spectrum.shape[1], -1)
+            edge = self.n_fft // 2
+            signal, envelope = (
+                self._overlap_add(x)[:, edge : edge + samples] for x in (frames, envelope)
             )
-        return signal[..., :samples]
+        return signal / envelope
+
+    def _overlap_add(self, frames: torch.Tensor) -> torch.Tensor:
+        """Add frames up where they overlap, [B, L, n_fft] to [B, (L - 1) * hop + n_fft]."""
+        hops = frames.unflatten(-1, (-1, self.hop)).unbind(2)
+        last = len(hops) - 1
+        placed = (nn.functional.pad(x, (0, 0, k, last - k)) for k, x in enumerate(hops))
+        return sum(placed).flatten(1)
 
     def count_frames(self, samples):
         """Frames of a signal of so many samples, a number or a tensor of them."""

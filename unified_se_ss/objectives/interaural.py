@@ -90,7 +90,7 @@ def interaural_cue_losses(
     floor = FLOOR * loudest + EPSILON
     level, true_level = (_level(x + floor) for x in (power, true_power))
     phase, true_phase = (
-        x[:, :, 0] * x[:, :, 1].conj() / (p + floor).sqrt().prod(2)
+        x[:, :, 0] * x[:, :, 1].conj() / _geometric_mean(p + floor)
         for x, p in ((estimate, power), (target, true_power))
     )
     alike = (phase * true_phase.conj()).real
@@ -112,6 +112,12 @@ def _spectra(signals, lengths, window, hop) -> torch.Tensor:
 
 def _power(spectrum) -> torch.Tensor:
     return torch.view_as_real(spectrum).square().sum(-1)
+
+
+def _geometric_mean(power) -> torch.Tensor:
+    """Of two ears, [B, J, E, L, F] to [B, J, L, F]; `prod` would fetch a number backwards."""
+    left, right = power.sqrt().unbind(2)
+    return left * right
 
 
 def _level(power) -> torch.Tensor:

@@ -133,7 +133,7 @@ class RecognitionNetwork(nn.Module):
         features, frames = self.analyse(signals, lengths)
         features = self.subsampling(features)
         frames = self.subsampling.count_frames(frames)
-        relative = (frames / features.shape[1]).to(features.device)
+        relative = (frames / features.shape[1]).to(features.device, non_blocking=True)
         self._real = real_elements(frames, features.shape[1], features.device)
         attention = None
         if tokens is None:
@@ -151,7 +151,7 @@ class RecognitionNetwork(nn.Module):
         frames = lengths.cpu() // self.hop + 1
         with torch.autocast(signals.device.type, enabled=False):
             features = self.features(signals)
-            relative = (frames / features.shape[1]).to(features.device)
+            relative = (frames / features.shape[1]).to(features.device, non_blocking=True)
             features = self.normalisation(features, relative)
         real = real_elements(frames, features.shape[1], features.device).unsqueeze(-1)
         return torch.where(real, features, 0.0), frames
