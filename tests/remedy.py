@@ -51,7 +51,7 @@ def make_corpus(folder, counts=(8, 3, 3)):
         place = folder / "corpus" / "Libri1Mix" / "wav8k" / "min" / name
         for index in range(counts[number]):
             rng = np.random.default_rng([number, index])
-            speech = voice(rng, 6400 + 320 * index, 0.9 - 0.1 * index)
+            speech = voice(rng, 6400 + 320 * index, 0.9 - 0.1 * (index % 9))
             text = " ".join(rng.choice(WORDS, 3))
             rows.append([name, f"{name}-{index}", f"{name}-speaker", text])
             audio.write(place / "s1" / f"{name}-{index}.wav", speech, 8000)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.networks import MaskingFront
+from unified_se_ss.networks.recurrent import Recurrent
 from unified_se_ss.objectives import magnitude_loss
 
 SIZES = {"n_fft": 64, "hop": 32, "hidden": 5, "layers": 2, "dropout": 0.0}
@@ -114,3 +115,20 @@ def test_it_trains_in_half_precision(precision):
 def test_a_hop_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="hop is 24"):
         MaskingFront(n_fft=64, hop=24)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_each_direction_apart_is_the_packed_sequence(layers):
+    """On a CPU sequences are not packed; PyTorch's packing is the oracle."""
+    torch.manual_seed(0)
+    model = Recurrent(5, 7, layers).double()
+    x = torch.randn(4, 11, 5, dtype=torch.float64, requires_grad=True)
+    lengths = torch.tensor([11, 3, 7, 1])
+    found = []
+    for run in (model, model._packed):
+        y = run(x, lengths)
+        weights = torch.arange(y.numel(), dtype=y.dtype).view_as(y).cos()
+        gradients = torch.autograd.grad((y * weights).sum(), [x, *model.parameters()])
+        found.append([y, *gradients])
+    for ours, packed in zip(*found):
+        torch.testing.assert_close(ours, packed, atol=1e-12, rtol=0)

@@ -54,10 +54,46 @@ class Recurrent(nn.Module):
             [B, L, N].
         lengths : torch.Tensor, optional
             Real steps of each sequence, [B], on the CPU. What follows them does not
-            reach them, not even backwards.
+            reach them, not even backwards, and is zero in the output.
         """
         if lengths is None:
             return self.rnn(x)[0]
+        if x.device.type == "cpu":
+            return self._each_way(x, lengths)
+        return self._packed(x, lengths)
+
+    def _each_way(self, x, lengths):
+        """Both directions apart, the second on sequences that are turned round.
+
+        A CPU takes packed sequences step by step, and each step's backward pass fills a
+        tensor of the size of all steps: the cost grows with the square of the length.
+        """
+        steps = torch.arange(x.shape[1])
+        ends = lengths.unsqueeze(1)
+        real = steps < ends
+        turned = torch.where(real, ends - 1 - steps, steps).unsqueeze(-1)
+        for layer in range(self.rnn.num_layers):
+            if layer:
+                x = nn.functional.dropout(x, self.rnn.dropout, self.training)
+            forwards, backwards = self._weights(layer)
+            there = self._one_way(x, forwards)
+            back = self._one_way(x.take_along_dim(turned, 1), backwards)
+            x = torch.cat([there, back.take_along_dim(turned, 1)], -1)
+        return torch.where(real.unsqueeze(-1), x, 0.0)
+
+    def _weights(self, layer):
+        """Weights of the two directions of a layer."""
+        of_layer = self.rnn._flat_weights[8 * layer : 8 * layer + 8]
+        return of_layer[:4], of_layer[4:]
+
+    def _one_way(self, x, weights):
+        """One direction of one layer, from a state of zeros."""
+        state = x.new_zeros(1, len(x), self.rnn.hidden_size)
+        arguments = (True, 1, 0.0, self.training, False, True)
+        return torch._VF.lstm(x, (state, state), weights, *arguments)[0]
+
+    def _packed(self, x, lengths):
+        """As one packed sequence, which cuDNN is fast with."""
         # Longest first, as cuDNN wants them. Sorted here, on the host: where packing sorts,
         # it sends the order to the device and fetches it again, waiting both times.
         lengths, order = lengths.sort(descending=True, stable=True)
