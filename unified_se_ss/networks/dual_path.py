@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from unified_se_ss.networks.linear import Linear
 from unified_se_ss.padding import real_elements
 
 EPSILON = 1e-8  # source: speechbrain.lobes.models.dual_path.select_norm
@@ -88,10 +90,10 @@ class DualPathBlock(nn.Module):
         width = intra.n_features
         self.intra, self.inter = intra, inter
         self.intra_linear = (
-            nn.Linear(intra.n_outputs, width) if linear_after else nn.Identity()
+            Linear(intra.n_outputs, width) if linear_after else nn.Identity()
         )
         self.inter_linear = (
-            nn.Linear(inter.n_outputs, width) if linear_after else nn.Identity()
+            Linear(inter.n_outputs, width) if linear_after else nn.Identity()
         )
         self.intra_norm = GlobalNorm(width)
         self.inter_norm = GlobalNorm(width)
@@ -178,6 +180,12 @@ class DualPath(nn.Module):
     linear_after : bool
         Whether a linear layer follows each intra- and inter-chunk model.
 
+    Attributes
+    ----------
+    activation_checkpointing : bool
+        Whether training keeps of each block its input alone and runs it again in every
+        backward pass (default False): less memory for more time.
+
     Sources: arXiv 1910.06379 (DPRNN), arXiv 2010.13154 (SepFormer);
     ``speechbrain.lobes.models.dual_path.Dual_Path_Model``, whose weights load by
     :func:`~unified_se_ss.networks.speechbrain_weights.from_speechbrain` and give the
@@ -210,16 +218,17 @@ class DualPath(nn.Module):
             raise ValueError(f"chunk_length is {chunk_length}; expected an even number")
         self.chunk_length = chunk_length
         self.n_sources = n_sources
+        self.activation_checkpointing = False
         self.norm = GlobalNorm(n_basis)
-        self.bottleneck = nn.Linear(n_basis, n_features, bias=False)
+        self.bottleneck = Linear(n_basis, n_features, bias=False)
         self.blocks = nn.ModuleList(
             DualPathBlock(intra(), inter(), linear_after) for _ in range(blocks)
         )
         self.activation = nn.PReLU()
-        self.split = nn.Linear(n_features, n_features * n_sources)
-        self.output = nn.Linear(n_features, n_features)
-        self.gate = nn.Linear(n_features, n_features)
-        self.expand = nn.Linear(n_features, n_basis, bias=False)
+        self.split = Linear(n_features, n_features * n_sources)
+        self.output = Linear(n_features, n_features)
+        self.gate = Linear(n_features, n_features)
+        self.expand = Linear(n_features, n_basis, bias=False)
 
     def forward(
         self, representation: torch.Tensor, frames: torch.Tensor | None = None
@@ -249,7 +258,7 @@ class DualPath(nn.Module):
             x = torch.where(mask.unsqueeze(-1), x, 0.0)
         x = segment(x, self.chunk_length)
         for block in self.blocks:
-            x = block(x, chunks)
+            x = self._through(block, x, chunks)
         x = overlap_add(self.activation(x), n_frames)
         # The published order is split, then overlap-add. Each frame lies in two chunks,
         # so it sums two biases; this way round the large product is half as large.
@@ -257,3 +266,9 @@ class DualPath(nn.Module):
         x = x.unflatten(-1, (self.n_sources, -1)).transpose(1, 2)  # [B, J, L, D]
         x = self.output(x).tanh() * self.gate(x).sigmoid()
         return self.expand(x).relu().transpose(2, 3)
+
+    def _through(self, block, x, chunks):
+        """One block's output; what lies within it is made again backwards, if so asked."""
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, chunks, use_reentrant=False)
+        return block(x, chunks)

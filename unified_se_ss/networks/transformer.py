@@ -10,6 +10,8 @@ import math
 import torch
 from torch import nn
 
+from unified_se_ss.networks.attention import attend
+from unified_se_ss.networks.linear import Linear
 from unified_se_ss.padding import real_elements
 
 
@@ -48,8 +50,8 @@ class SelfAttention(nn.Module):
             raise ValueError(f"{heads} heads do not divide {n_features} features")
         self.heads = heads
         self.dropout = dropout
-        self.projection = nn.Linear(n_features, 3 * n_features)
-        self.output = nn.Linear(n_features, n_features)
+        self.projection = Linear(n_features, 3 * n_features)
+        self.output = Linear(n_features, n_features)
         # As torch.nn.MultiheadAttention starts, which SepFormer was trained from.
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
@@ -61,13 +63,8 @@ class SelfAttention(nn.Module):
         query, key, value = (
             self.projection(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         )
-        attended = nn.functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=None if mask is None else mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        dropout = self.dropout if self.training else 0.0
+        attended = attend(query, key, value, mask, dropout)
         return self.output(attended.transpose(1, 2).flatten(2))
 
 
@@ -94,10 +91,10 @@ class TransformerLayer(nn.Module):
         self.attention = SelfAttention(n_features, heads, dropout)
         self.feed_forward_norm = nn.LayerNorm(n_features, eps=1e-6)
         self.feed_forward = nn.Sequential(
-            nn.Linear(n_features, feed_forward),
-            nn.ReLU(),
+            Linear(n_features, feed_forward),
+            nn.ReLU(inplace=True),  # nothing else needs what comes in
             nn.Dropout(dropout),
-            nn.Linear(feed_forward, n_features),
+            Linear(feed_forward, n_features),
         )
         self.dropout = nn.Dropout(dropout)
 

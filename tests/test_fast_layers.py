@@ -1,0 +1,155 @@
+"""Linear layers and attention in their fast ways: the same values, gradients and curve."""
+
+import pytest
+import torch
+from torch import nn
+
+from unified_se_ss.networks import Transformer, attention, linear
+from unified_se_ss.networks.attention import attend
+from unified_se_ss.networks.linear import Linear
+
+onednn = pytest.mark.skipif(not linear.AVAILABLE, reason="no AVX-512, or no oneDNN")
+
+
+def found(function, *tensors):
+    """What a function of tensors gives, and the gradients of a fixed sum of it."""
+    tensors = [x.detach().requires_grad_() for x in tensors]
+    output = function(*tensors)
+    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(9))
+    gradients = torch.autograd.grad((output * weight.to(output)).sum(), tensors)
+    return [output.detach(), *gradients]
+
+
+def furthest(ours, exact):
+    """Largest relative difference in length."""
+    return max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(ours, exact))
+
+
+# ------------------------------------------------------------------ linear
+
+
+@onednn
+@pytest.mark.parametrize("shape", [(700, 64), (7, 100, 64), (2, 5, 70, 64)])
+@pytest.mark.parametrize("outputs", [32, 96])
+@pytest.mark.parametrize("bias", [True, False])
+def test_values_and_gradients_of_a_linear_layer(shape, outputs, bias):
+    torch.manual_seed(0)
+    layer, x = Linear(64, outputs, bias=bias), torch.randn(shape)
+    assert layer.by_onednn(x)
+    tensors = [x, *layer.parameters()]
+
+    def ours(x, *parameters):
+        names = dict(layer.named_parameters())
+        return torch.func.functional_call(layer, dict(zip(names, parameters)), (x,))
+
+    exact = found(nn.functional.linear, *(t.double() for t in tensors))
+    assert furthest(found(ours, *tensors), exact) < 1e-6
+
+
+@onednn
+def test_rows_that_do_not_lie_one_after_the_other():
+    layer, x = Linear(64, 64), torch.randn(64, 700).t()
+    torch.testing.assert_close(layer(x), nn.functional.linear(x, *layer.parameters()))
+
+
+def test_where_a_linear_layer_is_torchs_own():
+    large, small = torch.randn(700, 64), torch.randn(3, 64)
+    assert not Linear(64, 64).by_onednn(small)
+    assert not Linear(64, 64).double().by_onednn(large.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not Linear(64, 64).by_onednn(large)
+        assert Linear(64, 64)(large).dtype == torch.bfloat16
+
+
+def test_in_float64_a_linear_layer_is_torchs_own_to_the_last_bit():
+    layer, x = Linear(64, 64).double(), torch.randn(700, 64).double()
+    assert torch.equal(layer(x), nn.functional.linear(x, *layer.parameters()))
+
+
+def test_where_others_read_the_graph_a_linear_layer_is_torchs_own(monkeypatch):
+    layer, x = Linear(64, 64), torch.randn(700, 64)
+    assert "mkldnn" not in str(torch.jit.trace(layer, x).inlined_graph)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not layer.by_onednn(x)
+
+
+# ------------------------------------------------------------------ attention
+
+
+def heads(batch, length, dtype=torch.float32):
+    torch.manual_seed(1)
+    joined = torch.randn(batch, length, 3 * 4 * 16).to(dtype)
+    return joined.unflatten(-1, (3, 4, 16)).permute(2, 0, 3, 1, 4).unbind()
+
+
+def exact_attention(query, key, value, mask=None):
+    scores = query @ key.mT / query.shape[-1] ** 0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+    return torch.softmax(scores, -1) @ value
+
+
+@pytest.mark.parametrize("batch, length", [(3, 1), (5, 34), (1, 90)])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+def test_attention_in_parts_is_attention(monkeypatch, batch, length, masked, dtype, bound):
+    monkeypatch.setattr(attention, "WEIGHTS_AT_ONCE", 3 * length**2)
+    tensors = heads(batch, length, dtype)
+    mask = torch.arange(length) < torch.tensor([[max(1, length - 3)]] * batch)
+    mask = mask if masked else None
+    exact = found(lambda *x: exact_attention(*x, mask), *(x.double() for x in tensors))
+    ours = found(lambda *x: attention._MatrixAttention.apply(*x, mask), *tensors)
+    assert furthest(ours, exact) < bound or length == 1  # gradients of which are zero
+    assert furthest(ours[:1], exact[:1]) < bound
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_bf16_is_as_exact_as_bf16_is(masked):
+    tensors = heads(4, 60, torch.bfloat16)
+    mask = torch.arange(60) < torch.tensor([[60], [40], [5], [1]]) if masked else None
+    exact = found(lambda *x: exact_attention(*x, mask), *(x.double() for x in tensors))
+    assert furthest(found(lambda *x: attend(*x, mask), *tensors), exact) < 0.01
+
+
+def test_attention_in_bf16_keeps_no_weights():
+    tensors = [x.requires_grad_() for x in heads(1, 400, torch.bfloat16)]
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: sizes.append(x.numel()), lambda x: x
+    ):
+        attend(*tensors)
+    assert sizes and max(sizes) == tensors[0].numel()
+
+
+# ------------------------------------------------------------------ a whole network
+
+
+def curve(dtype=torch.float32, steps=8):
+    """Losses of a small transformer under one seed, as it learns to shift a sequence."""
+    torch.manual_seed(3)
+    network = Transformer(n_features=64, layers=2, heads=4, feed_forward=128)
+    x = torch.randn(4, 50, 64)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    losses = []
+    for _ in range(steps):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            output = network(x)
+        loss = (output.float() - x.roll(1, 1)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@onednn
+def test_the_loss_curve_is_the_same(monkeypatch):
+    ours = curve()
+    monkeypatch.setattr(linear, "AVAILABLE", False)
+    before = curve()
+    assert before[-1] < 0.9 * before[0]
+    assert ours == pytest.approx(before, rel=1e-5)
+
+
+def test_the_loss_curve_in_bf16_follows_that_in_fp32():
+    assert curve(torch.bfloat16) == pytest.approx(curve(), rel=0.01)
