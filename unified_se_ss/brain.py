@@ -196,7 +196,9 @@ class TwoTaskBrain(sb.Brain):
     ``granularity``, ``aux_scale``, ``aux_ratio``, ``aux_decay``, as
     :class:`~unified_se_ss.gradients.TwoTaskGradients` takes them, ``log_interval``
     (default 50; 1 on the CPU, where looking costs nothing), and ``number_of_epochs``:
-    what the monitor keeps of a long run is 20 windows an epoch and 1000 in all, at most.
+    what the monitor keeps of a long run is 20 windows an epoch and 1000 in all, at most;
+    and ``activation_checkpointing`` (default False): modules that have an attribute of
+    that name run their blocks again backwards instead of keeping what lies within them.
 
     Example
     -------
@@ -236,6 +238,8 @@ class TwoTaskBrain(sb.Brain):
                     type(self).__name__,
                     name,
                 )
+        if self.option("activation_checkpointing", False):
+            self._checkpoint_activations()
         self.log_interval = self.option("log_interval", 50)
         if self.device_type == "cpu":
             self.log_interval = 1
@@ -249,6 +253,17 @@ class TwoTaskBrain(sb.Brain):
             states = RandomStates()
             self.checkpointer.add_recoverable("random", states, optional_load=True)
             self.checkpointer.add_recoverable("ranks", self.rank_count, optional_load=True)
+
+    def _checkpoint_activations(self):
+        """Have every module that can run its blocks again backwards, to save memory."""
+        able = [m for m in self.modules.modules() if hasattr(m, "activation_checkpointing")]
+        if not able:
+            raise UserError(
+                "activation_checkpointing: no module of this network can; DualPath can. Set "
+                "it to False"
+            )
+        for module in able:
+            module.activation_checkpointing = True
 
     def as_losses(self, losses) -> TwoTaskLosses:
         """What ``compute_objectives`` returned, as losses of one task or two."""

@@ -44,6 +44,7 @@ CHANGEABLE = {
     "log_interval",
     "max_skipped_share",
     "rank_timeout_minutes",
+    "activation_checkpointing",
     "tensorboard",
     "save_waves",
     "valid_batch_size",
@@ -206,12 +207,23 @@ def _where(run_opts: RunOptions, hparams: dict) -> str:
             break
     else:
         precision = "fp32 (default)"
-    tf32 = ""
-    if "cuda" in str(device):
-        allowed = torch.backends.cuda.matmul.allow_tf32
-        tf32 = f", TF32 matrix products {'allowed' if allowed else 'not allowed'}"
+    tf32 = f", {_tf32()}" if "cuda" in str(device) else ""
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     return f"Device: {device} ({reason}), precision: {precision}{tf32}, processes: {ranks}"
+
+
+def _tf32() -> str:
+    """Where a GPU may round what it multiplies to TF32's ten bits.
+
+    SpeechBrain allows it everywhere, unless ``SB_DISABLE_QUIRKS`` holds ``allow_tf32``;
+    torch by itself allows it in convolutions and LSTMs.
+    """
+    kinds = {
+        "matrix products": torch.backends.cuda.matmul.allow_tf32,
+        "convolutions and LSTMs": torch.backends.cudnn.allow_tf32,
+    }
+    allowed = [kind for kind, is_allowed in kinds.items() if is_allowed]
+    return f"TF32 in {' and '.join(allowed)}" if allowed else "no TF32"
 
 
 def environment() -> str:
