@@ -1,13 +1,11 @@
-"""Binaural dynamic mixing: items per second of one process, beside a plain way to do it.
+"""Binaural dynamic mixing: items per second of one process, beside plain ways to do it.
 
-    python benchmarks/binaural_mixing.py [--speakers 2] [--noise] [--seconds 4] [--rounds 20]
-
-Items of 4 s at 8 kHz on one thread. `here` is `BinauralDynamicMixing`. `plain` reads whole
-files and calls `scipy.signal.convolve` once for each source and ear in float64, with
-filters that lie in memory; `recipe` does what dynamic mixing of public recipes does as
-well: it opens the filters of each source and ear as files for every item and resamples
-them from 44.1 kHz. The kinds take turns, a block of items each, so that what else the
-machine does meets all of them; ratios are medians over the rounds.
+Items of 4 s at 8 kHz on one thread. `here` is `BinauralDynamicMixing`. Baselines, built here:
+`plain` reads whole files and calls `scipy.signal.convolve` once for each source and ear in
+float64, with filters that lie in memory; `recipe` does what dynamic mixing of public recipes
+does as well: it opens the filters of each source and ear as files for every item and
+resamples them from 44.1 kHz. The kinds take turns, a block of items each, so that what else
+the machine does meets all of them; ratios are medians over the rounds.
 
 The files are written by this program: voices are filtered noise, as neither content nor
 format changes the work.
@@ -21,11 +19,10 @@ thousands of small kernels make it less than 100. Twice the first column is what
 workers give.
 """
 
-import argparse
-import json
-import sys
+from __future__ import annotations
+
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,23 +30,19 @@ import scipy.signal
 import soundfile
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from unified_se_ss.data import (  # noqa: E402
-    BinauralDynamicMixing,
-    Item,
-    ItemKey,
-    Manifest,
-    audio,
-)
-from unified_se_ss.data.binaural_heads import binaural_heads  # noqa: E402
-from unified_se_ss.spatial import spherical_head  # noqa: E402
+from benchmarks.data import block
+from benchmarks.frame import Options, Table, alternate, compared
+from unified_se_ss.data import BinauralDynamicMixing, Item, Manifest, audio
+from unified_se_ss.data.binaural_heads import binaural_heads
+from unified_se_ss.spatial import spherical_head
 
 RATE = 8000
 CIPIC_RATE = 44100
 VOICES = 20
 FILES_PER_VOICE = 5
+SECONDS = 4.0
+ITEMS = 30  #: Of each kind in a round.
+N_SPEAKERS = 2
 
 
 def write_voices(folder, seconds):
@@ -122,65 +115,45 @@ def write_filters(folder):
         soundfile.write(folder / f"ear{ear}.wav", filters[ear], CIPIC_RATE, "FLOAT")
 
 
-def rate_of(data, epoch, count):
-    """Items per second of a block of items, by wall clock and by processor time."""
-    wall, processor = time.perf_counter(), time.process_time()
-    for index in range(count):
-        data[ItemKey(epoch, index)]
-    return (
-        count / (time.perf_counter() - wall),
-        count / (time.process_time() - processor),
+def kinds_of(speech, noise, heads, items: int, seconds: float, folder) -> dict:
+    """Here, plain, and as public recipes do it."""
+    shared = (heads, N_SPEAKERS)
+    here = BinauralDynamicMixing(speech, noise, *shared, items, 0, seconds, RATE)
+    return {
+        "recipe": Plain(speech, noise, *shared, seconds, folder),
+        "plain": Plain(speech, noise, *shared, seconds),
+        "here": here,
+    }
+
+
+def compare(speech, noise, heads, folder, options: Options) -> Table:
+    """All kinds, with noise or without."""
+    items, seconds = (2, 0.5) if options.quick else (ITEMS, SECONDS)
+    kinds = kinds_of(speech, noise, heads, items, seconds, folder)
+    ways = {name: block(data, items, items) for name, data in kinds.items()}
+    timings = alternate(ways, options.repeats, torch.device("cpu"))
+    rows = [
+        {
+            "items/s": items / row["seconds"],
+            "items/s of processor": items / row["processor s"],
+            **row,
+        }
+        for row in compared(timings, "recipe", "kind")
+    ]
+    what = "no noise" if noise is None else "diffuse noise"
+    return Table(
+        f"Binaural mixtures of {N_SPEAKERS} talkers and {what}, {seconds:g} s at 8 kHz",
+        ["kind", "items/s", "items/s of processor", "speed", "processor speed"],
+        rows,
     )
 
 
-def main(arguments=None):
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--speakers", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--noise", action="store_true", help="diffuse noise, too")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--items", type=int, default=30, help="in each block")
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+def run(options: Options) -> Iterator[Table]:
+    """Without noise and with it."""
     heads = binaural_heads()["train"]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        speech, noise = write_voices(folder, options.seconds)
-        noise = noise if options.noise else None
+        speech, noise = write_voices(folder, 0.5 if options.quick else SECONDS)
         write_filters(folder)
-        shared = (heads, options.speakers)
-        kinds = {
-            "here": BinauralDynamicMixing(
-                speech, noise, *shared, options.items, 0, options.seconds, RATE
-            ),
-            "plain": Plain(speech, noise, *shared, options.seconds),
-            "recipe": Plain(speech, noise, *shared, options.seconds, folder),
-        }
-        rates = {name: [] for name in kinds}
-        for data in kinds.values():
-            rate_of(data, 0, min(5, options.items))
-        for epoch in range(1, options.rounds + 1):
-            for name, data in kinds.items():
-                rates[name].append(rate_of(data, epoch, options.items))
-    rates = {name: np.array(values) for name, values in rates.items()}
-    print(
-        f"numpy {np.__version__}, scipy {scipy.__version__}, one thread; {options.speakers} "
-        f"speakers, {'diffuse noise' if options.noise else 'no noise'}, {options.seconds:g} s "
-        f"at {RATE} Hz; {options.rounds} rounds of {options.items} items\n\n"
-        f"{'':<8} {'items/s':>8} {'items/s of processor':>21} {'here is':>10}"
-    )
-    rows = []
-    for name, values in rates.items():
-        wall, processor = np.median(values, axis=0)
-        ratio = float(np.median(rates["here"][:, 1] / values[:, 1]))
-        row = {"kind": name, "items": wall, "processor_items": processor, "ratio": ratio}
-        rows.append(row)
-        print(f"{name:<8} {wall:>8.0f} {processor:>21.0f} {ratio:>8.1f} x")
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows}, indent=2), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        for given in (None, noise):
+            yield compare(speech, given, heads, folder, options)

@@ -1,38 +1,36 @@
-"""GSENet as a stream: what it keeps, and how fast it is by size of block.
+"""GSENet as a stream: what it keeps, and how fast it is by size of block and engine.
 
-    python benchmarks/gsenet_streaming.py [--hops 1 2 10 100] [--engines eager compile onnx]
-
-The published network takes noise in blocks of so many hops of 10 ms, on one thread
-unless told otherwise. The real-time factor is the time spent over the length of the
-audio, below 1 is fast enough; beside it the processor's time, which other programs on
-the machine do not lengthen, and the longest block over its own length. `compile` is
-torch.compile; `onnx` is one graph for each phase of the stride in time, run by
-onnxruntime; what is not installed is said and left out. Spectra are torch's in all of
-them. The difference is the largest from the whole signal's output, over its maximum.
+Baseline: the same network on the whole signal, in eager fp32. The published network takes
+noise in blocks of so many hops of 10 ms. The real-time factor is the time spent over the
+length of the audio, below 1 is fast enough; beside it the processor's time, which other
+programs on the machine do not lengthen, and the longest block over its own length. `compile`
+is torch.compile; `onnx` is one graph for each phase of the stride in time, run by onnxruntime
+on the CPU; what is not installed is said and left out. Spectra are torch's in all of them. The
+difference is the largest from the whole signal's output, over its maximum.
 """
 
-import argparse
+from __future__ import annotations
+
 import contextlib
 import importlib.util
 import io
-import json
 import logging
-import sys
+import statistics
 import time
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from unified_se_ss.networks import GSENet  # noqa: E402
+from benchmarks.frame import Options, Table, alternate
+from unified_se_ss.networks import GSENet
 
 SAMPLE_RATE = 16000
 TINY = [[2, 4, 2, 2, True]]
 NEEDED = {"onnx": ("onnx", "onnxruntime", "onnxscript")}
 WARM_UP = 4  # blocks: every phase of the stride, twice
+SECONDS = 10.0
+HOPS = (1, 2, 10, 100)
 
 
 def missing(engine):
@@ -110,7 +108,7 @@ def compiled(network):
 ENGINES = {"eager": lambda network: None, "compile": compiled, "onnx": OnnxStep}
 
 
-def measure(network, engine, hops, seconds):
+def measure(network, engine: str, hops: int, seconds: float) -> dict:
     """Stream so many seconds in blocks of so many hops, and compare.
 
     Arguments
@@ -131,73 +129,86 @@ def measure(network, engine, hops, seconds):
     """
     size = hops * network.stft.hop
     blocks = WARM_UP + max(1, round(seconds * SAMPLE_RATE / size))
-    generator = torch.Generator().manual_seed(0)
-    signals = 0.1 * torch.randn(1, 2, blocks * size, generator=generator)
+    signals = noise(blocks * size, next(network.parameters()).device)
     stream = network.stream(ENGINES[engine](network))
-    outputs, wall, cpu = [], [], []
+    outputs, wall, processor = [], [], []
     for block in signals.split(size, -1):
-        began, began_cpu = time.perf_counter(), time.process_time()
+        wait(signals)
+        began, began_processor = time.perf_counter(), time.process_time()
         outputs.append(stream(block))
+        wait(signals)
         wall.append(time.perf_counter() - began)
-        cpu.append(time.process_time() - began_cpu)
+        processor.append(time.process_time() - began_processor)
     outputs.append(stream.flush())
-    wall, cpu = wall[WARM_UP:], cpu[WARM_UP:]
-    audio = len(wall) * size / SAMPLE_RATE
+    wall, processor = wall[WARM_UP:], processor[WARM_UP:]
+    lasts = size / SAMPLE_RATE
     whole, streamed = network(signals), torch.cat(outputs, -1)
     return {
         "engine": engine,
-        "hops": hops,
-        "real_time_factor": sum(wall) / audio,
-        "cpu_factor": sum(cpu) / audio,
-        "longest": max(wall) / (size / SAMPLE_RATE),
+        "block ms": 1000 * lasts,
+        "real-time factor": statistics.mean(wall) / lasts,
+        "processor factor": statistics.mean(processor) / lasts,
+        "longest block": max(wall) / lasts,
         "difference": float((streamed - whole).abs().max() / whole.abs().max()),
     }
 
 
-def as_line(row):
-    """One row as it is printed."""
-    return (
-        f"{row['engine']:<8} {row['hops']:>5} {row['real_time_factor']:>17.3f} "
-        f"{row['cpu_factor']:>10.3f} {row['longest']:>14.3f} {row['difference']:>11.1e}"
-    )
+def noise(samples: int, device) -> torch.Tensor:
+    """Two channels from a seed, [1, 2, T]."""
+    generator = torch.Generator().manual_seed(0)
+    return (0.1 * torch.randn(1, 2, samples, generator=generator)).to(device)
+
+
+def wait(signal) -> None:
+    """Until the device has done what it was asked to."""
+    if signal.is_cuda:
+        torch.cuda.synchronize(signal.device)
+
+
+def whole(network, seconds: float, options: Options) -> dict:
+    """The baseline's row: the whole signal at once."""
+    signals = noise(int(seconds * SAMPLE_RATE), options.device)
+    timing = alternate({"": lambda: network(signals)}, options.repeats, options.device)[""]
+    return {
+        "engine": "whole signal",
+        "real-time factor": timing.median / seconds,
+        "processor factor": timing.processor_median / seconds,
+    }
 
 
 @torch.no_grad()
-def main(arguments=None):
-    """Measure, print a table, write it as JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--hops", type=int, nargs="+", default=[1, 2, 10, 100])
-    parser.add_argument("--engines", nargs="+", default=[*ENGINES], choices=[*ENGINES])
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of the signal")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tiny", action="store_true", help="a very small network")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+def table(options: Options) -> Table:
+    """All engines and sizes of block that can be had here."""
     torch.manual_seed(0)
-    network = GSENet(TINY, bottleneck=2) if options.tiny else GSENet()
-    network.eval()
+    network = GSENet(TINY, bottleneck=2) if options.quick else GSENet()
+    network = network.eval().to(options.device)
+    seconds, hops_tried = (0.1, (1, 2)) if options.quick else (SECONDS, HOPS)
+    rows, left_out = [whole(network, seconds, options)], []
+    for engine in ENGINES:
+        absent = missing(engine)
+        if absent:
+            left_out.append(f"{engine} is left out: {', '.join(absent)} not installed.")
+        elif engine == "onnx" and options.device.type != "cpu":
+            left_out.append("onnx is left out: its graphs run on the CPU.")
+        elif not (options.quick and engine == "compile"):  # takes long to begin
+            rows += [measure(network, engine, hops, seconds) for hops in hops_tried]
     state = 4 * network.stream().state_size()
-    print(f"torch {torch.__version__}, CPU, threads: {options.threads}, float32")
-    print(f"state of one stream: {state:,} bytes; latency: {network.latency} samples\n")
-    print(
-        f"{'engine':<8} {'hops':>5} {'real-time factor':>17} {'CPU factor':>10} "
-        f"{'longest block':>14} {'difference':>11}"
+    return Table(
+        f"GSENet on {seconds:g} s at 16 kHz, by engine and size of block",
+        [
+            *("engine", "block ms", "real-time factor", "processor factor"),
+            *("longest block", "difference"),
+        ],
+        rows,
+        " ".join(
+            [
+                f"State of one stream: {state:,} bytes; latency: {network.latency} samples.",
+                *left_out,
+            ]
+        ),
     )
-    rows = []
-    for engine in options.engines:
-        if absent := missing(engine):
-            print(f"{engine} is left out: {', '.join(absent)} is not installed")
-            continue
-        for hops in options.hops:
-            rows.append(measure(network, engine, hops, options.seconds))
-            print(as_line(rows[-1]), flush=True)
-    if options.json:
-        figures = {"torch": torch.__version__, "threads": options.threads}
-        options.json.write_text(
-            json.dumps({**figures, "state_bytes": state, "rows": rows}, indent=2)
-        )
 
 
-if __name__ == "__main__":
-    main()
+def run(options: Options) -> Iterator[Table]:
+    """One table."""
+    yield table(options)

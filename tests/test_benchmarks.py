@@ -1,6 +1,5 @@
 """The benchmarks of the second gradient: they run, and measure what they say."""
 
-import dataclasses
 import json
 
 import pytest
@@ -8,8 +7,6 @@ import torch
 
 from benchmarks import two_gradient_fronts as fronts
 from benchmarks import two_gradients
-from unified_se_ss.data import BinauralDynamicMixing, ItemKey
-from unified_se_ss.spatial import spherical_head
 
 CPU = torch.device("cpu")
 ALONE = ["one backward", "bare passes", "project (here)", "published loop"]
@@ -148,31 +145,3 @@ def test_recipes_print_one_table(capsys, tmp_path):
     (row,) = json.loads(written.read_text())["rows"]
     assert row["recipe"] in capsys.readouterr().out
     assert row["two_gradients_s"] > 0
-
-
-def test_binaural_mixing_measures_every_kind(tmp_path, capsys):
-    from benchmarks import binaural_mixing
-
-    path = tmp_path / "rows.json"
-    few = ["--rounds", "1", "--items", "2", "--seconds", "0.5", "--noise"]
-    binaural_mixing.main([*few, "--json", str(path)])
-    rows = {row["kind"]: row for row in json.loads(path.read_text())["rows"]}
-    assert list(rows) == ["here", "plain", "recipe"] and rows["here"]["ratio"] == 1.0
-    told = capsys.readouterr().out
-    assert all(row["items"] > 0 and name in told for name, row in rows.items())
-
-
-def test_the_plain_way_gives_what_binaural_mixing_gives(tmp_path):
-    """One source, one head, one direction, whole files: both ways, sample by sample."""
-    from benchmarks import binaural_mixing
-
-    speech, _ = binaural_mixing.write_voices(tmp_path, 0.5)
-    speech = dataclasses.replace(speech, items=speech.items[:1])
-    head = spherical_head(8000, azimuth=[40.0])
-    plain = binaural_mixing.Plain(speech, None, [head], 1, 9.0)
-    data = BinauralDynamicMixing(speech, None, [head], 1, 1, 0, 9.0, 8000)
-    ours, (theirs, _) = data[0].mixture, plain[ItemKey(0, 0)]
-    theirs = theirs[:, head.latency :]  # the plain way keeps the filters' latency
-    ours = ours[:, : theirs.shape[1]]
-    scale = (ours * theirs).sum() / theirs.square().sum()
-    assert (ours - scale * theirs).abs().max() < 1e-5

@@ -1,6 +1,5 @@
 """Binaural networks: equal to SpeechBrain's recipe, blind to padding, live as at once."""
 
-import json
 import warnings
 from functools import partial
 
@@ -14,7 +13,6 @@ with warnings.catch_warnings():
     from speechbrain.lobes.models import dual_path as theirs
     from speechbrain.lobes.models.conv_tasnet import MaskNet
 
-from benchmarks import binaural_streaming
 from unified_se_ss.networks import BinauralNetwork
 from unified_se_ss.networks.binaural import VARIANTS, InterauralFeatures
 from unified_se_ss.networks.speechbrain_conv_tasnet import binaural_from_speechbrain
@@ -370,17 +368,3 @@ def test_starts_from_the_mixture_where_asked():
     torch.testing.assert_close(
         again[:, 0, :, inside], mixture[..., inside], atol=1e-5, rtol=1e-5
     )
-
-
-def test_the_benchmark_prints_one_table(capsys, tmp_path):
-    written = tmp_path / "out.json"
-    binaural_streaming.main(
-        f"--tiny --variants cross --hops 3 50 --seconds 0.4 --json {written}".split()
-    )
-    printed = capsys.readouterr().out
-    rows = json.loads(written.read_text())["rows"]
-    assert [row["block_ms"] for row in rows] == [3, 50]
-    for row in rows:
-        assert binaural_streaming.as_line(row) in printed
-        assert row["error"] <= 1e-5 and row["real_time_factor"] > 0
-        assert row["state_bytes"] > 0 and 0 <= row["late"] <= 1

@@ -1,7 +1,5 @@
 """GSENet: its size, that it never looks ahead, and that a stream gives the same."""
 
-import json
-
 import numpy as np
 import pytest
 import scipy.signal
@@ -9,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import gsenet_streaming
 from unified_se_ss.networks import GSENet
 from unified_se_ss.networks.causal import CausalConvolution, CausalTransposedConvolution
 from unified_se_ss.networks.gsenet import HEADS, PUBLISHED_BLOCKS, read_blocks
@@ -304,25 +301,6 @@ def test_a_compiled_step_gives_the_same():
     streamed = torch.cat([*map(stream, signals.split(HOP, -1)), stream.flush()], -1)
     with torch.no_grad():
         torch.testing.assert_close(streamed, network(signals), rtol=0, atol=1e-5)
-
-
-def test_the_benchmark_prints_what_it_writes(capsys, tmp_path):
-    written = tmp_path / "out.json"
-    gsenet_streaming.main(
-        f"--tiny --seconds 0.2 --hops 1 3 --engines eager --json {written}".split()
-    )
-    figures, printed = json.loads(written.read_text()), capsys.readouterr().out
-    assert [row["hops"] for row in figures["rows"]] == [1, 3]
-    for row in figures["rows"]:
-        assert gsenet_streaming.as_line(row) in printed
-        assert row["difference"] <= 1e-5 and row["real_time_factor"] > 0
-    assert f"{figures['state_bytes']:,} bytes" in printed
-
-
-def test_the_benchmark_says_what_is_not_installed(capsys, monkeypatch):
-    monkeypatch.setattr(gsenet_streaming, "missing", lambda engine: ["onnxruntime"])
-    gsenet_streaming.main("--tiny --seconds 0.1 --hops 1 --engines onnx".split())
-    assert "onnx is left out: onnxruntime is not installed" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------ batches and heads

@@ -157,7 +157,7 @@ class Scorers:
         self.jobs = jobs or available_cores()
         self._waiting = deque()  # (id, signals, further columns, future)
         self._pool = None
-        self._environment = _one_thread_each()
+        self._environment = one_thread_each()
 
     def __enter__(self):
         self._environment.__enter__()
@@ -263,7 +263,7 @@ def available_cores():
 
 
 @contextmanager
-def _one_thread_each():
+def one_thread_each():
     """Processes started meanwhile use one thread each for linear algebra."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}

@@ -1,0 +1,132 @@
+"""Benchmarks of evaluation, data and inference: they run, and both sides compute the same."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import (
+    binaural_mixing,
+    binaural_streaming,
+    data,
+    evaluation,
+    gsenet_streaming,
+    inference,
+)
+from benchmarks.frame import Options
+from unified_se_ss.data import BinauralDynamicMixing, ItemKey, MixtureDataset
+from unified_se_ss.spatial import spherical_head
+
+QUICK = Options(quick=True, repeats=1)
+
+
+def rows_of(benchmark, tables=None):
+    """The rows of a quick run by table; every table can be printed and written."""
+    found = []
+    for table in tables or benchmark.run(QUICK):
+        assert table.rows and all(table.columns[0] in row for row in table.rows)
+        assert table.title in table.as_markdown()
+        json.dumps(table.rows)
+        found.append(table.rows)
+    return found
+
+
+def test_evaluation_agrees_with_mir_eval():
+    pytest.importorskip("mir_eval")
+    for n_sources in (2, 3):
+        targets, estimates = evaluation.item(n_sources, 1.0)
+        here = evaluation.sdr_here(targets, estimates)
+        theirs = evaluation.sdr_of_mir_eval(targets, estimates)
+        assert here.shape == (n_sources,) and 5 < here.min()
+        np.testing.assert_allclose(here, theirs, atol=evaluation.AIM_DB)
+
+
+def test_evaluation_runs():
+    pytest.importorskip("mir_eval")
+    alone, whole_set = rows_of(evaluation)
+    assert [row["sources"] for row in alone] == [2, 2, 2, 3, 3, 3]
+    assert all(row["largest difference dB"] < 1e-4 for row in alone if row["way"] == "here")
+    assert [row["processes"] for row in whole_set] == [1]
+
+
+@pytest.mark.parametrize("ending", data.ENDINGS)
+def test_dynamic_mixing_is_what_whole_files_give(tmp_path, ending):
+    corpus = data.Corpus(tmp_path, ending, voices=3, seconds=(4.5, 5.0))
+    here = data.dynamic(corpus)
+    plain = data.WholeFiles(here)
+    for index in range(3):
+        ours, theirs = here[ItemKey(2, index)], plain[ItemKey(2, index)]
+        assert ours.sources.abs().min(1).values.shape == (2,) and ours.mixture.any()
+        torch.testing.assert_close(ours.mixture, theirs.mixture, rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours.sources, theirs.sources, rtol=0, atol=1e-6)
+
+
+def test_fixed_mixtures_are_what_whole_files_give(tmp_path):
+    corpus = data.Corpus(tmp_path, "wav", voices=2, seconds=(4.5, 5.0))
+    here = MixtureDataset(corpus.mixtures, 2, segment_seconds=data.SEGMENT)
+    cut = data.CutAfterwards(here)
+    for index in range(2):
+        ours, theirs = here[ItemKey(1, index)], cut[ItemKey(1, index)]
+        assert ours.mixture.any() and torch.equal(ours.mixture, theirs.mixture)
+        assert torch.equal(ours.sources, theirs.sources)
+
+
+def test_data_runs():
+    *compared, loaders = rows_of(data)
+    assert len(compared) == 4
+    for rows in compared:
+        assert [row["way"] for row in rows] == ["whole files", "here"]
+        assert rows[1]["largest difference"] < 1e-6
+    assert {row["files"] for row in loaders} == set(data.ENDINGS)
+    assert all(row["items/s"] > 0 for row in loaders)
+
+
+def test_inference_agrees_with_speechbrain_and_with_itself():
+    unified, chunks, others = rows_of(inference)
+    differences = {
+        (row["model"], row["way"]): row["relative difference"] for row in unified + others
+    }
+    for kind in inference.UNIFIED:
+        assert differences[kind, "here"] < 1e-4
+        assert differences[kind, "here, bf16"] < 0.1
+    streams = [d for (_, way), d in differences.items() if way.startswith("stream")]
+    assert len(streams) == 4 and max(streams) < 1e-5
+    assert [row["way"] for row in chunks[:2]] == ["whole", "chunks of 0.5 s"]
+    assert chunks[1]["peak MiB"] < chunks[0]["peak MiB"]
+
+
+def test_streams_by_block_give_what_the_whole_gives():
+    for benchmark in (binaural_streaming, gsenet_streaming):
+        (rows,) = rows_of(benchmark)
+        streamed = [row for row in rows if row.get("difference") is not None]
+        assert streamed and max(row["difference"] for row in streamed) < 1e-5
+        assert all(row["real-time factor"] > 0 for row in rows)
+
+
+def test_engines_that_are_not_there_are_said(monkeypatch):
+    monkeypatch.setattr(gsenet_streaming, "missing", lambda engine: ["onnx"])
+    (table,) = gsenet_streaming.run(QUICK)
+    assert [row["engine"] for row in table.rows] == ["whole signal"]
+    assert "onnx is left out: onnx not installed" in table.note
+
+
+def test_binaural_mixing_measures_every_kind():
+    for rows in rows_of(binaural_mixing):
+        assert [row["kind"] for row in rows] == ["recipe", "plain", "here"]
+        assert all(row["items/s"] > 0 for row in rows)
+
+
+def test_the_plain_way_gives_what_binaural_mixing_gives(tmp_path):
+    """One source, one head, one direction, whole files: both ways, sample by sample."""
+    speech, _ = binaural_mixing.write_voices(tmp_path, 0.5)
+    speech = dataclasses.replace(speech, items=speech.items[:1])
+    head = spherical_head(8000, azimuth=[40.0])
+    plain = binaural_mixing.Plain(speech, None, [head], 1, 9.0)
+    here = BinauralDynamicMixing(speech, None, [head], 1, 1, 0, 9.0, 8000)
+    ours, (theirs, _) = here[0].mixture, plain[ItemKey(0, 0)]
+    theirs = theirs[:, head.latency :]  # the plain way keeps the filters' latency
+    ours = ours[:, : theirs.shape[1]]
+    scale = (ours * theirs).sum() / theirs.square().sum()
+    assert (ours - scale * theirs).abs().max() < 1e-5
