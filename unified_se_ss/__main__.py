@@ -49,6 +49,7 @@ EPILOG = """\
   unified_se_ss separate RUN talk.mp3 -o separated/     each speaker of a recording
   unified_se_ss evaluate RUN RUN/manifests/*test*.csv   its metrics on a manifest
   unified_se_ss export   RUN -o my-model/               a folder to share; use it like RUN
+  unified_se_ss recognise RUN talk.mp3 -o words/        the words, of recipes/GradientRemedy
 
 COMMAND --help says more. docs/inference.md, docs/evaluation.md.
 """
@@ -69,18 +70,20 @@ def parser() -> argparse.ArgumentParser:
     add_binaural_corpus(commands)
     add_separation(commands, "separate")
     add_separation(commands, "enhance")
+    add_separation(commands, "recognise", aliases=["recognize"])
     add_evaluation(commands)
     add_export(commands)
     return top
 
 
-def add_command(commands, name: str, summary: str, description: str, function):
+def add_command(commands, name: str, summary: str, description: str, function, **how):
     """One command; its help begins with the summary and goes on with the description."""
     command = commands.add_parser(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.\n\n{description}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        **how,
     )
     command.add_argument(
         "--debug", action="store_true", help="show the traceback of an error"
@@ -173,11 +176,12 @@ def add_binaural_corpus(commands) -> None:
 SEPARATION = {
     "separate": "write each speaker of recordings to a file",
     "enhance": "write recordings without their noise",
+    "recognise": "write what is said in recordings, and these without their noise",
 }
 
 
-def add_separation(commands, task: str) -> None:
-    """``separate`` and ``enhance``."""
+def add_separation(commands, task: str, **how) -> None:
+    """``separate``, ``enhance`` and ``recognise``."""
     command = add_command(
         commands,
         task,
@@ -188,6 +192,7 @@ def add_separation(commands, task: str) -> None:
         "--force, and nothing is ever written beside an input. A bad file is named and the\n"
         "rest is done: the exit code is then 1.",
         separate_files,
+        **how,
     )
     add_model(command)
     command.add_argument(
@@ -231,6 +236,8 @@ def add_separation(commands, task: str) -> None:
             help="files begin with noise alone for so long, which the guide learns; "
             "default %(default)s",
         )
+    if task == "recognise":
+        add_recognition(command)
     command.add_argument(
         "--chunk_seconds",
         type=float,
@@ -244,8 +251,36 @@ def add_separation(commands, task: str) -> None:
     command.add_argument(
         "--json", action="store_true", help="write one JSON object, for machines"
     )
-    unused = {"separate": {"guide": None}, "enhance": {"mixture_consistency": False}}
-    command.set_defaults(task=task, **unused[task])
+    unused = {"guide": None, "mixture_consistency": False, "text_only": False}
+    command.set_defaults(task=task)
+    for name, value in unused.items():
+        if command.get_default(name) is None:
+            command.set_defaults(**{name: value})
+
+
+def add_recognition(command) -> None:
+    """What ``recognise`` has more than ``enhance``."""
+    command.add_argument(
+        "--segment_seconds",
+        type=float,
+        default=20.0,
+        help="longer recordings are recognised in pieces, cut where it is quiet; "
+        "default %(default)s",
+    )
+    command.add_argument(
+        "--beam_size",
+        type=int,
+        help="hypotheses that the search follows; default that of the model's test",
+    )
+    command.add_argument(
+        "--keep_level",
+        action="store_true",
+        help="let the model hear recordings at their own level, as in its test, not at "
+        "the one it was trained at",
+    )
+    command.add_argument(
+        "--text_only", action="store_true", help="leave the enhanced recordings out"
+    )
 
 
 def add_evaluation(commands) -> None:
@@ -407,7 +442,7 @@ def make_binaural_corpus(options) -> None:
 
 
 def separate_files(options) -> int:
-    """Separate or enhance files."""
+    """Separate or enhance files, or recognise what is said in them."""
     from unified_se_ss.inference import batch
 
     return batch.run(
@@ -426,7 +461,20 @@ def separate_files(options) -> int:
         overlap_seconds=options.overlap_seconds,
         mixture_consistency=options.mixture_consistency,
         guide=make_guide(options),
+        text_only=options.text_only,
+        recognition=recognition_options(options),
     )
+
+
+def recognition_options(options) -> dict | None:
+    """How to recognise, if that was asked for."""
+    if options.task != "recognise":
+        return None
+    return {
+        "segment_seconds": options.segment_seconds,
+        "beam_size": options.beam_size,
+        "match_level": not options.keep_level,
+    }
 
 
 def make_guide(options):

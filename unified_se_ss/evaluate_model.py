@@ -216,6 +216,8 @@ class Mixtures:
             raise UserError(
                 f"model: takes {model.channels} channels; evaluate reads mono mixtures"
             )
+        if not model.n_sources and not model.can_enhance:
+            raise UserError("model: recognises only; evaluate scores signals")
         self.model, self.manifest = model, manifest
         self.dataset = MixtureDataset(manifest, model.n_sources or 1)
         if manifest.sample_rate != model.sample_rate:

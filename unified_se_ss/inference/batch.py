@@ -1,4 +1,4 @@
-"""Many files through one model: the commands ``separate`` and ``enhance``.
+"""Many files through one model: the commands ``separate``, ``enhance``, ``recognise``.
 
 A bad file is named and the others are done. Nothing is written beside an input, and
 nothing that exists is replaced unless told so.
@@ -6,7 +6,9 @@ nothing that exists is replaced unless told so.
 
 from __future__ import annotations
 
+import csv
 import glob
+import io
 import json
 import os
 import re
@@ -22,6 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.files import write_whole
 from unified_se_ss.inference.binaural import BinauralSeparator
 from unified_se_ss.inference.guided import GuidedEnhancer
 from unified_se_ss.inference.models import load_model
@@ -29,6 +32,7 @@ from unified_se_ss.inference.separator import Separator
 from unified_se_ss.inference.sound_files import SUBTYPES, SUFFIXES, opened
 
 STANDARD_INPUT = "-"
+TRANSCRIPTS = "transcripts.csv"
 
 
 # ------------------------------------------------------------------ inputs
@@ -188,15 +192,19 @@ def outputs_of(one: Input, output: Path, task: str, n_signals: int) -> list[Path
     >>> one = Input(Path("in/a.mp3"), "in/a.mp3", Path("a"))
     >>> [path.as_posix() for path in outputs_of(one, Path("out"), "separate", 2)]
     ['out/a_source1.wav', 'out/a_source2.wav']
+    >>> [path.as_posix() for path in outputs_of(one, Path("out"), "recognise", 1)]
+    ['out/a.txt', 'out/a_enhanced.wav']
     """
-    ends = (
-        ["enhanced"] if task == "enhance" else [f"source{j + 1}" for j in range(n_signals)]
-    )
+    ends = [f"_source{j + 1}.wav" for j in range(n_signals)]
+    if task != "separate":
+        ends = ["_enhanced.wav"] * n_signals
+    if task == "recognise":
+        ends.insert(0, ".txt")
     stem = output / one.target
-    return [stem.with_name(f"{stem.name}_{end}.wav") for end in ends]
+    return [stem.with_name(f"{stem.name}{end}") for end in ends]
 
 
-def check_outputs(outputs: dict[Input, list[Path]], force: bool) -> None:
+def check_outputs(outputs: dict[Input, list[Path]], force: bool, others=()) -> None:
     """Stop before any work where an output would land beside an input or on a file.
 
     Raises
@@ -205,7 +213,7 @@ def check_outputs(outputs: dict[Input, list[Path]], force: bool) -> None:
         Says which, and what to do.
     """
     beside = {one.path.resolve().parent for one in outputs if one.name != "standard input"}
-    paths = [path for each in outputs.values() for path in each]
+    paths = [path for each in outputs.values() for path in each] + list(others)
     for path in paths:
         if path.parent.resolve() in beside:
             raise UserError(
@@ -224,7 +232,9 @@ def check_outputs(outputs: dict[Input, list[Path]], force: bool) -> None:
 # ------------------------------------------------------------------ the commands
 
 
-def load_for_files(folder, device=None, precision=None, guide=None, **options):
+def load_for_files(
+    folder, device=None, precision=None, guide=None, recognition=None, **options
+):
     """What works on files with the model of a folder, whichever kind it is.
 
     Arguments
@@ -235,18 +245,28 @@ def load_for_files(folder, device=None, precision=None, guide=None, **options):
         As for :func:`~unified_se_ss.inference.models.load_model`.
     guide : callable, optional
         As for :class:`~unified_se_ss.inference.guided.GuidedEnhancer`.
+    recognition : dict, optional
+        Where words are wanted, options of
+        :class:`~unified_se_ss.inference.recogniser.Recognizer`.
     **options
         Those of :class:`~unified_se_ss.inference.separator.Separator`.
 
     Returns
     -------
-    Separator, BinauralSeparator or GuidedEnhancer
+    Separator, BinauralSeparator, GuidedEnhancer or Recognizer
     """
     model = load_model(folder, device, precision)
+    if recognition is not None and model.kind != "recogniser":
+        raise UserError(f"a model of kind {model.kind} recognises no words; see --help")
     if model.kind == "gsenet":
         return GuidedEnhancer(model, guide)
     if guide is not None:
         raise UserError(f"--guide: a model of kind {model.kind} is guided by nothing")
+    if model.kind == "recogniser":
+        from unified_se_ss.inference.recogniser import Recognizer
+
+        options.pop("mixture_consistency", None)  # there are no sources
+        return Recognizer(model, **options, **(recognition or {}))
     if model.kind == "binaural":
         return BinauralSeparator(model, **options)
     return Separator(model, **options)
@@ -264,14 +284,15 @@ def run(
     subtype: str = "float",
     force: bool = False,
     as_json: bool = False,
+    text_only: bool = False,
     **options,
 ) -> int:
-    """Separate or enhance files.
+    """Separate or enhance files, or recognise what is said in them.
 
     Arguments
     ---------
     task : str
-        ``"separate"`` or ``"enhance"``.
+        ``"separate"``, ``"enhance"`` or ``"recognise"``.
     model : str
         An exported folder or a run's folder.
     arguments : list of str
@@ -286,6 +307,8 @@ def run(
         Replace outputs that exist.
     as_json : bool
         Write one JSON object to standard output, and nothing else.
+    text_only : bool
+        Of ``"recognise"``: leave the enhanced signals out.
     **options
         Those of :func:`load_for_files`.
 
@@ -309,6 +332,7 @@ def run(
             {"channel": channel, "downmix": downmix, "subtype": subtype},
             force,
             as_json,
+            text_only,
         )
     except UserError as error:
         if as_json:
@@ -316,15 +340,18 @@ def run(
         raise
 
 
-def _run(task, model, inputs, output, how_to_load, how_to_work, force, as_json) -> int:
+def _run(
+    task, model, inputs, output, how_to_load, how_to_work, force, as_json, text_only
+) -> int:
     if how_to_work["subtype"] not in SUBTYPES:
         raise UserError(f"subtype: expected one of: {', '.join(SUBTYPES)}")
     if how_to_work["downmix"] and how_to_work["channel"] is not None:
         raise UserError("--channel and --downmix: give one of the two")
     separator = load_for_files(model, **how_to_load)
-    n_signals = separator.n_signals(task)
+    n_signals = 0 if text_only else separator.n_signals(task)
     outputs = {one: outputs_of(one, output, task, n_signals) for one in inputs}
-    check_outputs(outputs, force)
+    transcripts = [output / TRANSCRIPTS] if task == "recognise" else []
+    check_outputs(outputs, force, transcripts)
     say = _silent if as_json else _say
     say(str(separator))
     done, failed = [], []
@@ -347,6 +374,9 @@ def _run(task, model, inputs, output, how_to_load, how_to_work, force, as_json) 
             with bar.external_write_mode():
                 say(_line(done[-1]))
     report = _report(separator, done, failed)
+    for path in transcripts if done else ():
+        write_transcripts(path, done)
+        report["transcripts"] = str(path)
     if as_json:
         print(json.dumps(report))
     say(_last_line(report))
@@ -397,6 +427,17 @@ def _entry(one: Input, paths, result, seconds: float) -> dict:
         "processing_seconds": seconds,
         "real_time_factor": seconds / result.seconds,
     }
+
+
+def write_transcripts(path: Path, done: list[dict]) -> None:
+    """What was said in all files, as one table: input, seconds, text."""
+    table = io.StringIO()
+    writer = csv.DictWriter(
+        table, ("input", "seconds", "text"), extrasaction="ignore", lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows({**entry, "seconds": f"{entry['seconds']:.3f}"} for entry in done)
+    write_whole(path, table.getvalue())
 
 
 def _report(separator: Separator, done: list, failed: list) -> dict:
@@ -457,6 +498,8 @@ def _line(entry: dict) -> str:
     silent = [j for j, gain in enumerate(entry["gains"], 1) if gain == 0]
     if silent:
         text += f" (silent: {', '.join(map(str, silent))})"
+    if "text" in entry and entry["segments"]:
+        text += f"\n    {entry['text'] or '(no words)'}"
     return text
 
 

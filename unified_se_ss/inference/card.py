@@ -9,13 +9,15 @@ from unified_se_ss.inference.positions import longest_input
 
 # Keys of a run that say what it was trained on, and how.
 DATA_KEYS = ("mixture", "mode", "train_subset", "segment_seconds", "dynamic_mixing")
+DATA_KEYS += ("snr_range",)
 TRAINING_KEYS = ("rule", "granularity", "se_loss", "weight_se", "number_of_epochs")
+TRAINING_KEYS += ("system", "weight_ctc", "average_checkpoints")
 
 CARD = """\
 ---
-pipeline_tag: audio-to-audio
+pipeline_tag: {pipeline}
 tags:
-- speech-separation
+- {tag}
 - speech-enhancement
 ---
 # {title}
@@ -44,6 +46,21 @@ The program is under Apache 2.0. The weights are under no licence until whoever 
 them names one here; what they were trained on may bind that choice (of LibriMix:
 LibriSpeech is CC BY 4.0, the WHAM! noises are CC BY-NC 4.0).
 """
+
+RECOGNISER_USE = """\
+```bash
+python -m unified_se_ss recognise {folder} NOISY.wav -o OUT/
+```
+
+```python
+from unified_se_ss.inference.recogniser import Recognizer
+
+recognizer = Recognizer.from_folder("{folder}")
+text, enhanced = recognizer.recognise("NOISY.wav")
+```
+
+`config.json` is plain data, `model.safetensors` holds numbers alone and `tokens.model` is
+read by sentencepiece: loading runs no code from this folder."""
 
 USES = {
     "native": """\
@@ -109,7 +126,8 @@ def model_card(model, contents, source, folder, format: str) -> str:
     longest = longest_input(model.network) if format != "native" else None
     seconds = (longest or 0) / model.sample_rate
     outputs = ["sources"] * bool(model.n_sources) + ["enhanced"] * model.can_enhance
-    use = USES[format].format(
+    use = RECOGNISER_USE if model.decoding else USES[format]
+    use = use.format(
         folder=Path(folder).name,
         task="separate" if model.n_sources else "enhance",
         takes="[B, T]" if model.channels == 1 else f"[B, {model.channels}, T]",
@@ -120,11 +138,14 @@ def model_card(model, contents, source, folder, format: str) -> str:
         minimum_samples=model.minimum_samples,
         limit=f" The longest input is {seconds:.0f} s." if longest else "",
     )
+    recognises = model.decoding is not None
     return CARD.format(
+        pipeline="automatic-speech-recognition" if recognises else "audio-to-audio",
+        tag="speech-recognition" if recognises else "speech-separation",
         title=hparams.get("experiment_name", Path(folder).name),
         what=what_it_does(model),
         facts="\n".join(f"| {name} | {value} |" for name, value in facts(model).items()),
-        results=_results(source),
+        results=_results(source, hparams),
         training=_training(hparams, source),
         use=use,
     )
@@ -143,9 +164,12 @@ def what_it_does(model) -> str:
         tasks.append(f"separates a mixture of {model.n_sources} talkers")
     if model.can_enhance:
         tasks.append("removes noise from the mixture")
+    if model.decoding:
+        tasks.append("recognises what is said")
     return (
         f"A network that {' and '.join(tasks)}, at {model.sample_rate} Hz. Made with "
-        f"unified_se_ss {__version__}, enhancement and separation in one network."
+        f"unified_se_ss {__version__}, enhancement and "
+        f"{'recognition' if model.decoding else 'separation'} in one network."
     )
 
 
@@ -160,6 +184,10 @@ def facts(model) -> dict:
         "causal": "yes" if model.causal else "no: it needs the whole signal",
         "parameters": f"{_count(model.network):,}",
     }
+    if model.decoding:
+        found["search"] = (
+            f"beam of {model.decoding.beam_size}, CTC weight {model.decoding.ctc_weight:g}"
+        )
     for name, part in model.network.named_children():
         found[f"of them {name}"] = f"{_count(part):,} ({type(part).__name__})"
     return found
@@ -169,12 +197,14 @@ def _count(module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _results(source: Path) -> str:
+def _results(source: Path, hparams: dict) -> str:
     """What the run's evaluation wrote, if there was one."""
     table = _read(source / "summary.md").strip()
     if not table:
         return "None: the folder that this was exported from holds no evaluation."
-    return f"On the run's test set, with the checkpoint that was best in validation.\n\n{table}"
+    count = hparams.get("average_checkpoints", 1)
+    what = "checkpoint that was best" if count == 1 else f"mean of the {count} best weights"
+    return f"On the run's test set, with the {what} in validation.\n\n{table}"
 
 
 def _training(hparams: dict, source: Path) -> str:

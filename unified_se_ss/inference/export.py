@@ -11,7 +11,7 @@ from pathlib import Path
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import write_whole
 from unified_se_ss.inference.card import model_card
-from unified_se_ss.inference.folders import CONFIGURATION, WEIGHTS, read_folder
+from unified_se_ss.inference.folders import CONFIGURATION, TOKENS, WEIGHTS, read_folder
 from unified_se_ss.inference.models import Model, as_model
 from unified_se_ss.inference.onnx_format import write_onnx
 from unified_se_ss.inference.speechbrain_format import write_speechbrain
@@ -22,6 +22,7 @@ MODELS = {WEIGHTS, "masknet.ckpt", "model.onnx"}
 EXPORTED = MODELS | {
     CARD,
     CONFIGURATION,
+    TOKENS,
     "hyperparams.yaml",
     "encoder.ckpt",
     "decoder.ckpt",
@@ -29,14 +30,14 @@ EXPORTED = MODELS | {
 
 
 def write_native(model: Model, folder) -> None:
-    """Write ``config.json`` and ``model.safetensors``.
+    """Write ``config.json`` and ``model.safetensors``; of a recogniser ``tokens.model``.
 
     Arguments
     ---------
     model : unified_se_ss.inference.Model
         With its ``configuration``.
     folder : str or Path
-        Gets the two files.
+        Gets the files.
     """
     from safetensors.torch import save
 
@@ -46,6 +47,8 @@ def write_native(model: Model, folder) -> None:
     state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
     # Its save_file would make a file that nobody else may read.
     write_whole(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+    if model.decoding:
+        write_whole(folder / TOKENS, model.decoding.tokens.read_bytes())
 
 
 # A new format is one entry: a function of a model and a folder.
@@ -58,7 +61,8 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
     Arguments
     ---------
     source : str or Path
-        A run's folder (its best checkpoint is taken) or an exported folder.
+        A run's folder (its best checkpoint is taken, or the mean of the best, as by its
+        test) or an exported folder.
     folder : str or Path
         Where it goes.
     format : str
@@ -84,6 +88,12 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
     check_target(source, folder, force)
     contents = read_folder(source)
     model = as_model(contents, "cpu")
+    if model.decoding:
+        if format != "native":
+            raise UserError(
+                f"--format {format}: cannot hold a recogniser; take --format native"
+            )
+        check_tokens(model)
     if format != "native" and model.channels > 1:
         raise UserError(
             f"--format {format}: holds models that hear one channel; this {model.kind} model "
@@ -103,6 +113,13 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def check_tokens(model: Model) -> None:
+    """Stop at a recogniser whose tokenizer is damaged, before it is handed on."""
+    from unified_se_ss.inference.recogniser import read_tokens
+
+    read_tokens(model.decoding.tokens, model.network.n_tokens)
 
 
 def check_target(source: Path, folder: Path, force: bool) -> None:

@@ -12,13 +12,49 @@ import yaml
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.configuration import describe_network, read_json
 from unified_se_ss.inference.kinds import KINDS
-from unified_se_ss.inference.weights import read_checkpoint, read_safetensors
+from unified_se_ss.inference.weights import average, read_checkpoint, read_safetensors
 from unified_se_ss.plain_yaml import plain_yaml
 
 FORMAT = 1
 CONFIGURATION, WEIGHTS = "config.json", "model.safetensors"
+TOKENS = "tokens.model"
 KEYS = {"format", "kind", "sample_rate", "network"}
+SEARCH = "search"  # the key of a recogniser
+BEAM_SIZE, CTC_WEIGHT = 60, 0.3  # where a run does not say; those of BeamSearch
+LARGEST_BEAM = 1000
+MOST_AVERAGED = 1000  # checkpoints
 SAMPLE_RATES = (1000, 768000)  # Hz
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a recogniser gets from what its network says to words.
+
+    Arguments
+    ---------
+    tokens : Path
+        The tokenizer's file, not yet read.
+    beam_size : int
+        Hypotheses that are followed.
+    ctc_weight : float
+        Of CTC in their score, 0 to 1; attention has the rest.
+    """
+
+    tokens: Path
+    beam_size: int
+    ctc_weight: float
+
+    def __post_init__(self):
+        if type(self.beam_size) is not int or not 1 <= self.beam_size <= LARGEST_BEAM:
+            raise UserError(
+                f"beam_size: is {self.beam_size!r:.60}; expected 1 to {LARGEST_BEAM}"
+            )
+        if type(self.ctc_weight) not in (int, float) or not 0 <= self.ctc_weight <= 1:
+            raise UserError(f"ctc_weight: is {self.ctc_weight!r:.60}; expected 0 to 1")
+
+    def settings(self) -> dict:
+        """What ``config.json`` holds of it."""
+        return {"beam_size": self.beam_size, "ctc_weight": self.ctc_weight}
 
 
 @dataclass(frozen=True)
@@ -42,6 +78,8 @@ class Contents:
         Where the weights were found.
     hparams : dict or None
         A run's keys as plain data; None for an exported model.
+    decoding : Decoding or None
+        Of a recogniser; None for other models.
     """
 
     kind: str
@@ -51,15 +89,17 @@ class Contents:
     configuration_path: Path
     weights_path: Path
     hparams: dict | None = None
+    decoding: Decoding | None = None
 
     def configuration(self) -> dict:
         """What ``config.json`` holds."""
-        return {
+        found = {
             "format": FORMAT,
             "kind": self.kind,
             "sample_rate": self.sample_rate,
             "network": self.network,
         }
+        return {**found, SEARCH: self.decoding.settings()} if self.decoding else found
 
 
 def read_folder(folder) -> Contents:
@@ -103,11 +143,13 @@ def read_export(folder: Path) -> Contents:
     """Read what ``export`` wrote, or what a stranger says it did."""
     path = inside(folder, CONFIGURATION)
     found = read_json(path)
-    if set(found) != KEYS:
-        different = ", ".join(repr(key)[:60] for key in sorted(set(found) ^ KEYS))
+    recognises = found.get("kind") in [k for k, kind in KINDS.items() if kind.recognises]
+    keys = KEYS | {SEARCH} if recognises else KEYS
+    if set(found) != keys:
+        different = ", ".join(repr(key)[:60] for key in sorted(set(found) ^ keys))
         raise UserError(
             f"{path}: keys missing or unknown: {different}; expected: "
-            f"{', '.join(sorted(KEYS))}"
+            f"{', '.join(sorted(keys))}"
         )
     if type(found["format"]) is not int or found["format"] != FORMAT:
         raise UserError(
@@ -127,7 +169,23 @@ def read_export(folder: Path) -> Contents:
         )
     weights = inside(folder, WEIGHTS)
     state = read_safetensors(weights)
-    return Contents(kind, found["sample_rate"], network, state, path, weights)
+    decoding = read_decoding(folder, found[SEARCH], path) if recognises else None
+    return Contents(
+        kind, found["sample_rate"], network, state, path, weights, decoding=decoding
+    )
+
+
+def read_decoding(folder: Path, settings, path: Path) -> Decoding:
+    """How a recogniser searches, from the settings that a file gives."""
+    keys = {"beam_size", "ctc_weight"}
+    if not isinstance(settings, dict) or set(settings) != keys:
+        raise UserError(
+            f"{path}: {SEARCH}: is {settings!r:.60}; expected {' and '.join(sorted(keys))}"
+        )
+    try:
+        return Decoding(inside(folder, TOKENS), **settings)
+    except UserError as error:
+        raise UserError(f"{path}: {SEARCH}: {error}") from error
 
 
 def check_rate(rate, path) -> None:
@@ -169,6 +227,8 @@ def read_run(folder: Path) -> Contents:
             "--format native"
         )
     modules = hparams.get("modules")
+    if isinstance(modules, dict) and "recogniser" in modules:
+        return read_recogniser(folder, path, hparams)
     if not isinstance(modules, dict) or "network" not in modules:
         raise UserError(f"{path}: no network under modules; not a run of this project")
     network = describe_network(modules["network"], path)
@@ -177,6 +237,66 @@ def read_run(folder: Path) -> Contents:
     weights = best_checkpoint(folder, KINDS[kind].best) / "network.ckpt"
     state = read_checkpoint(weights)
     return Contents(kind, hparams["sample_rate"], network, state, path, weights, hparams)
+
+
+def read_recogniser(folder: Path, path: Path, hparams: dict) -> Contents:
+    """Read a run of Gradient Remedy: front and recogniser, the mean of the best of each."""
+    check_rate(hparams.get("sample_rate"), path)
+    names = ["recogniser"] if hparams.get("system") == "noisy" else ["recogniser", "front"]
+    missing = [name for name in names if name not in hparams["modules"]]
+    if missing:
+        raise UserError(f"{path}: no {missing[0]} under modules")
+    parts = {name: describe_network(hparams["modules"][name], path) for name in names}
+    network = {"class": KINDS["recogniser"].network, "arguments": parts}
+    count = hparams.get("average_checkpoints", 1)
+    if type(count) is not int or not 1 <= count <= MOST_AVERAGED:
+        raise UserError(
+            f"{path}: average_checkpoints: is {count!r:.60}; expected 1 to {MOST_AVERAGED}"
+        )
+    best = best_checkpoints(folder, KINDS["recogniser"].best)[:count]
+    state = {}
+    for name in names:
+        found = mean_of_checkpoints([place / f"{name}.ckpt" for place in best])
+        state |= {f"{name}.{key}": value for key, value in found.items()}
+    decoding = read_decoding(folder, search_settings(hparams, path), path)
+    return Contents(
+        "recogniser",
+        hparams["sample_rate"],
+        network,
+        state,
+        path,
+        best[0],
+        hparams,
+        decoding,
+    )
+
+
+def search_settings(hparams: dict, path: Path) -> dict:
+    """What a run's file says of the search that its test made."""
+    tagged = hparams.get("make_search")
+    content = tagged[1] if isinstance(tagged, tuple) else None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: make_search: expected what makes a search, with its sizes"
+        )
+    if content.get("language_model") is not None:
+        raise UserError(
+            f"{path}: make_search: its language model cannot be shared; recognise with "
+            "language_model: null, or with SpeechBrain"
+        )
+    known = {"beam_size": BEAM_SIZE, "ctc_weight": CTC_WEIGHT}
+    return {key: content.get(key, default) for key, default in known.items()}
+
+
+def mean_of_checkpoints(paths: list[Path]) -> dict[str, torch.Tensor]:
+    """The mean of the weights in several checkpoints of one run."""
+    try:
+        return average(read_checkpoint(path) for path in paths)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{paths[0]}: its weights are not those of the run's other checkpoints "
+            f"({str(error).splitlines()[0][:200]})"
+        ) from error
 
 
 def kind_of(network, path) -> str:
@@ -192,7 +312,12 @@ def kind_of(network, path) -> str:
 
 
 def best_checkpoint(folder: Path, best: str) -> Path:
-    """The checkpoint of a run that its evaluation would take.
+    """The checkpoint of a run that its evaluation would take; as `best_checkpoints`."""
+    return best_checkpoints(folder, best)[0]
+
+
+def best_checkpoints(folder: Path, best: str) -> list[Path]:
+    """The checkpoints of a run, the best first.
 
     Arguments
     ---------
@@ -203,8 +328,8 @@ def best_checkpoint(folder: Path, best: str) -> Path:
 
     Returns
     -------
-    Path
-        The checkpoint's folder.
+    list of Path
+        Of each the folder.
 
     Raises
     ------
@@ -222,7 +347,7 @@ def best_checkpoint(folder: Path, best: str) -> Path:
             f"{folder}: no checkpoint of a whole epoch (with {best}) in its save folder; "
             "train for one epoch at least"
         )
-    return max(found, key=found.get)
+    return sorted(found, key=found.get, reverse=True)
 
 
 def _meta(path: Path) -> dict:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -31,6 +33,12 @@ class Kind:
     enhance : callable, optional
         The same arguments to the enhanced mixture alone, without the work for sources;
         none where no model of the kind can enhance.
+    try_out : callable, optional
+        From the network alone: whatever its modules do with a short signal, where
+        `both` is not all of it. Is called of a network with memory, of which the
+        weights are known to fit.
+    recognises : bool
+        Whether there are a tokenizer and a search beside the network.
     """
 
     network: str
@@ -38,6 +46,8 @@ class Kind:
     facts: Callable
     both: Callable
     enhance: Callable | None = None
+    try_out: Callable | None = None
+    recognises: bool = False
 
 
 def _unified_facts(network) -> dict:
@@ -98,6 +108,29 @@ def _binaural_both(network, mixture, lengths):
     return network(mixture, lengths), None
 
 
+def _recogniser_facts(network) -> dict:
+    return {
+        "n_sources": 0,
+        "channels": 1,
+        "causal": False,  # both directions, attention
+        "minimum_samples": 1,
+        "can_enhance": network.front is not None,
+    }
+
+
+def _recogniser_both(network, mixture, lengths):
+    return None, network.enhance(mixture, lengths)
+
+
+def _recogniser_enhance(network, mixture, lengths):
+    return network.enhance(mixture, lengths)
+
+
+def _recogniser_try_out(network):
+    signal = torch.zeros(1, 2 * network.minimum_samples)
+    network(signal, None, torch.tensor([[1, network.n_tokens - 1]]))
+
+
 # Models by the name that their config.json gives as "kind". A new recipe is one entry.
 KINDS = {
     "unified": Kind(
@@ -105,4 +138,13 @@ KINDS = {
     ),
     "gsenet": Kind("GSENet", "si_snr_i", _gsenet_facts, _gsenet_both, _gsenet_enhance),
     "binaural": Kind("BinauralNetwork", "snr_i", _binaural_facts, _binaural_both),
+    "recogniser": Kind(
+        "RecognitionSystem",
+        "accuracy",
+        _recogniser_facts,
+        _recogniser_both,
+        _recogniser_enhance,
+        _recogniser_try_out,
+        recognises=True,
+    ),
 }

@@ -5,13 +5,13 @@ Axes: B batch, T samples, J sources.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference.configuration import build_network, outline
+from unified_se_ss.inference.configuration import FAULTS, build_network, outline
 from unified_se_ss.inference.folders import read_folder
 from unified_se_ss.inference.kinds import KINDS
 from unified_se_ss.inference.weights import check_state
@@ -40,6 +40,8 @@ class Model:
         Signals are fp32 in any case.
     configuration : dict, optional
         The same as plain data, as ``config.json`` holds it.
+    decoding : unified_se_ss.inference.folders.Decoding, optional
+        Of a recogniser: its tokenizer and its search.
 
     Attributes
     ----------
@@ -89,9 +91,10 @@ class Model:
         device=None,
         precision=None,
         configuration: dict | None = None,
+        decoding=None,
     ):
         self.kind = kind
-        self.configuration = configuration
+        self.configuration, self.decoding = configuration, decoding
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.network = network.to(self.device).eval().requires_grad_(False)
@@ -131,20 +134,22 @@ class Model:
         if KINDS[self.kind].enhance is None:
             raise UserError(f"models of kind {self.kind} only separate")
         if not self.can_enhance:
+            if not self.n_sources:
+                raise UserError("this model has no front; it can only recognise")
             raise UserError(
                 "this model has no SE module (it was trained with use_se: False); "
                 "it can only separate"
             )
-        return self._run(KINDS[self.kind].enhance, mixture, lengths).float()
+        return self.run(KINDS[self.kind].enhance, mixture, lengths).float()
 
     def both(self, mixture: torch.Tensor, lengths=None):
         """Sources and enhanced mixture from one pass; None for what there is not."""
-        signals = self._run(KINDS[self.kind].both, mixture, lengths)
+        signals = self.run(KINDS[self.kind].both, mixture, lengths)
         return tuple(None if signal is None else signal.float() for signal in signals)
 
     @torch.no_grad()
-    def _run(self, function, mixture, lengths):
-        """Call a function of the network, on its device and in its precision."""
+    def run(self, function, mixture, lengths=None):
+        """Call a function of network, mixture and lengths on the device, in the precision."""
         self._check(mixture, lengths)
         mixture = mixture.to(self.device, torch.float32)
         lengths = None if lengths is None else torch.as_tensor(lengths).cpu()
@@ -270,6 +275,7 @@ def as_model(contents, device=None, precision=None) -> Model:
         device,
         precision,
         contents.configuration(),
+        contents.decoding,
     )
 
 
@@ -279,25 +285,36 @@ def make_network(contents) -> nn.Module:
     Names and shapes are compared first, on a network without memory, and a signal goes
     through that; only then is the network made.
     """
+    kind = KINDS[contents.kind]
     bare = outline(contents.network, contents.configuration_path)
     check_state(bare.state_dict(), contents.state, contents.weights_path)
-    try_out(bare, contents)
+    if kind.try_out is None:
+        with fitting(contents):
+            try_out(kind, bare)
     with torch.random.fork_rng(devices=[]):  # first weights, soon replaced
         network = build_network(contents.network, contents.configuration_path)
     network.load_state_dict(contents.state)
+    if kind.try_out is not None:
+        with fitting(contents), torch.no_grad():
+            kind.try_out(network.eval())
     return network
 
 
-def try_out(bare: nn.Module, contents) -> None:
-    """Send shapes through a network, so that modules that do not fit are found."""
+def try_out(kind, bare: nn.Module) -> None:
+    """Send shapes through a network without memory."""
+    facts = kind.facts(bare)
+    channels, samples = facts["channels"], 2 * facts["minimum_samples"]
+    shape = (1, samples) if channels == 1 else (1, channels, samples)
+    kind.both(bare, torch.empty(shape, device="meta"), None)
+
+
+@contextmanager
+def fitting(contents):
+    """Whatever goes wrong in the block is that modules do not fit together."""
     try:
-        kind = KINDS[contents.kind]
-        facts = kind.facts(bare)
-        channels, samples = facts["channels"], 2 * facts["minimum_samples"]
-        shape = (1, samples) if channels == 1 else (1, channels, samples)
-        kind.both(bare, torch.empty(shape, device="meta"), None)
-    except (AttributeError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        yield
+    except FAULTS as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"{contents.configuration_path}: the parts of the network do not fit "
             f"together ({reason})"

@@ -68,6 +68,36 @@ def read_checkpoint(path) -> dict[str, torch.Tensor]:
     return dict(state)
 
 
+def average(states) -> dict[str, torch.Tensor]:
+    """The mean of state dictionaries, as SpeechBrain's ``average_checkpoints`` takes it.
+
+    Arguments
+    ---------
+    states : iterable of dict
+        At least one; two at a time are held. What is no floating-point number is rounded
+        as a module that loads the mean rounds it.
+
+    Raises
+    ------
+    KeyError, RuntimeError
+        They are of different networks.
+
+    Example
+    -------
+    >>> average([{"a": torch.zeros(2)}, {"a": torch.ones(2)}])
+    {'a': tensor([0.5000, 0.5000])}
+    """
+    states = iter(states)
+    sums, count = dict(next(states)), 1
+    for state in states:
+        if set(state) != set(sums):
+            raise KeyError(shortened(sorted(set(state) ^ set(sums))))
+        for name, value in state.items():
+            sums[name] = sums[name] + value
+        count += 1
+    return {name: (total / float(count)).to(total.dtype) for name, total in sums.items()}
+
+
 def check_state(expected: dict, found: dict, path) -> None:
     """Stop unless the weights found are those expected, in name, shape and type.
 
