@@ -17,12 +17,14 @@ from unified_se_ss.data import Example, collate
 from unified_se_ss.errors import UserError
 from unified_se_ss.ranks import join
 from unified_se_ss.recipe import batch_budget
+from unified_se_ss.recipe.aside import overrides_aside
 from unified_se_ss.recipe.batch_budget import (
     _of_container,
     find_batch_seconds,
     load_batch_seconds,
     memory_model,
 )
+from unified_se_ss.recipe.preflight import preflight
 from unified_se_ss.recipe.trial import TrialSteps, as_it_was
 from unified_se_ss.recipe.values import kind_of
 
@@ -409,6 +411,30 @@ def test_the_key_takes_seconds_null_or_auto():
 def test_a_device_that_cannot_be_asked_is_named():
     with pytest.raises(UserError, match="cannot ask mps"):
         batch_budget.memory_of("mps")
+
+
+def test_a_replay_does_not_ask(tmp_path, monkeypatch):
+    brain = make(tmp_path, monkeypatch, memory=None)
+    brain.hparams.options.replay = "nonfinite/epoch0001_batch000001_rank0.pt"
+    find_batch_seconds(brain)
+    assert brain.hparams.batch_seconds == "auto"
+
+
+def test_a_check_finds_it_or_takes_what_the_run_has_found(tmp_path, monkeypatch, capsys):
+    brain = make(tmp_path, monkeypatch)
+    signals = {"mixture": np.zeros(3)}
+    assert preflight(brain, brain.loaders, lambda _: signals) == 0
+    told = capsys.readouterr().out
+    assert "batch_seconds: 5.1 (3 of the longest items" in told
+    assert "3 items, " in told.partition("longest batch")[2].partition("\n")[0]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "hyperparams.yaml").write_text("{}")
+    (tmp_path / "own" / "batch_seconds.json").write_text('{"batch_seconds": 3.5}')
+    folder = overrides_aside(brain.hparams.options, {"output_folder"})["output_folder"]
+    again = make(tmp_path, monkeypatch)
+    again.hparams.output_folder = folder
+    load_batch_seconds(again)
+    assert again.train_sampler.batch_seconds == again.hparams.batch_seconds == 3.5
 
 
 def test_nothing_is_looked_at_unless_asked_for(tmp_path, monkeypatch):

@@ -90,8 +90,9 @@ def find_batch_seconds(brain) -> None:
     UserError
         Not even the longest item fits, or this kind of device cannot be asked.
     """
-    if brain.option("batch_seconds", None) != AUTO:
-        return
+    options = brain.option("options", None)
+    if brain.option("batch_seconds", None) != AUTO or getattr(options, "replay", None):
+        return  # a replay has its batch
     began = time.perf_counter()
     memory = memory_of(brain.device)
     with as_it_was(brain):
@@ -135,7 +136,7 @@ def _tell(brain, found: dict, took: float) -> None:
         f"items, {found['longest_item_seconds']:g} s): {in_units(found['peak_bytes'])} "
         f"{found['peak_is']} of {in_units(found['limit_bytes'])}, which leave "
         f"{100 * found['margin']:.0f} % free; {steps} batches an epoch; found in {took:.1f} s "
-        f"and kept in {path}"
+        f"and kept in {path.name}"
     )
     if steps < FEW_STEPS:
         logger.warning(
