@@ -33,7 +33,7 @@ from unified_se_ss.networks.binaural import VARIANTS
 UNIFIED = ("SepFormer", "DPRNN")
 RATE, GSENET_RATE = 8000, 16000
 SECONDS = 8.0  #: Of a signal that is worked on whole.
-LONG = {"cpu": 20.0, "cuda": 120.0}  #: Of one that is worked on in chunks, too.
+LONG = {"cpu": 15.0, "cuda": 120.0}  #: Of one that is worked on in chunks, too.
 CHUNK, OVERLAP = 5.0, 1.0
 MOST_ROUNDS = 3  #: On a CPU, where one takes long.
 TINY_BINAURAL = {"n_basis": 8, "n_features": 4, "hidden": 8, "blocks": 2, "repeats": 1}
