@@ -11,12 +11,15 @@ With ``options.quick`` it runs in seconds, on small sizes: that is what the test
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -315,10 +318,10 @@ def peak_bytes(run: Callable, device: torch.device) -> int:
 def _allocations(run) -> list[dict]:
     """The profiler's record of what was allocated (and freed) on the CPU, in order."""
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(
-        activities=activities, profile_memory=True, acc_events=True
-    ) as profiler:
-        run()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is one cycle of recording
+        with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+            run()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
@@ -423,3 +426,10 @@ def needs(package: str, extra: str):
             f"{package} is not installed, which is what is compared with; "
             f"pip install '.[{extra}]'"
         ) from error
+
+
+def from_tests(name: str):
+    """A module of the tests: an oracle, or a counter that both use."""
+    if (folder := str(ROOT / "tests")) not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(name)

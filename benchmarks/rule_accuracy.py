@@ -10,11 +10,10 @@ which an oracle's own solver gives up are not counted. Needs the `test` extra.
 from __future__ import annotations
 
 import statistics
-import sys
 
 import torch
 
-from benchmarks.frame import ROOT, Options, Table, needs
+from benchmarks.frame import Options, Table, from_tests, needs
 from unified_se_ss.gradients import RULES, find_rule
 
 SIZE = 7  # length of a gradient
@@ -40,7 +39,7 @@ def run(options: Options) -> list[Table]:
 
 def differences(number: int):
     """Rule with its options, oracle, relative differences over so many pairs."""
-    oracles = _oracles()
+    oracles = from_tests("rule_oracles")
     pairs = _pairs(oracles, number)
     for name in sorted(RULES):
         for oracle in oracles.ORACLES.get(name, []):
@@ -52,15 +51,6 @@ def differences(number: int):
         words = f"torchjd GradVac (eps {eps:g}), step after step"
         found = oracles.gradvac_differences(pairs, beta, eps)
         yield f"gradvac (beta: {beta})", words, found
-
-
-def _oracles():
-    """The oracles of the tests."""
-    if (folder := str(ROOT / "tests")) not in sys.path:
-        sys.path.append(folder)
-    import rule_oracles
-
-    return rule_oracles
 
 
 def _pairs(oracles, number):

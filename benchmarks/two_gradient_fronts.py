@@ -1,6 +1,4 @@
-"""What the second gradient costs in time and memory, by kind of front and of step.
-
-    python benchmarks/two_gradient_fronts.py [--seconds 1] [--repeats 5] [--json out.json]
+"""The price of two gradients on fronts alone, by kind of step: published, torchjd, here.
 
 A front is shared by two tasks: the auxiliary loss stands at its output, the main loss
 behind a back that the main task alone uses. The back is either a gain (one number, so
@@ -19,47 +17,27 @@ Kinds of step, without an optimizer:
 - torchjd, lean: the same with parallel_chunk_size=1, which it advises for recurrent
   networks, and optimize_gramian_computation=True, which it advises where memory is short.
 
-Time: all kinds in turn in one process after a warm-up, medians. On a machine that others
-use too, set OMP_NUM_THREADS=1 and ask for --clock cpu, which counts the processor's
-seconds and not those of waiting for it. Memory: the most that
-is allocated at once beyond weights and data over two steps, buffers that live on between
-them included. On the CPU it is summed up from the profiler's record of every tensor that
-comes and goes (what oneDNN allocates for itself is not in it), on CUDA it is the
-allocator's peak. "Gradients" is how much more than one backward needs, where 1 is one
-gradient of the front.
+Memory is the most that is allocated at once beyond weights and data over two steps, buffers
+that live on between them included. "Gradients" is how much more than one backward needs,
+where 1 is one gradient of the front.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib.util
-import json
-import os
-import platform
-import statistics
 import sys
-import tempfile
-import time
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's search for a GPU
+import torch
+from torch import nn
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from hyperpyyaml import load_hyperpyyaml  # noqa: E402
-
-from unified_se_ss.gradients import TaskLoss, TwoTaskGradients, TwoTaskLosses  # noqa: E402
-from unified_se_ss.networks import Recurrent  # noqa: E402
-from unified_se_ss.recipe import commit, keep_freed_memory  # noqa: E402
-
-RECIPE = "hparams/libri2mix_noisy_dprnn.yaml"
-MEBIBYTE = 1 << 20
+from benchmarks.frame import Options, Table, alternate, in_mebibytes, peak_bytes
+from benchmarks.networks import recipe
+from benchmarks.steps import modulate
+from unified_se_ss.gradients import TaskLoss, TwoTaskGradients, TwoTaskLosses
+from unified_se_ss.networks import Recurrent
 
 
 class Masked(nn.Module):
@@ -89,9 +67,7 @@ class Gain(nn.Module):
 def dprnn(width: int = 256):
     """Front, back and data maker: encoder and enhancer of the recipe, 5.07 M."""
     sizes = {"n_basis": width, "n_features": width, "hidden": width}
-    unused = {"data_folder": "unused", "output_folder": tempfile.mkdtemp()}
-    with open(ROOT / RECIPE, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, {**unused, **sizes})
+    hparams = recipe("DPRNN", **sizes)
     enhancer = Masked(hparams["enhancer"])
     front = nn.Sequential(hparams["encoder"], enhancer)
     rate = hparams["sample_rate"]
@@ -123,6 +99,7 @@ def transformer(width: int = 512):
 FRONTS = {"DPRNN": dprnn, "BLSTM": blstm, "Transformer": transformer}
 BACKS = {"gain": lambda network: Gain(), "as front": copy.deepcopy}
 TINY = 16  # width to try it out with
+SECONDS = 1.0  # length of the items
 
 
 class TwoTasks:
@@ -199,12 +176,7 @@ def published_loop(tasks: TwoTasks):
         copies = [parameter.grad.clone() for parameter in shared]
         tasks.clear()
         main.mean().backward()
-        for parameter, copied in zip(shared, copies):
-            of_main, of_auxiliary = parameter.grad.clone().view(-1), copied.view(-1)
-            product = torch.dot(of_auxiliary, of_main)
-            if product < 0:
-                of_auxiliary = of_auxiliary - product * of_main / of_main.norm() ** 2
-            parameter.grad = parameter.grad + of_auxiliary.view_as(parameter)
+        modulate(shared, copies)
 
     return step
 
@@ -245,25 +217,7 @@ KINDS = {
 }
 
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-
-
-def median_seconds(tasks: TwoTasks, repeats: int, clock) -> dict[str, float]:
-    """Median seconds of each kind of step that runs, taken in turn."""
-    steps = _running_steps(tasks)
-    taken = {kind: [] for kind in steps}
-    for _ in range(repeats):
-        for kind, step in steps.items():
-            _wait(tasks.data.device)
-            began = clock()
-            step()
-            _wait(tasks.data.device)
-            taken[kind].append(clock() - began)
-            tasks.clear()
-    return {kind: statistics.median(seconds) for kind, seconds in taken.items()}
-
-
-def _running_steps(tasks: TwoTasks) -> dict:
+def running_steps(tasks: TwoTasks) -> dict:
     """Each kind's step after a warm-up, but those that are not installed or fail."""
     steps = {}
     for kind, make in KINDS.items():
@@ -282,166 +236,62 @@ def _running_steps(tasks: TwoTasks) -> dict:
     return steps
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def peak_of_kind(kind: str, tasks: TwoTasks) -> int:
     """Most bytes at once beyond weights and data: what a kind keeps, and two steps."""
 
-    def run():
+    def work():
         step = KINDS[kind](tasks)
         for _ in range(2):
             step()
             tasks.clear()
 
-    return peak_bytes(run, tasks.data.device)
+    return peak_bytes(work, tasks.data.device)
 
 
-def peak_bytes(run, device: torch.device) -> int:
-    """Most bytes of tensors that `run()` allocates and holds at once.
-
-    Arguments
-    ---------
-    run : callable
-        Without arguments.
-    device : torch.device
-        Whose memory is counted.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    return _peak_of_record(_allocations(run))
-
-
-def _allocations(run) -> list[dict]:
-    """The profiler's record of what was allocated (and freed) on the CPU, in order."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(
-        activities=activities, profile_memory=True, acc_events=True
-    ) as profiler:
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    memory = [event for event in events if event.get("name") == "[memory]"]
-    memory.sort(key=lambda event: event["args"]["Ev Idx"])
-    return [event["args"] for event in memory]
-
-
-def _peak_of_record(record: list[dict]) -> int:
-    """Highest sum of what is held; what was allocated before the record is left out."""
-    held, now, peak = {}, 0, 0
-    for event in record:
-        address, size = event["Addr"], event["Bytes"]
-        if size > 0:
-            held[address] = size
-            now += size
-            peak = max(peak, now)
-        else:
-            now -= held.pop(address, 0)
-    return peak
-
-
-def measure(front_name: str, back_name: str, options) -> list[dict]:
-    """One row for each kind of step."""
+def tasks_of(front_name: str, back_name: str, options: Options) -> TwoTasks:
+    """A front with its back and data, the same at each call."""
     torch.manual_seed(0)
     make = FRONTS[front_name]
-    front, network, data = make(TINY) if options.tiny else make()
+    front, network, data = make(TINY) if options.quick else make()
     back = BACKS[back_name](network)
-    tasks = TwoTasks(
-        front.to(options.device),
-        back.to(options.device),
-        data(options.seconds).to(options.device),
-    )
-    gradient = sum(p.numel() * p.element_size() for p in front.parameters())
-    seconds = median_seconds(tasks, options.repeats, CLOCKS[options.clock])
-    peaks = {kind: peak_of_kind(kind, tasks) for kind in seconds}
+    data = data(0.1 if options.quick else SECONDS)
+    return TwoTasks(*(x.to(options.device) for x in (front, back, data)))
+
+
+def measure(front_name: str, back_name: str, options: Options) -> list[dict]:
+    """One row for each kind of step."""
+    tasks = tasks_of(front_name, back_name, options)
+    parameters = list(tasks.front.parameters())
+    gradient = sum(p.numel() * p.element_size() for p in parameters)
+    steps = running_steps(tasks)
+    timings = alternate(steps, options.repeats, options.device, between=tasks.clear)
+    peaks = {kind: peak_of_kind(kind, tasks) for kind in steps}
     first = next(iter(KINDS))
     return [
         {
             "front": front_name,
-            "front_parameters": sum(p.numel() for p in front.parameters()),
+            "parameters": f"{sum(p.numel() for p in parameters) / 1e6:.2f} M",
             "back": back_name,
-            "kind": kind,
-            "seconds": seconds[kind],
-            "time_ratio": seconds[kind] / seconds[first],
-            "peak_bytes": peaks[kind],
-            "memory_ratio": peaks[kind] / peaks[first],
-            "gradients_more": (peaks[kind] - peaks[first]) / gradient,
+            "step": kind,
+            "seconds": timing.median,
+            "ratio": timing.times(timings[first]),
+            "processor ratio": timing.times(timings[first], "processor"),
+            "peak MiB": in_mebibytes(peaks[kind]),
+            "memory ratio": peaks[kind] / peaks[first],
+            "gradients": (peaks[kind] - peaks[first]) / gradient,
+            "peak bytes": peaks[kind],
         }
-        for kind in seconds
+        for kind, timing in timings.items()
     ]
 
 
-def as_line(row: dict) -> str:
-    """A row of the table."""
-    front = f"{row['front']} {row['front_parameters'] / 1e6:.2f} M"
-    return (
-        f"{front:<20} {row['back']:<9} {row['kind']:<15} {row['seconds']:>8.3f} s "
-        f"{row['time_ratio']:>6.2f} {row['peak_bytes'] / MEBIBYTE:>9.1f} MiB "
-        f"{row['memory_ratio']:>6.2f} {row['gradients_more']:>+10.2f}"
-    )
-
-
-def _options(arguments):
-    """What the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--fronts", nargs="+", choices=FRONTS, default=list(FRONTS))
-    parser.add_argument("--backs", nargs="+", choices=BACKS, default=list(BACKS))
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of the items")
-    parser.add_argument("--repeats", type=int, default=5, help="steps of each kind")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--tiny", action="store_true", help="narrow networks, to try it out"
-    )
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    return parser.parse_args(arguments)
-
-
-def main(arguments=None):
-    """Measure every front with every back, print a table, write it as JSON if asked."""
-    options = _options(arguments)
-    keep_freed_memory()
+def run(options: Options) -> Iterator[Table]:
+    """A table for each front: with every back, every kind of step."""
     # torch.vmap says of each operation that it runs one gradient after the other.
     warnings.filterwarnings("ignore", "There is a performance drop because")
-    threads = torch.get_num_threads()
-    print(f"torch {torch.__version__}, {options.device}, {threads} threads, ", end="")
-    print(
-        f"items of {options.seconds:g} s, median of {options.repeats}, "
-        f"{options.clock} clock"
-    )
-    if importlib.util.find_spec("torchjd") is None:
-        print("torchjd is not installed: its steps are left out (pip install torchjd)")
-    print(
-        f"\n{'front':<20} {'back':<9} {'step':<15} {'time':>10} {'ratio':>6} "
-        f"{'peak memory':>13} {'ratio':>6} {'gradients':>10}"
-    )
-    rows = []
-    for front in options.fronts:
-        for back in options.backs:
-            rows += (measured := measure(front, back, options))
-            print(*map(as_line, measured), sep="\n", flush=True)
-    if options.json:
-        machine = {
-            "commit": commit(),
-            "torch": torch.__version__,
-            "device": options.device,
-            "threads": threads,
-            "clock": options.clock,
-            "cpu": platform.processor(),
-        }
-        options.json.write_text(json.dumps({**machine, "rows": rows}, indent=2))
-
-
-if __name__ == "__main__":
-    main()
+    missing = importlib.util.find_spec("torchjd") is None
+    note = "torchjd is not installed: its steps are left out." if missing else ""
+    for front in FRONTS:
+        rows = [row for back in BACKS for row in measure(front, back, options)]
+        columns = [name for name in rows[0] if name != "peak bytes"]
+        yield Table(f"{front} as front", columns, rows, note)

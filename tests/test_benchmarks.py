@@ -1,14 +1,18 @@
-"""The benchmarks of the second gradient: they run, and measure what they say."""
+"""The benchmarks of training: they run, and what is compared computes the same."""
 
-import json
+import dataclasses
 
 import pytest
 import torch
 
+from benchmarks import dual_path, loss, training_step, two_gradients
 from benchmarks import two_gradient_fronts as fronts
-from benchmarks import two_gradients
+from benchmarks.frame import Options
+from benchmarks.networks import RECIPES, recipe
+from benchmarks.steps import Batch, ProjectStep, SingleBackwardStep, published
 
 CPU = torch.device("cpu")
+QUICK = Options(quick=True, repeats=1)
 ALONE = ["one backward", "bare passes", "project (here)", "published loop"]
 
 
@@ -34,26 +38,6 @@ def test_the_fronts_have_the_stated_size(name, millions):
     front, _, _ = fronts.FRONTS[name]()
     size = sum(parameter.numel() for parameter in front.parameters())
     assert round(size / 1e6, 2) == millions
-
-
-def test_peak_of_known_cases():
-    x = torch.randn(100, 100)
-    one = x.numel() * x.element_size()
-    assert fronts.peak_bytes(lambda: x @ x, CPU) == one
-    # Both products and their sum at once; scalars take a few bytes.
-    assert 0 <= fronts.peak_bytes(lambda: (x * 2) + (x * 3), CPU) - 3 * one < 100
-    # Each is gone before the next comes.
-    assert fronts.peak_bytes(lambda: [(x @ x).shape for _ in range(3)], CPU) == one
-
-
-def test_peak_leaves_out_what_was_there_before():
-    there = [torch.randn(100, 100)]
-
-    def run():
-        there.clear()
-        return torch.empty(10)
-
-    assert fronts.peak_bytes(run, CPU) == 40
 
 
 def test_peak_of_one_backward_is_at_least_the_gradients():
@@ -93,26 +77,19 @@ def test_both_ways_through_torchjd_are_one():
     torch.testing.assert_close(documented, lean, rtol=1e-4, atol=1e-7)
 
 
-def test_fronts_print_one_table(capsys, tmp_path):
-    written = tmp_path / "out.json"
-    fronts.main(
-        "--tiny --fronts BLSTM --backs gain --seconds 0.1 --repeats 1 "
-        f"--device cpu --clock cpu --json {written}".split()
-    )
-    printed = capsys.readouterr().out
-    rows = json.loads(written.read_text())["rows"]
-    assert [row["kind"] for row in rows][: len(ALONE)] == ALONE
+def test_fronts_give_a_row_for_each_kind_of_step():
+    rows = fronts.measure("BLSTM", "gain", QUICK)
+    assert [row["step"] for row in rows][: len(ALONE)] == ALONE
     for row in rows:
-        assert fronts.as_line(row) in printed
-        assert row["peak_bytes"] > 0 and row["seconds"] > 0
-        if row["kind"] == "one backward":
-            assert row["time_ratio"] == row["memory_ratio"] == 1
-            assert row["gradients_more"] == 0
+        assert row["peak bytes"] > 0 and row["seconds"] > 0
+        if row["step"] == "one backward":
+            assert row["ratio"] == row["memory ratio"] == 1
+            assert row["gradients"] == 0
 
 
 def test_without_torchjd_its_steps_are_left_out(capsys, monkeypatch):
     monkeypatch.setattr(fronts.importlib.util, "find_spec", lambda name: None)
-    steps = fronts._running_steps(tiny_tasks("Transformer"))
+    steps = fronts.running_steps(tiny_tasks("Transformer"))
     assert list(steps) == ALONE
 
 
@@ -125,23 +102,104 @@ def test_a_way_through_torchjd_that_fails_is_said_and_left_out(capsys, monkeypat
 
     pytest.importorskip("torchjd")
     monkeypatch.setitem(fronts.KINDS, "torchjd", fails)
-    steps = fronts._running_steps(tiny_tasks("Transformer"))
+    steps = fronts.running_steps(tiny_tasks("Transformer"))
     assert list(steps) == [*ALONE, "torchjd, lean"]
     assert "torchjd does not run: no vmap here" in capsys.readouterr().err
 
 
-def test_recipes_print_one_table(capsys, tmp_path):
-    written = tmp_path / "out.json"
-    arguments = [
-        "hparams/demo.yaml",
-        "--seconds",
-        "0.3",
-        "--repeats",
-        "1",
-        "--device",
-        "cpu",
-    ]
-    two_gradients.main([*arguments, "--json", str(written)])
-    (row,) = json.loads(written.read_text())["rows"]
-    assert row["recipe"] in capsys.readouterr().out
-    assert row["two_gradients_s"] > 0
+# ------------------------------------------------------------------ steps
+
+
+def small_steps(kind):
+    """The published step and this project's, in fp32."""
+    batch = Batch.of(2, 800, CPU)
+    network = recipe(kind, small=True)["network"]
+    return published(kind, network, batch), ProjectStep(network, batch)
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_both_steps_compute_the_same(kind):
+    theirs, ours = small_steps(kind)
+    for _ in range(3):
+        losses = [torch.stack(step.losses()).detach() for step in (theirs, ours)]
+        torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
+        theirs()
+        ours()
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_one_backward_has_the_same_losses(kind):
+    _, ours = small_steps(kind)
+    alone = SingleBackwardStep(recipe(kind, small=True)["network"], ours.batch)
+    assert [x.item() for x in alone.losses()] == [x.item() for x in ours.losses()]
+    alone()
+    assert alone.losses()[0] < ours.losses()[0]
+
+
+def test_training_steps_quickly():
+    tables = list(training_step.run(dataclasses.replace(QUICK, profile=True)))
+    times, counts, *tops = tables[: len(tables) // 2]
+    ways = ["published", "here", "published, bf16", "here, bf16"]
+    assert [row["step"] for row in times.rows] == ways
+    theirs, ours = times.rows[:2]
+    assert theirs["SS loss"] == pytest.approx(ours["SS loss"], rel=1e-4)
+    assert theirs["SE loss"] == pytest.approx(ours["SE loss"], rel=1e-4)
+    theirs, ours = counts.rows[:2]
+    assert theirs["waits for the host"] > 10 and ours["waits for the host"] == 0
+    assert 0 < ours["modulation share"] < 1
+    assert ours["operations"] < theirs["operations"]
+    for top in tops:
+        assert 0.5 < sum(row["share"] for row in top.rows) <= 1
+
+
+def test_what_a_forward_pass_keeps():
+    weight = torch.randn(30, 10, requires_grad=True)
+    x, y = torch.randn(20, 30), torch.randn(20, 10)
+
+    def forward():
+        return ((x @ weight).exp() * y).sum()
+
+    # The exponential keeps its result; x, y and the weight are there anyway.
+    assert training_step.kept_by(forward, [weight, x, y]) == 20 * 10 * 4
+    assert training_step.kept_by(forward, [weight, y]) == (20 * 10 + 20 * 30) * 4
+
+
+def test_batches_that_do_not_fit_are_left_out_and_said(monkeypatch):
+    bench = training_step.Bench("DPRNN", QUICK)
+    monkeypatch.setattr(bench, "bytes_of_one", lambda: dict.fromkeys(bench.ways(), 2**30))
+    monkeypatch.setattr(bench, "free_bytes", lambda: 2.0**29)
+    table = bench.times()
+    assert table.rows == [] and "batch 1, published (about 1 GiB)" in table.note
+
+
+def test_price_of_two_gradients_quickly():
+    (table,) = two_gradients.run(QUICK)
+    assert len(table.rows) == 4
+    assert all(row["ratio"] > 0 and row["above"] > -1 for row in table.rows)
+
+
+def test_dual_path_modules_quickly():
+    (table,) = dual_path.run(QUICK)
+    found = {row["network"]: row for row in table.rows if row["modules"] == "here"}
+    assert set(found) == set(RECIPES)
+    assert all(row["difference of the masks"] < 1e-5 for row in found.values())
+
+
+# ------------------------------------------------------------------ loss
+
+
+@pytest.mark.parametrize("sources", [2, 3])
+def test_the_losses_are_one_loss(sources):
+    pairs = loss.signals(3, sources, 500, 10, CPU)
+    here = loss.of_project(*pairs)
+    for way in (loss.of_speechbrain, loss.of_gram):
+        torch.testing.assert_close(way(*pairs), here, rtol=1e-6, atol=1e-6)
+    assert (here - 10).abs().max() < 1
+
+
+def test_loss_quickly():
+    two, exact, *_ = loss.run(QUICK)
+    waits = {row["loss"]: row["waits for the host"] for row in two.rows}
+    assert waits["here"] == 0 < waits["SpeechBrain"]
+    worst = exact.rows[-1]
+    assert worst["here, error in dB"] < 1e-3 < worst["Gram, error in dB"]

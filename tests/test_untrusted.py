@@ -286,9 +286,7 @@ def test_a_runs_yaml_is_read_as_data(tmp_path, bomb):
 BY_DESIGN = {
     "load_hyperpyyaml": {
         "unified_se_ss/recipe/loading.py",  # the YAML that a user starts
-        "benchmarks/dual_path.py",
-        "benchmarks/two_gradient_fronts.py",
-        "benchmarks/two_gradients.py",
+        "benchmarks/networks.py",
         "docs/examples/after/train.py",
         "docs/examples/before/train.py",
         "docs/examples/by_items/train.py",
