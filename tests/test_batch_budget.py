@@ -154,6 +154,31 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
         brain.on_fit_start()
 
 
+def test_what_a_gpu_is_asked(monkeypatch):
+    """The limit is nine tenths of what is free or ours; too much is None, not an error."""
+    reserved = {"now": 30, "peak": 0}
+    answers = {
+        "empty_cache": lambda: None,
+        "synchronize": lambda device: None,
+        "mem_get_info": lambda device: (70, 200),
+        "memory_reserved": lambda device: reserved["now"],
+        "reset_peak_memory_stats": lambda device: reserved.update(peak=reserved["now"]),
+        "max_memory_reserved": lambda device: reserved["peak"],
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    memory = batch_budget.memory_of("cuda:0")
+    assert memory.limit == 90 and memory.can_be_tried
+    assert memory.peak(lambda: reserved.update(peak=55)) == 55
+
+    def fails(error):
+        raise error
+
+    assert memory.peak(lambda: fails(torch.OutOfMemoryError("CUDA out of memory"))) is None
+    with pytest.raises(RuntimeError, match="shapes"):
+        memory.peak(lambda: fails(RuntimeError("shapes differ")))
+
+
 def test_shorter_recordings_than_promised_are_reckoned_with(tmp_path, monkeypatch):
     """Items that come out at half their length count as whole ones."""
     monkeypatch.setattr(Pretended, "limit", 500)

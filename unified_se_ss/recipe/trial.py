@@ -77,8 +77,10 @@ class TrialSteps:
 
     def forward_and_backward(self, batch) -> None:
         """Everything of a step that grows with the batch; no exchange with other ranks."""
-        self._fit(batch, step=1, batches=3, accumulation=2)
-        self.brain.gradients.pending = 0
+        try:
+            self._fit(batch, step=1, batches=3, accumulation=2)
+        finally:
+            self.brain.gradients.pending = 0
 
     def whole_step(self, batch) -> None:
         """A step of the optimizer, after which it has all of its memory; every rank's."""
