@@ -387,7 +387,7 @@ def test_a_long_recording_is_heard_in_pieces(run):
 def test_memory_does_not_grow_with_the_length(run, tmp_path, monkeypatch):
     """Of what Python and NumPy hold; a network's own does not depend on the length."""
     peaks = []
-    for seconds in (24, 120):
+    for seconds in (40, 160):
         path = tmp_path / f"{seconds}.wav"
         with soundfile.SoundFile(path, "w", RATE, 1, "FLOAT") as file:
             for _ in range(seconds // 4):
@@ -401,7 +401,7 @@ def test_memory_does_not_grow_with_the_length(run, tmp_path, monkeypatch):
         tracemalloc.stop()
         assert result.segments == len(result.text.split()) >= seconds // 4
         assert soundfile.info(outputs[1]).frames == seconds * RATE
-    assert peaks[1] < peaks[0] + 0.5e6 < 96 * RATE * 4  # the difference of the signals
+    assert peaks[1] < peaks[0] + 1e6  # the signals differ by 3.84 MB
 
 
 @pytest.mark.parametrize(
