@@ -39,6 +39,7 @@ RATE = 8000
 TOLERANCE = 0.15  #: By which a fitted exponent may exceed the expected one by chance.
 SECONDS = {"cpu": 8.0, "cuda": 60.0}  #: Of a step, at most.
 DURATIONS = (1, 2, 4, 8, 15, 30)
+LONG = (60, 120)  #: For attention across chunks alone, which is linear at first.
 BATCHES = (1, 2, 4, 8, 16)
 WIDTHS = (32, 64, 128, 256)
 SIZES = (1e5, 1e6, 1e7, 5e7)
@@ -386,7 +387,7 @@ def attention_share(options: Options, step: Series) -> tuple[Series, Series, Tab
         options,
         "attention across chunks, a layer",
         "s of audio",
-        step.sizes,
+        step.sizes if options.quick else [*step.sizes, *LONG],
         make,
         most=2.0,
     )
@@ -405,7 +406,7 @@ def attention_share(options: Options, step: Series) -> tuple[Series, Series, Tab
         f"{step.name}, without this attention",
         step.against,
         1.0,
-        part.sizes,
+        step.sizes[: len(rows)],
         [row["step s"] - row["attention across chunks s"] for row in rows],
         [None] * len(rows),
     )
@@ -577,7 +578,8 @@ def draw(panels: dict[str, list[Series]], path) -> None:
         for axis, unit in zip(column, ("seconds", "peak MiB")):
             axis.set(xscale="log", yscale="log", xlabel=panel[0].against, ylabel=unit)
             axis.grid(True, which="both", alpha=0.2)
-            if axis.lines:
+            axis.set_visible(bool(axis.lines))  # numpy's memory is not known
+            if axis.get_legend_handles_labels()[0]:
                 axis.legend(fontsize=7)
         column[0].set_title(title)
     figure.savefig(path, dpi=110)

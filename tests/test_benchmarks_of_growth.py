@@ -52,6 +52,7 @@ def test_an_exponent_that_is_too_large_is_said():
 def test_what_would_take_too_long_is_left_out_and_said(monkeypatch):
     calls = []
     series = growth.Series("x", "s", 1.0, [1, 2], [2.0, 4.0], [0, 0])
+    monkeypatch.setitem(growth.SECONDS, "cpu", 6.0)
     assert growth._too_much(series, 2.5, CPU) == ""
     assert "about 8 s a step" in growth._too_much(series, 4, CPU)
     monkeypatch.setitem(growth.SECONDS, "cpu", 0.0)
