@@ -57,6 +57,12 @@ from unified_se_ss.recognition.tokens import BEGIN, END, KINDS
 # joint: both train the front. cascade: SE alone does, and ASR hears what comes out.
 # noisy: ASR alone, without a front.
 SYSTEMS = ["joint", "cascade", "noisy"]
+# What is counted of each set, and what it is called.
+SYSTEMS_HEARD = {
+    "word_errors": "WER",
+    "word_errors_noisy": "WER without the front",
+    "word_errors_untrained": "WER before training",
+}
 CHOICES = {
     "granularity": GRANULARITIES,
     "aux_scale": AUX_SCALES,
@@ -163,7 +169,8 @@ class RemedyBrain(recipe.RecipeBrain):
         heard = greedy_words(predictions.recognised, self.hparams.tokens)
         for row in zip(losses.tolist(), accuracy.tolist(), batch.transcripts, heard):
             loss, share, said, text = row
-            wer = score_texts(said, {"": text})["wer"]
+            scored = score_texts(said, {"": text})
+            wer = 100 * scored["word_errors"] / max(1, scored["words"])
             self.rows.append({"loss": loss, "accuracy": share, "wer": wer})
 
     def recognise(self, predictions, batch):
@@ -178,6 +185,8 @@ class RemedyBrain(recipe.RecipeBrain):
         for item, said in enumerate(batch.transcripts):
             found = {name: heard[item] for name, heard in texts.items()}
             row = {"ID": batch.ids[item], **score_texts(said, found)}
+            if batch.ids[item] in self.sets:
+                row["set"] = self.sets[batch.ids[item]]
             enhanced = predictions.enhanced
             if enhanced is not None and batch.has_clean[item]:
                 signals = signals_of(enhanced.signal, batch, item)
@@ -284,7 +293,7 @@ def make_dataset(hparams, subset, manifests):
         path = folder / f"left_out_{subset}.csv"
         speech = usable(speech, limits(hparams), hparams["unusable"], path)
     if "noise" not in manifests:
-        return PairedSpeechDataset(speech)
+        return PairedSpeechDataset(speech, hparams["sample_rate"])
     return NoisySpeechDataset(
         speech,
         manifests["noise"],
@@ -368,6 +377,28 @@ def write_alignments(brain):
     print(f"alignments    {path}")
 
 
+def sets_of(manifest):
+    """Which set of the test an utterance is in, where the corpus tells sets apart."""
+    return {i.id: i.attributes["set"] for i in manifest.items if "set" in i.attributes}
+
+
+def write_sets(brain):
+    """Word error rates of each set apart, such as real and simulated recordings."""
+    columns = [key for key in brain.rows[0] if key.startswith("word_errors")]
+    lines = ["| set | words |" + "".join(f" {SYSTEMS_HEARD[c]} |" for c in columns)]
+    lines.append("|---|--:|" + "--:|" * len(columns))
+    for name in sorted(set(brain.sets.values())):
+        rows = [row for row in brain.rows if row["set"] == name]
+        words = sum(row["words"] for row in rows)
+        rates = (100 * sum(row[c] for row in rows) / max(1, words) for c in columns)
+        lines.append(
+            f"| {name} | {words} |" + "".join(f" {rate:.2f} % |" for rate in rates)
+        )
+    path = Path(brain.hparams.output_folder) / "sets.md"
+    write_whole(path, "\n".join(lines) + "\n")
+    print("\n".join(lines) + f"\nsets          {path}")
+
+
 def use_system(hparams):
     """Make modules and gradients those of the system that was chosen."""
     if hparams["system"] == "noisy":
@@ -434,10 +465,13 @@ def main():
         brain.untrained = torch.nn.ModuleDict(untrained).to(brain.device).eval()
     collate = partial(collate_transcribed, encode=hparams["tokens"].encode)
     loaders = recipe.make_loaders(datasets, collate, hparams)
+    brain.sets = sets_of(datasets["test"].manifest)
     signals = partial(enhance_again, brain, datasets["test"])
     recipe.train_and_test(brain, loaders, signals, findings=[transcripts])
     if if_main_process():
         write_alignments(brain)
+        if brain.sets:
+            write_sets(brain)
 
 
 if __name__ == "__main__":
