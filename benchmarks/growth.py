@@ -577,6 +577,9 @@ def draw(panels: dict[str, list[Series]], path) -> None:
                 _draw(column[1], *zip(*pairs), series.name, colour)
         for axis, unit in zip(column, ("seconds", "peak MiB")):
             axis.set(xscale="log", yscale="log", xlabel=panel[0].against, ylabel=unit)
+            sizes = panel[0].sizes
+            axis.set_xticks(sizes, [f"{size:.3g}" for size in sizes])
+            axis.set_xticks([], minor=True)
             axis.grid(True, which="both", alpha=0.2)
             axis.set_visible(bool(axis.lines))  # numpy's memory is not known
             if axis.get_legend_handles_labels()[0]:
