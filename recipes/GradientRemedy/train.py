@@ -91,9 +91,7 @@ class RemedyBrain(recipe.RecipeBrain):
     """Main task: recognition. Auxiliary task: enhancement, on the front."""
 
     best = "accuracy"
-    untrained = (
-        None  # modules as they were before training, for their WER beside the others
-    )
+    untrained = None  # modules as training found them, for their WER beside the others
 
     def compute_forward(self, batch, stage):
         """Enhance the noisy signals and recognise what comes out."""
