@@ -55,7 +55,7 @@ from unified_se_ss import crash
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import read_results
 from unified_se_ss.evaluation.comparison import METRICS, compare, write_comparison
-from unified_se_ss.evaluation.results import HEADLINES
+from unified_se_ss.evaluation.results import HEADLINES, summarise
 
 # How long a run may take to leave after Ctrl-C before it is ended, in seconds.
 PATIENCE = 30.0
@@ -717,14 +717,12 @@ def _signal(process: subprocess.Popen, number: int) -> None:
 
 def headline(run: Run) -> str:
     """What a finished run got, in a few words."""
-    rows = read_results(run.folder / "results.csv")
-    found = []
-    known = {key: (heading, unit) for key, heading, unit in HEADLINES}
-    for metric in METRICS:
-        values = [row[metric] for row in rows if isinstance(row.get(metric), float)]
-        if values:
-            heading, unit = known[metric]
-            found.append(f"{heading} {sum(values) / len(values):.2f} {unit}")
+    metrics = summarise(read_results(run.folder / "results.csv")).metrics
+    found = [
+        f"{heading} {metrics[key].mean:.2f} {unit}"
+        for key, heading, unit in HEADLINES
+        if key in METRICS and key in metrics and metrics[key].mean is not None
+    ]
     return ", ".join(found) or "finished"
 
 
