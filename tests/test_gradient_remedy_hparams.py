@@ -144,7 +144,8 @@ def test_what_is_published_of_rats():
         if re.match(r"\w+: [\d\[]", line) and "source:" not in line
     ]
     assert [line.split(":")[0] for line in bare] == [
-        "aux_ratio",  # not used: aux_scale is null
+        "aux_ratio",  # neither is used: aux_scale is null
+        "aux_decay",
         "log_interval",
         "save_waves",
     ]
