@@ -149,7 +149,7 @@ def test_training_steps_quickly():
     assert 0 < ours["modulation share"] < 1
     assert ours["operations"] < theirs["operations"]
     for top in tops:
-        assert 0.5 < sum(row["share"] for row in top.rows) <= 1
+        assert 0.3 < sum(row["share"] for row in top.rows) <= 1
 
 
 def test_what_a_forward_pass_keeps():
