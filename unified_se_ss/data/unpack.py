@@ -177,6 +177,8 @@ def _zip_contents(archive: Path) -> Iterator[Packed]:
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or info.flag_bits & 1:
                 raise _not_plain(archive, info.filename)
+            if info.header_offset < 0:  # zipfile would seek there
+                raise zipfile.BadZipFile(f"{info.filename} is said to lie before it")
             if info.is_dir():
                 yield Packed(info.filename, True, 0, None)
             else:
