@@ -318,7 +318,6 @@ class Schedule:
 
 def states_of(brain):
     """All that a later step depends on, as text, which shows every bit."""
-    torch.set_printoptions(precision=17)
     values = {
         "brain": {k: v for k, v in vars(brain).items() if isinstance(v, (int, float, str))},
         "weights": brain.modules.state_dict(),
@@ -335,7 +334,11 @@ def states_of(brain):
         "training": [module.training for module in brain.modules.modules()],
         "gradient": [p.grad for p in brain.modules.parameters()],
     }
-    return repr(values)
+    torch.set_printoptions(precision=17)
+    try:
+        return repr(values)
+    finally:
+        torch.set_printoptions(profile="default")
 
 
 def test_everything_is_as_it_was(tmp_path, monkeypatch):

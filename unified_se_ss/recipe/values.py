@@ -203,6 +203,7 @@ COMMON = {
     "snr_range": ListOf(Number(least=-100, most=100)),
     "n_tokens": Whole(5),  # four of them are no text
     "normalise_by": COUNT,
+    "channel": COUNT,
     # Batches
     "batch_size": Whole(1, null=True),
     "batch_seconds": Number(more_than=0, null=True, words=(AUTO,)),
@@ -230,6 +231,7 @@ COMMON = {
     "warmup_steps": COUNT,
     "total_steps": COUNT,
     "average_checkpoints": COUNT,
+    "grad_accumulation_factor": COUNT,
     "max_grad_norm": Number(more_than=0),
     "nonfinite_patience": Whole(0),
     "max_skipped_share": Number(least=0, most=1),
