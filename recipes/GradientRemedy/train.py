@@ -117,11 +117,12 @@ class RemedyBrain(recipe.RecipeBrain):
         ended = with_end(batch.tokens, batch.n_tokens)
         ctc = ctc_losses(recognised.ctc, batch.tokens, recognised.frames, batch.n_tokens)
         attention = attention_losses(recognised.attention, ended, hparams.label_smoothing)
+        weight = hparams.weight_se if predictions.enhanced else 0.0
         asr = hparams.weight_ctc * ctc + (1 - hparams.weight_ctc) * attention
+        asr = (1 - weight) * asr
         if stage == Stage.VALID:
             self.keep_scores(predictions, batch, asr, ended)
-        weight = hparams.weight_se if predictions.enhanced else 0.0
-        main = TaskLoss.of((1 - weight) * asr)
+        main = TaskLoss.of(asr)
         if not weight:
             return TwoTaskLosses(main)
         has_clean = batch.has_clean.to(self.device, non_blocking=True)
