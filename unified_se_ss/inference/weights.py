@@ -93,6 +93,8 @@ def average(states) -> dict[str, torch.Tensor]:
         if set(state) != set(sums):
             raise KeyError(shortened(sorted(set(state) ^ set(sums))))
         for name, value in state.items():
+            if value.shape != sums[name].shape:  # which might add up all the same
+                raise RuntimeError(f"{name}: shapes differ")
             sums[name] = sums[name] + value
         count += 1
     return {name: (total / float(count)).to(total.dtype) for name, total in sums.items()}
