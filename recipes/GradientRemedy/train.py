@@ -70,14 +70,6 @@ CHOICES = {
     "unusable": USES,
     "token_type": KINDS,
 }
-LEAST = {
-    "number_of_epochs": 1,
-    "lr": 0,
-    "weight_se": 0,
-    "num_workers": 0,
-    "log_interval": 1,
-    "save_waves": 0,
-}
 
 
 class Predictions(NamedTuple):
@@ -415,7 +407,6 @@ def use_system(hparams):
 def check(hparams):
     """Stop at values that cannot be used."""
     recipe.check_choices(hparams, CHOICES)
-    recipe.check_ranges(hparams, LEAST)
     recipe.check_rule(hparams)
     trained = hparams["system"] == "joint" and hparams["pretrained_front"]
     if hparams["freeze_se"] and not trained:
