@@ -6,7 +6,7 @@ from torch import nn
 
 from unified_se_ss.networks import Transformer, attention, linear
 from unified_se_ss.networks.attention import attend
-from unified_se_ss.networks.linear import Linear
+from unified_se_ss.networks.linear import Linear, normed
 
 onednn = pytest.mark.skipif(not linear.AVAILABLE, reason="no AVX-512, or no oneDNN")
 
@@ -71,6 +71,89 @@ def test_where_others_read_the_graph_a_linear_layer_is_torchs_own(monkeypatch):
     assert "mkldnn" not in str(torch.jit.trace(layer, x).inlined_graph)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert not layer.by_onednn(x)
+
+
+# ------------------------------------------------------------------ behind a norm
+
+
+def behind_a_norm(width=64, outputs=96):
+    torch.manual_seed(2)
+    norm, layer = nn.LayerNorm(width), Linear(width, outputs)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    return norm, layer
+
+
+def both_ways(x, bf16=False, parts=None):
+    """What norm and layer give one after the other and as one, each with its gradients."""
+    norm, layer = parts or behind_a_norm(x.shape[-1])
+    tensors = [x, *norm.parameters(), *layer.parameters()]
+    found = []
+    for function in (lambda x: layer(norm(x)), lambda x: normed(norm, layer, x)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = function(x)
+        weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(9))
+        wanted = [t for t in tensors if t.requires_grad]
+        found.append(
+            [output, *torch.autograd.grad(output, wanted, weight.to(output.dtype))]
+        )
+    return found
+
+
+@pytest.mark.parametrize("shape", [(700, 64), (7, 100, 64), (2, 3, 64)])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_layer_behind_a_norm_is_the_two_of_them_to_the_last_bit(shape, bf16):
+    for dtype in (torch.float32, torch.bfloat16) if bf16 else (torch.float32,):
+        apart, ours = both_ways(torch.randn(shape).to(dtype).requires_grad_(), bf16)
+        assert [x.dtype for x in ours] == [x.dtype for x in apart]
+        assert all(torch.equal(a, b) for a, b in zip(ours, apart))
+
+
+def test_gradients_behind_a_norm_are_those_of_differences():
+    norm, layer = (module.double() for module in behind_a_norm(8, 5))
+    x = torch.randn(6, 8, dtype=torch.float64, requires_grad=True)
+    names = [*norm.parameters(), *layer.parameters()]
+    assert torch.autograd.gradcheck(lambda *_: normed(norm, layer, x), (x, *names))
+
+
+@pytest.mark.parametrize("frozen", ["x", "norm", "layer", "all but x"])
+def test_behind_a_norm_where_something_is_not_trained(frozen):
+    norm, layer = behind_a_norm()
+    norm.requires_grad_(frozen not in ("norm", "all but x"))
+    layer.requires_grad_(frozen not in ("layer", "all but x"))
+    x = torch.randn(700, 64, requires_grad=frozen != "x")
+    apart, ours = both_ways(x, parts=(norm, layer))
+    assert all(torch.equal(a, b) for a, b in zip(ours, apart))
+
+
+def test_behind_a_norm_only_the_input_is_kept():
+    norm, layer = behind_a_norm()
+    x = torch.randn(7, 100, 64, requires_grad=True)
+    places = set()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: places.add(t.data_ptr()) or t, lambda t: t
+    ):
+        normed(norm, layer, x)
+    of_parameters = {p.data_ptr() for p in (*norm.parameters(), *layer.parameters())}
+    assert places - of_parameters == {x.data_ptr()}
+
+
+def test_behind_a_norm_twice_backwards():
+    norm, layer = behind_a_norm()
+    x = torch.randn(700, 64, requires_grad=True)
+    loss = normed(norm, layer, x).square().sum()
+    first = torch.autograd.grad(loss, x, retain_graph=True)
+    assert torch.equal(first[0], torch.autograd.grad(loss, x)[0])
+
+
+def test_where_others_read_the_graph_norm_and_layer_are_torchs_own(monkeypatch):
+    norm, layer = behind_a_norm()
+    x = torch.randn(700, 64)
+    network = Transformer(n_features=64, layers=1, heads=4, feed_forward=64)
+    graph = torch.jit.trace(network, x.unsqueeze(0)).inlined_graph
+    assert str(graph).count("aten::layer_norm") == 3
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert "Normed" not in str(normed(norm, layer, x).grad_fn)
 
 
 # ------------------------------------------------------------------ attention

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unified_se_ss.networks.attention import attend
-from unified_se_ss.networks.linear import Linear
+from unified_se_ss.networks.linear import Linear, normed
 from unified_se_ss.padding import real_elements
 
 
@@ -57,11 +57,15 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.projection.bias)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Attend, [B, L, N] to [B, L, N]; `mask`, [B, L], is True for real steps."""
+    def forward(
+        self, x: torch.Tensor, norm: nn.LayerNorm, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Attend within norm(x), [B, L, N] to [B, L, N]; `mask`, [B, L]: the real steps."""
         # [B, L, 3N] to three of [B, heads, L, N / heads]
         query, key, value = (
-            self.projection(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            normed(norm, self.projection, x)
+            .unflatten(-1, (3, self.heads, -1))
+            .permute(2, 0, 3, 1, 4)
         )
         dropout = self.dropout if self.training else 0.0
         attended = attend(query, key, value, mask, dropout)
@@ -100,8 +104,12 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """[B, L, N] to [B, L, N]."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = x + self.dropout(self.attention(x, self.attention_norm, mask))
+        first, *rest = self.feed_forward
+        hidden = normed(self.feed_forward_norm, first, x)
+        for module in rest:
+            hidden = module(hidden)
+        return x + self.dropout(hidden)
 
 
 class Transformer(nn.Module):
