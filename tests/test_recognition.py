@@ -194,3 +194,14 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     for name in ("t.model", "missing.model"):
         with pytest.raises(UserError, match=f"{name}: cannot be read"):
             Tokens(tmp_path / name)
+
+
+def test_a_file_of_tokens_that_are_no_text_is_refused(tmp_path):
+    """Sentencepiece loads it, and fails in the first sentence that the token is in."""
+    path = tmp_path / "t.model"
+    whole = Tokens.train(SENTENCES, path, 40, "char").path.read_bytes()
+    piece = b"\x0a\x01o"  # protobuf: field 1 of one byte
+    assert whole.count(piece) == 1
+    path.write_bytes(whole.replace(piece, b"\x0a\x01\xff"))
+    with pytest.raises(UserError, match="t.model: is damaged, .* UTF-8; .* learn it again"):
+        Tokens(path)

@@ -28,7 +28,7 @@ class Tokens:
     Raises
     ------
     UserError
-        The file is not such a model.
+        The file is not such a model, or is damaged.
 
     Example
     -------
@@ -56,6 +56,13 @@ class Tokens:
                 f"{path}: pad, unknown, begin and end are the tokens {found}; expected "
                 f"{(BLANK, UNKNOWN, BEGIN, END)}, as this project trains its tokenizers"
             )
+        try:
+            self._processor.IdToPiece(list(range(len(self))))
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}: is damaged, it holds tokens that are no text in UTF-8; get it "
+                "again, or delete it in a run's folder for the run to learn it again"
+            ) from error
 
     @classmethod
     def train(cls, transcripts, path, size: int, kind: str = "unigram") -> Tokens:
