@@ -20,7 +20,7 @@ import torch
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.augment import read_perturbed
-from unified_se_ss.data.dataset import MixtureDataset, as_item_key
+from unified_se_ss.data.dataset import Batch, MixtureDataset, as_item_key, padded
 from unified_se_ss.errors import UserError
 
 EARS = 2
@@ -47,7 +47,7 @@ class BinauralExample(NamedTuple):
 
 
 @dataclass
-class BinauralBatch:
+class BinauralBatch(Batch):
     """Binaural mixtures padded with zeros to the longest.
 
     Arguments
@@ -74,31 +74,7 @@ class BinauralBatch:
              [2., 2., 2.]]])
     """
 
-    ids: list
-    mixture: torch.Tensor
-    sources: torch.Tensor
-    lengths: torch.Tensor
     directions: torch.Tensor
-
-    def __len__(self):
-        return len(self.ids)
-
-    @property
-    def clean_mixture(self):
-        """Sum of the sources, without noise: [B, E, T]."""
-        return self.sources.sum(dim=1)
-
-    def to(self, device):
-        """Moves the signals to a device, in place, and returns the batch."""
-        self.mixture = self.mixture.to(device, non_blocking=True)
-        self.sources = self.sources.to(device, non_blocking=True)
-        return self
-
-    def pin_memory(self):
-        """Moves the signals to page-locked memory, from which copies to a GPU are fast."""
-        self.mixture = self.mixture.pin_memory()
-        self.sources = self.sources.pin_memory()
-        return self
 
 
 def collate_binaural(examples):
@@ -123,17 +99,8 @@ def collate_binaural(examples):
     (tensor([[1., 1., 0.],
             [1., 1., 1.]]), tensor([2, 3]))
     """
-    lengths = torch.tensor([example.mixture.shape[-1] for example in examples])
-    n_sources = examples[0].sources.shape[0]
-    longest = int(lengths.max())
-    mixture = torch.zeros(len(examples), EARS, longest)
-    sources = torch.zeros(len(examples), n_sources, EARS, longest)
-    for b, example in enumerate(examples):
-        mixture[b, ..., : lengths[b]] = example.mixture
-        sources[b, ..., : lengths[b]] = example.sources
     directions = torch.stack([example.directions for example in examples])
-    ids = [example.id for example in examples]
-    return BinauralBatch(ids, mixture, sources, lengths, directions)
+    return BinauralBatch(*padded(examples), directions)
 
 
 class BinauralDataset(MixtureDataset):

@@ -12,7 +12,6 @@ import torch
 
 from unified_se_ss.data.binaural import BinauralExample
 from unified_se_ss.data.binaural_heads import HeadBank, Placement
-from unified_se_ss.data.dataset import as_item_key
 from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
 from unified_se_ss.data.mixing import mix
 from unified_se_ss.errors import UserError
@@ -112,12 +111,7 @@ min_seconds
             )
         self.bank.place(np.random.default_rng(0), n_speakers, least_angle)
 
-    def __getitem__(self, key):
-        key = as_item_key(key)
-        if not 0 <= key.index < self.n_items:
-            raise IndexError(key.index)
-        rng = np.random.default_rng([self.seed, key.epoch, key.index])
-        name, sources, noise = self._draw_stems(rng)
+    def _mixed(self, name, sources, noise, rng):
         placement = self.bank.place(rng, self.n_speakers, self.least_angle)
         mixture = mix_binaural(self.bank, placement, sources, noise, rng)
         return BinauralExample(

@@ -68,7 +68,7 @@ class Batch:
 
     @property
     def clean_mixture(self):
-        """Sum of the sources, without noise: [B, T]."""
+        """Sum of the sources, without noise, in the mixture's shape."""
         return self.sources.sum(dim=1)
 
     def to(self, device):
@@ -109,15 +109,30 @@ def collate(examples):
     (tensor([[1., 1., 0.],
             [1., 1., 1.]]), tensor([2, 3]))
     """
-    lengths = torch.tensor([len(example.mixture) for example in examples])
-    n_sources = examples[0].sources.shape[0]
-    longest = int(lengths.max())
-    mixture = torch.zeros(len(examples), longest)
-    sources = torch.zeros(len(examples), n_sources, longest)
+    return Batch(*padded(examples))
+
+
+def padded(examples):
+    """The fields of a batch, for examples of one channel or of several.
+
+    Arguments
+    ---------
+    examples : list of Example or BinauralExample
+        At least one, all with the same number of sources.
+
+    Returns
+    -------
+    tuple
+        ids, mixture, sources, lengths: see `Batch`.
+    """
+    lengths = torch.tensor([example.mixture.shape[-1] for example in examples])
+    longest, first = int(lengths.max()), examples[0]
+    mixture = torch.zeros(len(examples), *first.mixture.shape[:-1], longest)
+    sources = torch.zeros(len(examples), *first.sources.shape[:-1], longest)
     for b, example in enumerate(examples):
-        mixture[b, : lengths[b]] = example.mixture
-        sources[b, :, : lengths[b]] = example.sources
-    return Batch([example.id for example in examples], mixture, sources, lengths)
+        mixture[b, ..., : lengths[b]] = example.mixture
+        sources[b, ..., : lengths[b]] = example.sources
+    return [example.id for example in examples], mixture, sources, lengths
 
 
 class MixtureDataset(torch.utils.data.Dataset):

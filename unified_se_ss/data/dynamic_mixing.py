@@ -132,7 +132,10 @@ class DynamicMixingDataset(torch.utils.data.Dataset):
         if not 0 <= key.index < self.n_items:
             raise IndexError(key.index)
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
-        name, sources, noise = self._draw_stems(rng)
+        return self._mixed(*self._draw_stems(rng), rng)
+
+    def _mixed(self, name, sources, noise, rng):
+        """The item that drawn stems make."""
         mixture = mix(sources, noise)
         return Example(
             name, torch.from_numpy(mixture.mix_both), torch.from_numpy(mixture.sources)
