@@ -1,7 +1,9 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the text of tables."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import uuid
 from contextlib import contextmanager, suppress
@@ -85,3 +87,26 @@ def write_whole(path, content):
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
     return Path(path)
+
+
+def csv_text(rows, columns=None) -> str:
+    """A table as the text of a CSV file: a line of names, then a line for each row.
+
+    Arguments
+    ---------
+    rows : iterable of dict
+        Cells by column; what is missing or None is left empty.
+    columns : sequence of str, optional
+        By default all that occur, in the order in which they do.
+
+    Example
+    -------
+    >>> csv_text([{"ID": "a", "seconds": 2}, {"ID": "b", "text": "so, so"}])
+    'ID,seconds,text\\na,2,\\nb,,"so, so"\\n'
+    """
+    rows, text = list(rows), io.StringIO()
+    columns = columns or list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -12,7 +12,6 @@ mixture is the sum of its sources and its noise, to the last bit.
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import os
@@ -37,6 +36,7 @@ from unified_se_ss.data.whole_folders import (
     replaced_whole,
 )
 from unified_se_ss.errors import UserError
+from unified_se_ss.files import csv_text, write_whole
 
 # To be raised with every change that changes a sample of a corpus.
 RECIPE = 1
@@ -149,7 +149,7 @@ def make_binaural_corpus(
             # Opened per subset, so that processes inherit the manifest and the heads.
             with process_pool(workers) as run:
                 rows = _make_all(run, make, len(manifests[name]), f"binaural {name}")
-            _write_placements(place / PLACEMENTS, rows)
+            write_whole(place / PLACEMENTS, csv_text(rows))
     return folder
 
 
@@ -276,14 +276,6 @@ def _row(item, bank: HeadBank, placement: Placement):
         row[f"azimuth_{j}"] = f"{azimuth:.2f}"
         row[f"elevation_{j}"] = f"{elevation:.2f}"
     return row
-
-
-def _write_placements(path, rows):
-    """One line for each item."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _mixture_folder(noise):

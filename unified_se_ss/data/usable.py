@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from dataclasses import replace
 from typing import NamedTuple
 
 from unified_se_ss.data.manifest import Item, Manifest
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import csv_text, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +94,8 @@ def usable(manifest: Manifest, limits: Limits, use: str, path) -> Manifest:
             f"trained on: {shown}{more}. Mend them"
             + (", or leave them out with --unusable leave_out" if use == "error" else "")
         )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["ID", "reason"])
-    writer.writerows(broken.items())
-    write_whole(path, text.getvalue())
+    rows = [{"ID": name, "reason": reason} for name, reason in broken.items()]
+    write_whole(path, csv_text(rows))
     logger.warning(
         "%s: %d of %d utterances are left out of training (%s names them): %s%s",
         manifest.path,

@@ -5,8 +5,6 @@ Rows are those of `unified_se_ss.evaluation.binaural.evaluate_ears`, one per utt
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import numpy as np
 from unified_se_ss.evaluation.curves import png_bytes
 from unified_se_ss.evaluation.interaural import LARGE_ITD_ERROR, summarise_interaural
 from unified_se_ss.evaluation.results import summarise_values
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import csv_text, write_whole
 from unified_se_ss.spatial import woodworth_itd
 
 #: What the sources are put into classes by: column, heading.
@@ -124,13 +122,10 @@ def write_angles(rows, folder) -> list[Path]:
 
 def by_angle_csv(table) -> str:
     """The table of `by_angle` as CSV; what is not known is left empty."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in table:
-        rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
-        writer.writerow(rounded)
-    return text.getvalue()
+    return csv_text(
+        {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
+        for row in table
+    )
 
 
 def by_angle_png(table) -> bytes:

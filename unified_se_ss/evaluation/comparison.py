@@ -8,8 +8,6 @@ What is said of a mean or a difference is meant for new seeds and for new uttera
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from unified_se_ss.evaluation.results import (
     RATES,
     RESAMPLES,
 )
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import csv_text, write_whole
 
 #: What is compared unless told otherwise: columns of results.csv.
 METRICS = ("snr_i", "si_snr_i", "se_si_snr_i", "delta_itd", "delta_ild", "wer")
@@ -173,11 +171,7 @@ class Comparison:
             for metric in self.estimates:
                 row.update(self._numbers(metric, cell))
             rows.append(row)
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return csv_text(rows)
 
     def png(self) -> bytes:
         """The comparison as a picture: scores, and differences to the baseline."""

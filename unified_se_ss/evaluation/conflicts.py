@@ -7,7 +7,6 @@ What the columns mean is said in docs/gradients.md.
 from __future__ import annotations
 
 import csv
-import io
 import re
 import textwrap
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.curves import png_bytes
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import csv_text, write_whole
 
 #: Columns of whole numbers, and one of text.
 WHOLE = {
@@ -80,12 +79,7 @@ class GradientLog:
         """
         rows = [row for row in _cells(self.path) if int(row["epoch"]) < epoch]
         rows += [{"epoch": epoch, **{k: _cell(v) for k, v in w.items()}} for w in windows]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns or ["epoch"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(self.path, text.getvalue())
+        write_whole(self.path, csv_text(rows, None if rows else ["epoch"]))
 
 
 def _cells(path) -> list[dict]:

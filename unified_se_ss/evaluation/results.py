@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.conditions import CONDITIONS
 from unified_se_ss.evaluation.interaural import BANDS, PLACES
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import csv_text, write_whole
 
 #: Headline metrics in the order of every table: key, heading, unit.
 HEADLINES = (
@@ -324,13 +323,10 @@ def write_results(rows, folder):
     _check_rows(rows, folder)
     folder.mkdir(parents=True, exist_ok=True)
     columns = result_columns(rows)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    cells = ({column: _cell(row.get(column)) for column in columns} for row in rows)
     summary = summarise(rows)
     numbers = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
-    write_whole(folder / "results.csv", text.getvalue())
+    write_whole(folder / "results.csv", csv_text(cells, columns))
     write_whole(folder / "summary.json", numbers + "\n")
     write_whole(folder / "summary.md", summary.markdown())
     return summary

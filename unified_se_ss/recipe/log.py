@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 from contextlib import suppress
 from pathlib import Path
 
 from unified_se_ss.evaluation import GradientLog, plot_conflicts
 from unified_se_ss.events import write_events
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import csv_text, write_whole
 
 
 class EpochTable:
@@ -47,12 +46,7 @@ class EpochTable:
         """Log an epoch; forget what was logged of it and of later ones."""
         rows = [r for r in self.rows if r["epoch"] < row["epoch"]]
         rows.append({key: value for key, value in row.items() if value is not None})
-        columns = list(dict.fromkeys(key for r in rows for key in r))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(self.csv_path, text.getvalue())
+        write_whole(self.csv_path, csv_text(rows))
 
 
 def _value(text: str):
