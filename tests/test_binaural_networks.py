@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from drawn import randn, shaken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,19 +19,6 @@ from unified_se_ss.networks.binaural import VARIANTS, InterauralFeatures
 from unified_se_ss.networks.speechbrain_conv_tasnet import binaural_from_speechbrain
 
 SMALL = dict(n_basis=12, n_features=6, hidden=8, blocks=3, repeats=2)
-
-
-def randn(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def shaken(network, seed=0):
-    """The network with every weight drawn, so that no scale is 1 and no shift 0."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return network
 
 
 def small(variant, **arguments):

@@ -17,6 +17,7 @@ import warnings
 
 import pytest
 import torch
+from drawn import randn, shaken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,19 +34,6 @@ from unified_se_ss.networks.speechbrain_conv_tasnet import (
 
 SMALL = dict(n_basis=12, n_sources=2, n_features=6, hidden=8, blocks=3, repeats=2)
 CAUSAL_NORMS = ("cumulative", "frame")
-
-
-def randn(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def shaken(network, seed=0):
-    """The network with every weight drawn, so that no scale is 1 and no shift 0."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return network
 
 
 def small(seed=0, **arguments):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faulty_server import faulty_server
 
 from unified_se_ss.data import download as module
 from unified_se_ss.data.download import Patience, Wanted, alone, download
@@ -25,14 +24,6 @@ PAGE = b"<!DOCTYPE html><html>Log in to the hotel's network</html>"
 
 def checksum(body, kind="sha256"):
     return f"{kind}:{hashlib.new(kind, body).hexdigest()}"
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    with faulty_server() as running:
-        yield running
 
 
 @pytest.fixture

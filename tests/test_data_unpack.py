@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from faulty_server import faulty_server
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -241,14 +240,6 @@ def test_anything_else_is_named(content):
 
 
 # ------------------------------------------------------------------ sets
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    with faulty_server() as running:
-        yield running
 
 
 @pytest.fixture

@@ -29,15 +29,15 @@ SAMPLES = 4000
 RATE = 8000
 
 
-def voice(seed):
-    """Harmonics of a gliding pitch in syllables, with a little breath."""
+def voice(seed, samples=SAMPLES, rate=RATE):
+    """Harmonics of a gliding pitch in syllables, with a little breath, [samples]."""
     rng = np.random.default_rng([1, seed])
-    t = np.arange(SAMPLES) / RATE
+    t = np.arange(samples) / rate
     pitch = rng.uniform(90, 220) + 15 * np.sin(2 * np.pi * 3 * t + rng.uniform(0, 6))
-    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    phase = 2 * np.pi * np.cumsum(pitch) / rate
     tone = sum(np.sin(k * phase) / k for k in range(1, 15))
     syllables = np.clip(np.sin(2 * np.pi * 4 * t + rng.uniform(0, 6)), 0, None)
-    return tone * syllables + 1e-3 * rng.standard_normal(SAMPLES)
+    return tone * syllables + 1e-3 * rng.standard_normal(samples)
 
 
 def sources(kind, count):

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import pickle
 import random
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bomb import Bomb
 from safetensors.torch import load_file, save_file
 from small_models import configuration, small_model
 
@@ -416,16 +416,6 @@ def test_a_configuration_with_random_damage_is_loaded_or_refused(folder, seed):
 
 
 # ------------------------------------------------------------------ hostile weights
-
-
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return os.mkdir, (self.marker,)
 
 
 @pytest.mark.parametrize("written_by", ["pickle", "torch"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_evaluation_metrics import voice
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.interaural import (
@@ -23,17 +24,6 @@ DIRECTIONS += [(-110, 0), (180, 0), (50, 40), (-80, -30)]
 def noise(seed, samples, rate=RATE):
     """White noise [samples]."""
     return np.random.default_rng([7, seed]).standard_normal(samples)
-
-
-def voice(seed, samples, rate=RATE):
-    """Harmonics of a gliding pitch in syllables, with a little breath, [samples]."""
-    rng = np.random.default_rng([8, seed])
-    t = np.arange(samples) / rate
-    pitch = rng.uniform(90, 220) + 15 * np.sin(2 * np.pi * 3 * t + rng.uniform(0, 6))
-    phase = 2 * np.pi * np.cumsum(pitch) / rate
-    tone = sum(np.sin(k * phase) / k for k in range(1, 15))
-    syllables = np.clip(np.sin(2 * np.pi * 4 * t + rng.uniform(0, 6)), 0, None)
-    return tone * syllables + 1e-3 * rng.standard_normal(samples)
 
 
 def placed(signal, azimuth, elevation=0, rate=RATE, radius=0.0875):

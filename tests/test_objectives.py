@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drawn import randn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from speechbrain.nnet.losses import cal_si_snr, get_si_snr_with_pitwrapper
@@ -12,10 +13,6 @@ from unified_se_ss.objectives import (
     representation_loss,
     si_snr,
 )
-
-
-def randn(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 @pytest.mark.parametrize("sources", [2, 3])

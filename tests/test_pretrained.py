@@ -1,11 +1,11 @@
 """Start from SpeechBrain's separation models: the same sources, and a report."""
 
-import os
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import torch
+from bomb import Bomb
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from librimix import make_tree
 from small_models import small_model
@@ -125,14 +125,6 @@ def test_nothing_that_fits(tmp_path):
         load_pretrained_ss(network, folder)
     assert "separator.bottleneck.weight [24, 32] instead of [12, 32]" in str(caught.value)
     assert all(torch.equal(state[n], v) for n, v in network.state_dict().items())
-
-
-class Bomb:
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return os.mkdir, (self.marker,)
 
 
 def test_a_pickle_is_not_run_and_a_yaml_not_read(tmp_path):

@@ -4,15 +4,12 @@ import itertools
 
 import pytest
 import torch
+from drawn import randn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from speechbrain.nnet.losses import get_snr_with_pitwrapper
 
 from unified_se_ss.objectives import permutation_invariant_snr, snr
-
-
-def randn(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 @pytest.mark.parametrize("sources", [2, 3])

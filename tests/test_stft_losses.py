@@ -3,16 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from drawn import randn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.objectives import STFT_LOSSES, stft_loss
 
 KINDS = [*STFT_LOSSES]
-
-
-def randn(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 # ------------------------------------------------------------------ the formulas

@@ -30,14 +30,15 @@ def manifest_of(folder, stem, signals, rate=RATE, **attributes):
     return Manifest(f"{stem}.csv", tuple(items), (stem,), rate)
 
 
-@pytest.fixture()
-def manifests(tmp_path):
+@pytest.fixture(scope="module")
+def manifests(tmp_path_factory):
     rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("speech")
     speech = [0.1 * rng.standard_normal(n) for n in (4000, 6000, 8000)]
     noise = [0.02 * rng.standard_normal(n) for n in (1000, 30000)]
     return (
-        manifest_of(tmp_path, "clean", speech, transcript="the old man"),
-        manifest_of(tmp_path, "noise", noise),
+        manifest_of(folder, "clean", speech, transcript="the old man"),
+        manifest_of(folder, "noise", noise),
     )
 
 
@@ -49,8 +50,8 @@ def ratio_db(utterance):
 
 @given(seed=st.integers(0, 2**31), epoch=st.integers(0, 99), index=st.integers(0, 2))
 @settings(max_examples=40, deadline=None)
-def test_an_item_is_a_function_of_its_key(shared, seed, epoch, index):
-    speech, noise = shared
+def test_an_item_is_a_function_of_its_key(manifests, seed, epoch, index):
+    speech, noise = manifests
     data = NoisySpeechDataset(speech, noise, (-5, 10), RATE, seed)
     one, again = (data[ItemKey(epoch, index)] for _ in range(2))
     assert torch.equal(one.noisy, again.noisy) and torch.equal(one.clean, again.clean)
@@ -60,18 +61,6 @@ def test_an_item_is_a_function_of_its_key(shared, seed, epoch, index):
     assert torch.equal(one.clean, other.clean) and not torch.equal(one.noisy, other.noisy)
     fixed = NoisySpeechDataset(speech, noise, (-5, 10), RATE, seed, epoch=epoch)
     assert torch.equal(fixed[ItemKey(epoch + 7, index)].noisy, one.noisy)
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("speech")
-    speech = [0.1 * rng.standard_normal(n) for n in (4000, 6000, 8000)]
-    noise = [0.02 * rng.standard_normal(n) for n in (1000, 30000)]
-    return (
-        manifest_of(folder, "clean", speech, transcript="x"),
-        manifest_of(folder, "noise", noise),
-    )
 
 
 def test_ratios_are_uniform(manifests):

@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import json
-import os
 import pickle
 import zipfile
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from bomb import Bomb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from speechbrain.dataio.dataloader import SaveableDataLoader
@@ -31,16 +31,6 @@ from unified_se_ss.plain_yaml import plain_yaml
 from unified_se_ss.recipe.nonfinite import load_suspect
 
 ROOT = Path(__file__).parent.parent
-
-
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return os.mkdir, (self.marker,)
 
 
 def write_pickle(bomb, path):
