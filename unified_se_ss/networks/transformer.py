@@ -96,7 +96,7 @@ class TransformerLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(n_features, eps=1e-6)
         self.feed_forward = nn.Sequential(
             Linear(n_features, feed_forward),
-            nn.ReLU(inplace=True),  # nothing else needs what comes in
+            nn.ReLU(),
             nn.Dropout(dropout),
             Linear(feed_forward, n_features),
         )
