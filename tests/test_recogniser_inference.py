@@ -622,7 +622,7 @@ def test_a_tokenizer_of_another_network(tmp_path, monkeypatch):
     assert len(read_tokens(path, 40)) == len(tokens)
     with pytest.raises(UserError, match=f"holds {len(tokens)} tokens, .* knows 9"):
         read_tokens(path, 9)
-    monkeypatch.setattr("unified_se_ss.inference.recogniser.LARGEST_TOKENIZER", 99)
+    monkeypatch.setattr("unified_se_ss.inference.tokenizer.LARGEST_TOKENIZER", 99)
     with pytest.raises(UserError, match="more than 99"):
         read_tokens(path, 40)
 

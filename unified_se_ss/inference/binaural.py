@@ -6,37 +6,36 @@ Axes: B batch, J sources, E ears (left, right), T samples.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.chunks import Stitcher, cut
-from unified_se_ss.inference.level import consistent
-from unified_se_ss.inference.models import load_model
-from unified_se_ss.inference.separator import (
+from unified_se_ss.inference.interface import (
     CHUNK_SECONDS,
-    HEARD_LEVEL,
     OVERLAP_SECONDS,
     FileResult,
+    Interface,
+    check_output,
+    chunk_and_overlap,
 )
+from unified_se_ss.inference.level import HEARD_LEVEL, consistent, gain_to, scaled
+from unified_se_ss.inference.recordings import Recording, as_given, check_rate_of_file
 from unified_se_ss.inference.sound_files import (
     BLOCK,
-    FULL_SCALE,
     Writer,
     check_finite,
     exactly,
     opened,
+    read_blocks,
     resampled,
 )
 
 EARS = 2
 
 
-class BinauralSeparator:
+class BinauralSeparator(Interface):
     """A trained binaural model that takes recordings as people have them.
 
     A recording has two channels, left ear first. What comes out is as long as what went
@@ -72,6 +71,8 @@ class BinauralSeparator:
     (2, 2, 44100)
     """
 
+    task = "separate"
+
     def __init__(
         self,
         model,
@@ -81,36 +82,9 @@ class BinauralSeparator:
     ):
         if model.kind != "binaural":
             raise UserError(f"the model is of kind {model.kind}; expected binaural")
-        self.model = model
-        self.sample_rate: int = model.sample_rate
+        super().__init__(model)
         self.mixture_consistency = mixture_consistency
-        self.chunk = int(chunk_seconds * self.sample_rate)
-        self.overlap = int(overlap_seconds * self.sample_rate)
-        if not 0 < self.overlap <= self.chunk // 2:
-            raise UserError(
-                f"overlap_seconds: is {overlap_seconds:g}; expected more than 0 and at most "
-                f"half of chunk_seconds, {chunk_seconds:g}"
-            )
-
-    @classmethod
-    def from_folder(cls, path, device=None, precision=None, **options) -> BinauralSeparator:
-        """Load one from an exported folder or a run's folder.
-
-        Arguments
-        ---------
-        path : str or Path
-            The folder.
-        device : str or torch.device, optional
-            By default a GPU if there is one.
-        precision : str, optional
-            ``"fp32"`` (default), ``"bf16"`` or ``"fp16"``.
-        **options
-            Those of the class.
-        """
-        return cls(load_model(path, device, precision), **options)
-
-    def __str__(self):
-        return str(self.model)
+        self.chunk, self.overlap = chunk_and_overlap(model, chunk_seconds, overlap_seconds)
 
     def n_signals(self, task: str) -> int:
         """How many signals of two ears a task gives.
@@ -170,11 +144,7 @@ class BinauralSeparator:
         """
         if isinstance(recording, (str, os.PathLike)):
             samples, rate = read_ears(recording)
-            if sample_rate not in (None, rate):
-                raise UserError(
-                    f"{recording}: has {rate} Hz, not {sample_rate} Hz; leave the sampling "
-                    "rate out"
-                )
+            check_rate_of_file(recording, rate, sample_rate)
             return self._separated(samples, rate)
         name = "the recording"
         is_tensor = isinstance(recording, torch.Tensor)
@@ -185,77 +155,34 @@ class BinauralSeparator:
                 "samples within ±1 and their sampling rate"
             )
         check_ears(samples, name)
-        signals = self._separated(samples.astype(np.float32), sample_rate, name)
-        if is_tensor:
-            return torch.from_numpy(signals).to(recording.device, recording.dtype)
-        return signals.astype(samples.dtype, copy=False)
+        signals = self._separated(samples.astype(np.float32), sample_rate)
+        return as_given(signals, recording if is_tensor else samples)
 
-    def separate_file(
-        self,
-        path,
-        outputs: list,
-        task: str = "separate",
-        channel: int | None = None,
-        downmix: bool = False,
-        subtype: str = "float",
-        progress: Callable[[float], None] | None = None,
-        name: str | None = None,
-    ) -> FileResult:
-        """Separate a sound file into stereo files; as ``Separator.separate_file``.
-
-        Arguments
-        ---------
-        path : str or Path
-            Anything that libsndfile reads, of two channels.
-        outputs : list of str or Path
-            A wav file for each talker; those that exist are replaced.
-        task : str
-            ``"separate"``.
-        channel, downmix : optional
-            Refused: both ears are needed.
-        subtype : str
-            ``"float"`` or ``"pcm16"``.
-        progress : callable, optional
-            Is told the seconds of sound that were worked on.
-        name : str, optional
-            The file's name for messages.
-
-        Returns
-        -------
-        FileResult
-        """
-        self.n_signals(task)
+    def _sound(self, path, channel, downmix, name) -> Recording:
         if channel is not None or downmix:
             raise UserError(
                 "channel and downmix: a binaural model needs both ears; leave them out"
             )
         samples, rate = read_ears(path, name)
-        signals = self._separated(samples, rate, name or str(path))
-        writer = Writer([Path(out) for out in outputs], rate, samples.shape[1], subtype)
+        return Recording(lambda: iter([samples]), rate, name, EARS)  # one block: held whole
+
+    def _into_files(self, sound, outputs, task, subtype, progress) -> FileResult:
+        (samples,) = sound.blocks()
+        signals = self._separated(samples, sound.sample_rate, sound.name)
+        writer = Writer(outputs, sound.sample_rate, sound.samples, subtype)
         writer.write([signals])
-        seconds = samples.shape[1] / rate
         if progress:
-            progress(seconds)
-        return FileResult(
-            seconds=seconds,
-            sample_rate=rate,
-            chunks=self._chunks,
-            gains=[1.0] * len(outputs),
-            full_scale_samples=int((np.abs(samples) >= FULL_SCALE).sum()),
-            turned_down_db=writer.turned_down_db,
-        )
+            progress(sound.seconds)
+        gains = [1.0] * len(outputs)
+        return FileResult.of(sound, writer, chunks=self._chunks, gains=gains)
 
     def _separated(self, samples, rate: int, name: str = "the recording") -> np.ndarray:
         """Both ears [E, T] to [J, E, T], both at the recording's rate."""
         heard = _at_rate(samples, rate, self.sample_rate)
-        level = float(np.sqrt(np.square(heard, dtype=np.float64).mean()))
-        scale = HEARD_LEVEL / level if level > 0 else 1.0
+        scale = gain_to(HEARD_LEVEL, [heard])
         work = self._streamed if self.model.causal else self._stitched
-        signals = work((scale * heard.astype(np.float64)).astype(np.float32)) / scale
-        if not np.isfinite(signals).all():
-            raise UserError(
-                f"{name}: the model's output is not finite; its training has diverged"
-            )
+        signals = work(scaled(scale, heard)) / scale
+        check_output(signals, name)
         if self.mixture_consistency:
             signals = consistent(signals, heard)
         n_sources = len(signals)
@@ -294,30 +221,20 @@ def read_ears(path, name: str | None = None) -> tuple[np.ndarray, int]:
 
     Example
     -------
+    >>> import soundfile
     >>> path = str(getfixture("tmpdir") / "ears.wav")
     >>> soundfile.write(path, np.zeros((5, 2)), 8000)
     >>> read_ears(path)[0].shape
     (2, 5)
     """
     name = name or str(path)
-    blocks, place = [], 0
+    blocks = []
     with opened(path, name) as file:
-        rate = file.samplerate
-        while True:
-            try:
-                block = file.read(BLOCK, dtype="float32", always_2d=True).T
-            except soundfile.LibsndfileError as error:
-                raise UserError(
-                    f"{name}: is damaged, it breaks off at {place / rate:.2f} s; get the "
-                    "file again"
-                ) from error
-            if not block.shape[1]:
-                break
-            for ear in block:
+        rate, channels = file.samplerate, file.channels
+        for place, block in read_blocks(file, name):
+            for ear in block.T:
                 check_finite(ear, place, rate, name)
-            blocks.append(block)
-            place += block.shape[1]
-        channels = file.channels
+            blocks.append(block.T)
     samples = np.concatenate(blocks, 1) if blocks else np.zeros((channels, 0), "f4")
     check_ears(samples, name)
     return samples, rate

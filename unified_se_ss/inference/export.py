@@ -117,7 +117,7 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
 
 def check_tokens(model: Model) -> None:
     """Stop at a recogniser whose tokenizer is damaged, before it is handed on."""
-    from unified_se_ss.inference.recogniser import read_tokens
+    from unified_se_ss.inference.tokenizer import read_tokens
 
     read_tokens(model.decoding.tokens, model.network.n_tokens)
 

@@ -1,17 +1,78 @@
-"""How loud a network's signals are: one gain per signal, by least squares.
+"""How loud signals are: the level that a network hears, and the gains of what it gives.
 
 Axes: T samples, J sources.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+
+HEARD_LEVEL = 0.05
+"""Root mean square of what networks hear; that of LibriMix's mixtures."""
 
 RIDGE = 1e-3
 """Of a source's energy; shares the level out where two sources are the same signal."""
 
 SILENCE = 1e-20
 """Mean power (-200 dB of full scale) below which a signal counts as zero."""
+
+
+# ------------------------------------------------------------------ what is heard
+
+
+def gain_to(level: float, blocks: Iterable[np.ndarray]) -> float:
+    """Factor that gives a signal, which comes in blocks, a root mean square; 1 for silence.
+
+    Example
+    -------
+    >>> round(gain_to(0.05, [np.ones(3), -np.ones(2)]), 3), gain_to(0.05, [np.zeros(9)])
+    (0.05, 1.0)
+    """
+    energy = samples = 0
+    for block in blocks:
+        energy += float(np.square(block, dtype=np.float64).sum())
+        samples += block.size
+    heard = float(np.sqrt(energy / max(samples, 1)))
+    return level / heard if heard > 0 else 1.0
+
+
+def scaled(gain: float, signal: np.ndarray) -> np.ndarray:
+    """Samples, float32, with a gain that float32 may be too small for."""
+    return (gain * signal.astype(np.float64)).astype(np.float32)
+
+
+def heard_level(front) -> float:
+    """Root mean square of the signals that a front was trained on.
+
+    Its normalisation holds mean and deviation of each bin's magnitude, whose squares
+    add up to the signals' power (Parseval). Without a front, a level that suits: the
+    features' normalisation takes it out.
+
+    Arguments
+    ---------
+    front : MaskingFront or None
+
+    Example
+    -------
+    >>> import torch
+    >>> from unified_se_ss.networks import MaskingFront
+    >>> front = MaskingFront(n_fft=64, hop=32, hidden=8, layers=1)
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> front.fit_normalisation([0.03 * torch.randn(90000, generator=generator)])
+    >>> round(heard_level(front), 3)
+    0.03
+    """
+    if front is None:
+        return HEARD_LEVEL
+    power = (front.mean.double().square() + front.deviation.double().square()).cpu()
+    both_halves = power.sum() + power[1:-1].sum()
+    window = front.window.double().cpu().square().sum()
+    return float((both_halves / (front.n_fft * window)).sqrt())
+
+
+# ------------------------------------------------------------------ what is given
 
 
 class LevelFit:

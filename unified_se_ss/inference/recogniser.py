@@ -1,17 +1,15 @@
 """Recognise what is said in recordings of any length, rate and kind, and enhance them.
 
-Needs SpeechBrain and sentencepiece, which no other module here does.
+Needs SpeechBrain and sentencepiece, which few modules here do.
 
 Axes: B batch, C channels, T samples.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,28 +18,23 @@ import torch
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import written_whole
 from unified_se_ss.inference.chunks import Stitcher, cut
-from unified_se_ss.inference.models import load_model
-from unified_se_ss.inference.pauses import PauseCutter
-from unified_se_ss.inference.separator import (
+from unified_se_ss.inference.interface import (
     CHUNK_SECONDS,
-    HEARD_LEVEL,
     OVERLAP_SECONDS,
     FileResult,
-    as_samples,
+    Interface,
+    check_output,
+    chunk_and_overlap,
+    enough_memory,
 )
-from unified_se_ss.inference.sound_files import (
-    BLOCK,
-    FULL_SCALE,
-    SoundFile,
-    Writer,
-    exactly,
-    opened,
-    resampled,
-)
-from unified_se_ss.recognition import BeamSearch, Tokens
+from unified_se_ss.inference.level import gain_to, heard_level, scaled
+from unified_se_ss.inference.pauses import PauseCutter
+from unified_se_ss.inference.recordings import Recording, as_given
+from unified_se_ss.inference.sound_files import Writer, exactly, resampled
+from unified_se_ss.inference.tokenizer import read_tokens
+from unified_se_ss.recognition import BeamSearch
 
 SEGMENT_SECONDS = 20.0
-LARGEST_TOKENIZER = 1 << 24  # bytes
 
 
 class Recognition(NamedTuple):
@@ -60,7 +53,7 @@ class Recognition(NamedTuple):
     enhanced: np.ndarray | torch.Tensor | None
 
 
-class Recognizer:
+class Recognizer(Interface):
     """A trained model of Gradient Remedy that takes recordings as people have them.
 
     The recording is brought to the model's sampling rate and, as a whole, to the level
@@ -100,6 +93,8 @@ class Recognizer:
     unified_se_ss.errors.UserError: results/none/of/them: there is no such folder
     """
 
+    task = "recognise"
+
     def __init__(
         self,
         model,
@@ -111,17 +106,11 @@ class Recognizer:
     ):
         if model.decoding is None:
             raise UserError(f"the model is of kind {model.kind}; expected recogniser")
-        self.model, self.sample_rate = model, model.sample_rate
+        super().__init__(model)
         self.front, self.network = model.network.front, model.network.recogniser
-        self.chunk = int(chunk_seconds * self.sample_rate)
-        self.overlap = int(overlap_seconds * self.sample_rate)
-        if not 0 < self.overlap <= self.chunk // 2:
-            raise UserError(
-                f"overlap_seconds: is {overlap_seconds:g}; expected more than 0 and at most "
-                f"half of chunk_seconds, {chunk_seconds:g}"
-            )
+        self.chunk, self.overlap = chunk_and_overlap(model, chunk_seconds, overlap_seconds)
         self.segment = int(segment_seconds * self.sample_rate)
-        least, most = model.network.minimum_samples, longest_segment(self.network)
+        least, most = model.network.minimum_samples, model.network.maximum_samples
         if not least <= self.segment <= most:
             raise UserError(
                 f"segment_seconds: is {segment_seconds:g}; the model takes "
@@ -135,29 +124,6 @@ class Recognizer:
             self.network, tokens, decoding.beam_size, decoding.ctc_weight
         )
         self.level = heard_level(self.front) if match_level else None
-
-    @classmethod
-    def from_folder(cls, path, device=None, precision=None, **options) -> Recognizer:
-        """Load one from an exported folder or a run's folder.
-
-        Of a run the weights are the means over its best checkpoints, as many as its test
-        took.
-
-        Arguments
-        ---------
-        path : str or Path
-            The folder.
-        device : str or torch.device, optional
-            By default a GPU if there is one.
-        precision : str, optional
-            ``"fp32"`` (default), ``"bf16"`` or ``"fp16"``; the search is fp32.
-        **options
-            Those of the class.
-        """
-        return cls(load_model(path, device, precision), **options)
-
-    def __str__(self):
-        return str(self.model)
 
     def n_signals(self, task: str) -> int:
         """How many signals a task gives: one with a front, none without.
@@ -258,75 +224,19 @@ class Recognizer:
 
     def _in_memory(self, task: str, recording, sample_rate, channel, downmix):
         self.n_signals(task)
-        if isinstance(recording, (str, os.PathLike)):
-            sound = Recording.of_file(recording, channel, downmix)
-            if sample_rate not in (None, sound.sample_rate):
-                raise UserError(
-                    f"{recording}: has {sound.sample_rate} Hz, not {sample_rate} Hz; "
-                    "leave the sampling rate out"
-                )
-        else:
-            samples = as_samples(recording, sample_rate, channel, downmix)
-            sound = Recording.of_samples(samples, sample_rate)
+        sound = Recording.of(recording, sample_rate, channel, downmix)
         job = Job(self, task, sound)
         if self.front is None:
             job.listen()
             return Recognition(job.text, None)
         enhanced = np.concatenate([block[0] for block in job.signals()])
-        if isinstance(recording, torch.Tensor):
-            enhanced = torch.from_numpy(enhanced).to(recording.device, recording.dtype)
-        elif isinstance(recording, np.ndarray):
-            enhanced = enhanced.astype(recording.dtype, copy=False)
-        return Recognition(job.text, enhanced)
+        return Recognition(job.text, as_given(enhanced, recording))
 
     # -------------------------------------------------------------- files
 
-    def separate_file(
-        self,
-        path,
-        outputs: list,
-        task: str = "recognise",
-        channel: int | None = None,
-        downmix: bool = False,
-        subtype: str = "float",
-        progress: Callable[[float], None] | None = None,
-        name: str | None = None,
-    ) -> RecognitionResult:
-        """Recognise or enhance a sound file into files; as ``Separator.separate_file``.
-
-        Arguments
-        ---------
-        path : str or Path
-            Anything that libsndfile reads.
-        outputs : list of str or Path
-            The text file for ``"recognise"``, and a wav file for the enhanced signal
-            where one is wanted; those that exist are replaced.
-        task : str
-            ``"recognise"`` or ``"enhance"``.
-        channel, downmix : optional
-            As for :meth:`recognise`.
-        subtype : str
-            ``"float"`` or ``"pcm16"``.
-        progress : callable, optional
-            Is told the seconds of sound that were worked on since it was told last.
-        name : str, optional
-            The file's name for messages.
-
-        Returns
-        -------
-        RecognitionResult
-
-        Raises
-        ------
-        UserError
-            The file is empty, damaged, not finite or has several channels and none was
-            chosen, or an output cannot be written; then none is there.
-        """
-        self.n_signals(task)
-        outputs = [Path(output) for output in outputs]
+    def _into_files(self, sound, outputs, task, subtype, progress) -> RecognitionResult:
         texts = [output for output in outputs if output.suffix == ".txt"]
         waves = [output for output in outputs if output not in texts]
-        sound = Recording.of_file(path, channel, downmix, name)
         job = Job(self, task, sound, progress)
         writer = Writer(waves, sound.sample_rate, sound.samples, subtype)
         with written_whole(texts[0]) if texts else nullcontext() as temporary:
@@ -336,13 +246,11 @@ class Recognizer:
                 job.listen()
             if texts:
                 temporary.write_text(f"{job.text}\n", encoding="utf-8")
-        return RecognitionResult(
-            seconds=sound.samples / sound.sample_rate,
-            sample_rate=sound.sample_rate,
+        return RecognitionResult.of(
+            sound,
+            writer,
             chunks=job.chunks,
             gains=[1.0] * len(waves),
-            full_scale_samples=sound.full_scale_samples,
-            turned_down_db=writer.turned_down_db,
             text=job.text,
             segments=job.segments,
         )
@@ -365,75 +273,6 @@ class RecognitionResult(FileResult):
 
 
 # ------------------------------------------------------------------ one recording
-
-
-@dataclass
-class Recording:
-    """One channel of a sound, to go through as often as one likes.
-
-    Arguments
-    ---------
-    blocks : callable
-        Gives its samples from the beginning, float32 [T] each.
-    sample_rate : int
-        Hz.
-    name : str
-        For messages.
-
-    Attributes
-    ----------
-    samples, full_scale_samples : int
-        How many there are, and how many at full scale; known once it was looked at.
-    """
-
-    blocks: Callable[[], Iterator[np.ndarray]]
-    sample_rate: int
-    name: str
-    samples: int = 0
-    full_scale_samples: int = 0
-
-    @classmethod
-    def of_samples(cls, samples: np.ndarray, sample_rate: int) -> Recording:
-        """Samples [T] in memory."""
-
-        def blocks():
-            return (samples[at : at + BLOCK] for at in range(0, len(samples), BLOCK))
-
-        return cls(blocks, sample_rate, "the recording")._looked_at()
-
-    @classmethod
-    def of_file(cls, path, channel, downmix: bool, name: str | None = None) -> Recording:
-        """A sound file, opened anew for each time."""
-        name = name or str(path)
-
-        def blocks():
-            with opened(path, name) as file:
-                yield from SoundFile(file, name, channel, downmix).blocks()
-
-        with opened(path, name) as file:
-            rate = SoundFile(file, name, channel, downmix).sample_rate
-        return cls(blocks, rate, name)._looked_at()
-
-    def _looked_at(self) -> Recording:
-        """Count its samples, which finds what cannot be read."""
-        for block in self.blocks():
-            self.samples += len(block)
-            self.full_scale_samples += int((np.abs(block) >= FULL_SCALE).sum())
-        if not self.samples:
-            raise UserError(f"{self.name}: is empty (0 samples)")
-        return self
-
-    def at_rate(self, rate: int) -> Iterator[np.ndarray]:
-        """Its blocks at another sampling rate."""
-        return resampled(self.blocks(), self.sample_rate, rate)
-
-    def level_at_rate(self, rate: int) -> float:
-        """Root mean square at another sampling rate."""
-        energy = samples = 0
-        for block in self.at_rate(rate):
-            energy += float(np.square(block, dtype=np.float64).sum())
-            samples += len(block)
-        return float(np.sqrt(energy / max(samples, 1)))
 
 
 class Job:
@@ -463,7 +302,7 @@ class Job:
     def signals(self) -> Iterator[np.ndarray]:
         """Do the work; give what is enhanced at the recording's rate and level, [1, T]."""
         rate, own = self.owner.sample_rate, self.sound.sample_rate
-        blocks = (_scaled(1 / self.scale, block) for block in self._worked())
+        blocks = (scaled(1 / self.scale, block) for block in self._worked())
         back = resampled(blocks, rate, own)
         yield from exactly((block[None] for block in back), self.sound.samples)
 
@@ -491,7 +330,7 @@ class Job:
     def _heard(self) -> Iterator[np.ndarray]:
         """The recording at the model's rate and level."""
         for block in self.sound.at_rate(self.owner.sample_rate):
-            yield _scaled(self.scale, block)
+            yield scaled(self.scale, block)
 
     def _enhanced(self, blocks) -> Iterator[np.ndarray]:
         """What the front makes of it, in overlapping chunks."""
@@ -499,13 +338,10 @@ class Job:
         stitcher = Stitcher(1, owner.overlap, owner.sample_rate)
         for chunk in cut(blocks, owner.chunk, owner.overlap, owner.sample_rate):
             given = torch.from_numpy(np.ascontiguousarray(chunk.signal))[None]
-            enhanced = self._in_memory_that_is_there(owner.model.enhance, given)
+            with self._enough_memory():
+                enhanced = owner.model.enhance(given)
             enhanced = enhanced.cpu().numpy()
-            if not np.isfinite(enhanced).all():
-                raise UserError(
-                    f"{self.sound.name}: the model's output is not finite; its training "
-                    "has diverged"
-                )
+            check_output(enhanced, self.sound.name)
             self.chunks += 1
             yield stitcher.add(chunk.start, enhanced, chunk.is_last)[0]
 
@@ -516,34 +352,25 @@ class Job:
         if len(segment) < owner.model.network.minimum_samples or not segment.any():
             return
         signal = torch.from_numpy(np.ascontiguousarray(segment))[None]
-        self._texts += self._in_memory_that_is_there(self._words, signal)
-
-    def _words(self, signal: torch.Tensor) -> list[str]:
-        """The words of a signal that is not to be enhanced, [1, T]."""
-        owner = self.owner
-        return owner.search(owner.model.run(_heard_as_it_is, signal))
-
-    def _in_memory_that_is_there(self, work, signal):
-        """Call a function, and say what to do where its memory does not suffice."""
-        try:
-            return work(signal)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise UserError(
-                f"{self.sound.name}: a piece needs more memory than there is; take shorter "
-                "ones (chunk_seconds, segment_seconds) or a smaller beam (beam_size)"
-            ) from error
+        with self._enough_memory():
+            self._texts += owner.search(owner.model.run(_heard_as_it_is, signal))
 
     def _scale(self) -> float:
-        """What brings the recording to the level that the network knows."""
+        """What brings the recording to the level that the network knows.
+
+        The recording is gone through, which finds what cannot be read.
+        """
         if self.owner.level is None:
+            self.sound.looked_at()
             return 1.0
-        level = self.sound.level_at_rate(self.owner.sample_rate)
-        return self.owner.level / level if level > 0 else 1.0
+        return gain_to(self.owner.level, self.sound.at_rate(self.owner.sample_rate))
 
-
-def _scaled(gain: float, block: np.ndarray) -> np.ndarray:
-    """Samples with a gain that float32 may be too small for."""
-    return (gain * block.astype(np.float64)).astype(np.float32)
+    def _enough_memory(self):
+        """The context in which a piece is worked on."""
+        return enough_memory(
+            f"{self.sound.name}: a piece",
+            "take shorter ones (chunk_seconds, segment_seconds) or a smaller beam (beam_size)",
+        )
 
 
 def _recognised(system, signals, lengths):
@@ -554,90 +381,3 @@ def _recognised(system, signals, lengths):
 def _heard_as_it_is(system, signals, lengths):
     """The recogniser alone."""
     return system.recogniser(signals, lengths)
-
-
-# ------------------------------------------------------------------ what a model knows
-
-
-def longest_segment(network) -> int:
-    """Samples whose frames and tokens all have positions.
-
-    Arguments
-    ---------
-    network : RecognitionNetwork
-        SpeechBrain's positions end with its transformer's ``max_length``.
-    """
-    modules = network.transformer.modules()
-    positions = min(m.max_len for m in modules if hasattr(m, "max_len"))
-    samples = 4 * positions * network.hop
-    while network.count_frames(samples) > positions:
-        samples -= network.hop
-    return samples
-
-
-def heard_level(front) -> float:
-    """Root mean square of the signals that a front was trained on.
-
-    Its normalisation holds mean and deviation of each bin's magnitude, whose squares
-    add up to the signals' power (Parseval). Without a front, a level that suits: the
-    features' normalisation takes it out.
-
-    Arguments
-    ---------
-    front : MaskingFront or None
-
-    Example
-    -------
-    >>> from unified_se_ss.networks import MaskingFront
-    >>> front = MaskingFront(n_fft=64, hop=32, hidden=8, layers=1)
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> front.fit_normalisation([0.03 * torch.randn(90000, generator=generator)])
-    >>> round(heard_level(front), 3)
-    0.03
-    """
-    if front is None:
-        return HEARD_LEVEL
-    power = (front.mean.double().square() + front.deviation.double().square()).cpu()
-    both_halves = power.sum() + power[1:-1].sum()
-    window = front.window.double().cpu().square().sum()
-    return float((both_halves / (front.n_fft * window)).sqrt())
-
-
-def read_tokens(path, n_tokens: int) -> Tokens:
-    """A recogniser's tokenizer, from a file that somebody else may have made.
-
-    Arguments
-    ---------
-    path : str or Path
-        A sentencepiece model.
-    n_tokens : int
-        How many the network knows.
-
-    Raises
-    ------
-    UserError
-        It is too large, no sentencepiece model, holds what is no text, or more tokens
-        than the network knows.
-    """
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if size > LARGEST_TOKENIZER:
-        raise UserError(
-            f"{path}: has {size} bytes, more than {LARGEST_TOKENIZER}; no tokenizer of a "
-            "recogniser here"
-        )
-    tokens = Tokens(path)
-    if len(tokens) > n_tokens:
-        raise UserError(
-            f"{path}: holds {len(tokens)} tokens, but the network knows {n_tokens}; take "
-            "the file that belongs to these weights"
-        )
-    try:
-        for number in range(len(tokens)):
-            tokens.decode([number])
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: holds tokens that are no text; it is damaged") from error
-    return tokens

@@ -52,3 +52,16 @@ class RecognitionSystem(nn.Module):
         while self.recogniser.count_frames(samples) < 1:
             samples += self.recogniser.hop
         return samples
+
+    @property
+    def maximum_samples(self) -> int:
+        """The most whose frames and tokens all have positions.
+
+        SpeechBrain's positions end with its transformer's ``max_length``.
+        """
+        modules = self.recogniser.transformer.modules()
+        positions = min(m.max_len for m in modules if hasattr(m, "max_len"))
+        samples = 4 * positions * self.recogniser.hop
+        while self.recogniser.count_frames(samples) > positions:
+            samples -= self.recogniser.hop
+        return samples

@@ -56,25 +56,36 @@ class SoundFile:
         self.file, self.name = file, name
         self.channel = choose_channel(file.channels, channel, downmix, name)
         self.sample_rate = file.samplerate
-        self.frames = file.frames
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The samples, float32, [T] each; stops at what is damaged or not a number."""
-        place = 0
-        while True:
-            try:
-                block = self.file.read(BLOCK, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                raise UserError(_damaged(self.name, place / self.sample_rate)) from error
-            if not len(block):
-                break
+        for place, block in read_blocks(self.file, self.name):
             block = block.mean(1) if self.channel is None else block[:, self.channel]
             check_finite(block, place, self.sample_rate, self.name)
-            place += len(block)
             yield np.ascontiguousarray(block)
-        # The header of an mp3 may only estimate the length.
-        if place < self.frames and self.file.format not in ("MP3", "MPEG"):
-            raise UserError(_damaged(self.name, place / self.sample_rate))
+
+
+def read_blocks(file, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """All channels of an open sound file, float32 [T, C] each, and where in it they begin.
+
+    Raises
+    ------
+    UserError
+        The file breaks off.
+    """
+    place = 0
+    while True:
+        try:
+            block = file.read(BLOCK, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise UserError(_damaged(name, place / file.samplerate)) from error
+        if not len(block):
+            break
+        yield place, block
+        place += len(block)
+    # The header of an mp3 may only estimate the length.
+    if place < file.frames and file.format not in ("MP3", "MPEG"):
+        raise UserError(_damaged(name, place / file.samplerate))
 
 
 class ForwardFile(soundfile.SoundFile):
