@@ -2,8 +2,6 @@
 
 import csv
 import importlib.util
-import os
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from librimix import voice
+from running import ROOT, as_arguments, run_python
 from test_recognition import network
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.transcribed import Utterance, collate_transcribed
 from unified_se_ss.networks import MaskingFront
 
-ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "GradientRemedy"
 WORDS = ("one", "two", "three", "four", "five")
 # Network, schedule and data of the demo's YAML, small.
@@ -76,23 +74,9 @@ def run(yaml, out, expected=0, launcher=(), **keys):
         **keys,
         "output_folder": out,
     }
-    arguments = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(RECIPE / "train.py"), str(yaml), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=560,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert done.returncode == expected, done.stdout[-2000:] + done.stderr[-4000:]
+    script = str(RECIPE / "train.py")
+    done = run_python(*launcher, script, str(yaml), *as_arguments(keys), expected=expected)
     return done.stdout + done.stderr
-
-
-def rows(path):
-    """A CSV file's lines as dicts."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def recipe_module():

@@ -1,10 +1,6 @@
 """The binaural recipe from the data to the report, on tiny trees; every YAML is run."""
 
-import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +8,12 @@ import pytest
 import soundfile
 import yaml
 from librimix import voice
+from running import ROOT, as_arguments, rows, run_python
 
 from unified_se_ss.data import audio
 from unified_se_ss.inference import load_model
 from unified_se_ss.inference.binaural import BinauralSeparator
 
-ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "BinauralWSJ0Mix"
 RATE = 8000
 SMALL = {
@@ -89,26 +85,14 @@ def arguments_of(name, out, **keys):
     """The command line that trains a small network of a recipe's YAML."""
     path = name if isinstance(name, Path) else RECIPE / "hparams" / f"{name}.yaml"
     keys = {**SMALL, **keys, "output_folder": out, "device": "cpu"}
-    words = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
-    return [str(path), *words]
+    return [str(path), *as_arguments(keys)]
 
 
 def run_all(commands, launcher=()):
     """Run train.py with each of the commands; what was printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     alone = [] if launcher else ["-c", DRIVER]
     script = [str(RECIPE / "train.py"), *(commands[0] if launcher else [])]
-    done = subprocess.run(
-        [sys.executable, *launcher, *alone, *script],
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        timeout=560,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+    return run_python(*launcher, *alone, *script, input=json.dumps(commands)).stdout
 
 
 def demo_yaml(folder):
@@ -118,11 +102,6 @@ def demo_yaml(folder):
     path = folder / "demo.yaml"
     path.write_text(text[:start] + text[end:], encoding="utf-8")
     return path
-
-
-def rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

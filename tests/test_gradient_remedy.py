@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from forked_ranks import start_ranks
-from remedy import batch_of, brain, make_corpus, prepare_to_fit, rows, run
+from remedy import batch_of, brain, make_corpus, prepare_to_fit, run
 from rule_oracles import published_remedy
+from running import rows
 from speechbrain import Stage
 
 from unified_se_ss.data.manifest import read_manifest

@@ -9,7 +9,8 @@ import pytest
 import remedy
 import torch
 import transcribed_trees as trees
-from remedy import RECIPE, rows, run
+from remedy import RECIPE, run
+from running import rows
 from speechbrain.nnet.schedulers import NoamScheduler
 
 from unified_se_ss import recipe

@@ -1,18 +1,15 @@
 """GSENet's recipe from the data to the report, on tiny data; every shipped YAML is run."""
 
-import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from running import ROOT, as_arguments, rows, run_python
 
 from unified_se_ss.inference.guided import GuidedEnhancer
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "GSENet"
+RECIPE = ROOT / "recipes" / "GSENet"
 RATE = 16000
 SMALL = {
     "blocks": "[[4, 8, 2, 3, False]]",
@@ -76,22 +73,8 @@ def recordings(tmp_path_factory):
 
 def run(yaml, folder, out, expected=0, **keys):
     keys = {**keys, "data_folder": folder, "output_folder": out}
-    arguments = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(RECIPE.parents[1]),
-    }
-    done = subprocess.run(
-        [sys.executable, "train.py", str(yaml), *arguments],
-        cwd=RECIPE,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == expected, done.stdout[-2000:] + done.stderr[-4000:]
+    arguments = ["train.py", str(yaml), *as_arguments(keys)]
+    done = run_python(*arguments, expected=expected, cwd=RECIPE)
     return done.stdout + done.stderr
 
 
@@ -102,11 +85,6 @@ def without_corpus(yaml, folder):
     path = Path(folder) / Path(yaml).name
     path.write_text(text[:start] + text[end:], encoding="utf-8")
     return path
-
-
-def rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_every_yaml_is_run():

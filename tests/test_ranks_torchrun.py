@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from librimix import make_tree
-from test_train import command, rows
+from running import rows
+from test_train import command
 
 HERE = Path(__file__).parent
 NAME = "hparams/libri2mix_noisy_dprnn.yaml"

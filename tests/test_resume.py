@@ -12,7 +12,8 @@ import pytest
 import yaml
 from killable import Server
 from librimix import make_tree
-from test_train import command, rows
+from running import rows
+from test_train import command
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.recipe import lock

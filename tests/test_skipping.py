@@ -5,7 +5,8 @@ import pytest
 import soundfile
 import torch
 from librimix import make_tree
-from test_train import command, rows, run
+from running import rows
+from test_train import command, run
 
 from unified_se_ss.data import MixtureDataset, collate, read_manifest
 from unified_se_ss.data.dataset import ItemKey

@@ -1,18 +1,14 @@
 """train.py from the data to the report, on tiny trees; every shipped YAML is run."""
 
-import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from librimix import make_tree
+from running import ROOT, as_arguments, rows, run_python
 
-ROOT = Path(__file__).parent.parent
 SMALL = {
     "n_basis": 64,
     "n_features": 8,
@@ -37,7 +33,7 @@ def command(name, tree, out, *options, **overrides):
     """The command line that trains a small network of a recipe for two epochs."""
     keys = {**SMALL, **SHIPPED[name], "number_of_epochs": 2, **overrides}
     keys["output_folder"] = out
-    arguments = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
+    arguments = as_arguments(keys)
     if "demo" in name:  # the tree instead of the demo corpus: see `yaml_of`
         name = yaml_of(name, tree)
     else:
@@ -58,22 +54,8 @@ def yaml_of(name, tree):
 
 
 def run(arguments, launcher=()):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *launcher, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    done = run_python(*launcher, *arguments)
     return done.stdout, done.stderr
-
-
-def rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_every_yaml_is_in_the_table():
