@@ -212,14 +212,8 @@ class Beamformer(nn.Module, ABC):
         mixture = self._checked(mixture, target, noise)
         state = state or BeamformerState()
         outputs = []
-        for start in range(0, mixture.shape[-1], _FRAMES_AT_ONCE):
-            frames = slice(start, start + _FRAMES_AT_ONCE)
-            output, state = self._next_frames(
-                mixture[..., frames],
-                _at_frames(target, frames),
-                _at_frames(noise, frames),
-                state,
-            )
+        for block in _blocks(mixture, target, noise):
+            output, state = self._next_frames(*block, state)
             outputs.append(output)
         return torch.cat(
             [mixture.new_zeros(*mixture[:, 0, :, :0].shape), *outputs], -1
@@ -247,14 +241,8 @@ class Beamformer(nn.Module, ABC):
         """
         mixture = self._checked(mixture, target, noise)
         state, weights = BeamformerState(), []
-        for start in range(0, mixture.shape[-1], _FRAMES_AT_ONCE):
-            frames = slice(start, start + _FRAMES_AT_ONCE)
-            some, state = self._next_weights(
-                mixture[..., frames],
-                _at_frames(target, frames),
-                _at_frames(noise, frames),
-                state,
-            )
+        for block in _blocks(mixture, target, noise):
+            some, state = self._next_weights(*block, state)
             weights.append(some)
         return weights[0] if weights[0].dim() < 4 else torch.cat(weights, 1)
 
@@ -384,6 +372,13 @@ def _pointed_to(mixture, guide):
     if guide.is_complex():
         return guide.to(mixture.dtype), None
     return mixture, guide
+
+
+def _blocks(mixture, target, noise):
+    """A mixture and its guides, a few frames at a time."""
+    for start in range(0, mixture.shape[-1], _FRAMES_AT_ONCE):
+        frames = slice(start, start + _FRAMES_AT_ONCE)
+        yield mixture[..., frames], _at_frames(target, frames), _at_frames(noise, frames)
 
 
 def _at_frames(guide, frames):
