@@ -161,7 +161,7 @@ class GuidedEnhancer(Interface):
             return blocks
         whole = torch.from_numpy(np.concatenate(list(blocks), axis=1))
         pair = torch.stack([whole[0], self.guide(whole).to(whole)]).numpy()
-        return Recording.of_samples(pair, self.sample_rate).blocks()
+        return Recording.of_samples(pair, self.sample_rate).read()
 
     def _streamed(self, blocks, scale: float) -> Iterator[np.ndarray]:
         """What the network makes of the blocks, [T] each, at their level."""
