@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unified_se_ss.evaluation.curves import png_bytes
+from unified_se_ss.evaluation.curves import plain_axes, png_bytes
 from unified_se_ss.evaluation.interaural import LARGE_ITD_ERROR, summarise_interaural
 from unified_se_ss.evaluation.results import summarise_values
 from unified_se_ss.files import csv_text, write_whole
@@ -160,7 +160,7 @@ def by_angle_png(table) -> bytes:
             axes.set_ylabel(f"{heading} ({unit})", fontsize=9)
             if measure != "snr_i":
                 axes.set_ylim(bottom=0)
-            _plain(axes)
+            plain_axes(axes)
     return png_bytes(figure)
 
 
@@ -262,7 +262,7 @@ def _draw_against(axes, sources, cue, label) -> None:
     axes.set_xlabel(f"{label} of the reference", fontsize=9)
     axes.set_ylabel("of the estimate", fontsize=9)
     axes.legend(fontsize=7, framealpha=0.8, edgecolor="none")
-    _plain(axes)
+    plain_axes(axes)
 
 
 def _within(angle, low, high) -> bool:
@@ -281,11 +281,3 @@ def _measured(sources) -> dict:
         row[key], row[f"{key}_count"] = found.mean, found.count
         row[f"{key}_low"], row[f"{key}_high"] = found.low, found.high
     return row
-
-
-def _plain(axes) -> None:
-    """Small figures, a faint grid, no frame."""
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

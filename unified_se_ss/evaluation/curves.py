@@ -191,6 +191,14 @@ def png_bytes(figure, dpi=110):
     return buffer.getvalue()
 
 
+def plain_axes(axes) -> None:
+    """Small figures, a faint grid, no frame."""
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _panels_with_data(panels, rows):
     """The panels, and their curves, of which the rows hold something."""
     kept = []

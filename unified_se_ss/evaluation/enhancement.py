@@ -15,7 +15,7 @@ import scipy.fft
 import scipy.linalg
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.metrics import ROUNDING, sdr, si_snr
+from unified_se_ss.evaluation.metrics import ROUNDING, none_if_nan, sdr, si_snr
 from unified_se_ss.evaluation.perceptual import (
     PERCEPTUAL,
     WHY_EMPTY,
@@ -113,9 +113,9 @@ def score_guided(item_id, signals, metrics, sample_rate):
     table, reasons = {name: {} for name in SYSTEMS}, []
     for name, signal in found.items():
         scores = table[name]
-        scores["si_snr"] = _none_if_nan(si_snr(signal, target))
+        scores["si_snr"] = none_if_nan(si_snr(signal, target))
         scores["snr"] = snr(signal, target)
-        scores["sdr"] = _none_if_nan(sdr(signal, target))
+        scores["sdr"] = none_if_nan(sdr(signal, target))
         for metric in metrics:
             column = PERCEPTUAL[metric].column(sample_rate)
             try:
@@ -267,10 +267,6 @@ def _ratio(signal, noise):
     """In dB; -80 where there is neither."""
     silent = noise == 0
     return 10 * np.log10(np.where(silent, 0.0, signal / np.where(silent, 1, noise)) + 1e-8)
-
-
-def _none_if_nan(value):
-    return None if np.isnan(value) else float(value)
 
 
 # ------------------------------------------------------------------ all items

@@ -30,6 +30,7 @@ import numpy as np
 import scipy.fft
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation.metrics import none_if_nan
 
 BAND = (100.0, 3600.0)
 """Hz between which phases count for the ITD: what all rates from 8 kHz upwards have."""
@@ -173,10 +174,10 @@ def interaural_errors(
     row = {name: _mean(values) for name, values in deltas.items()}
     for j, state in enumerate(states):
         for name, values in deltas.items():
-            row[f"{name}_{j + 1}"] = _number(values[j])
+            row[f"{name}_{j + 1}"] = none_if_nan(values[j])
         for signal, name in ((1, ""), (0, "_estimate")):
             for cue, values in (("itd", times), ("ild", levels["ild"])):
-                value = _number(values[signal, j]) if measured[j] else None
+                value = none_if_nan(values[signal, j]) if measured[j] else None
                 row[f"{cue}{name}_{j + 1}"] = value
         row[f"cues_{j + 1}"] = state
     return row
@@ -395,11 +396,6 @@ def _difference(values, measured):
 def _band_name(band):
     """Name of a band's ILD."""
     return f"ild_{band[0]}_{band[1]}"
-
-
-def _number(value):
-    """A float, or None for nan."""
-    return None if np.isnan(value) else float(value)
 
 
 def _mean(values):

@@ -218,7 +218,7 @@ def _evaluate_source(mixture, estimate, target, si_snr_estimate):
         "sdr": sdr_estimate,
         "sdr_i": sdr_estimate - sdr_mixture,
     }
-    return {name: _none_if_nan(value) for name, value in values.items()}
+    return {name: none_if_nan(value) for name, value in values.items()}
 
 
 def _evaluate_enhanced(mixture, enhanced, clean_mixture):
@@ -226,7 +226,7 @@ def _evaluate_enhanced(mixture, enhanced, clean_mixture):
     _check_finite(enhanced, "enhanced")
     value = si_snr(enhanced, clean_mixture)
     gain = value - si_snr(mixture, clean_mixture)
-    return {"se_si_snr": _none_if_nan(value), "se_si_snr_i": _none_if_nan(gain)}
+    return {"se_si_snr": none_if_nan(value), "se_si_snr_i": none_if_nan(gain)}
 
 
 def _sdr_of_many(estimates, target, filter_length=512):
@@ -309,7 +309,7 @@ def _unit_peak(signal):
     return signal / peak if peak > 0 else signal
 
 
-def _none_if_nan(value):
+def none_if_nan(value):
     """A number, or None where there is none."""
     return None if np.isnan(value) else float(value)
 

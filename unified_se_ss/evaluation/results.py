@@ -195,8 +195,8 @@ class Summary:
             interval = "–"
             if metric.low is not None:
                 interval = f"{metric.low:.2f} … {metric.high:.2f}"
-            row = [heading, f"{_number(metric.mean)} {unit}".strip(), interval]
-            row += [_number(metric.median), _number(metric.standard_deviation)]
+            row = [heading, f"{decimals(metric.mean)} {unit}".strip(), interval]
+            row += [decimals(metric.median), decimals(metric.standard_deviation)]
             rows.append(row + [str(metric.count), str(metric.empty)])
         return head, rows
 
@@ -463,7 +463,7 @@ def _value(key, cell):
         return cell
 
 
-def _number(value):
+def decimals(value) -> str:
     """Two decimals, or a dash."""
     return "–" if value is None else f"{value:.2f}"
 

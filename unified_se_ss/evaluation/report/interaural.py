@@ -12,7 +12,8 @@ from unified_se_ss.evaluation.angles import (
     top_view_png,
 )
 from unified_se_ss.evaluation.interaural import BAND, LARGE_ITD_ERROR, summarise_interaural
-from unified_se_ss.evaluation.report.markup import decimals, image
+from unified_se_ss.evaluation.report.markup import image
+from unified_se_ss.evaluation.results import decimals
 
 
 def interaural(rows, protocol: str = "default") -> str:

@@ -39,11 +39,6 @@ def plain(value):
     return str(value)
 
 
-def decimals(value):
-    """Two decimals, or a dash."""
-    return "–" if value is None else f"{value:.2f}"
-
-
 def is_finite(value):
     """Whether there is a finite number."""
     return isinstance(value, (int, float, np.number)) and bool(np.isfinite(value))

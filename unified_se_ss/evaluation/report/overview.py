@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 
 from unified_se_ss.evaluation.curves import curves_png
-from unified_se_ss.evaluation.report.markup import decimals, image, setting_text
-from unified_se_ss.evaluation.results import COVERAGE, RESAMPLES
+from unified_se_ss.evaluation.report.markup import image, setting_text
+from unified_se_ss.evaluation.results import COVERAGE, RESAMPLES, decimals
 
 #: Settings shown at the top, in this order; the others are folded away.
 HEADER_KEYS = (

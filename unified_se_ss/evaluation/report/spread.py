@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from unified_se_ss.evaluation.conditions import CONDITIONS
-from unified_se_ss.evaluation.curves import png_bytes
-from unified_se_ss.evaluation.report.markup import RANKED_BY, decimals, image, is_finite
-from unified_se_ss.evaluation.results import MetricSummary, summarise_values
+from unified_se_ss.evaluation.curves import plain_axes, png_bytes
+from unified_se_ss.evaluation.report.markup import RANKED_BY, image, is_finite
+from unified_se_ss.evaluation.results import MetricSummary, decimals, summarise_values
 
 #: What SI-SNRi is broken down by: key, heading, unit.
 BROKEN_DOWN_BY = (("input_si_snr", "SI-SNR of the mixture", "dB"), *CONDITIONS)
@@ -133,7 +133,7 @@ def _breakdown_png(rows, found):
         heading, unit = known[key]
         axes.set_xlabel(f"{heading} ({unit})", fontsize=9)
         axes.set_ylabel("SI-SNRi (dB)", fontsize=9)
-        _plain_axes(axes)
+        plain_axes(axes)
     for axes in list(panels):
         axes.set_visible(False)
     return png_bytes(figure)
@@ -164,13 +164,5 @@ def _distribution_png(rows):
     scatter.set_xlabel("SI-SNR of the mixture (dB)", fontsize=9)
     scatter.set_ylabel("SI-SNR after (dB)", fontsize=9)
     for axes in (histogram, scatter):
-        _plain_axes(axes)
+        plain_axes(axes)
     return png_bytes(figure)
-
-
-def _plain_axes(axes):
-    """Small figures, a faint grid, no frame."""
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
