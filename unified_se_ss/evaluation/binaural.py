@@ -8,14 +8,12 @@ Axes: J sources, E ears (left, right), T samples.
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.conditions import conditions
 from unified_se_ss.evaluation.interaural import interaural_errors
-from unified_se_ss.evaluation.metrics import FLOOR, si_snr
+from unified_se_ss.evaluation.metrics import FLOOR, best_order, si_snr
 from unified_se_ss.evaluation.waves import PEAK
 
 
@@ -97,7 +95,7 @@ def evaluate_ears(
     """
     mixture, estimates, targets = _checked(mixture, estimates, targets)
     table = _table(snr, estimates, targets)  # [J of estimates, J of targets]
-    order = _best_order(table)
+    order = best_order(table.T)
     scores = {
         "snr": [table[i, j] for j, i in enumerate(order)],
         "si_snr": _diagonal(si_snr, estimates[list(order)], targets),
@@ -234,13 +232,6 @@ def _over_ears(metric, estimate, target) -> float:
     values = [metric(*ears) for ears in zip(estimate, target)]
     values = [value for value in values if not np.isnan(value)]
     return float(np.mean(values)) if values else float("nan")
-
-
-def _best_order(table) -> tuple:
-    """The order of the highest sum; silent targets have no say, the first of equals wins."""
-    table = np.nan_to_num(table, nan=0.0)
-    orders = itertools.permutations(range(len(table)))
-    return max(orders, key=lambda order: sum(table[i, j] for j, i in enumerate(order)))
 
 
 def _mean(values):

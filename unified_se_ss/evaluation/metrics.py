@@ -128,7 +128,7 @@ def best_permutation(estimates, targets):
     >>> best_permutation(targets[[2, 0, 1]], targets)
     (1, 2, 0)
     """
-    return _best_order(_si_snr_table(*_same_shape(estimates, targets)))
+    return best_order(_si_snr_table(*_same_shape(estimates, targets)))
 
 
 def evaluate_item(
@@ -180,7 +180,7 @@ def evaluate_item(
     _check_finite(targets, "targets")
     _check_finite(estimates, "estimates")
     table = _si_snr_table(estimates, targets)
-    permutation = _best_order(table)
+    permutation = best_order(table)
     sources = [
         _evaluate_source(mixture, estimates[i], target, table[j, i])
         for j, (i, target) in enumerate(zip(permutation, targets))
@@ -202,8 +202,11 @@ def _si_snr_table(estimates, targets):
     return np.array([[si_snr(e, target) for e in estimates] for target in targets])
 
 
-def _best_order(table):
-    """The order of the estimates of the highest sum; the first among equals."""
+def best_order(table):
+    """The order of the estimates of the highest sum; the first among equals.
+
+    Of a table [J, J] of targets (rows) and estimates; silent targets, nan, have no say.
+    """
     table = np.nan_to_num(table, nan=0.0)
     orders = itertools.permutations(range(len(table)))
     return max(orders, key=lambda order: sum(table[j, i] for j, i in enumerate(order)))

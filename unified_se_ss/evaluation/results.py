@@ -323,7 +323,7 @@ def write_results(rows, folder):
     _check_rows(rows, folder)
     folder.mkdir(parents=True, exist_ok=True)
     columns = result_columns(rows)
-    cells = ({column: _cell(row.get(column)) for column in columns} for row in rows)
+    cells = ({column: as_text(row.get(column)) for column in columns} for row in rows)
     summary = summarise(rows)
     numbers = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
     write_whole(folder / "results.csv", csv_text(cells, columns))
@@ -438,14 +438,14 @@ def _is_number(value):
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
-def _cell(value):
-    """A value as it stands in the CSV file; numbers keep six decimals."""
+def as_text(value, places=6) -> str:
+    """A value as it stands in the CSV file, where numbers keep six decimals."""
     if value is None:
         return ""
     if isinstance(value, (tuple, list)):
         return " ".join(str(part) for part in value)
     if isinstance(value, (float, np.floating)):
-        return f"{value:.6f}" if np.isfinite(value) else ""
+        return f"{value:.{places}f}" if np.isfinite(value) else ""
     return str(value)
 
 

@@ -28,17 +28,6 @@ def setting_text(key, value):
     return html.escape(str(value))
 
 
-def plain(value):
-    """A value of a row as text."""
-    if value is None:
-        return ""
-    if isinstance(value, (tuple, list)):
-        return " ".join(str(part) for part in value)
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.2f}" if np.isfinite(value) else ""
-    return str(value)
-
-
 def is_finite(value):
     """Whether there is a finite number."""
     return isinstance(value, (int, float, np.number)) and bool(np.isfinite(value))

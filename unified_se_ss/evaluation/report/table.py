@@ -5,8 +5,13 @@ from __future__ import annotations
 import html
 
 from unified_se_ss.evaluation.conditions import CONDITIONS
-from unified_se_ss.evaluation.report.markup import plain, ranking
-from unified_se_ss.evaluation.results import HEADLINES, PER_SOURCE, result_columns
+from unified_se_ss.evaluation.report.markup import ranking
+from unified_se_ss.evaluation.results import (
+    HEADLINES,
+    PER_SOURCE,
+    as_text,
+    result_columns,
+)
 
 #: Longest table of utterances; results.csv holds all of them.
 TABLE_ROWS = 5000
@@ -51,7 +56,7 @@ def _utterance(row, columns, places):
     cells = []
     for column in columns:
         value = row.get(column)
-        text = html.escape(plain(value))
+        text = html.escape(as_text(value, 2))
         if column == "ID" and str(value) in places:
             text = f'<a href="#example-{places[str(value)]}">{text}</a>'
         cells.append(f"<td>{text}</td>")
