@@ -1,10 +1,6 @@
 """The evaluation room: from separated signals to metrics, tables and a report."""
 
-from unified_se_ss.evaluation.conflicts import (
-    GradientLog,
-    plot_conflicts,
-    read_gradients,
-)
+from unified_se_ss.evaluation.conflicts import GradientLog, plot_conflicts, read_gradients
 from unified_se_ss.evaluation.curves import plot_curves, read_log
 from unified_se_ss.evaluation.metrics import (
     best_permutation,

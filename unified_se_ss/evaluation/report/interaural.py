@@ -11,11 +11,7 @@ from unified_se_ss.evaluation.angles import (
     by_angle_png,
     top_view_png,
 )
-from unified_se_ss.evaluation.interaural import (
-    BAND,
-    LARGE_ITD_ERROR,
-    summarise_interaural,
-)
+from unified_se_ss.evaluation.interaural import BAND, LARGE_ITD_ERROR, summarise_interaural
 from unified_se_ss.evaluation.report.markup import image
 from unified_se_ss.evaluation.results import decimals
 

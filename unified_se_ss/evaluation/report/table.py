@@ -6,12 +6,7 @@ import html
 
 from unified_se_ss.evaluation.conditions import CONDITIONS
 from unified_se_ss.evaluation.report.markup import ranking
-from unified_se_ss.evaluation.results import (
-    HEADLINES,
-    PER_SOURCE,
-    as_text,
-    result_columns,
-)
+from unified_se_ss.evaluation.results import HEADLINES, PER_SOURCE, as_text, result_columns
 
 #: Longest table of utterances; results.csv holds all of them.
 TABLE_ROWS = 5000
