@@ -592,6 +592,15 @@ def test_a_choice_that_is_none_is_told(tmp_path, choice, message):
         prepare_binaural_wsj0mix(root, tmp_path / "manifests", **choice)
 
 
+@pytest.mark.parametrize("content", [b"name\na\n", b"ID\n\xff\n", b"ID\n" + b"a" * 200_000])
+def test_placements_that_cannot_be_read_are_named(tmp_path, content):
+    root = public_tree(tmp_path / "public", n_items=1)
+    listed = root / "2speakers/wav8k/min/tr" / PLACEMENTS
+    listed.write_bytes(content)
+    with pytest.raises(UserError, match=f"{PLACEMENTS}: is no CSV file"):
+        prepare_binaural_wsj0mix(root, tmp_path / "manifests")
+
+
 def test_a_mono_wsj0mix_becomes_a_binaural_one(heads, tmp_path):
     rng = np.random.default_rng(0)
     for subset in SUBSETS.values():

@@ -125,7 +125,10 @@ def test_bad_rows_are_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["", "ID,sdr\n", "name,sdr\na,1\n", "ID,sdr\na,1,2\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "ID,sdr\n", "name,sdr\na,1\n", "ID,sdr\na,1,2\n", f"ID,sdr\n{'a' * 200_000},1\n"],
+)
 def test_bad_results_file_is_named(tmp_path, text):
     path = tmp_path / "results.csv"
     path.write_text(text)

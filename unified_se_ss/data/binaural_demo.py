@@ -166,7 +166,7 @@ def _speakers(path, n_speakers):
             rows = list(csv.DictReader(file))
         names = [f"speaker_{j + 1}" for j in range(n_speakers)]
         return {row["ID"]: [_timbre(row[name]) for name in names] for row in rows}
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{path}: does not tell who speaks ({error}); it belongs to the demo corpus: "
             "remove the corpus' folder to have it made again"

@@ -244,8 +244,7 @@ def _placements(subset, mixture, n_speakers):
     names = [path.stem for path in (subset / mixture).glob("*.wav")]
     listed = subset / PLACEMENTS
     if listed.is_file():
-        with open(listed, encoding="utf-8", newline="") as file:
-            told = {row.pop("ID"): row for row in csv.DictReader(file)}
+        told = _told(listed)
         missing = sorted(set(names) - set(told))
         if missing:
             raise UserError(
@@ -255,6 +254,18 @@ def _placements(subset, mixture, n_speakers):
         return told
     told = {name: placement_in_name(name, n_speakers) for name in names}
     return told if all(told.values()) else None
+
+
+def _told(listed):
+    """Columns of each item that a file of placements names."""
+    try:
+        with open(listed, encoding="utf-8", newline="") as file:
+            return {row.pop("ID"): row for row in csv.DictReader(file)}
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{listed}: is no CSV file in UTF-8 with a column ID ({error}); make the corpus "
+            "again, or remove this file if the directions do not matter"
+        ) from error
 
 
 def _warn_of_wrapped(manifest, n_speakers):

@@ -92,7 +92,7 @@ def _cells(path) -> list[dict]:
         if any(not str(row.get("epoch")).isdigit() for row in rows):
             raise ValueError("a row has no epoch")
         return rows
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f"{path}: cannot be read as a gradients.csv ({error}); move it away to go on"
         ) from None
@@ -141,7 +141,7 @@ def read_gradients(path):
         if rows and missing:
             raise ValueError(f"there is no column {sorted(missing)[0]}")
         return [{k: _value(k, v) for k, v in row.items() if v} for row in rows]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(
             f"{path}: cannot be read as a gradients.csv ({error}); expected one row of "
             "numbers per window and scope under a line of column names."

@@ -83,7 +83,7 @@ def read_log(path):
         if rows and "epoch" not in rows[0]:
             raise ValueError("there is no column epoch")
         return [{k: float(v) for k, v in row.items() if v} for row in rows]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(
             f"{path}: cannot be read as a train_log.csv ({error}); expected one row "
             "of numbers per epoch under a line of column names."

@@ -362,7 +362,7 @@ def read_results(path):
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a results.csv ({error})") from None
     whole = all(None not in row and None not in row.values() for row in rows)
     if not rows or not whole or "ID" not in rows[0]:

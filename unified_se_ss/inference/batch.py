@@ -6,9 +6,7 @@ nothing that exists is replaced unless told so.
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
 import json
 import os
 import re
@@ -24,9 +22,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import csv_text, write_whole
 from unified_se_ss.inference.binaural import BinauralSeparator
 from unified_se_ss.inference.guided import GuidedEnhancer
+from unified_se_ss.inference.interface import Interface
 from unified_se_ss.inference.models import load_model
 from unified_se_ss.inference.separator import Separator
 from unified_se_ss.inference.sound_files import SUBTYPES, SUFFIXES, opened
@@ -431,16 +430,14 @@ def _entry(one: Input, paths, result, seconds: float) -> dict:
 
 def write_transcripts(path: Path, done: list[dict]) -> None:
     """What was said in all files, as one table: input, seconds, text."""
-    table = io.StringIO()
-    writer = csv.DictWriter(
-        table, ("input", "seconds", "text"), extrasaction="ignore", lineterminator="\n"
+    rows = (
+        {"input": of["input"], "seconds": f"{of['seconds']:.3f}", "text": of["text"]}
+        for of in done
     )
-    writer.writeheader()
-    writer.writerows({**entry, "seconds": f"{entry['seconds']:.3f}"} for entry in done)
-    write_whole(path, table.getvalue())
+    write_whole(path, csv_text(rows, ("input", "seconds", "text")))
 
 
-def _report(separator: Separator, done: list, failed: list) -> dict:
+def _report(separator: Interface, done: list, failed: list) -> dict:
     """All that was done, as plain data."""
     sound = sum(entry["seconds"] for entry in done)
     processing = sum(entry["processing_seconds"] for entry in done)
