@@ -198,7 +198,7 @@ def test_the_log_says_where_tf32_is_used(tf32, products, convolutions, said):
 
 @pytest.mark.parametrize("quirks, said", [("", True), ("allow_tf32", False)])
 def test_speechbrain_allows_it_in_matrix_products_unless_told_not_to(quirks, said):
-    """What docs/scaling.md says; asked in a process of its own, as it is set at import."""
+    """What docs/speed.md says; asked in a process of its own, as it is set at import."""
     code = "import torch, speechbrain; print(torch.backends.cuda.matmul.allow_tf32)"
     done = subprocess.run(
         [sys.executable, "-c", code],
