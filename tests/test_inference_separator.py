@@ -343,6 +343,22 @@ def test_memory_does_not_keep_the_recording(tmp_path, monkeypatch):
 # ------------------------------------------------------------------ bad and odd inputs
 
 
+@pytest.mark.parametrize(
+    "task, message",
+    [
+        ("recognise", "has no recogniser; take separate or enhance"),
+        ("seperate", "task: is 'seperate'; expected one of separate, enhance, recognise"),
+    ],
+)
+def test_a_task_that_it_was_not_made_for_writes_nothing(tmp_path, task, message):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, two_voices(1).sum(0), RATE, "FLOAT")
+    outputs = [tmp_path / "out" / "1.wav", tmp_path / "out" / "2.wav"]
+    with pytest.raises(UserError, match=message):
+        Separator(BandSplit()).separate_file(path, outputs, task)
+    assert not outputs[0].parent.exists()
+
+
 def odd(name):
     """Recordings of 0.5 s, unless they are short; floats at 16 kHz."""
     speech = two_voices(0.5, sample_rate=16000).sum(0)

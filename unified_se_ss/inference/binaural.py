@@ -95,7 +95,7 @@ class BinauralSeparator(Interface):
             The task is another than ``"separate"``.
         """
         if task != "separate":
-            raise UserError("this model only separates; it cannot enhance")
+            raise UserError(f"this model only separates; it cannot {task}")
         return self.model.n_sources
 
     def stream(self):

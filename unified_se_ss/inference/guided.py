@@ -75,7 +75,7 @@ class GuidedEnhancer(Interface):
             The task is another.
         """
         if task != "enhance":
-            raise UserError("this model only enhances; it cannot separate")
+            raise UserError(f"this model only enhances; it cannot {task}")
         return 1
 
     def stream(self):

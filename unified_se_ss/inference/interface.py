@@ -20,6 +20,7 @@ from unified_se_ss.inference.recordings import Recording
 
 CHUNK_SECONDS = 20.0
 OVERLAP_SECONDS = 4.0
+TASKS = ("separate", "enhance", "recognise")
 
 Loaded = TypeVar("Loaded", bound="Interface")
 
@@ -121,6 +122,8 @@ class Interface:
             none is there.
         """
         task = self.task if task is None else task
+        if task not in TASKS:
+            raise UserError(f"task: is {task!r}; expected one of {', '.join(TASKS)}")
         self.n_signals(task)
         outputs = [Path(output) for output in outputs]
         sound = self._sound(path, channel, downmix, name or str(path))

@@ -106,6 +106,8 @@ class Separator(Interface):
             if not self.model.can_enhance:
                 raise UserError("this model has no SE module; it cannot enhance")
             return 1
+        if task == "recognise":
+            raise UserError("this model has no recogniser; take separate or enhance")
         if not self.model.n_sources:
             raise UserError("this model only enhances; it cannot separate")
         return self.model.n_sources
