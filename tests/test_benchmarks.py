@@ -1,6 +1,8 @@
 """The benchmarks of training: they run, and what is compared computes the same."""
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 import torch
@@ -162,6 +164,23 @@ def test_what_a_forward_pass_keeps():
     # The exponential keeps its result; x, y and the weight are there anyway.
     assert training_step.kept_by(forward, [weight, x, y]) == 20 * 10 * 4
     assert training_step.kept_by(forward, [weight, y]) == (20 * 10 + 20 * 30) * 4
+
+
+def test_what_is_kept_is_let_go_when_it_was_counted():
+    nodes = []
+
+    class Exponential(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            output = x.exp()
+            ctx.save_for_backward(output)
+            nodes.append(weakref.ref(ctx))
+            return output
+
+    x = torch.randn(10, requires_grad=True)
+    assert training_step.kept_by(lambda: Exponential.apply(x), [x]) == 10 * 4
+    gc.collect()
+    assert nodes[0]() is None
 
 
 def test_batches_that_do_not_fit_are_left_out_and_said(monkeypatch):
