@@ -11,16 +11,21 @@ With ``options.quick`` it runs in seconds, on small sizes: that is what the test
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib
 import json
+import math
 import os
 import platform
+import resource
 import statistics
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -147,12 +152,16 @@ class Timing:
         On the clock, the device's work included.
     processor : tuple of float
         Of this process on the CPU, which others on the machine do not lengthen.
+    system : tuple of float
+        Those of the processor that went to the operating system: handing out memory, page
+        by page, most of all.
     peak_bytes : int, optional
         Most bytes at once beyond what was there before; see :func:`peak_bytes`.
     """
 
     wall: tuple[float, ...]
     processor: tuple[float, ...]
+    system: tuple[float, ...] = ()
     peak_bytes: int | None = None
 
     @property
@@ -174,6 +183,16 @@ class Timing:
     def processor_median(self) -> float:
         """Median seconds of the processor."""
         return statistics.median(self.processor)
+
+    @property
+    def system_median(self) -> float:
+        """Median seconds of the operating system."""
+        return statistics.median(self.system)
+
+    @property
+    def own_median(self) -> float:
+        """Median seconds of the processor without the operating system's."""
+        return statistics.median(p - s for p, s in zip(self.processor, self.system))
 
     def times(self, other: Timing, clock: str = "wall") -> float:
         """How many times as long this takes as another: median of the rounds' ratios."""
@@ -219,6 +238,7 @@ def alternate(
     (3, 10000)
     """
     on_cuda = device.type == "cuda"
+    release_memory()
     taken = {name: [] for name in functions}
     peaks: dict[str, int | None] = dict.fromkeys(functions)
     for number in range(repeats + 1):
@@ -240,21 +260,27 @@ def alternate(
     }
 
 
-def _one_call(function, device) -> tuple[tuple[float, float], int]:
-    """Wall and processor seconds of one call; on CUDA also its peak of memory."""
+def _one_call(function, device) -> tuple[tuple[float, float, float], int]:
+    """Wall, processor and system seconds of one call; on CUDA also its peak of memory."""
     on_cuda = device.type == "cuda"
     before = 0
     if on_cuda:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    wall, processor = time.perf_counter(), time.process_time()
+    before_it = _clocks()
     function()
     if on_cuda:
         torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - wall, time.process_time() - processor
+    seconds = tuple(after - start for after, start in zip(_clocks(), before_it))
     peak = torch.cuda.max_memory_allocated(device) - before if on_cuda else 0
     return seconds, peak
+
+
+def _clocks() -> tuple[float, float, float]:
+    """Seconds on the clock, of this process, and of the operating system for it."""
+    system = resource.getrusage(resource.RUSAGE_SELF).ru_stime
+    return time.perf_counter(), time.process_time(), system
 
 
 #: Columns that :func:`compared` fills.
@@ -295,6 +321,26 @@ def in_mebibytes(number: int | None) -> float | None:
 
 
 # ------------------------------------------------------------------ memory
+
+
+def release_memory() -> None:
+    """Give back what nothing uses any more but the heap keeps for later (glibc)."""
+    gc.collect()
+    with suppress(OSError, AttributeError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that is free, where it can be known; else infinity."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    release_memory()
+    try:
+        with open("/proc/meminfo", encoding="utf-8") as file:
+            facts = dict(line.split(":") for line in file)
+        return 1024.0 * int(facts["MemAvailable"].split()[0])
+    except (OSError, KeyError):  # not Linux
+        return math.inf
 
 
 def peak_bytes(run: Callable, device: torch.device) -> int:

@@ -6,22 +6,33 @@ square of the duration. Exponents are of power laws, by least squares in logarit
 larger half of the sizes: fixed costs flatten the smaller. Below 1 means that larger is
 cheaper by the piece.
 
-On a CPU processor time is fitted, which other programs lengthen least, and only so many
-sizes are tried as take `SECONDS` a step and half of the memory that is free.
+On a CPU processor time is fitted, which other programs lengthen least, without the operating
+system's part of it: it hands out blocks of over 32 MiB anew at every step, page by page,
+which small sizes have none of. Only so many sizes are tried as take `SECONDS` a step and half
+of the memory that is free.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from benchmarks.frame import ROOT, Options, Table, Timing, alternate, in_mebibytes
+from benchmarks.frame import (
+    ROOT,
+    Options,
+    Table,
+    Timing,
+    alternate,
+    free_bytes,
+    in_mebibytes,
+)
 from benchmarks.networks import recipe
 from benchmarks.steps import Batch, ProjectStep
 from unified_se_ss.evaluation import evaluate_item
@@ -123,9 +134,11 @@ class Series(NamedTuple):
         The exponent of the work that is to be done, which its time must not exceed.
     sizes : list of float
     seconds : list of float
-        Of the processor on a CPU, on the clock on a GPU.
+        Of the program on the processor of a CPU, on the clock on a GPU.
     memory : list of int or None
         Bytes at the peak.
+    system : list of float
+        Seconds of the operating system beside them, on a CPU.
     left_out : str
         Sizes that were not tried, and why.
     """
@@ -136,6 +149,7 @@ class Series(NamedTuple):
     sizes: list
     seconds: list
     memory: list
+    system: Sequence = ()
     left_out: str = ""
 
     def rows(self) -> list[dict]:
@@ -145,9 +159,12 @@ class Series(NamedTuple):
                 "what": self.name,
                 self.against: size,
                 "seconds": seconds,
+                "system s": system,
                 "peak MiB": in_mebibytes(memory),
             }
-            for size, seconds, memory in zip(self.sizes, self.seconds, self.memory)
+            for size, seconds, memory, system in zip_longest(
+                self.sizes, self.seconds, self.memory, self.system
+            )
         ]
 
     def fits(self) -> dict:
@@ -195,7 +212,7 @@ def measured(
     repeats : int, optional
         Rounds; by default as many as the options say, three at most.
     """
-    series = Series(name, against, most, [], [], [])
+    series = Series(name, against, most, [], [], [], [])
     repeats = repeats or min(options.repeats, 3)
     device = options.device
     for size in sizes:
@@ -209,7 +226,8 @@ def measured(
             return series._replace(left_out=f"{name} from {size:g} {against} on: {reason}")
         series.sizes.append(size)
         on_cpu = device.type == "cpu"
-        series.seconds.append(timing.processor_median if on_cpu else timing.median)
+        series.seconds.append(timing.own_median if on_cpu else timing.median)
+        series.system.append(timing.system_median if on_cpu else None)
         series.memory.append(timing.peak_bytes)
     return series
 
@@ -232,23 +250,11 @@ def _too_much(series: Series, size, device) -> str:
     most = SECONDS[device.type]
     if predicted["seconds"] > most:
         return f"about {predicted['seconds']:.0f} s a step, more than {most:g}"
-    if predicted["memory"] > _free_bytes(device) / 2:
+    if predicted["memory"] > free_bytes(device) / 2:
         return (
             f"about {predicted['memory'] / 2**30:.0f} GiB, more than half of what is free"
         )
     return ""
-
-
-def _free_bytes(device) -> float:
-    """Memory that is free, where it can be known."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as file:
-            facts = dict(line.split(":") for line in file)
-        return 1024.0 * int(facts["MemAvailable"].split()[0])
-    except (OSError, KeyError):  # not Linux
-        return math.inf
 
 
 # ------------------------------------------------------------------ what is measured
@@ -495,7 +501,7 @@ def table(title: str, series: list[Series], note: str = "") -> Table:
     said = f"Not tried: {'; '.join(left_out)}." if left_out else ""
     return Table(
         title,
-        ["what", series[0].against, "seconds", "peak MiB"],
+        ["what", series[0].against, "seconds", "system s", "peak MiB"],
         [row for s in series for row in s.rows()],
         " ".join(filter(None, [note, said])),
     )
@@ -519,8 +525,12 @@ def run(options: Options) -> list[Table]:
         pit,
         metrics,
     ]
-    clock = "processor" if options.device.type == "cpu" else "clock"
-    note = f"Seconds of the {clock}, median; memory beyond weights and optimizer."
+    on_cpu = options.device.type == "cpu"
+    clock = "of the program on the processor" if on_cpu else "on the clock"
+    note = (
+        f"Seconds {clock}, median, and beside them those of the operating system; memory "
+        "beyond weights and optimizer."
+    )
     tables = [
         exponents(everything),
         table("Step against duration, one item", by_duration, note),

@@ -9,7 +9,6 @@ baseline's in fp32. Batches that the machine's memory does not hold are left out
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,6 +21,7 @@ from benchmarks.frame import (
     Table,
     alternate,
     compared,
+    free_bytes,
     from_tests,
     in_mebibytes,
     peak_bytes,
@@ -127,7 +127,7 @@ class Bench:
             fitting = {}
             for name, make in {**self.ways(), **self.faster_ways()}.items():
                 needed = of_one.get(name, 0) * items
-                if needed > ROOM * self.free_bytes():
+                if needed > ROOM * free_bytes(self.options.device):
                     left_out.append(
                         f"batch {items}, {name} (about {needed / 2**30:.0f} GiB)"
                     )
@@ -177,17 +177,6 @@ class Bench:
         first, second = peaks
         beyond = (wanted - short[1]) / (short[1] - short[0])
         return {n: second[n] + beyond * (second[n] - first[n]) for n in first}
-
-    def free_bytes(self) -> float:
-        """Memory that is free for steps."""
-        if self.on_cuda:
-            return torch.cuda.mem_get_info(self.options.device)[0]
-        try:
-            with open("/proc/meminfo", encoding="utf-8") as file:
-                facts = dict(line.split(":") for line in file)
-            return 1024 * int(facts["MemAvailable"].split()[0])
-        except (OSError, KeyError):  # not Linux
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
 
     def counts(self) -> Table:
         """What a step keeps, calls and waits for, at batch 1."""

@@ -214,3 +214,14 @@ def test_only_what_was_measured_anew_is_replaced(tmp_path):
     # The same again gives the same page.
     record(page, facts("chip A", "monday"), {"two": table(2)})
     assert page.read_text() == before
+
+
+def test_a_programs_own_time_is_without_the_operating_systems():
+    timing = Timing((3.0, 9.0), (2.0, 4.0), (0.5, 1.5))
+    assert (timing.own_median, timing.system_median) == (2.0, 1.0)
+
+
+def test_each_round_tells_all_three_clocks():
+    timing = alternate({"fill": lambda: torch.empty(1 << 24).fill_(1)}, 2, CPU)["fill"]
+    assert len(timing.wall) == len(timing.processor) == len(timing.system) == 2
+    assert all(0 <= s <= p + 1e-3 for s, p in zip(timing.system, timing.processor))

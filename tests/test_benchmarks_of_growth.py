@@ -64,7 +64,7 @@ def test_what_would_take_too_long_is_left_out_and_said(monkeypatch):
 
 
 def test_memory_that_is_not_there_is_not_asked_for(monkeypatch):
-    monkeypatch.setattr(growth, "_free_bytes", lambda device: 2**31)
+    monkeypatch.setattr(growth, "free_bytes", lambda device: 2**31)
     series = growth.Series("x", "s", 1.0, [1, 2], [0.1, 0.2], [2**29, 2**30])
     assert "about 2 GiB" in growth._too_much(series, 4, CPU)
 
