@@ -8,8 +8,8 @@ cheaper by the piece.
 
 On a CPU processor time is fitted, which other programs lengthen least, without the operating
 system's part of it: it hands out blocks of over 32 MiB anew at every step, page by page,
-which small sizes have none of. Only so many sizes are tried as take `SECONDS` a step and half
-of the memory that is free.
+which small sizes have none of. Only so many sizes are tried as take `SECONDS` a step and a
+quarter of the memory that is free: a heap of many sizes takes far more than was asked of it.
 """
 
 from __future__ import annotations
@@ -250,10 +250,8 @@ def _too_much(series: Series, size, device) -> str:
     most = SECONDS[device.type]
     if predicted["seconds"] > most:
         return f"about {predicted['seconds']:.0f} s a step, more than {most:g}"
-    if predicted["memory"] > free_bytes(device) / 2:
-        return (
-            f"about {predicted['memory'] / 2**30:.0f} GiB, more than half of what is free"
-        )
+    if predicted["memory"] > free_bytes(device) / 4:
+        return f"about {predicted['memory'] / 2**30:.0f} GiB, more than a quarter of what is free"
     return ""
 
 
