@@ -5,6 +5,7 @@ Axes: J signals, T samples.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ TASKS = ("separate", "enhance", "recognise")
 Loaded = TypeVar("Loaded", bound="Interface")
 
 
-class Interface:
+class Interface(ABC):
     """A trained model that takes recordings as people have them.
 
     A class for a kind of models says what it does by default (`task`), how many signals
@@ -129,17 +130,17 @@ class Interface:
         sound = self._sound(path, channel, downmix, name or str(path))
         return self._into_files(sound, outputs, task, subtype, progress)
 
+    @abstractmethod
     def n_signals(self, task: str) -> int:
         """How many signals a task gives; a UserError where the model cannot do it."""
-        raise NotImplementedError
 
     def _sound(self, path, channel, downmix: bool, name: str) -> Recording:
         """The recording that a sound file holds."""
         return Recording.of_file(path, channel, downmix, name)
 
+    @abstractmethod
     def _into_files(self, sound: Recording, outputs, task, subtype, progress):
         """Do the task, write the outputs, and say what was done."""
-        raise NotImplementedError
 
 
 @dataclass
