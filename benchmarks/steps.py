@@ -5,6 +5,7 @@ All start from the same weights and the same batch, so that their losses can be 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -51,7 +52,7 @@ class Batch(NamedTuple):
         return cls((spoken.sum(1) + noise).to(device), spoken.to(device))
 
 
-class Step:
+class Step(ABC):
     """A training step: call it to take one.
 
     Arguments
@@ -75,16 +76,17 @@ class Step:
             return nullcontext()
         return torch.autocast(self.batch.mixture.device.type, self.autocast)
 
+    @abstractmethod
     def losses(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean separation and weighted enhancement loss, with their graph."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __call__(self) -> None:
-        raise NotImplementedError
+        """Take a step."""
 
+    @abstractmethod
     def make_optimizer(self, parameters):
         """Adam."""
-        raise NotImplementedError
 
 
 class PublishedStep(Step):
