@@ -1,4 +1,10 @@
-"""Install with ``pip install -e .``, or ``pip install -e .[demo,test]`` for everything."""
+"""Install with ``pip install -e .``, or ``pip install -e .[demo,test]`` for everything.
+
+The ranges are as wide as they were tested (``make test-lowest``, ``make test-newest``). Three
+packages have an upper bound, since this project builds on their insides: SpeechBrain, whose
+Brain is extended; torchjd, whose interface moves often; and mir_eval, which loses
+``mir_eval.separation`` in 0.9. What ``make`` installs is pinned in requirements-lock.txt.
+"""
 
 from pathlib import Path
 
@@ -13,28 +19,43 @@ def version() -> str:
     return text.split('__version__ = "')[1].split('"')[0]
 
 
-#: Perceptual metrics; pesq has no wheels, so it needs a C compiler.
-METRICS = ["pesq>=0.0.4,<0.1", "pystoi>=0.4.1,<0.5"]
-#: Aggregators of torchjd as rules; its interface moves often. `full` brings the solvers.
-TORCHJD = ["torchjd[full]>=0.18,<0.19"]
-
-#: DNSMOS; the package does not say itself what else it needs.
-DNSMOS = ["speechmos>=0.0.1", "librosa>=0.10", "onnxruntime>=1.20"]
-
-#: What copies a run elsewhere; clouds need their own beside it, such as s3fs or gcsfs.
-UPLOAD = ["fsspec>=2023.1"]
-
-#: What writes an ONNX graph and what checks it.
-ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
-
-#: What simulates rooms for microphone arrays; compiled, with wheels for common systems.
-ROOMS = ["pyroomacoustics>=0.9,<0.11"]
-
-#: What reads measured heads from SOFA files.
-SOFA = ["h5py>=3.8"]
-
-#: What the key `tensorboard: True` of a YAML writes with.
-TENSORBOARD = ["tensorboard>=2.15"]
+#: What is heavy or rare, and so is not installed unless it is asked for.
+EXTRAS = {
+    # Voices of the demos: espeak-ng, which is GPL-3.0-or-later.
+    "demo": ["espeakng-loader>=0.2.4"],
+    # Perceptual metrics; pesq has no wheels, so it needs a C compiler.
+    "metrics": ["pesq>=0.0.4", "pystoi>=0.4.1"],
+    # DNSMOS; the package does not say itself what else it needs.
+    "dnsmos": ["speechmos>=0.0.1", "librosa>=0.10", "onnxruntime>=1.20"],
+    # What writes an ONNX graph and what checks it.
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    # What reads measured heads from SOFA files.
+    "sofa": ["h5py>=3.10"],
+    # What the key `tensorboard: True` of a YAML writes with.
+    "tensorboard": ["tensorboard>=2.15"],
+    # Aggregators of torchjd as rules, with their solvers. ECOS, NashMTL's, has wheels only
+    # here; elsewhere `pip install ecos` needs a C compiler.
+    "torchjd": [
+        "torchjd[cagrad,fairgrad,quadprog-projector]>=0.18,<0.19",
+        "ecos>=2.0.14; sys_platform == 'linux' and platform_machine == 'x86_64' "
+        "and python_version < '3.13'",
+    ],
+    # What copies a run elsewhere; clouds need their own beside it, such as s3fs or gcsfs.
+    "upload": ["fsspec>=2023.5"],
+}
+EXTRAS["test"] = [
+    "hypothesis>=6.100",
+    "mpmath>=1.3",
+    "pystoi>=0.4.1",
+    "pytest>=8",
+    *(
+        requirement
+        for extra in ("onnx", "sofa", "tensorboard", "torchjd", "upload")
+        for requirement in EXTRAS[extra]
+    ),
+]
+# What looks at the code, and what pins and builds.
+EXTRAS["dev"] = ["build>=1.2", "mypy>=1.15", "ruff>=0.9", "setuptools>=77", "uv>=0.6"]
 
 setup(
     name="unified_se_ss",
@@ -45,30 +66,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["unified_se_ss", "unified_se_ss.*"]),
+    package_data={"unified_se_ss": ["py.typed"]},
     install_requires=(HERE / "requirements.txt").read_text(encoding="utf-8").split(),
-    extras_require={
-        "demo": ["espeakng-loader>=0.2.4,<0.3"],
-        "metrics": METRICS,
-        "test": [
-            "hypothesis>=6.100",
-            "mir_eval>=0.8",
-            "mpmath>=1.3",
-            "pystoi>=0.4.1,<0.5",
-            "pytest>=8",
-            *ROOMS,
-            *SOFA,
-            *TENSORBOARD,
-            *ONNX,
-            *TORCHJD,
-            *UPLOAD,
-        ],
-        "dnsmos": DNSMOS,
-        "onnx": ONNX,
-        "rooms": ROOMS,
-        "sofa": SOFA,
-        "tensorboard": TENSORBOARD,
-        "torchjd": TORCHJD,
-        "upload": UPLOAD,
-    },
+    extras_require=EXTRAS,
     entry_points={"console_scripts": ["unified_se_ss = unified_se_ss.__main__:main"]},
 )
