@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from unified_se_ss.networks.linear import Linear
 from unified_se_ss.padding import real_elements
 
 EPSILON = 1e-8  # source: speechbrain.lobes.models.dual_path.select_norm
@@ -90,10 +89,10 @@ class DualPathBlock(nn.Module):
         width = intra.n_features
         self.intra, self.inter = intra, inter
         self.intra_linear = (
-            Linear(intra.n_outputs, width) if linear_after else nn.Identity()
+            nn.Linear(intra.n_outputs, width) if linear_after else nn.Identity()
         )
         self.inter_linear = (
-            Linear(inter.n_outputs, width) if linear_after else nn.Identity()
+            nn.Linear(inter.n_outputs, width) if linear_after else nn.Identity()
         )
         self.intra_norm = GlobalNorm(width)
         self.inter_norm = GlobalNorm(width)
@@ -220,15 +219,15 @@ class DualPath(nn.Module):
         self.n_sources = n_sources
         self.activation_checkpointing = False
         self.norm = GlobalNorm(n_basis)
-        self.bottleneck = Linear(n_basis, n_features, bias=False)
+        self.bottleneck = nn.Linear(n_basis, n_features, bias=False)
         self.blocks = nn.ModuleList(
             DualPathBlock(intra(), inter(), linear_after) for _ in range(blocks)
         )
         self.activation = nn.PReLU()
-        self.split = Linear(n_features, n_features * n_sources)
-        self.output = Linear(n_features, n_features)
-        self.gate = Linear(n_features, n_features)
-        self.expand = Linear(n_features, n_basis, bias=False)
+        self.split = nn.Linear(n_features, n_features * n_sources)
+        self.output = nn.Linear(n_features, n_features)
+        self.gate = nn.Linear(n_features, n_features)
+        self.expand = nn.Linear(n_features, n_basis, bias=False)
 
     def forward(
         self, representation: torch.Tensor, frames: torch.Tensor | None = None

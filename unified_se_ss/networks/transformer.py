@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unified_se_ss.networks.attention import attend
-from unified_se_ss.networks.linear import Linear, normed
+from unified_se_ss.networks.linear import normed
 from unified_se_ss.padding import real_elements
 
 
@@ -50,8 +50,8 @@ class SelfAttention(nn.Module):
             raise ValueError(f"{heads} heads do not divide {n_features} features")
         self.heads = heads
         self.dropout = dropout
-        self.projection = Linear(n_features, 3 * n_features)
-        self.output = Linear(n_features, n_features)
+        self.projection = nn.Linear(n_features, 3 * n_features)
+        self.output = nn.Linear(n_features, n_features)
         # As torch.nn.MultiheadAttention starts, which SepFormer was trained from.
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
@@ -95,10 +95,10 @@ class TransformerLayer(nn.Module):
         self.attention = SelfAttention(n_features, heads, dropout)
         self.feed_forward_norm = nn.LayerNorm(n_features, eps=1e-6)
         self.feed_forward = nn.Sequential(
-            Linear(n_features, feed_forward),
+            nn.Linear(n_features, feed_forward),
             nn.ReLU(),
             nn.Dropout(dropout),
-            Linear(feed_forward, n_features),
+            nn.Linear(feed_forward, n_features),
         )
         self.dropout = nn.Dropout(dropout)
 
