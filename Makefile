@@ -1,25 +1,25 @@
 # Two promises: `make demo` and `make test` each go from a bare Python to the end, in a
-# .venv of their own; both are safe to repeat.
+# .venv of their own with the versions of requirements-lock.txt; both are safe to repeat.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+# For test-lowest: a Python that the oldest versions have wheels for
+OLDEST_PYTHON ?= python3.10
 
-.PHONY: help install demo demo-asr demo-gsenet demo-binaural test test-slow benchmark clean
+.PHONY: help install demo demo-asr demo-gsenet demo-binaural test test-slow test-newest \
+  test-lowest lint lock wheel benchmark clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(INSTALLED) ## make .venv and install into it
 
-$(INSTALLED): setup.py requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "Python 3.10 or later is needed, $(PYTHON) is older; try: make PYTHON=python3.11"; exit 2; }
-	@echo "Installing into $(VENV): a few minutes, several GB (PyTorch brings its GPU libraries)"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,test]'
-	@touch $@
+$(INSTALLED): requirements-lock.txt requirements.txt setup.py pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); name a Python" \
+	  "of 3.10 or later, such as: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) scripts/install.py
 
 demo: $(INSTALLED) ## train, evaluate and report a small network on synthetic voices
 	$(BIN)/python train.py hparams/demo.yaml
@@ -44,8 +44,29 @@ test: $(INSTALLED) ## run the tests, but those marked slow
 test-slow: $(INSTALLED) ## run the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
+test-newest: $(INSTALLED) ## run the tests with the newest versions there are, in .venv-newest
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-newest
+	$(BIN)/uv pip install --quiet --python .venv-newest --upgrade -e '.[demo,test]'
+	.venv-newest/bin/python -m pytest -q --durations=10
+
+test-lowest: $(INSTALLED) ## run the tests with the lower bounds of setup.py, in .venv-lowest
+	$(BIN)/uv venv --quiet --clear --python $(OLDEST_PYTHON) .venv-lowest
+	$(BIN)/uv pip install --quiet --python .venv-lowest --resolution lowest-direct -e '.[demo,test]'
+	.venv-lowest/bin/python -m pytest -q --durations=10
+
+lint: $(INSTALLED) ## look at the code: ruff and mypy, as the tests do
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+lock: $(INSTALLED) ## pin the newest versions of everything in requirements-lock.txt
+	$(BIN)/uv pip compile setup.py --quiet --upgrade --universal --python-version 3.10 \
+	  --extra demo --extra test --extra dev --no-annotate --custom-compile-command "make lock" \
+	  --output-file requirements-lock.txt
+
+wheel: $(INSTALLED) ## build dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation
+
 benchmark: $(INSTALLED) ## measure everything against named baselines, side by side
 	$(BIN)/python -m benchmarks
 
-clean: ## remove .venv; data/ and results/ stay
-	rm -rf $(VENV) build *.egg-info
+clean: ## remove the environments; data/ and results/ stay
+	rm -rf $(VENV) .venv-newest .venv-lowest build dist *.egg-info
