@@ -738,12 +738,10 @@ def launch(runs: list[Run], slots: list[str]) -> list[Run]:
 
     An interrupt stops the runs that go on, and is passed on.
     """
-    from tqdm import tqdm
+    from unified_se_ss.progress import progress_bar
 
     waiting = [run for run in runs if not run.finished]
-    bar = tqdm(
-        total=len(runs), initial=len(runs) - len(waiting), unit="run", dynamic_ncols=True
-    )
+    bar = progress_bar(total=len(runs), unit="run", initial=len(runs) - len(waiting))
     launcher = Launcher(waiting, slots, lambda words: bar.write(words, file=sys.stdout))
     epochs = {run: len(epochs_told(run)) for run in waiting}  # of an earlier start
     try:

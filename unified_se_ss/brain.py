@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from contextlib import contextmanager
 
@@ -16,7 +15,6 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 from speechbrain.utils.distributed import if_main_process
-from tqdm import tqdm
 
 from unified_se_ss.checkpoints import RandomStates
 from unified_se_ss.data.skipping import EmptyBatch
@@ -27,6 +25,7 @@ from unified_se_ss.gradients import (
     TwoTaskGradients,
     TwoTaskLosses,
 )
+from unified_se_ss.progress import progress_bar
 from unified_se_ss.ranks import RankCount, check_first_step
 from unified_se_ss.stopping import LateNumber, stop_signals
 
@@ -128,10 +127,22 @@ class Progress:
         Batches between two looks at `fields`.
     show : bool
         Whether there is a bar at all.
+    ends_early : callable
+        Returns whether to leave the rest of the batches; asked before the first and at
+        each look.
     """
 
-    def __init__(self, loader, fields, description, start=0, interval=1, show=True):
-        self.loader, self.fields = loader, fields
+    def __init__(
+        self,
+        loader,
+        fields,
+        description,
+        start=0,
+        interval=1,
+        show=True,
+        ends_early=lambda: False,
+    ):
+        self.loader, self.fields, self.ends_early = loader, fields, ends_early
         self.description, self.start = description, start
         self.interval, self.show = interval, show
         self.waited = self.elapsed = 0.0
@@ -141,16 +152,14 @@ class Progress:
 
     def __iter__(self):
         began = asked = time.perf_counter()
-        with tqdm(
+        with progress_bar(
+            description=self.description,
             total=len(self),
-            initial=self.start,
-            desc=self.description,
             unit="batch",
-            dynamic_ncols=True,
-            mininterval=0.1 if sys.stderr.isatty() else 10,  # a log file needs few lines
+            initial=self.start,
             disable=not self.show,
         ) as bar:
-            for number, batch in enumerate(self.loader, 1):
+            for number, batch in enumerate(() if self.ends_early() else self.loader, 1):
                 self.waited += time.perf_counter() - asked
                 yield batch
                 asked = time.perf_counter()
@@ -158,6 +167,8 @@ class Progress:
                 if number % self.interval == 0:
                     bar.set_postfix(self.fields(), refresh=False)
                 bar.update()
+                if number % self.interval == 0 and self.ends_early():
+                    break
             bar.set_postfix(self.fields())
 
     def timing(self) -> dict:
@@ -245,6 +256,7 @@ class TwoTaskBrain(sb.Brain):
             self.log_interval = 1
         self.means = TaskMeans()
         self.monitor = self.gradients = None
+        self._test_bar = progress_bar(disable=True)
         self._mean_loss = torch.zeros(())
         self._votes = LateNumber()
         self.rank_count = RankCount()
@@ -339,8 +351,27 @@ class TwoTaskBrain(sb.Brain):
             start=self.step,
             interval=self.log_interval,
             show=enable,
+            ends_early=self.ends_early,
         )
         super()._fit_train(self.progress, epoch, enable=False)
+
+    def _fit_valid(self, valid_set, epoch, enable):
+        """Validate as Brain does, with the project's own progress bar."""
+        if valid_set is not None:
+            valid_set = progress_bar(
+                valid_set, f"Epoch {epoch}, validation", unit="batch", disable=not enable
+            )
+        super()._fit_valid(valid_set, epoch, enable=False)
+
+    def evaluate(self, test_set, *args, progressbar=None, **kwargs):
+        """Evaluate as Brain does, with the project's own progress bar."""
+        show = not self.noprogressbar if progressbar is None else progressbar
+        total = len(test_set) if hasattr(test_set, "batch_sampler") else None
+        show = show and if_main_process()
+        with progress_bar(
+            description="Test", total=total, unit="batch", disable=not show
+        ) as self._test_bar:
+            return super().evaluate(test_set, *args, progressbar=False, **kwargs)
 
     def _window(self) -> int:
         """Steps over which the monitor averages: an epoch is divided evenly."""
@@ -359,6 +390,13 @@ class TwoTaskBrain(sb.Brain):
         if means["auxiliary"] is not None:
             fields["conflicts"] = percent(found["conflict_rate"])
         return fields
+
+    def ends_early(self) -> bool:
+        """Whether to leave the rest of the epoch's batches; all ranks say the same.
+
+        Asked before the first batch and every ``log_interval`` of them.
+        """
+        return False
 
     def loss_fields(self, means: dict) -> dict:
         """The losses as the progress bar shows them; override to speak of other units."""
@@ -511,6 +549,8 @@ class TwoTaskBrain(sb.Brain):
         if stage == sb.Stage.VALID and alone and stop_signals.asked:
             self.step = self._batches  # those of training, all done; this begins anew
             self._save_and_leave(f"epoch {self._epoch}, before its validation")
+        if stage == sb.Stage.TEST:
+            self._test_bar.update()
         return losses.main.mean().cpu()
 
 

@@ -234,9 +234,9 @@ def _scanned(entries, channels):
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
         scans = pool.map(scan, entries)
         if len(entries) > PROGRESS_FROM:
-            from tqdm import tqdm
+            from unified_se_ss.progress import progress_bar
 
-            scans = tqdm(scans, "looking at recordings", len(entries), unit="item")
+            scans = progress_bar(scans, "looking at recordings", len(entries), "item")
         yield from scans
 
 

@@ -18,7 +18,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.binaural import write_ears
@@ -37,6 +36,7 @@ from unified_se_ss.data.whole_folders import (
 )
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import csv_text, write_whole
+from unified_se_ss.progress import progress_bar
 
 # To be raised with every change that changes a sample of a corpus.
 RECIPE = 1
@@ -212,10 +212,10 @@ def _make_all(run, make, count, description):
         for first in range(0, count, ITEMS_AT_ONCE)
     ]
     rows = []
-    with tqdm(total=count, desc=description, unit="item") as progress:
+    with progress_bar(description=description, total=count, unit="item") as bar:
         for made in run(make, chunks):
             rows += made
-            progress.update(len(made))
+            bar.update(len(made))
     return rows
 
 

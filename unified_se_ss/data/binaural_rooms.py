@@ -28,7 +28,6 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 from scipy.spatial import cKDTree
-from tqdm import tqdm
 
 from unified_se_ss.data.binaural_heads import (
     SHARES,
@@ -41,6 +40,7 @@ from unified_se_ss.data.heads import PATTERN, default_cache, split_heads
 from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import written_whole
+from unified_se_ss.progress import progress_bar
 from unified_se_ss.spatial.arrays import SPEED_OF_SOUND
 from unified_se_ss.spatial.directions import from_vector, to_vector
 from unified_se_ss.spatial.head import Head, fast_length
@@ -236,8 +236,8 @@ def simulate_rooms(
         return rooms
     simulate = functools.partial(_simulate, settings=settings, seed=seed)
     with process_pool(workers) as run:
-        progress = tqdm(
-            run(simulate, enumerate(jobs)), "binaural rooms", len(jobs), unit="room"
+        progress = progress_bar(
+            run(simulate, enumerate(jobs)), "binaural rooms", len(jobs), "room"
         )
         rooms = list(progress)
     arrays = {

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from unified_se_ss.data import espeak, mixing, noises
 from unified_se_ss.data.demo_speakers import (
@@ -43,6 +42,7 @@ from unified_se_ss.data.whole_folders import (
     replaced_whole,
 )
 from unified_se_ss.errors import UserError
+from unified_se_ss.progress import progress_bar
 
 # To be raised with every change that changes a sample of the corpus.
 RECIPE = 2
@@ -533,7 +533,7 @@ def _store_utterances(
         _store_speaker, folder=folder, seed=seed, sample_rate=sample_rate
     )
     jobs = list(enumerate(speakers))
-    progress = tqdm(run(store, jobs), total=len(jobs), desc="demo voices", unit="voice")
+    progress = progress_bar(run(store, jobs), "demo voices", len(jobs), "voice")
     return {entry.name: entry for entry in progress}
 
 
@@ -560,10 +560,10 @@ def _build_all(run: Callable, build: Callable, scenes: list[Scene]) -> list[dict
         for start in range(0, len(scenes), _ITEMS_AT_ONCE)
     ]
     rows = []
-    with tqdm(total=len(scenes), desc="demo mixtures", unit="item") as progress:
+    with progress_bar(description="demo mixtures", total=len(scenes), unit="item") as bar:
         for built in run(build, chunks):
             rows += built
-            progress.update(len(built))
+            bar.update(len(built))
     return rows
 
 

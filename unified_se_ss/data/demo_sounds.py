@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from unified_se_ss.data import audio, espeak, noises
 from unified_se_ss.data.demo_speakers import SUBSETS as CAST_SUBSETS
@@ -29,6 +28,7 @@ from unified_se_ss.data.whole_folders import (
     replaced_whole,
 )
 from unified_se_ss.errors import UserError
+from unified_se_ss.progress import progress_bar
 
 # To be raised with every change that changes a sample of the sounds.
 RECIPE = 1
@@ -140,8 +140,8 @@ def _make_sounds(folder, sample_rate, n_noises, sentences, seed, workers) -> Non
     make_voice = functools.partial(_make_voice, folder, **common)
     make_noise = functools.partial(_make_noise, folder, casts, **common)
     with process_pool(workers) as run:
-        list(tqdm(run(make_voice, voices), "demo voices", len(voices), unit="voice"))
-        list(tqdm(run(make_noise, numbers), "demo noises", len(numbers), unit="noise"))
+        list(progress_bar(run(make_voice, voices), "demo voices", len(voices), "voice"))
+        list(progress_bar(run(make_noise, numbers), "demo noises", len(numbers), "noise"))
     for kind in KINDS:
         for subset in SUBSETS:
             manifest = folder / f"{kind}_{subset}.csv"

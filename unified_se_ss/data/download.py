@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import write_whole
+from unified_se_ss.progress import progress_bar
 
 try:
     import fcntl
@@ -324,13 +323,12 @@ def _write(response, wanted: Wanted, start: int, total: int | None, show: bool) 
     """Append to the part; more than was announced is never written."""
     with (
         open(wanted.part, "r+b") as file,
-        tqdm(
+        progress_bar(
+            description=wanted.path.name,
             total=total,
-            initial=start,
-            desc=wanted.path.name,
             unit="B",
             unit_scale=True,
-            dynamic_ncols=True,
+            initial=start,
             disable=not show,
         ) as bar,
     ):

@@ -299,9 +299,9 @@ def _checked_rows(subset, relative, stems, names, sample_rate, channels):
     with ThreadPoolExecutor(max_workers=min(16, 4 * (os.cpu_count() or 1))) as pool:
         results = pool.map(check, names)
         if len(names) * len(stems) > PROGRESS_FROM:
-            from tqdm import tqdm
+            from unified_se_ss.progress import progress_bar
 
-            results = tqdm(results, f"checking {subset.name}", len(names), unit="item")
+            results = progress_bar(results, f"checking {subset.name}", len(names), "item")
         results = list(results)
     problems = [problem for result in results for problem in result.problems]
     advice = "make these files again, or remove the items they belong to"

@@ -26,7 +26,6 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 import torch
-from tqdm import tqdm
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.manifest import (
@@ -39,6 +38,7 @@ from unified_se_ss.data.manifest import (
 from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import write_whole, written_whole
+from unified_se_ss.progress import progress_bar
 from unified_se_ss.spatial import Guide
 from unified_se_ss.spatial.delay import Delay, gcc_phat
 
@@ -164,8 +164,8 @@ def prepare_recordings(
     examine = functools.partial(_examine, sample_rate, raw_channels, resample, make_guide)
     # Forked processes must not use torch, and guides do.
     with process_pool(1 if guide else workers) as run:
-        progress = tqdm(
-            run(examine, recordings), folder.name, len(recordings), unit="recording"
+        progress = progress_bar(
+            run(examine, recordings), folder.name, len(recordings), "recording"
         )
         findings = list(progress)
     report = _report(folder, findings, strangers)

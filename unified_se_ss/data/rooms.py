@@ -26,11 +26,11 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.signal import fftconvolve
-from tqdm import tqdm
 
 from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import write_whole, written_whole
+from unified_se_ss.progress import progress_bar
 from unified_se_ss.spatial.arrays import SPEED_OF_SOUND
 from unified_se_ss.spatial.directions import to_vector
 
@@ -561,7 +561,7 @@ def _write_rooms(
     }
     with open(path, "wb") as file:
         np.lib.format.write_array_header_2_0(file, header)
-        for room in tqdm(rooms, desc="rooms", unit="room", total=n_rooms):
+        for room in progress_bar(rooms, "rooms", n_rooms, "room"):
             file.write(room)
 
 

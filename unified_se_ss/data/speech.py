@@ -196,13 +196,13 @@ def _measured(measure, names, folder):
     """What `measure` says of every file, with a progress bar and several processes."""
     if len(names) < PROCESSES_FROM:
         return [measure(name) for name in names]
-    from tqdm import tqdm
+    from unified_se_ss.progress import progress_bar
 
     # Forked processes would inherit the locks of torch's threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
         results = pool.map(measure, names, chunksize=16)
-        return list(tqdm(results, f"measuring {folder.name}", len(names), unit="file"))
+        return list(progress_bar(results, f"measuring {folder.name}", len(names), "file"))
 
 
 def _rows(names, measured, kind, speakers, channel):

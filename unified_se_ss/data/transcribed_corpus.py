@@ -163,9 +163,10 @@ def _all(look, utterances, folder) -> list:
     with ThreadPoolExecutor(4 * count_cores()) as pool:
         results = pool.map(look, utterances)
         if len(utterances) >= PROGRESS_FROM:
-            from tqdm import tqdm
+            from unified_se_ss.progress import progress_bar
 
-            results = tqdm(results, f"checking {folder.name}", len(utterances), unit="item")
+            checking = f"checking {folder.name}"
+            results = progress_bar(results, checking, len(utterances), "item")
         return list(results)
 
 

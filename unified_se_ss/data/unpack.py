@@ -19,9 +19,8 @@ from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from tqdm import tqdm
-
 from unified_se_ss.errors import UserError
+from unified_se_ss.progress import progress_bar
 
 BLOCK = 1 << 20
 MOST_FILES = 2_000_000
@@ -98,11 +97,10 @@ def unpack(archive, folder, most_bytes: int, show: bool = True) -> Unpacked:
     is_zip = zipfile.is_zipfile(archive)
     contents = _zip_contents(archive) if is_zip else _tar_contents(archive, most_bytes)
     files = written = 0
-    with tqdm(
-        desc=f"unpacking {archive.name}",
+    with progress_bar(
+        description=f"unpacking {archive.name}",
         unit="B",
         unit_scale=True,
-        dynamic_ncols=True,
         disable=not show,
     ) as bar:
         try:
@@ -213,7 +211,7 @@ def _write(archive, packed: Packed, target: Path, left: int, most_bytes: int, ba
     _make_folder(archive, target.parent)
     written = 0
     try:
-        file = open(target, "xb")
+        file = open(target, "xb")  # noqa: SIM115 (for this error alone)
     except FileExistsError:
         raise UserError(
             f"{archive}: holds the name {packed.name!r} twice; refused"

@@ -300,7 +300,9 @@ def _recognised(transcribe, signals, transcripts):
 
 def _progress_bar(utterances, show):
     """A bar over the utterances."""
-    from tqdm import tqdm
+    from unified_se_ss.progress import progress_bar
 
     total = len(utterances) if hasattr(utterances, "__len__") else None
-    return tqdm(total=total, unit="utterance", desc="Evaluating", disable=not show)
+    return progress_bar(
+        description="Evaluating", total=total, unit="utterance", disable=not show
+    )

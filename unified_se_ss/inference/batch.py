@@ -19,8 +19,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import csv_text, write_whole
 from unified_se_ss.inference.binaural import BinauralSeparator
@@ -29,6 +27,7 @@ from unified_se_ss.inference.interface import Interface
 from unified_se_ss.inference.models import load_model
 from unified_se_ss.inference.separator import Separator
 from unified_se_ss.inference.sound_files import SUBTYPES, SUFFIXES, opened
+from unified_se_ss.progress import progress_bar
 
 STANDARD_INPUT = "-"
 TRANSCRIPTS = "transcripts.csv"
@@ -366,7 +365,7 @@ def _run(
                 )
             except UserError as error:
                 failed.append({"input": one.name, "error": str(error)})
-                tqdm.write(f"failed: {error}", file=sys.stderr)
+                bar.write(f"failed: {error}", file=sys.stderr)
                 continue
             seconds = time.perf_counter() - start
             done.append(_entry(one, paths, result, seconds))
@@ -391,8 +390,9 @@ def _on_disk(one: Input, output: Path):
     with ExitStack() as stack:
         try:
             output.mkdir(parents=True, exist_ok=True)
-            file = tempfile.NamedTemporaryFile(dir=output, prefix=".stdin.")
-            stack.enter_context(file)
+            file = stack.enter_context(
+                tempfile.NamedTemporaryFile(dir=output, prefix=".stdin.")
+            )
             shutil.copyfileobj(sys.stdin.buffer, file)
             file.flush()
         except OSError as error:
@@ -412,7 +412,7 @@ def _progress_bar(task: str, inputs: list[Input]):
             seconds += file.frames / file.samplerate
     shape = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
     shape += "{postfix}"
-    return tqdm(total=seconds, desc=task, bar_format=shape, leave=False, mininterval=0.5)
+    return progress_bar(description=task, total=seconds, bar_format=shape, leave=False)
 
 
 # ------------------------------------------------------------------ what was done

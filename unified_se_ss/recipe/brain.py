@@ -5,14 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from speechbrain import Stage
-from speechbrain.nnet.schedulers import ReduceLROnPlateau, update_learning_rate
+from speechbrain.nnet.schedulers import (
+    LinearScheduler,
+    LinearWarmupScheduler,
+    ReduceLROnPlateau,
+    update_learning_rate,
+)
 from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss.brain import TwoTaskBrain, percent
 from unified_se_ss.evaluation import plot_curves
 from unified_se_ss.recipe.batch_budget import find_batch_seconds
+from unified_se_ss.recipe.budget import TimeBudget
 from unified_se_ss.recipe.log import EpochTable, TrainLog, log_gradients
 from unified_se_ss.recipe.nonfinite import Suspects
+from unified_se_ss.recipe.precision import ChosenPrecision, choose_precision
 from unified_se_ss.recipe.ranks import gather
 from unified_se_ss.recipe.skipped import MAX_SKIPPED_SHARE, SkippedItems
 
@@ -62,11 +69,23 @@ class RecipeBrain(TwoTaskBrain):
         share = self.option("max_skipped_share", MAX_SKIPPED_SHARE)
         self.skipped = SkippedItems(self.option("output_folder", "."), share)
         self.suspects = Suspects(self)
+        self.budget = TimeBudget(
+            self.option("budget_minutes", None), self.option("number_of_epochs", 1)
+        )
+        self.chosen_precision = ChosenPrecision()
+        if self.checkpointer is not None:
+            add = self.checkpointer.add_recoverable
+            add("budget", self.budget, optional_load=True)
+            add("precision", self.chosen_precision, optional_load=True)
 
     def on_fit_start(self):
-        """Begin as a Brain does; see how much fits into a batch, if that is asked for."""
+        """Begin as a Brain does; find batch size and precision, if that is asked for."""
         super().on_fit_start()
         find_batch_seconds(self)
+        choose_precision(self)
+        self.budget.start()
+        if self.budget.is_spent and self.step == 0:  # else an epoch waits for its end
+            self.end_with_this_epoch()
 
     def training_fields(self, means: dict) -> dict:
         """More columns of the log, from the mean losses ``main`` and ``auxiliary``."""
@@ -146,6 +165,33 @@ class RecipeBrain(TwoTaskBrain):
         """What the progress bar says of the items that could not be used."""
         return {"skipped": self.skipped.count} if self.skipped.count else {}
 
+    # ------------------------------------------------------------ the time
+
+    def ends_early(self):
+        """Bring the learning rate to the share of the time that is used, up to the end."""
+        self.budget.look()
+        epoch = self.budget.scheduled_epoch(self._epoch)
+        if epoch > self._epoch:
+            self.move_schedule(epoch)
+        return self.budget.is_spent and not self.gradients.pending
+
+    def move_schedule(self, epoch):
+        """Have the learning rate of a later epoch, if the scheduler is one of epochs or steps.
+
+        Those that follow the validation, or have no end, go on as they are.
+        """
+        scheduler = self.hparams.lr_scheduler
+        if isinstance(scheduler, LinearWarmupScheduler):
+            ahead = (epoch - 1) * self._batches // self.grad_accumulation_factor
+            scheduler.current_step = max(scheduler.current_step, ahead)
+        elif isinstance(scheduler, LinearScheduler):
+            self.change_learning_rate(epoch - 1, None)
+
+    def end_with_this_epoch(self):
+        """Have no further epoch."""
+        counter = self.hparams.epoch_counter
+        counter.limit = min(counter.limit, counter.current)
+
     # ------------------------------------------------------------ the end of an epoch
 
     def finish_epoch(self, epoch):
@@ -153,7 +199,9 @@ class RecipeBrain(TwoTaskBrain):
         rows = gather(self.rows)
         means = {f"valid_{key}": _mean(rows, key) for key in rows[0]}
         row = {**self.train_row, **means, **self.skipped_field("skipped_items_dev")}
-        self.change_learning_rate(epoch, row["valid_loss"])
+        self.budget.look()
+        next_epoch = self.budget.scheduled_epoch(epoch + 1)
+        self.change_learning_rate(next_epoch - 1, row["valid_loss"])
         if if_main_process():
             folder = Path(self.hparams.output_folder)
             log = TrainLog(folder)
@@ -164,13 +212,21 @@ class RecipeBrain(TwoTaskBrain):
             print(
                 f"Epoch {epoch}: {self.epoch_message(row)}, lr {row['lr']:.2g}, "
                 f"{percent(self.timing['data_wait'])} of {self.timing['minutes']:.1f} min "
-                "waited for data"
+                "waited for data" + (f", {self.budget}" if self.budget.seconds else "")
             )
+            if self.budget.is_spent and epoch < self.hparams.epoch_counter.limit:
+                print(
+                    f"budget_minutes: used up in epoch {epoch} of "
+                    f"{self.hparams.epoch_counter.limit}; the learning rate has come to its "
+                    "end with it. More minutes go on from here"
+                )
         self.checkpointer.save_and_keep_only(
             meta={self.best: row[f"valid_{self.best}"], "epoch": epoch},
             max_keys=[self.best],
             num_to_keep=self.option("average_checkpoints", 1),
         )
+        if self.budget.is_spent:
+            self.end_with_this_epoch()
         self.leave_if_asked(f"epoch {epoch}, at its end")
 
     def change_learning_rate(self, epoch, valid_loss):

@@ -28,6 +28,7 @@ from unified_se_ss.files import write_whole
 from unified_se_ss.plain_yaml import plain_yaml
 from unified_se_ss.recipe.lock import lock_folder
 from unified_se_ss.recipe.options import Options
+from unified_se_ss.recipe.values import AUTO
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}|\.writable\.\d+")
 CHANGEABLE = {
     "number_of_epochs",
     "epoch_counter",
+    "budget_minutes",
     "num_workers",
     "log_interval",
     "max_skipped_share",
@@ -71,6 +73,7 @@ def begin(options: Options, hparams: dict) -> None:
         written to; or a package that the run needs is missing.
     """
     run_opts = options.run_opts
+    _resolve_precision(options, hparams)
     _check_precision(run_opts, hparams)
     if hparams.get("tensorboard"):
         check_tensorboard()
@@ -129,6 +132,15 @@ def keep_freed_memory() -> bool:
         return False
     options = {mmap_threshold: 1 << 25, trim_threshold: -1, top_pad: 1 << 26}
     return all(mallopt(option, value) for option, value in options.items())
+
+
+def _resolve_precision(options: Options, hparams: dict) -> None:
+    """Leave ``precision: auto`` to the Brain, unless the command line names a precision."""
+    in_yaml = hparams.get("precision") == AUTO
+    if in_yaml:
+        del hparams["precision"]
+    named = "precision" in options.run_opts.overridden_args
+    hparams["auto_precision"] = options.auto_precision or (in_yaml and not named)
 
 
 def _check_precision(run_opts: RunOptions, hparams: dict) -> None:
@@ -206,7 +218,8 @@ def _where(run_opts: RunOptions, hparams: dict) -> str:
             precision = f"{value} (from the {source})"
             break
     else:
-        precision = "fp32 (default)"
+        auto = hparams.get("auto_precision")
+        precision = "measured before the first step (auto)" if auto else "fp32 (default)"
     tf32 = f", {_tf32()}" if "cuda" in str(device) else ""
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     return f"Device: {device} ({reason}), precision: {precision}{tf32}, processes: {ranks}"

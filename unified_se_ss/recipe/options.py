@@ -15,7 +15,7 @@ from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
 from unified_se_ss.errors import UserError, shortened
 from unified_se_ss.recipe.overrides import KnownKeys, read_overrides
-from unified_se_ss.recipe.values import Number, Whole
+from unified_se_ss.recipe.values import AUTO, Number, Whole
 
 # SpeechBrain's run options that a command line may hold, and their types.
 RUN_OPTIONS = {
@@ -56,6 +56,8 @@ class Options:
         Whether to look at everything that the run needs and leave.
     replay : Path, optional
         The batch to run alone, from the folder ``nonfinite`` of a run.
+    auto_precision : bool
+        Whether the command line says ``--precision auto``.
     """
 
     hparams_file: Path
@@ -64,6 +66,7 @@ class Options:
     describe: bool
     check: bool = False
     replay: Path | None = None
+    auto_precision: bool = False
 
 
 def parse_options(arguments: list[str], manual: str) -> Options:
@@ -95,6 +98,9 @@ def parse_options(arguments: list[str], manual: str) -> Options:
     known = KnownKeys(hparams_file)
     own = {name: given.pop(name, None) is not None for name in OWN_SWITCHES}
     own["replay"] = _replay(given.pop("replay", None))
+    own["auto_precision"] = given.get("precision") == [AUTO]
+    if own["auto_precision"]:
+        del given["precision"]
     run_opts = _run_options(
         {name: given.pop(name) for name in RUN_OPTIONS if name in given}, hparams_file
     )
@@ -197,7 +203,7 @@ def _print_help(manual: str, files: list[str]) -> None:
             print(
                 "\nWithin an object: --optimizer.lr VALUE, or --optimizer '{lr: VALUE}'\n"
             )
-    print("SpeechBrain's run options:\n")
+    print("SpeechBrain's run options, and --precision auto (bf16 where it is faster):\n")
     sb.parse_arguments(["--help"])
 
 
@@ -232,6 +238,7 @@ def _run_option(name: str, words: list[str]):
     if typing.get_origin(kind) is typing.Literal and text not in choices:
         raise UserError(
             f"--{name}: is {shortened(text)}; expected one of: {', '.join(choices)}"
+            + (f" or {AUTO}" if name == "precision" else "")
         )
     for number in (int, float):
         if number in (kind, *choices):

@@ -226,6 +226,7 @@ COMMON = {
     "loss_hop": COUNT,
     # Training
     "number_of_epochs": COUNT,
+    "budget_minutes": Number(more_than=0, null=True),
     "lr": Number(least=0),
     "final_lr": Number(least=0),
     "warmup_steps": COUNT,
