@@ -29,6 +29,9 @@ A seed draws the initial weights and the order, crops and speeds of the training
 
 from __future__ import annotations
 
+import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit torch?)
+
+# isort: split
 import argparse
 import contextlib
 import difflib

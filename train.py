@@ -15,6 +15,9 @@ once. Where the SE gradient of the shared parameters conflicts with that of SS, 
 projected on the normal plane of SS's (arXiv 2302.11131); see docs/gradients.md.
 """
 
+import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit torch?)
+
+# isort: split
 import sys
 from functools import partial
 from pathlib import Path

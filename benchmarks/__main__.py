@@ -7,6 +7,9 @@ works.
 
 from __future__ import annotations
 
+import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit torch?)
+
+# isort: split
 import argparse
 import ast
 import difflib

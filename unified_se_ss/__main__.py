@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     2
     """
     options = parser().parse_args(arguments)
+    import unified_se_ss.installation  # noqa: F401  (ends here if torchaudio does not fit)
+
     with suppress(AttributeError):  # a name that is no text can be printed too
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -14,6 +14,9 @@ ears (arXiv 2002.06637). The loss is the negative SNR, which unlike SI-SNR holds
 of each ear, under one permutation for both.
 """
 
+import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit torch?)
+
+# isort: split
 import sys
 from functools import partial
 from pathlib import Path

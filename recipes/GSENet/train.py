@@ -13,6 +13,9 @@ A causal U-Net hears a raw reference microphone and the output of a beamformer, 
 and learns from how they differ (arXiv 2303.07486). README.md says what data it takes.
 """
 
+import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit torch?)
+
+# isort: split
 import sys
 from functools import partial
 from inspect import signature

@@ -15,6 +15,9 @@ gradient of enhancement (SE) is remedied against that of recognition (ASR) where
 conflict or where it would dominate (arXiv 2302.11362); see docs/gradients.md.
 """
 
+import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit torch?)
+
+# isort: split
 import copy
 import io
 import sys
