@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import logging
+import os
 import sys
 
 import pytest
@@ -15,7 +16,7 @@ for name, module in list(sys.modules.items()):
     if type(module) is not type(sys) and isinstance(module, LazyModule):
         del sys.modules[name]
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
 @pytest.fixture(autouse=True)

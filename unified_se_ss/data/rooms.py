@@ -5,7 +5,7 @@
 
 Room i follows from (settings, seed, i) alone: a larger bank begins with the rooms of a
 smaller one, and banks of different seeds share no room. Simulated by the image source
-method of pyroomacoustics (extra `rooms`); a bank that is there is read without it.
+method of pyroomacoustics; a bank that is there is read without it.
 
 Axes: C microphones, S sources (target, interferers, noises), T samples.
 """
@@ -299,8 +299,8 @@ def prepare_room_bank(
     Raises
     ------
     UserError
-        If pyroomacoustics is missing, if no room of these settings has a place for all
-        sources, or if the bank cannot be written.
+        If no room of these settings has a place for all sources, or if the bank cannot be
+        written.
 
     Example
     -------
@@ -326,7 +326,6 @@ def prepare_room_bank(
     told = path.with_suffix(".json")
     if path.exists() and told.exists():
         return RoomBank(path)
-    _require_pyroomacoustics()
     _remove_left_over(path.parent)
     version = importlib.metadata.version("pyroomacoustics")
     simulate = functools.partial(_simulate, settings, seed)
@@ -534,17 +533,6 @@ def _plain_pyroomacoustics() -> Iterator:
     finally:
         for name, value in theirs.items():
             pra.constants.set(name, value)
-
-
-def _require_pyroomacoustics() -> None:
-    """Raise a UserError if pyroomacoustics is not installed."""
-    try:
-        import pyroomacoustics  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "rooms are simulated by pyroomacoustics, which is not installed; "
-            "install it with: pip install 'unified_se_ss[rooms]'"
-        ) from error
 
 
 # How they are kept
