@@ -33,10 +33,10 @@ from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's search for a GPU
 
-import torch  # noqa: E402
+import torch
 
-from unified_se_ss.errors import UserError  # noqa: E402
-from unified_se_ss.recipe import commit  # noqa: E402
+from unified_se_ss.errors import UserError
+from unified_se_ss.recipe import commit
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "speechbrain", "numpy", "scipy", "mir_eval", "torchjd", "soundfile")

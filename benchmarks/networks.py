@@ -23,14 +23,10 @@ RECIPES = {
 
 #: Sizes to try a recipe out with.
 SMALL = {
-    "SepFormer": {
-        **{"n_basis": 16, "n_features": 16, "chunk_length": 10},
-        **{"heads": 2, "feed_forward": 32, "ss_layers": 2},
-    },
-    "DPRNN": {
-        **{"n_basis": 16, "n_features": 16, "chunk_length": 10},
-        **{"hidden": 16, "ss_blocks": 2},
-    },
+    "SepFormer": dict(
+        n_basis=16, n_features=16, chunk_length=10, heads=2, feed_forward=32, ss_layers=2
+    ),
+    "DPRNN": dict(n_basis=16, n_features=16, chunk_length=10, hidden=16, ss_blocks=2),
 }
 
 

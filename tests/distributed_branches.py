@@ -16,7 +16,7 @@ import torch.distributed
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from unified_se_ss.gradients import TaskLoss, TwoTaskGradients, TwoTaskLosses  # noqa: E402
+from unified_se_ss.gradients import TaskLoss, TwoTaskGradients, TwoTaskLosses
 
 TENSORS, SIZE = 200, 3000
 

@@ -20,7 +20,7 @@ import torch.distributed
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from unified_se_ss.gradients import (  # noqa: E402
+from unified_se_ss.gradients import (
     GRANULARITIES,
     RULES,
     TaskLoss,

@@ -14,9 +14,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from train import UnifiedBrain  # noqa: E402
-from unified_se_ss.data import Example, collate  # noqa: E402
-from unified_se_ss.networks import (  # noqa: E402
+from train import UnifiedBrain
+from unified_se_ss.data import Example, collate
+from unified_se_ss.networks import (
     Decoder,
     DualPath,
     Encoder,

@@ -46,8 +46,9 @@ def _be(function, log, arguments):
     handle = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # not those of the test
-    sys.stderr = open(2, "w", buffering=1, closefd=False)
+    # Not those of the test
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
     code = 1
     try:

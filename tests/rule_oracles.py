@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import mpmath
+import pytest
 import torch
 from torchjd import aggregation
 from torchjd.linalg import QuadprogProjector
@@ -82,6 +83,8 @@ def torchjd(aggregator):
     return lambda g_a, g_m: aggregator(torch.stack([g_a, g_m]))
 
 
+NO_ECOS = "NashMTL's solver, ECOS, has no wheel for this system"
+
 #: torchjd adds 1e-4 to the diagonal of the normalised Gramian; here as little as it can.
 UPGRAD = aggregation.UPGrad(projector=QuadprogProjector(norm_eps=0.0, reg_eps=1e-12))
 
@@ -91,6 +94,7 @@ def torchjd_nash(g_a, g_m):
 
     For about one pair in twelve its solver ends where G w = 1 / w does not hold at all.
     """
+    pytest.importorskip("ecos", reason=NO_ECOS)
     aggregator = aggregation.NashMTL(n_tasks=2, max_norm=0.0, optim_niter=100)
     rows = torch.stack([g_a, g_m])
     w = aggregator.weighting(rows)

@@ -39,7 +39,7 @@ def test_evaluation_agrees_with_mir_eval():
         targets, estimates = evaluation.item(n_sources, 1.0)
         here = evaluation.sdr_here(targets, estimates)
         theirs = evaluation.sdr_of_mir_eval(targets, estimates)
-        assert here.shape == (n_sources,) and 5 < here.min()
+        assert here.shape == (n_sources,) and here.min() > 5
         np.testing.assert_allclose(here, theirs, atol=evaluation.AIM_DB)
 
 

@@ -385,9 +385,11 @@ def test_two_processes_do_not_fetch_the_same(tmp_path):
         stdout=subprocess.PIPE,
     )
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(UserError, match="another process is fetching this"):
-        with alone(tmp_path / "lock"):
-            pass
+    with (
+        pytest.raises(UserError, match="another process is fetching this"),
+        alone(tmp_path / "lock"),
+    ):
+        pass
     holder.kill()
     holder.wait()
     with alone(tmp_path / "lock"):

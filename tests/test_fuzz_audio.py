@@ -130,7 +130,7 @@ HEADERS = [
 def test_one_wrong_bit_in_a_header_is_handled_or_refused(tmp_path, kind, subtype, header):
     whole = encoded(noise(60), kind, subtype)
     path, tally = tmp_path / f"a.{kind.lower()}", Tally()
-    for bit in range(0, 8 * header):
+    for bit in range(8 * header):
         wrong = bytearray(whole)
         wrong[bit // 8] ^= 1 << bit % 8
         path.write_bytes(wrong)

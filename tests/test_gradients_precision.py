@@ -87,7 +87,7 @@ class Operations(TorchDispatchMode):
         self.names = set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs))]
+        tensors = torch.utils._pytree.tree_leaves((args, kwargs))
         tensors = [x for x in tensors if isinstance(x, torch.Tensor)]
         if any(x.is_floating_point() and x.dtype != torch.float64 for x in tensors):
             self.names.add(function.overloadpacket.__name__)

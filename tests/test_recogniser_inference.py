@@ -172,7 +172,7 @@ def test_every_recipes_network_can_be_described(path, system, tmp_path, monkeypa
     """And the description gives the same parameters as the YAML, by name and shape."""
     text = path.read_text()
     placeholders = re.findall(r"^(\w+): !PLACEHOLDER", text, re.MULTILINE)
-    overrides = {name: "x" for name in placeholders} | {"system": system}
+    overrides = dict.fromkeys(placeholders, "x") | {"system": system}
     overrides |= {"output_folder": str(tmp_path)}
     resolved = resolve_references(text, overrides).getvalue()
     (tmp_path / "hyperparams.yaml").write_text(resolved)

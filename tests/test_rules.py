@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rule_oracles import (
+    NO_ECOS,
     ORACLES,
     difference,
     gradvac_differences,
@@ -412,6 +413,8 @@ def build(name, options):
 @pytest.mark.parametrize(("name", "options"), AGGREGATORS.items(), ids=AGGREGATORS)
 def test_an_aggregator_of_torchjd_is_a_rule(name, options):
     """Two groups over four steps, each as an aggregator of its own on the whole rows."""
+    if name == "NashMTL":
+        pytest.importorskip("ecos", reason=NO_ECOS)
     rule = find_rule(f"torchjd.{name}", options)
     aggregators = build(name, options), build(name, options)
     for step in range(4):

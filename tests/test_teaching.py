@@ -568,8 +568,7 @@ def test_an_interrupt_of_the_command_line_is_quiet(folder, monkeypatch, capsys):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device")
 def test_a_full_disk_is_told_by_name():
-    with pytest.raises(OSError) as error:
-        with open("/dev/full", "w") as file:
-            file.write("x")
-            file.flush()
+    with pytest.raises(OSError) as error, open("/dev/full", "w") as file:
+        file.write("x")
+        file.flush()
     assert "the disk is full; make room" in crash.mendable(error.value)

@@ -188,12 +188,12 @@ def open_folder(folder, force: bool) -> Path:
 
 def open_manifest(path, data_folder) -> Manifest:
     """Read a manifest; one that needs a data folder says which option gives it."""
-    if data_folder is None and Path(path).is_file():
-        if DATA_ROOT in Path(path).read_text(encoding="utf-8", errors="replace"):
-            raise UserError(
-                f"{path}: its paths begin with {DATA_ROOT}; give the data folder that it "
-                "was made from with --data_folder"
-            )
+    readable = data_folder is None and Path(path).is_file()
+    if readable and DATA_ROOT in Path(path).read_text(encoding="utf-8", errors="replace"):
+        raise UserError(
+            f"{path}: its paths begin with {DATA_ROOT}; give the data folder that it "
+            "was made from with --data_folder"
+        )
     return read_manifest(path, data_folder)
 
 

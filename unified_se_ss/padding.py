@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
+
+#: A number, or a tensor with one for each item; what is given one of them returns the same.
+Count = TypeVar("Count", int, torch.Tensor)
 
 
 def real_elements(

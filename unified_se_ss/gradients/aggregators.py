@@ -11,14 +11,15 @@ waits for the device, runs group by group on the CPU, and may call a solver.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
-from unified_se_ss.gradients.rules.registry import TORCHJD, Rule
+from unified_se_ss.gradients.rules.registry import TORCHJD, Rule, Weights
 
 #: Arguments that torchjd leaves to the caller (source: the papers' codes).
-DEFAULTS = {"CAGrad": {"c": 0.5}, "NashMTL": {"n_tasks": 2}}
+DEFAULTS: dict[str, dict] = {"CAGrad": {"c": 0.5}, "NashMTL": {"n_tasks": 2}}
 
 _COORDINATES = "it looks at single coordinates, not at inner products"
 #: Aggregators that cannot be rules, and why.
@@ -106,7 +107,7 @@ def _find_aggregator(name: str) -> type:
     return known[name]
 
 
-def _check_arguments(name, aggregator, arguments) -> None:
+def _check_arguments(name: str, aggregator: type, arguments: dict) -> None:
     """Stop at an argument that the constructor does not have, or that it needs."""
     parameters = inspect.signature(aggregator).parameters
     for key in arguments:
@@ -137,11 +138,11 @@ class OnePerGroup:
     (tensor([0.5000]), tensor([0.5000]))
     """
 
-    def __init__(self, build):
+    def __init__(self, build: Callable[[], Callable]):
         self.build = build
-        self.aggregators = []
+        self.aggregators: list[Callable] = []
 
-    def __call__(self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+    def __call__(self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
         """Weights of each group; 1 and 1 where a gradient vanishes or any is not finite."""
         products = torch.stack([a, b, c], dim=-1).double().cpu()
         groups = products.reshape(-1, 3)
@@ -158,7 +159,9 @@ class OnePerGroup:
         return w_a, w_m
 
 
-def _weights(aggregator, a, b, c) -> torch.Tensor:
+def _weights(
+    aggregator: Callable, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor
+) -> torch.Tensor:
     """(w_m, w_a) by which an aggregator combines two rows with these inner products."""
     from torchjd.aggregation import WeightedAggregator
 

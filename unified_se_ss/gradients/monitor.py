@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from sys import intern
 
@@ -49,10 +50,12 @@ class ConflictMonitor:
     [(1, 'all', -0.125), (1, 'network', -0.125)]
     """
 
-    def __init__(self, groups, granularity: str = "parameter", capacity: int = 50):
+    def __init__(
+        self, groups: Iterable[str], granularity: str = "parameter", capacity: int = 50
+    ):
         self.scopes, self._members = scopes_of(list(groups), granularity)
         self.capacity = min(max(1, capacity), MOST_KEPT)
-        self._ring = None
+        self._ring: torch.Tensor | None = None
         self.reset()
 
     def reset(self, step: int = 0, window: int | None = None) -> None:
@@ -67,7 +70,7 @@ class ConflictMonitor:
         """
         self._step, self._window = step, window
         self._filled = 0
-        self._closed = []
+        self._closed: list[dict] = []
         self._open = self._epoch = Statistics.none(len(self.scopes))
 
     def update(self, combined: CombinedGradients) -> None:
@@ -93,12 +96,13 @@ class ConflictMonitor:
 
     def _fetch(self) -> None:
         """Take all rows off the device, in one transfer, and add them to the statistics."""
-        if not self._filled:
+        if self._ring is None or not self._filled:
             return
         rows, self._filled = self._ring[: self._filled].cpu().numpy(), 0
         flags = rows[:, -1:].view(bool)
         numbers = rows[:, :-2].reshape(len(rows), 5, self._members.shape[1])
-        self._add(Steps(*numbers.swapaxes(0, 1), rows[:, -2], flags[:, 0], flags[:, 1]))
+        a, b, c, w_a, w_m = numbers.swapaxes(0, 1)
+        self._add(Steps(a, b, c, w_a, w_m, rows[:, -2], flags[:, 0], flags[:, 1]))
 
     def _add(self, steps: Steps) -> None:
         """Add steps to their windows and to the epoch."""
@@ -181,6 +185,6 @@ class ConflictMonitor:
         )
 
 
-def _interned(value):
+def _interned(value: object) -> object:
     """A text as the one object that stands for all equal ones; others as they are."""
     return intern(value) if isinstance(value, str) else value

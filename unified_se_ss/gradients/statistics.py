@@ -55,7 +55,7 @@ class Steps(NamedTuple):
     auxiliary_finite: np.ndarray
     main_finite: np.ndarray
 
-    def select(self, which) -> Steps:
+    def select(self, which: slice | np.ndarray) -> Steps:
         """Some of the steps, by a slice or a mask."""
         return Steps(*(field[which] for field in self))
 
@@ -229,7 +229,9 @@ def statistics(steps: Steps, members: np.ndarray) -> Statistics:
     )
 
 
-def _of_groups(a, b, c, w_a, w_m) -> np.ndarray:
+def _of_groups(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, w_a: np.ndarray, w_m: np.ndarray
+) -> np.ndarray:
     """The terms of ``GROUP_MEANS`` of each group and step, nan where undefined."""
     compared = (a > 0) & (b > 0)
     a, b = np.where(compared, a, 1.0), np.where(compared, b, 1.0)
@@ -253,7 +255,9 @@ def _of_groups(a, b, c, w_a, w_m) -> np.ndarray:
     return np.where(compared, np.stack(terms), np.nan)
 
 
-def _of_scopes(a, b, c, members) -> np.ndarray:
+def _of_scopes(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, members: np.ndarray
+) -> np.ndarray:
     """Cosine of each scope's parameters as one vector at each step, nan where undefined."""
     a, b, c = (x @ members.T for x in (a, b, c))
     there = (a > 0) & (b > 0)
@@ -261,13 +265,13 @@ def _of_scopes(a, b, c, members) -> np.ndarray:
     return np.where(there, (c / np.sqrt(a) / np.sqrt(b)).clip(-1, 1), np.nan)
 
 
-def _histogram(values, edges) -> np.ndarray:
+def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Counts of the finite values, those outside in the outermost bins."""
     values = values[np.isfinite(values)]
     return np.histogram(values.clip(edges[0], edges[-1]), edges)[0].astype(float)
 
 
-def _with_range(name, edges) -> str:
+def _with_range(name: str, edges: np.ndarray) -> str:
     """Name of a histogram's column, which says what its equal bins span."""
     return f"{name}_from_{edges[0]:g}_to_{edges[-1]:g}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ import torch.distributed
 
 from unified_se_ss.gradients.balance import MovingRatio
 from unified_se_ss.gradients.layout import BLOCK, Layout
-from unified_se_ss.gradients.losses import TwoTaskLosses
+from unified_se_ss.gradients.losses import TaskLoss, TwoTaskLosses
 from unified_se_ss.gradients.rules import find_rule
 
 logger = logging.getLogger(__name__)
@@ -123,16 +124,16 @@ class TwoTaskGradients:
 
     def __init__(
         self,
-        named_parameters,
-        shared,
+        named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
+        shared: Iterable[str],
         rule: str = "project",
         granularity: str = "parameter",
         rule_options: dict | None = None,
-        auxiliary=(),
+        auxiliary: Iterable[str] = (),
         aux_scale: str | None = None,
         aux_ratio: float = 1.0,
         aux_decay: float = 0.99,
-        process_group=None,
+        process_group: torch.distributed.ProcessGroup | None = None,
     ):
         if aux_scale not in AUX_SCALES:
             raise ValueError(f"aux_scale is '{aux_scale}'; expected null or ema")
@@ -145,7 +146,13 @@ class TwoTaskGradients:
         self._checked = False
         self._allocate()
 
-    def _place(self, parameters, shared, auxiliary, granularity) -> None:
+    def _place(
+        self,
+        parameters: dict[str, torch.nn.Parameter],
+        shared: Iterable[str],
+        auxiliary: Iterable[str],
+        granularity: str,
+    ) -> None:
         """Say of each trainable parameter whose it is."""
         trainable = {n: p for n, p in parameters.items() if p.requires_grad}
         names_shared = self._select(trainable, shared, "shared")
@@ -167,7 +174,7 @@ class TwoTaskGradients:
         self.others = Layout(of_main, "global")
 
     @staticmethod
-    def _select(parameters, names, what) -> set[str]:
+    def _select(parameters: Iterable[str], names: Iterable[str], what: str) -> set[str]:
         """Names of the parameters in the named modules; a name without any is an error."""
         selected = set()
         for name in [names] if isinstance(names, str) else names:
@@ -255,7 +262,11 @@ class TwoTaskGradients:
         """Names of the groups that the rule is applied to, [G]."""
         return self.shared.groups
 
-    def accumulate(self, losses: TwoTaskLosses, scale=lambda loss: loss) -> None:
+    def accumulate(
+        self,
+        losses: TwoTaskLosses,
+        scale: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss,
+    ) -> None:
         """Add the gradients of one micro-batch.
 
         One backward pass through the shared part for the auxiliary task, then one
@@ -289,7 +300,7 @@ class TwoTaskGradients:
         if losses.auxiliary is None:
             return
         self._checked = True
-        by_main, by_auxiliary = (_reached(loss.total) for loss in losses)
+        by_main, by_auxiliary = map(_reached, (losses.main, losses.auxiliary))
         for name, parameter in self.auxiliary.parameters.items():
             if id(parameter) in by_main:
                 raise ValueError(
@@ -323,7 +334,7 @@ class TwoTaskGradients:
                 ", ".join(both),
             )
 
-    def _start(self, scale) -> None:
+    def _start(self, scale: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Begin a new step: zero the buffer and let every gradient live in it."""
         self._buffer.zero_()
         self._loss_scale = scale(self._one)
@@ -405,7 +416,9 @@ class TwoTaskGradients:
             for of_blocks in torch.cat(sums, 1).double()
         ]
 
-    def _apply(self, w_a, w_m, auxiliary_finite) -> None:
+    def _apply(
+        self, w_a: torch.Tensor, w_m: torch.Tensor, auxiliary_finite: torch.Tensor
+    ) -> None:
         """Put w_a * g_a + w_m * g_m where the main gradient was."""
         columns = (self._per_block(w).split(self._portion) for w in (w_a, w_m))
         parts = (self._portions(x) for x in (self._auxiliary, self._main))
@@ -433,9 +446,9 @@ class TwoTaskGradients:
         return weights[self._group_of_block].to(self._buffer.dtype).unsqueeze(1)
 
 
-def _reached(loss: torch.Tensor) -> set[int]:
+def _reached(loss: TaskLoss) -> set[int]:
     """Identities of the leaves that the graph of a loss ends in."""
-    nodes, seen, leaves = [loss.grad_fn], set(), set()
+    nodes, seen, leaves = [loss.total.grad_fn], set(), set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
@@ -447,7 +460,7 @@ def _reached(loss: torch.Tensor) -> set[int]:
     return leaves
 
 
-def _modules_of(parameters) -> list[str]:
+def _modules_of(parameters: Iterable[str]) -> list[str]:
     """Names of the modules of the first two levels, for messages."""
     paths = [name.split(".")[:-1] for name in parameters]
     return sorted({".".join(path[:depth]) for path in paths for depth in (1, 2) if path})

@@ -12,6 +12,7 @@ import inspect
 import json
 import math
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -358,7 +359,7 @@ def _arguments(name_of_class: str, given: dict, name, place: str, depth: int) ->
 def _check(key: str, value, hint, name, where: str) -> None:
     """Stop at a value of another kind than expected, or beyond all reason."""
     kinds = typing.get_args(hint) or (hint,)
-    if hint is None:  # what makes a network; the classes do not annotate it
+    if typing.get_origin(hint) is Callable:  # what makes a network
         fits = isinstance(value, partial)
         kinds = ("what makes a network (partial)",)
     elif typing.get_origin(hint) is Literal:

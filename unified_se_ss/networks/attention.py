@@ -5,6 +5,9 @@ Axes: B batch, H heads, L steps, D features of a head.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -60,7 +63,13 @@ class _MatrixAttention(torch.autograd.Function):
     """Attention by matrix products over few sequences at a time; weights are made twice."""
 
     @staticmethod
-    def forward(ctx, query, key, value, mask):
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
         ctx.save_for_backward(query, key, value, mask)
         parts = _in_parts(mask, query, key, value)
         with torch.autocast("cpu", enabled=False):
@@ -68,7 +77,7 @@ class _MatrixAttention(torch.autograd.Function):
         return torch.cat(attended).view(query.shape)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, mask = ctx.saved_tensors
         scale = query.shape[-1] ** -0.5
         parts = _in_parts(mask, query, key, value, gradient)
@@ -76,19 +85,21 @@ class _MatrixAttention(torch.autograd.Function):
         return (*(torch.cat(of).view(query.shape) for of in zip(*found)), None)
 
 
-def _in_parts(mask, *tensors):
+def _in_parts(mask: torch.Tensor | None, *tensors: torch.Tensor) -> Iterable[tuple]:
     """Mask and tensors of few sequences each, as matrices: [n, 1, L], [n, L, D]."""
     n_batch, heads, length, _ = tensors[0].shape
     size = max(1, WEIGHTS_AT_ONCE // length**2)
     rows = [x.reshape(n_batch * heads, length, -1).split(size) for x in tensors]
     if mask is None:
-        masks = [None] * len(rows[0])
+        masks: Iterable = [None] * len(rows[0])
     else:
         masks = mask.repeat_interleave(heads, 0).unsqueeze(1).split(size)
     return zip(masks, *rows)
 
 
-def _weights(query, key, mask):
+def _weights(
+    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
     """Weights of attention, [n, L, L]."""
     scale = query.shape[-1] ** -0.5
     unused = query.new_zeros(())
@@ -98,7 +109,14 @@ def _weights(query, key, mask):
     return torch.softmax(scores, -1)
 
 
-def _gradients(query, key, value, mask, gradient, scale):
+def _gradients(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    gradient: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, ...]:
     """Gradients of query, key and value from that of what was attended to."""
     weights = _weights(query, key, mask)
     of_value = weights.mT @ gradient

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import nn
 
+from unified_se_ss.padding import Count
+
 INITIAL = ("random", "fourier")
 
 
@@ -44,7 +46,7 @@ def fourier_basis(n_basis: int, kernel_size: int) -> torch.Tensor:
     return torch.cat((basis, -basis)).unsqueeze(1).to(torch.get_default_dtype())
 
 
-def _initialise(convolution: nn.Module, initial: str) -> None:
+def _initialise(convolution: nn.Conv1d | nn.ConvTranspose1d, initial: str) -> None:
     """Give a convolution its first weights."""
     if initial not in INITIAL:
         raise ValueError(f"initial is '{initial}'; expected one of: {', '.join(INITIAL)}")
@@ -88,7 +90,7 @@ class Encoder(nn.Module):
         """Represent signals, [B, T] to [B, N, L]."""
         return self.convolution(signal.unsqueeze(1)).relu()
 
-    def frames(self, samples):
+    def frames(self, samples: Count) -> Count:
         """Frames that lie wholly within so many samples (int or tensor of them)."""
         kernel_size, stride = self.convolution.kernel_size[0], self.convolution.stride[0]
         return (samples - kernel_size) // stride + 1

@@ -6,7 +6,9 @@ J sources.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
@@ -21,7 +23,7 @@ EARS = 2
 EPSILON = 1e-8  # power of what counts as silence
 
 
-def by_ear(modules: nn.ModuleList, signal: torch.Tensor) -> torch.Tensor:
+def by_ear(modules: nn.ModuleList | list[nn.Module], signal: torch.Tensor) -> torch.Tensor:
     """Represent each ear by its own encoder, or both by the only one; [B, E, L, N]."""
     if len(modules) == 1:
         represented = modules[0](signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
@@ -49,12 +51,15 @@ class MimoFront(nn.Module):
     (torch.Size([3, 2, 19, 16]), True)
     """
 
-    def __init__(self, encoder, share_ears: bool, causal: bool):
+    def __init__(self, encoder: Callable[[], Encoder], share_ears: bool, causal: bool):
         super().__init__()
-        self.encoders = nn.ModuleList(encoder() for _ in range(EARS))
-        self.n_seen = self.n_masked = EARS * self.encoders[0].convolution.out_channels
+        encoders = [encoder() for _ in range(EARS)]
+        self.encoders = nn.ModuleList(encoders)
+        self.n_seen = self.n_masked = EARS * encoders[0].convolution.out_channels
 
-    def forward(self, signal: torch.Tensor, memory: dict | None = None):
+    def forward(
+        self, signal: torch.Tensor, memory: dict | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, E, T] to what the separator sees and what it masks, both [B, E, L, 2N]."""
         own, other = (by_ear([encoder], signal) for encoder in self.encoders)
         represented = torch.cat((own, other.flip(1)), -1)
@@ -72,12 +77,15 @@ class IndependentFront(nn.Module):
     torch.Size([3, 2, 19, 8])
     """
 
-    def __init__(self, encoder, share_ears: bool, causal: bool):
+    def __init__(self, encoder: Callable[[], Encoder], share_ears: bool, causal: bool):
         super().__init__()
-        self.encoders = nn.ModuleList(encoder() for _ in range(1 if share_ears else EARS))
-        self.n_seen = self.n_masked = self.encoders[0].convolution.out_channels
+        encoders = [encoder() for _ in range(1 if share_ears else EARS)]
+        self.encoders = nn.ModuleList(encoders)
+        self.n_seen = self.n_masked = encoders[0].convolution.out_channels
 
-    def forward(self, signal: torch.Tensor, memory: dict | None = None):
+    def forward(
+        self, signal: torch.Tensor, memory: dict | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, E, T] to what the separator sees and what it masks, both [B, E, L, N]."""
         represented = by_ear(self.encoders, signal)
         return represented, represented
@@ -112,6 +120,8 @@ class InterauralFeatures(nn.Module):
     (2.0, 1.0)
     """
 
+    window: torch.Tensor
+
     def __init__(self, kernel_size: int, stride: int, causal: bool, window: int = 256):
         super().__init__()
         more = window - kernel_size
@@ -135,7 +145,7 @@ class InterauralFeatures(nn.Module):
         from_right = torch.cat((-level, cross.real, -cross.imag), -1)
         return torch.stack((from_left, from_right), 1)
 
-    def surrounded(self, signal, memory):
+    def surrounded(self, signal: torch.Tensor, memory: dict | None) -> torch.Tensor:
         """The signal with what came before, and zeros where nothing is known."""
         signal = signal if signal.dtype == torch.float64 else signal.float()
         if memory is None:
@@ -163,10 +173,11 @@ class CrossFront(nn.Module):
     (torch.Size([3, 2, 19, 16]), torch.Size([3, 2, 19, 8]))
     """
 
-    def __init__(self, encoder, share_ears: bool, causal: bool):
+    def __init__(self, encoder: Callable[[], Encoder], share_ears: bool, causal: bool):
         super().__init__()
-        self.encoders = nn.ModuleList(encoder() for _ in range(1 if share_ears else EARS))
-        convolution = self.encoders[0].convolution
+        encoders = [encoder() for _ in range(1 if share_ears else EARS)]
+        self.encoders = nn.ModuleList(encoders)
+        convolution = encoders[0].convolution
         self.features = InterauralFeatures(
             convolution.kernel_size[0], convolution.stride[0], causal
         )
@@ -174,7 +185,9 @@ class CrossFront(nn.Module):
         self.projection = nn.Linear(self.features.n_features, self.n_masked)
         self.n_seen = 2 * self.n_masked
 
-    def forward(self, signal: torch.Tensor, memory: dict | None = None):
+    def forward(
+        self, signal: torch.Tensor, memory: dict | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, E, T] to what the separator sees, [B, E, L, 2N], and masks, [B, E, L, N]."""
         represented = by_ear(self.encoders, signal)
         features = self.projection(self.features(signal, memory))
@@ -182,6 +195,7 @@ class CrossFront(nn.Module):
 
 
 # What the separator of an ear sees of both ears. A new variant is one more line.
+VARIANTS: dict[str, type[MimoFront | IndependentFront | CrossFront]]
 VARIANTS = {"mimo": MimoFront, "independent": IndependentFront, "cross": CrossFront}
 
 
@@ -312,7 +326,7 @@ class BinauralNetwork(nn.Module):
 
     def frames(self, samples: torch.Tensor) -> torch.Tensor:
         """Frames of so many samples, at least one."""
-        return self.front.encoders[0].frames(samples).clamp(min=1)
+        return cast(Encoder, self.front.encoders[0]).frames(samples).clamp(min=1)
 
     def separate_frames(
         self,
@@ -342,7 +356,9 @@ class BinauralNetwork(nn.Module):
             separated = torch.where(real[:, None, :, None, None], separated, 0.0)
         return separated
 
-    def masks(self, seen, frames, memory):
+    def masks(
+        self, seen: torch.Tensor, frames: torch.Tensor | None, memory: dict | None
+    ) -> torch.Tensor:
         """Masks of both ears by their separators or by the shared one, [B, E, L, J, N]."""
         if self.separator.n_networks == EARS:
             return self.separator.side_by_side(seen, frames, memory)

@@ -5,7 +5,12 @@ Axes: B batch, E ears (left, right), T samples, J sources.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+
+if TYPE_CHECKING:
+    from unified_se_ss.networks.binaural import BinauralNetwork
 
 
 class BinauralStream:
@@ -33,7 +38,7 @@ class BinauralStream:
     torch.Size([1, 2, 2, 15])
     """
 
-    def __init__(self, network, n_batch: int = 1):
+    def __init__(self, network: BinauralNetwork, n_batch: int = 1):
         if not network.causal:
             raise ValueError(
                 "only a causal network can separate a stream; build it with causal=True"

@@ -49,6 +49,8 @@ class CausalConvolution(nn.Module):
     torch.Size([1, 8, 5, 81])
     """
 
+    place: int
+
     def __init__(
         self,
         in_channels: int,
@@ -135,6 +137,8 @@ class CausalTransposedConvolution(nn.Module):
     torch.Size([1, 4, 10, 161])
     """
 
+    place: int
+
     def __init__(
         self,
         in_channels: int,
@@ -180,15 +184,16 @@ class CausalTransposedConvolution(nn.Module):
         due = self.added_up(x, memory, -start % self.time_stride)
         if memory is not None:
             memory[self.place] = due[:, :, frames:].clone()
-        return due[:, :, :frames] + self.convolution.bias.view(-1, 1, 1)
+        return due[:, :, :frames] + self.convolution.bias.view(-1, 1, 1)  # type: ignore[union-attr]  # it has one
 
-    def added_up(self, x, memory, waiting: int) -> torch.Tensor:
+    def added_up(self, x: torch.Tensor, memory: list | None, waiting: int) -> torch.Tensor:
         """What the reduced frames give from frame `start` on, on top of the memory."""
-        if not x.shape[2]:
+        if memory is not None and not x.shape[2]:
             return memory[self.place]
         layer = self.convolution
+        padding: tuple[int, ...] = layer.padding  # type: ignore[assignment]  # numbers
         given = nn.functional.conv_transpose2d(
-            x, layer.weight, None, layer.stride, layer.padding, layer.output_padding
+            x, layer.weight, None, layer.stride, padding, layer.output_padding
         )
         if memory is None:
             return given

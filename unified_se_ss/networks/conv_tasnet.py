@@ -10,6 +10,8 @@ P kernel size, J sources.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import nn
@@ -95,7 +97,9 @@ class FrameNorm(nn.Module):
         """[B, G, L, D] to [B, G, L, D]."""
         return torch.addcmul(self.bias, self.normalised(x, real, memory), self.weight)
 
-    def normalised(self, x, real, memory):
+    def normalised(
+        self, x: torch.Tensor, real: RealFrames | None, memory: dict | None
+    ) -> torch.Tensor:
         """Zero mean and unit variance."""
         return functional.layer_norm(x, x.shape[-1:], eps=EPSILON)
 
@@ -112,7 +116,9 @@ class UtteranceNorm(FrameNorm):
     [1.0, 1.0, 1.0]
     """
 
-    def normalised(self, x, real, memory):
+    def normalised(
+        self, x: torch.Tensor, real: RealFrames | None, memory: dict | None
+    ) -> torch.Tensor:
         """Zero mean and unit variance over what is real."""
         flat = x.flatten(0, 1)
         if real is None:
@@ -132,7 +138,9 @@ class CumulativeNorm(FrameNorm):
     True
     """
 
-    def normalised(self, x, real, memory):
+    def normalised(
+        self, x: torch.Tensor, real: RealFrames | None, memory: dict | None
+    ) -> torch.Tensor:
         """Zero mean and unit variance over what has been."""
         signal = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         variance, mean = torch.var_mean(signal, -1, correction=0)  # [B, G, L]
@@ -274,7 +282,7 @@ class Depthwise(nn.Module):
             y = torch.addcmul(y, x[:, :, start : start + frames], tap)
         return y
 
-    def with_past(self, x, memory):
+    def with_past(self, x: torch.Tensor, memory: dict | None) -> torch.Tensor:
         """The frames before, or silence, and x."""
         if memory is None:
             return functional.pad(x, (0, 0, self.reach, 0))
@@ -285,7 +293,7 @@ class Depthwise(nn.Module):
         memory[self] = x[:, :, x.shape[2] - self.reach :].clone()
         return x
 
-    def mirrored(self, x, real):
+    def mirrored(self, x: torch.Tensor, real: RealFrames | None) -> torch.Tensor:
         """x and as much of its mirror image at both ends as is seen."""
         margin = self.reach // 2
         if real is not None:
@@ -425,7 +433,7 @@ class TemporalConvNet(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Frames that one frame's masks depend on (global and cumulative norms aside)."""
-        return 1 + sum(block.depthwise.reach for block in self.blocks)
+        return 1 + sum(self._reaches())
 
     def forward(
         self, representation: torch.Tensor, frames: torch.Tensor | None = None
@@ -476,10 +484,17 @@ class TemporalConvNet(nn.Module):
             x = block(x, real, memory)
         return self.masks(x).relu().unflatten(-1, (self.n_sources, -1))
 
-    def real_frames(self, x, frames) -> RealFrames | None:
+    def _reaches(self) -> list[int]:
+        """Frames that each block sees beside the one itself."""
+        blocks = cast("Iterable[TemporalBlock]", self.blocks)
+        return [block.depthwise.reach for block in blocks]
+
+    def real_frames(
+        self, x: torch.Tensor, frames: torch.Tensor | None
+    ) -> RealFrames | None:
         """What is real; None where all is, and is long enough to be mirrored as a whole."""
         size = x.shape[2]
-        margin = max((block.depthwise.reach // 2 for block in self.blocks), default=0)
+        margin = max(self._reaches(), default=0) // 2
         if frames is None:
             if size > margin:
                 return None

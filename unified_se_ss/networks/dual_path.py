@@ -9,11 +9,14 @@ J sources.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from unified_se_ss.padding import real_elements
+from unified_se_ss.padding import Count, real_elements
 
 EPSILON = 1e-8  # source: speechbrain.lobes.models.dual_path.select_norm
 
@@ -71,20 +74,32 @@ class GlobalNorm(nn.Module):
         return (centred * torch.rsqrt(variance + EPSILON)).to(dtype)
 
 
+class SequenceModel(Protocol):
+    """A module from [B, L, ``n_features``] to [B, L, ``n_outputs``], as ``Recurrent`` is."""
+
+    n_features: int
+    n_outputs: int
+
+    def __call__(
+        self, x: torch.Tensor, lengths: torch.Tensor | None = None, /
+    ) -> torch.Tensor:
+        """Run along the sequences; `lengths`, [B]: the real steps of each."""
+
+
 class DualPathBlock(nn.Module):
     """One model along each chunk, then one across the chunks.
 
     Arguments
     ---------
-    intra : torch.nn.Module
-        Sequence model within chunks, [*, K, D] to [*, K, ``n_outputs``].
-    inter : torch.nn.Module
-        Sequence model across chunks, ``(x, lengths)``.
+    intra : SequenceModel
+        Within chunks, [*, K, D] to [*, K, ``n_outputs``].
+    inter : SequenceModel
+        Across chunks, ``(x, lengths)``.
     linear_after : bool
         Whether a linear layer follows each of them (DPRNN: yes, SepFormer: no).
     """
 
-    def __init__(self, intra: nn.Module, inter: nn.Module, linear_after: bool):
+    def __init__(self, intra: SequenceModel, inter: SequenceModel, linear_after: bool):
         super().__init__()
         width = intra.n_features
         self.intra, self.inter = intra, inter
@@ -111,7 +126,7 @@ class DualPathBlock(nn.Module):
         return x + self.inter_norm(across.contiguous(), mask)
 
 
-def count_chunks(frames, length: int):
+def count_chunks(frames: Count, length: int) -> Count:
     """Number of half-overlapping chunks of `length` for so many frames (int or tensor).
 
     Every frame lies in exactly two chunks.
@@ -203,8 +218,8 @@ class DualPath(nn.Module):
 
     def __init__(
         self,
-        intra,
-        inter,
+        intra: Callable[[], SequenceModel],
+        inter: Callable[[], SequenceModel],
         n_basis: int,
         n_features: int,
         n_sources: int,
@@ -266,7 +281,9 @@ class DualPath(nn.Module):
         x = self.output(x).tanh() * self.gate(x).sigmoid()
         return self.expand(x).relu().transpose(2, 3)
 
-    def _through(self, block, x, chunks):
+    def _through(
+        self, block: nn.Module, x: torch.Tensor, chunks: torch.Tensor | None
+    ) -> torch.Tensor:
         """One block's output; what lies within it is made again backwards, if so asked."""
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, x, chunks, use_reentrant=False)

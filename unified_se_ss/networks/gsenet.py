@@ -21,7 +21,7 @@ from unified_se_ss.networks.causal import (
     CausalTransposedConvolution,
     reduced,
 )
-from unified_se_ss.networks.gsenet_stream import GSENetStream
+from unified_se_ss.networks.gsenet_stream import GSENetStream, Step
 from unified_se_ss.networks.stft import CausalSTFT
 from unified_se_ss.padding import real_elements
 
@@ -63,7 +63,7 @@ class Block(NamedTuple):
         return self.time_stride, self.frequency_stride
 
 
-def read_blocks(rows) -> list[Block]:
+def read_blocks(rows: list) -> list[Block]:
     """Check a block table, a list of lists, and name its columns.
 
     Arguments
@@ -301,13 +301,14 @@ class GSENet(nn.Module):
         self.stem = CausalConvolution(2 * len(INPUTS), channels, kernel_size)
         self.encoder = nn.ModuleList(EncoderBlock(block) for block in table)
         self.bottleneck = Bottleneck(table[-1].out_channels, bottleneck)
-        self.decoder = nn.ModuleList(
+        decoder = [
             DecoderBlock(block, size) for block, size in reversed([*zip(table, bins)])
-        )
+        ]
+        self.decoder = nn.ModuleList(decoder)
         self.head = CausalConvolution(channels, 2 * max(1, len(self.masked)), kernel_size)
         if self.masked:
             self._start_with_ones()
-        self._name_places(bins)
+        self._name_places(bins, decoder)
 
     def _bins(self, table: list[Block]) -> list[int]:
         """Bins of the stem's output and of every encoder block's."""
@@ -319,24 +320,29 @@ class GSENet(nn.Module):
     def _start_with_ones(self) -> None:
         """Let masks start near 1, or 1/2 where two are added up."""
         with torch.no_grad():
-            bias = self.head.convolution.bias.view(-1, 2)
+            bias = self.head.convolution.bias.view(-1, 2)  # type: ignore[union-attr]  # it has one
             bias[:, 0], bias[:, 1] = 1 / len(self.masked), 0.0
 
-    def _name_places(self, bins: list[int]) -> None:
+    def _name_places(self, bins: list[int], decoder: list[DecoderBlock]) -> None:
         """Give every layer that remembers its place in the memory, and note the shapes."""
+        levels: list[tuple[nn.Module | None, int]]
         levels = [(self.stem, bins[0]), (self.bottleneck, bins[-1]), (self.head, bins[0])]
         levels += zip(self.encoder, bins)
-        for block, inner in zip(self.decoder, reversed(bins)):
+        for block, inner in zip(decoder, reversed(bins)):
             levels += [(block.dilated, inner), (block.last, block.transposed.bins)]
-        self.shapes = []
+        self.shapes: list[tuple[int, int, int]] = []
         for module, size in levels:
             for layer in module.modules() if module is not None else ():
                 if isinstance(layer, CausalConvolution) and layer.reach:
                     self._place(layer, layer.remembered(size))
-        for block in self.decoder:
+        for block in decoder:
             self._place(block.transposed, block.transposed.remembered())
 
-    def _place(self, layer, shape) -> None:
+    def _place(
+        self,
+        layer: CausalConvolution | CausalTransposedConvolution,
+        shape: tuple[int, int, int],
+    ) -> None:
         """The next place in the memory."""
         layer.place = len(self.shapes)
         self.shapes.append(shape)
@@ -410,7 +416,7 @@ class GSENet(nn.Module):
         levels = [(x, start)]  # what is added on the way back, and its first frame
         for block in self.encoder:
             x = block(x, memory, start)
-            start = reduced(start, block.time_stride)
+            start = reduced(start, block.time_stride)  # type: ignore[arg-type]  # a number
             levels.append((x, start))
         x = self.bottleneck(x, memory) + levels.pop()[0]
         for block in self.decoder:
@@ -444,7 +450,7 @@ class GSENet(nn.Module):
         inputs = [INPUTS.index(name) for name in self.masked]
         return (masks * spectra[:, inputs]).sum(1)
 
-    def stream(self, step=None) -> GSENetStream:
+    def stream(self, step: Step | None = None) -> GSENetStream:
         """Start a stream: blocks of any length in, the same output as for the whole.
 
         Arguments

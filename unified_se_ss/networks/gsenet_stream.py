@@ -5,7 +5,18 @@ Axes: B batch, C channels, T samples, L frames, F bins.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
+
+from unified_se_ss.networks.causal import CausalTransposedConvolution
+
+if TYPE_CHECKING:
+    from unified_se_ss.networks.gsenet import GSENet
+
+#: (features [B, 4, L, F], memory, start) to [B, 2, L, F].
+Step = Callable[[torch.Tensor, list[torch.Tensor], int], torch.Tensor]
 
 
 class GSENetStream:
@@ -35,15 +46,16 @@ class GSENetStream:
     (0, 167)
     """
 
-    def __init__(self, network, step=None):
+    def __init__(self, network: GSENet, step: Step | None = None):
         self.network = network
-        self.step = step or network.map
+        self.step: Step = step or network.map
         self.reset()
 
     def reset(self) -> None:
         """Forget everything; the next block starts a new signal, of any batch size."""
         self.taken = self.given = self.start = self.ahead = 0
-        self.memory = self.waiting = self.overlap = None
+        self.memory: list[torch.Tensor] = []
+        self.waiting = self.overlap = torch.empty(0)
 
     @torch.no_grad()
     def __call__(self, block: torch.Tensor) -> torch.Tensor:
@@ -75,7 +87,7 @@ class GSENetStream:
             [B, m]; with it, as many samples have been given as were taken. Without
             any block before, [1, 0].
         """
-        if self.memory is None:
+        if not self.memory:
             return self.network.head.convolution.weight.new_zeros(1, 0)
         hop = self.network.stft.hop
         left = self.taken - self.given
@@ -104,12 +116,12 @@ class GSENetStream:
         layers = sum(channels * frames * bins for channels, frames, bins in self._shapes())
         return layers + 2 * (2 * hop - 1) + hop
 
-    def _shapes(self):
+    def _shapes(self) -> list[tuple[int, int, int]]:
         """Shapes of the memory where most is waiting in it."""
         shapes = list(self.network.shapes)
-        for block in self.network.decoder:
-            layer = block.transposed
-            shapes[layer.place] = layer.remembered(start=1)
+        for layer in self.network.decoder.modules():
+            if isinstance(layer, CausalTransposedConvolution):
+                shapes[layer.place] = layer.remembered(start=1)
         return shapes
 
     def _begin(self, block: torch.Tensor) -> None:
@@ -119,7 +131,7 @@ class GSENetStream:
                 f"a block has the shape {tuple(block.shape)}; expected [batch, 2, samples]: "
                 "raw and beamformed"
             )
-        if self.memory is None:
+        if not self.memory:
             hop, batch = self.network.stft.hop, block.shape[0]
             self.memory = self.network.memory(batch)
             self.waiting = block.new_zeros(batch, 2, hop)

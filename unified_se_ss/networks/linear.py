@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -48,14 +50,22 @@ class _NormedLinear(torch.autograd.Function):
     """Over rows, [M, K] to [M, N]."""
 
     @staticmethod
-    def forward(ctx, x, scale, shift, weight, bias, eps):
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        scale: torch.Tensor,
+        shift: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        eps: float,
+    ) -> torch.Tensor:
         y = nn.functional.layer_norm(x, x.shape[-1:], scale, shift, eps)
         ctx.save_for_backward(x, scale, shift, weight)
         ctx.eps, ctx.dtype = eps, y.dtype
         return nn.functional.linear(y, weight, bias)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, scale, shift, weight = ctx.saved_tensors
         of_norm, of_weight, of_bias = None, None, None
         shape, normal = x.shape[-1:], x.to(ctx.dtype)

@@ -5,13 +5,15 @@ Axes: B batch, T samples, L frames, F bins.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from unified_se_ss.networks.recurrent import Recurrent
-from unified_se_ss.padding import real_elements
+from unified_se_ss.padding import Count, real_elements
 
 # Bins that hardly vary over the training set are not blown up by normalisation.
 SMALLEST_DEVIATION = 1e-5
@@ -67,6 +69,10 @@ class MaskingFront(nn.Module):
     >>> enhanced.signal.shape, enhanced.magnitude.shape, enhanced.frames.tolist()
     (torch.Size([2, 1000]), torch.Size([2, 33, 33]), [33, 17])
     """
+
+    window: torch.Tensor
+    mean: torch.Tensor
+    deviation: torch.Tensor
 
     def __init__(
         self,
@@ -158,14 +164,14 @@ class MaskingFront(nn.Module):
         hops = frames.unflatten(-1, (-1, self.hop)).unbind(2)
         last = len(hops) - 1
         placed = (nn.functional.pad(x, (0, 0, k, last - k)) for k, x in enumerate(hops))
-        return sum(placed).flatten(1)
+        return reduce(torch.add, placed).flatten(1)
 
-    def count_frames(self, samples):
+    def count_frames(self, samples: Count) -> Count:
         """Frames of a signal of so many samples, a number or a tensor of them."""
         return -(-samples // self.hop) + self.n_fft // 2 // self.hop
 
     @torch.no_grad()
-    def fit_normalisation(self, signals) -> None:
+    def fit_normalisation(self, signals: Iterable[torch.Tensor]) -> None:
         """Take mean and variance of each bin's magnitude over signals of the task.
 
         Arguments
@@ -178,7 +184,8 @@ class MaskingFront(nn.Module):
         ValueError
             There are no signals.
         """
-        count, total, squares = 0, 0.0, 0.0
+        count = 0
+        total = squares = torch.zeros_like(self.mean, dtype=torch.float64)
         for signal in signals:
             magnitude = self.analyse(signal.to(self.mean).unsqueeze(0))[0].abs().double()[0]
             count += len(magnitude)

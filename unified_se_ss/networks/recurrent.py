@@ -62,7 +62,7 @@ class Recurrent(nn.Module):
             return self._each_way(x, lengths)
         return self._packed(x, lengths)
 
-    def _each_way(self, x, lengths):
+    def _each_way(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Both directions apart, the second on sequences that are turned round.
 
         A CPU takes packed sequences step by step, and each step's backward pass fills a
@@ -81,18 +81,18 @@ class Recurrent(nn.Module):
             x = torch.cat([there, back.take_along_dim(turned, 1)], -1)
         return torch.where(real.unsqueeze(-1), x, 0.0)
 
-    def _weights(self, layer):
+    def _weights(self, layer: int) -> tuple[list, list]:
         """Weights of the two directions of a layer."""
         of_layer = self.rnn._flat_weights[8 * layer : 8 * layer + 8]
         return of_layer[:4], of_layer[4:]
 
-    def _one_way(self, x, weights):
+    def _one_way(self, x: torch.Tensor, weights: list) -> torch.Tensor:
         """One direction of one layer, from a state of zeros."""
         state = x.new_zeros(1, len(x), self.rnn.hidden_size)
         arguments = (True, 1, 0.0, self.training, False, True)
         return torch._VF.lstm(x, (state, state), weights, *arguments)[0]
 
-    def _packed(self, x, lengths):
+    def _packed(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """As one packed sequence, which cuDNN is fast with."""
         # Longest first, as cuDNN wants them. Sorted here, on the host: where packing sorts,
         # it sends the order to the device and fetches it again, waiting both times.

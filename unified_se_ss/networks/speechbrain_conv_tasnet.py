@@ -8,6 +8,7 @@ Axes: G networks side by side, D features, P kernel size.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import torch
 
@@ -42,7 +43,7 @@ def _their_names(blocks: int, repeats: int) -> dict[str, str]:
     return names
 
 
-def _size(names, pattern: str) -> list[int]:
+def _size(names: Iterable[str], pattern: str) -> list[int]:
     """How many there are of each number in a pattern of names."""
     found = [re.match(pattern, name) for name in names]
     numbers = [tuple(map(int, match.groups())) for match in found if match]
@@ -123,7 +124,7 @@ def _to_ours(name: str, value: torch.Tensor) -> torch.Tensor:
     """One of SpeechBrain's weights as that of one network, [1, …]."""
     if name.endswith("slope"):
         return value.view(1, 1, 1)
-    if value.dim() == 3 and not value.shape[:2] == (1, 1):
+    if value.dim() == 3 and value.shape[:2] != (1, 1):
         # [out, in, 1] of kernel 1, or [D, 1, P] of one convolution per feature
         return value.squeeze(1 if "depthwise" in name else 2).t().unsqueeze(0)
     return value

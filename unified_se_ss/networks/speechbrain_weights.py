@@ -50,7 +50,7 @@ CONVOLUTIONS = {
 COMPUTED = re.compile(r"dual_mdl\.\d+\.(intra|inter)_mdl\.pos_enc\.pe$")
 
 
-def _rename(name: str, names) -> str:
+def _rename(name: str, names: list[tuple[str, str]]) -> str:
     for old, new in names:
         match = re.match(re.escape(old).replace(r"\{\}", r"(\d+)"), name)
         if match:

@@ -35,6 +35,8 @@ class CausalSTFT(nn.Module):
     True
     """
 
+    window: torch.Tensor
+
     def __init__(self, window: int = 320):
         super().__init__()
         if window < 2 or window % 2:

@@ -106,7 +106,7 @@ class TransformerLayer(nn.Module):
         """[B, L, N] to [B, L, N]."""
         x = x + self.dropout(self.attention(x, self.attention_norm, mask))
         first, *rest = self.feed_forward
-        hidden = normed(self.feed_forward_norm, first, x)
+        hidden = normed(self.feed_forward_norm, first, x)  # type: ignore[arg-type]  # linear
         for module in rest:
             hidden = module(hidden)
         return x + self.dropout(hidden)
@@ -137,6 +137,8 @@ class Transformer(nn.Module):
     >>> model(torch.randn(3, 20, 64)).shape
     torch.Size([3, 20, 64])
     """
+
+    positions: torch.Tensor
 
     def __init__(
         self,

@@ -119,15 +119,18 @@ class UnifiedNetwork(nn.Module):
             frames=frames,
         )
 
-    def real_frames(self, mixture, lengths) -> torch.Tensor | None:
+    def real_frames(
+        self, mixture: torch.Tensor, lengths: torch.Tensor | None
+    ) -> torch.Tensor | None:
         """Frames of each item, or None where nothing is padding; decided on the host."""
         samples = mixture.shape[-1]
         if lengths is None or bool((lengths == samples).all()):
             return None
-        return self.encoder.frames(lengths).clamp(min=1)
+        frames = self.encoder.frames(lengths)  # type: ignore[operator]  # as Encoder has it
+        return frames.clamp(min=1)
 
     @staticmethod
-    def without_padding(representation, frames) -> torch.Tensor:
+    def without_padding(representation: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
         """Set the frames that follow each item's last to zero."""
         mask = real_elements(frames, representation.shape[-1], representation.device)
         return torch.where(mask.unsqueeze(1), representation, 0.0)

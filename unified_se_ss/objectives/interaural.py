@@ -102,7 +102,9 @@ def interaural_cue_losses(
     return CueLosses(ild, ipd)
 
 
-def _spectra(signals, lengths, window, hop) -> torch.Tensor:
+def _spectra(
+    signals: torch.Tensor, lengths: torch.Tensor | None, window: int, hop: int
+) -> torch.Tensor:
     """Complex spectra of all signals, [B, J, E, T] to [B, J, E, L, F]."""
     shape = signals.shape[:3]
     if lengths is not None:
@@ -110,16 +112,16 @@ def _spectra(signals, lengths, window, hop) -> torch.Tensor:
     return spectra(signals.flatten(0, 2), window, hop, lengths)[0].unflatten(0, shape)
 
 
-def _power(spectrum) -> torch.Tensor:
+def _power(spectrum: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(spectrum).square().sum(-1)
 
 
-def _geometric_mean(power) -> torch.Tensor:
+def _geometric_mean(power: torch.Tensor) -> torch.Tensor:
     """Of two ears, [B, J, E, L, F] to [B, J, L, F]; `prod` would fetch a number backwards."""
     left, right = power.sqrt().unbind(2)
     return left * right
 
 
-def _level(power) -> torch.Tensor:
+def _level(power: torch.Tensor) -> torch.Tensor:
     """Level difference of two ears in dB, [B, J, E, L, F] to [B, J, L, F]."""
     return 10 * (power[:, :, 0].log10() - power[:, :, 1].log10())

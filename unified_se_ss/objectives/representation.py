@@ -9,11 +9,11 @@ from unified_se_ss.padding import real_elements
 EPSILON = 1e-8
 
 
-def _squared_distance(enhanced, clean):
+def _squared_distance(enhanced: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     return (enhanced - clean).square().sum((1, 2))
 
 
-def _relative_distance(enhanced, clean):
+def _relative_distance(enhanced: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     return _squared_distance(enhanced, clean) / (clean.square().sum((1, 2)) + EPSILON)
 
 

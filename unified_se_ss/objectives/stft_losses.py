@@ -67,16 +67,18 @@ def spectra(
     return spectrum, frames.to(signal.device, non_blocking=True)
 
 
-def _power(spectrum):
+def _power(spectrum: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(spectrum).square().sum(-1)
 
 
-def _root(power):
+def _root(power: torch.Tensor) -> torch.Tensor:
     """Square root less a constant: sqrt(p + e) - sqrt(e), of finite slope, 0 at 0."""
     return power / ((power + EPSILON).sqrt() + EPSILON**0.5)
 
 
-def _compressed(estimate, target, count):
+def _compressed(
+    estimate: torch.Tensor, target: torch.Tensor, count: torch.Tensor
+) -> torch.Tensor:
     """Squared distances of compressed magnitudes, and of compressed spectra with phase."""
     powers = [_power(spectrum) + EPSILON for spectrum in (estimate, target)]
     magnitude, true_magnitude = (power ** (EXPONENT / 2) for power in powers)
@@ -87,14 +89,18 @@ def _compressed(estimate, target, count):
     return both.sum((1, 2)) / count
 
 
-def _linear_l1(estimate, target, count):
+def _linear_l1(
+    estimate: torch.Tensor, target: torch.Tensor, count: torch.Tensor
+) -> torch.Tensor:
     """Absolute distances of real parts, of imaginary parts and of magnitudes, added up."""
     of_parts = torch.view_as_real(estimate - target).abs().sum(-1)
     of_magnitudes = (_root(_power(estimate)) - _root(_power(target))).abs()
     return (of_parts + of_magnitudes).sum((1, 2)) / count
 
 
-def _l1_spectral_convergence(estimate, target, count):
+def _l1_spectral_convergence(
+    estimate: torch.Tensor, target: torch.Tensor, count: torch.Tensor
+) -> torch.Tensor:
     """Absolute distance of magnitudes over their norms, and the relative distance."""
     powers = [_power(spectrum) for spectrum in (estimate, target)]
     quietest = QUIETEST**2 * count

@@ -70,7 +70,7 @@ class Number:
         return "" if self.most == math.inf else f"{self.most:.10g} or less"
 
 
-def Whole(least=-math.inf, most=LARGEST, null=False) -> Number:  # noqa: N802 (a kind)
+def Whole(least=-math.inf, most=LARGEST, null=False) -> Number:
     """A whole number within bounds."""
     return Number(least, most, whole=True, null=null)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from unified_se_ss.gradients.rules.registry import rule
+from unified_se_ss.gradients.rules.registry import Weights, rule
 
 
 @rule(guarded=False)
-def alias_2023(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+def alias_2023(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """Twice the main gradient: 2 g_m, whatever the auxiliary one is.
 
     The published training script keeps references to ``p.grad.data`` of the auxiliary

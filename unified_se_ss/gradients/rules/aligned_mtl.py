@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from unified_se_ss.gradients.rules.registry import rule
+from unified_se_ss.gradients.rules.registry import Weights, rule
 
 
 @rule
-def aligned_mtl(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+def aligned_mtl(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """The mean of two gradients that were made orthogonal and of equal length.
 
     With G = [[a, c], [c, b]] and its eigenvalues l_1 >= l_2, the weights are

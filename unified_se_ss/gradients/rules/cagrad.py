@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from unified_se_ss.gradients.rules.registry import rule
+from unified_se_ss.gradients.rules.registry import Weights, rule
 
 
 @rule(c=(0.0, 1.0))
-def cagrad(a: torch.Tensor, b: torch.Tensor, product: torch.Tensor, *, c: float = 0.5):
+def cagrad(
+    a: torch.Tensor, b: torch.Tensor, product: torch.Tensor, *, c: float = 0.5
+) -> Weights:
     """Near the mean gradient, the step that helps the worse-off task most.
 
     With g_0 = (g_a + g_m) / 2, the d with ||d - g_0|| <= c ||g_0|| whose smaller one of
@@ -69,7 +71,7 @@ def cagrad(a: torch.Tensor, b: torch.Tensor, product: torch.Tensor, *, c: float 
     place = torch.where(real, place, torch.where(place_0 > 0, place_m, place_a))
     share = ((place - place_m) / distance).clamp(0, 1)
 
-    def squared_norm(place, share):
+    def squared_norm(place: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         """||g_w||^2 without a difference of like numbers, whatever the angle."""
         mixed = share.square() * a + (1 - share).square() * b
         mixed = mixed + 2 * share * (1 - share) * product

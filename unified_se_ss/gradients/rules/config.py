@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from unified_se_ss.gradients.rules.geometry import norms_and_cosine
-from unified_se_ss.gradients.rules.registry import rule
+from unified_se_ss.gradients.rules.registry import Weights, rule
 
 
 @rule
-def config(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+def config(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """The direction with equal cosines to both, as long as both project on it together.
 
     The direction is U^+ (1, 1), with U the matrix of unit gradients, and the length the

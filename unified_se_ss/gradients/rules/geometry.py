@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 
-def norms_and_cosine(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+def norms_and_cosine(
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Lengths of the two gradients and the cosine of their angle.
 
     Nothing is multiplied before it is divided, so squared norms down to 1e-300 are right.

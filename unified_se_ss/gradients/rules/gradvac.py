@@ -19,7 +19,7 @@ def gradvac(
     target: torch.Tensor,
     *,
     beta: float = 0.01,
-):
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Where the cosine is below what it used to be, turn both gradients until it is that.
 
     With phi the cosine and phi^ its moving average (the target), if phi < phi^,

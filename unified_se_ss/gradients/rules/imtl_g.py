@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from unified_se_ss.gradients.rules.geometry import norms_and_cosine
-from unified_se_ss.gradients.rules.registry import rule
+from unified_se_ss.gradients.rules.registry import Weights, rule
 
 
 @rule
-def imtl_g(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+def imtl_g(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """The mixture with equal projections on both gradients.
 
     <g, g_a> / ||g_a|| = <g, g_m> / ||g_m|| with w_a + w_m = 1. For two tasks that is the

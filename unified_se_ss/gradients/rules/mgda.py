@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from unified_se_ss.gradients.rules.registry import rule
+from unified_se_ss.gradients.rules.registry import Weights, rule
 
 
 @rule
-def mgda(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+def mgda(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """The shortest vector among all mixtures of the two gradients.
 
     The minimum of ||w g_a + (1 - w) g_m|| over 0 <= w <= 1 is at

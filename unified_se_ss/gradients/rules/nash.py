@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from unified_se_ss.gradients.rules.geometry import norms_and_cosine
-from unified_se_ss.gradients.rules.registry import rule
+from unified_se_ss.gradients.rules.registry import Weights, rule
 
 #: Below this 1 + cos phi counts as zero: the angle is within 1.5e-6 of opposite.
 OPPOSITE = 1e-12
 
 
 @rule
-def nash(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+def nash(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """The Nash bargaining solution: both tasks gain in equal proportion.
 
     The weights solve G w = 1 / w with G the matrix of inner products. With x = ||g_a|| w_a

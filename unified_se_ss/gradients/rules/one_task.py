@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from unified_se_ss.gradients.rules.registry import rule
+from unified_se_ss.gradients.rules.registry import Weights, rule
 
 
 @rule(guarded=False)
-def main_only(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+def main_only(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """The main task alone: g_m. The network keeps its size, the auxiliary task is watched.
 
     Example
@@ -20,7 +20,7 @@ def main_only(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
 
 
 @rule(guarded=False)
-def auxiliary_only(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+def auxiliary_only(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """The auxiliary task alone: g_a. What follows the shared part learns on its output.
 
     For enhancement and separation this is a cascade in one network: the front is

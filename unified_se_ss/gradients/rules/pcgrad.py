@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from unified_se_ss.gradients.rules.registry import rule
+from unified_se_ss.gradients.rules.registry import Weights, rule
 
 
 @rule
-def pcgrad(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+def pcgrad(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """In conflict, project each gradient on the normal plane of the other; then add.
 
     Symmetric, unlike ``project``.

@@ -5,8 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar, overload
 
 import torch
+
+#: w_a and w_m of each group.
+Weights = tuple[torch.Tensor, torch.Tensor]
+Function = TypeVar("Function", bound=Callable)
 
 RULES: dict[str, Rule] = {}
 INFINITY = float("inf")
@@ -49,11 +54,13 @@ class Rule:
     limits: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
 
-    def __call__(self, a, b, c):
+    def __call__(self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
         """Weights (w_a, w_m) of each group at a first step."""
         return self.step(a, b, c, torch.zeros_like(a))[:2]
 
-    def step(self, a, b, c, memory):
+    def step(
+        self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, memory: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Weights of each group, and what to remember of it.
 
         Arguments
@@ -80,7 +87,9 @@ class Rule:
             torch.where(vanishing, memory, new),
         )
 
-    def _ask(self, a, b, c, memory):
+    def _ask(
+        self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, memory: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the function says."""
         if self.has_memory:
             return self.function(a, b, c, memory, **self.options)
@@ -109,7 +118,7 @@ class Rule:
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
-    def _check_option(self, key, value, default) -> None:
+    def _check_option(self, key: str, value: object, default: object) -> None:
         """Stop at an option of another kind than its default, or one out of its limits."""
         if isinstance(default, bool):
             right, expected = isinstance(value, bool), "True or False"
@@ -130,7 +139,27 @@ class Rule:
             )
 
 
-def rule(function=None, *, has_memory: bool = False, guarded: bool = True, **limits):
+@overload
+def rule(function: Function, /) -> Function: ...
+
+
+@overload
+def rule(
+    *,
+    has_memory: bool = False,
+    guarded: bool = True,
+    **limits: float | tuple[float, float],
+) -> Callable[[Function], Function]: ...
+
+
+def rule(
+    function: Callable | None = None,
+    /,
+    *,
+    has_memory: bool = False,
+    guarded: bool = True,
+    **limits: float | tuple[float, float],
+) -> Callable:
     """Make a function known as a rule, under its own name (a last underscore apart).
 
     Arguments
@@ -145,7 +174,7 @@ def rule(function=None, *, has_memory: bool = False, guarded: bool = True, **lim
         By option: the smallest value, or the smallest and the largest.
     """
 
-    def register(function):
+    def register(function: Function) -> Function:
         name = function.__name__.rstrip("_")
         if name in RULES and RULES[name].function.__module__.startswith(__package__):
             raise ValueError(f"there is a rule '{name}' already; choose another name")

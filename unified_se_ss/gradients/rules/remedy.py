@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from unified_se_ss.gradients.rules.geometry import norms_and_cosine
-from unified_se_ss.gradients.rules.registry import rule
+from unified_se_ss.gradients.rules.registry import Weights, rule
 
 
 @rule(guarded=False, k=1.0)
@@ -16,7 +16,7 @@ def remedy(
     *,
     k: float = 5.0,
     strict: bool = False,
-):
+) -> Weights:
     """Turn g_a towards g_m where they conflict; shrink it where it dominates.
 
     With r = ||g_a|| / ||g_m|| and phi their angle:

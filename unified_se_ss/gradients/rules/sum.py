@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from unified_se_ss.gradients.rules.registry import rule
+from unified_se_ss.gradients.rules.registry import Weights, rule
 
 
 @rule
-def sum_(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+def sum_(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """Plain multi-task learning: g_m + g_a.
 
     Example

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from unified_se_ss.gradients.rules.registry import rule
+from unified_se_ss.gradients.rules.registry import Weights, rule
 
 
 @rule
-def upgrad(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor):
+def upgrad(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """Project each gradient on the cone of what opposes neither; then the mean.
 
     The dual cone is {x: <x, g_a> >= 0 and <x, g_m> >= 0}. For two tasks the projection
