@@ -137,7 +137,11 @@ def test_every_yaml_is_in_the_table_and_differs_only_where_it_means_to():
             }
             assert different <= {"experiment_name", *keys} and keys <= different, name
         else:
-            assert set(plain(name)) - set(first) == {"corpus", "final_lr"}
+            assert set(plain(name)) - set(first) == {
+                "corpus",
+                "final_lr",
+                "budget_minutes",
+            }
 
 
 def plain(name):

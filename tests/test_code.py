@@ -14,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import unified_se_ss
+
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Distributions that are not named as what they are imported as.
@@ -103,3 +105,8 @@ def test_the_lock_pins_what_is_asked_for(declared):
         for wanted in declared[extra]:
             pinned = pins.get(canonicalize_name(wanted.name), [])
             assert pinned and all(map(wanted.specifier.contains, pinned)), (extra, wanted)
+
+
+def test_what_is_to_be_cited_is_this_version():
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {unified_se_ss.__version__}\n" in cited

@@ -20,8 +20,10 @@ def test_the_demo_separates_and_denoises_held_out_voices(tmp_path):
         "hparams/demo.yaml",
         "--output_folder",
         str(tmp_path),
+        "--budget_minutes",
+        "null",  # all epochs, however busy the machine is
     ]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=1500)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=3600)
     metrics = json.loads((tmp_path / "summary.json").read_text())["metrics"]
     assert metrics["si_snr_i"]["count"] == 60
     assert metrics["si_snr_i"]["mean"] >= 3.0

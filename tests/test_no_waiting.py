@@ -138,7 +138,7 @@ RECIPES = {
         "train.py",
         "UnifiedBrain",
         "hparams/demo.yaml",
-        {"chunk_length": 4},
+        {"chunk_length": 4, "precision": "fp32"},
         UNIFIED,
         partial(mixtures, shorter=4),
     ),

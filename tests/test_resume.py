@@ -90,6 +90,7 @@ def bits(folder):
         found[str(path.relative_to(folder))] = path.read_bytes()
     metas = [yaml.safe_load(p.read_text()) for p in (folder / "save").glob("*/CKPT.yaml")]
     found["state"] = max(metas, key=lambda meta: meta["unixtime"])["files"]
+    del found["state"]["budget.ckpt"]  # the time that training took
     return found
 
 

@@ -15,7 +15,10 @@ ROOMS = {
     "objectives": ({"objectives", "padding"}, OTHERS),
     "networks": ({"networks", "padding"}, OTHERS),
     "spatial": ({"spatial"}, OTHERS),
-    "data": ({"data", "errors", "files", "sound_headers", "spatial"}, OTHERS - SOUND),
+    "data": (
+        {"data", "errors", "files", "progress", "sound_headers", "spatial"},
+        OTHERS - SOUND,
+    ),
     "evaluation": ({"evaluation", "errors", "files", "objectives", "spatial"}, OTHERS),
     "inference": (
         {

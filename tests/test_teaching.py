@@ -170,7 +170,7 @@ def replaced(old, new) -> str:
         ),
         (
             ["--precision", "fp64"],
-            "--precision: is 'fp64'; expected one of: fp32, fp16, bf16",
+            "--precision: is 'fp64'; expected one of: fp32, fp16, bf16 or auto",
         ),
         (["--debug_batches", "few"], "--debug_batches: is 'few'; expected a whole number"),
         (["--device", "gpu"], "--device: is 'gpu'; expected cpu, cuda, or such as cuda:0"),
