@@ -28,7 +28,7 @@ EXTRAS = {
     # DNSMOS; the package does not say itself what else it needs.
     "dnsmos": ["speechmos>=0.0.1", "librosa>=0.10", "onnxruntime>=1.20"],
     # What writes an ONNX graph and what checks it.
-    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.7"],
     # What reads measured heads from SOFA files.
     "sofa": ["h5py>=3.10"],
     # What the key `tensorboard: True` of a YAML writes with.

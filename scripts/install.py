@@ -148,7 +148,7 @@ def pip(*arguments):
         text=True,
         errors="replace",
     )
-    with open(LOG, "a", encoding="utf-8") as log:
+    with open(LOG, "a", buffering=1, encoding="utf-8") as log:
         for line in process.stdout:
             log.write(line)
             said.append(line)

@@ -150,7 +150,7 @@ def test_conclusions_name_what_is_missing():
 # ------------------------------------------------------------------ as a picture
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "modules, epochs, windows, granularity",
     [
@@ -191,7 +191,7 @@ def test_red_is_where_the_tasks_fight(tmp_path):
     assert against[0] > 2 * with_[0] and with_[1] > 2 * against[1]
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::DeprecationWarning")
 def test_holes_are_left_out():
     rows = [
         {"epoch": 1, "step": 5, "scope": "all", "steps": 5, "compared": 0},

@@ -71,8 +71,12 @@ def test_a_run_its_export_and_the_trained_network_are_the_same(trained, tmp_path
     assert str(folder / "model.safetensors") in capsys.readouterr().out
     for place in (trained, folder):
         model = load_model(place, "cpu")
-        assert torch.equal(model.separate(mixture, lengths), expected.sources)
-        assert torch.equal(model.enhance(mixture, lengths), expected.enhanced)
+        for name, weights in network.state_dict().items():
+            assert torch.equal(model.network.state_dict()[name], weights), name
+        # MKL rounds by where in memory the weights lie, too.
+        given = model.separate(mixture, lengths), model.enhance(mixture, lengths)
+        wanted = expected.sources, expected.enhanced
+        torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-6)
         assert (model.sample_rate, model.n_sources, model.minimum_samples) == (8000, 2, 16)
 
     again = export(folder, tmp_path / "again")  # an export of an export
