@@ -20,7 +20,7 @@ PYTHON = os.path.join(VENV, "bin", "python")
 LOG = os.path.join(VENV, "install.log")
 INSTALLED = os.path.join(VENV, "installed")
 LOCK = os.path.join(ROOT, "requirements-lock.txt")
-GIGABYTES = 8  # of the disk; what is installed takes 6, and pip unpacks beside it
+GIGABYTES = 8  # of the disk; what is installed takes 6.7, and pip unpacks beside it
 AGAIN = "Then the same command goes on."
 # What pip prints of it, and what is to be done.
 CAUSES = [
@@ -177,7 +177,7 @@ def main():
     if is_current():
         return
     check_room()
-    print("Installing into .venv: some minutes and 6 GB (PyTorch brings its GPU libraries)")
+    print("Installing into .venv: some minutes and 7 GB (PyTorch brings its GPU libraries)")
     sys.stdout.flush()
     make_venv()
     if os.path.exists(INSTALLED):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -223,6 +224,10 @@ class Scorers:
 
     def _restart(self):
         """Other processes in place of those that went down."""
+        if sys.version_info < (3, 11):
+            # Else the thread that fills the queue's pipe, and who waits for it, may wait
+            # for ever (github.com/python/cpython/issues/94777); later Pythons close it.
+            self._pool._call_queue._reader.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = self._start()
 
