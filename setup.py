@@ -27,7 +27,8 @@ EXTRAS = {
     "metrics": ["pesq>=0.0.4", "pystoi>=0.4.1"],
     # DNSMOS; the package does not say itself what else it needs.
     "dnsmos": ["speechmos>=0.0.1", "librosa>=0.10", "onnxruntime>=1.20"],
-    # What writes an ONNX graph and what checks it.
+    # What writes an ONNX graph and what checks it. torch 2.8 writes some of a wrong shape,
+    # which is noticed and refused; 2.11 does not.
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.7"],
     # What reads measured heads from SOFA files.
     "sofa": ["h5py>=3.10"],

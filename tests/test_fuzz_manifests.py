@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 
 import pytest
 from fuzzing import Tally, check_message, noise
@@ -63,8 +64,12 @@ REFUSED = {
     "no header": (LINE, "line 1: .*is its first line a header"),
     "UTF-16": ((HEADER + LINE).encode("utf-16"), "is not a CSV file in UTF-8"),
     "Latin 1": ((HEADER + "é" + LINE).encode("latin1"), "is not a CSV file in UTF-8"),
-    "NUL bytes": (b"\0" * 100, "line 1: .*missing"),
-    "NUL in a path": (HEADER + LINE.replace("m.", "m\0."), "line 2: .*mixture.*NUL"),
+    # Python 3.10's csv knows no NUL, and says so.
+    "NUL bytes": (b"\0" * 100, "line 1: .*missing|line contains NUL"),
+    "NUL in a path": (
+        HEADER + LINE.replace("m.", "m\0."),
+        "line 2: .*mixture.*NUL|line contains NUL",
+    ),
     "quotation mark": (HEADER + '"' + LINE + LINE, "line 3: .*quotation mark not closed"),
     "huge field": (HEADER + LINE.replace("m.wav", "m" * 200_000), "field larger than"),
     "many long columns": ("x" * 9999 + "," + HEADER + LINE, "line 2: has 5 value"),
@@ -126,7 +131,7 @@ CELL = st.one_of(
         ["", "a", "1", "-1", "8000", "1e3", "nan", "inf", "0x10", "{data_root}"]
     ),
     st.sampled_from(["{data_root}/a.wav", " ", '"', "\n", "/x y/ü.wav", "\\\\x\\y.wav"]),
-    st.text(max_size=20),
+    st.text(max_size=20).filter(lambda t: "\0" not in t or sys.version_info >= (3, 11)),
 )
 
 

@@ -332,6 +332,7 @@ def test_other_sources_are_not_handed_out(native, tmp_path, monkeypatch):
     ],
 )
 def test_onnx_gives_the_same_at_any_length(tmp_path, sort, n_sources, use_se):
+    pytest.importorskip("torch", "2.11", "what torch 2.8 writes is refused: of wrong shape")
     onnxruntime = pytest.importorskip("onnxruntime")
     for name in onnx_format.NEEDED:
         pytest.importorskip(name)
@@ -359,7 +360,7 @@ def test_onnx_gives_the_same_at_any_length(tmp_path, sort, n_sources, use_se):
 
 def test_onnx_with_several_layers_and_one_direction():
     """Reordered gates against onnx's own reference of its LSTM."""
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", "1.23", "its reference knew one direction only")
     reference = pytest.importorskip("onnx.reference")
     for bidirectional in (False, True):
         rnn = torch.nn.LSTM(5, 3, 2, batch_first=True, bidirectional=bidirectional)

