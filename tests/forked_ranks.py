@@ -11,6 +11,8 @@ import time
 import traceback
 from pathlib import Path
 
+import torch
+
 
 def free_port():
     """A port that nobody listens at."""
@@ -42,6 +44,8 @@ def start_ranks(function, count, *arguments):
 
 def _be(function, log, arguments):
     """What a forked process does until its end."""
+    # It has none of its parent's other threads, which OpenMP would wait for.
+    torch.set_num_threads(1)
     faulthandler.disable()  # pytest's, which would write to the test's own output
     handle = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(handle, 1)
