@@ -469,6 +469,8 @@ def test_an_aggregator_gets_gradients_on_one_line(name, sign, r):
     ],
 )
 def test_what_torchjd_cannot_do_here_is_told(name, options, message):
+    if name == "NashMTL":
+        pytest.importorskip("ecos", reason=NO_ECOS)
     with pytest.raises(ValueError, match=message):
         find_rule(f"torchjd.{name}", options)
 
