@@ -27,8 +27,7 @@ import torch
 from speechbrain import Stage
 from speechbrain.utils.distributed import if_main_process
 
-from unified_se_ss import recipe
-from unified_se_ss.brain import percent
+from unified_se_ss import training
 from unified_se_ss.data import (
     DynamicMixingDataset,
     MixtureDataset,
@@ -41,13 +40,14 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import evaluate_item
 from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses
 from unified_se_ss.inference.pretrained import load_pretrained_ss
-from unified_se_ss.networks import UnifiedOutput
-from unified_se_ss.objectives import (
+from unified_se_ss.losses import (
     REPRESENTATION_LOSSES,
     permutation_invariant_si_snr,
     representation_loss,
     si_snr,
 )
+from unified_se_ss.networks import UnifiedOutput
+from unified_se_ss.training.brain import percent
 
 CHOICES = {
     "granularity": GRANULARITIES,
@@ -73,7 +73,7 @@ class Predictions(NamedTuple):
     clean_representation: torch.Tensor
 
 
-class UnifiedBrain(recipe.RecipeBrain):
+class UnifiedBrain(training.RecipeBrain):
     """Main task: separation. Auxiliary task: enhancement, on what both share."""
 
     def compute_forward(self, batch, stage):
@@ -235,7 +235,7 @@ def training_data(hparams, manifest):
             speed_percents=hparams["speed_percents"],
             seed=hparams["seed"],
         )
-    speech, noise = recipe.on_main(prepare_dynamic_mixing, hparams)
+    speech, noise = training.on_main(prepare_dynamic_mixing, hparams)
     return DynamicMixingDataset(
         speech,
         noise,
@@ -255,7 +255,7 @@ def make_loaders(hparams, manifests):
         "train": training_data(hparams, manifests["train"]),
         **{s: MixtureDataset(manifests[s], hparams["n_speakers"]) for s in ("dev", "test")},
     }
-    return recipe.make_loaders(datasets, collate, hparams)
+    return training.make_loaders(datasets, collate, hparams)
 
 
 # ------------------------------------------------------------------ the whole
@@ -296,27 +296,27 @@ def start_from_pretrained(hparams):
     if source is None or hparams["checkpointer"].list_checkpoints():
         return
     network = hparams["modules"]["network"]
-    loaded = recipe.on_main(load_pretrained_ss, network, source)
+    loaded = training.on_main(load_pretrained_ss, network, source)
     if if_main_process():
         print(loaded)
 
 
 def main():
     """From the command line to the report."""
-    options = recipe.parse_options(sys.argv[1:], __doc__)
-    hparams = recipe.load_hparams(options)
-    recipe.check_choices(hparams, CHOICES)
-    recipe.check_ranges(hparams, LEAST)
-    recipe.check_segment(hparams)
-    recipe.check_rule(hparams)
+    options = training.parse_options(sys.argv[1:], __doc__)
+    hparams = training.load_hparams(options)
+    training.check_choices(hparams, CHOICES)
+    training.check_ranges(hparams, LEAST)
+    training.check_segment(hparams)
+    training.check_rule(hparams)
     hparams["shared_modules"] = shared_modules(hparams)
     if options.describe:
-        print(recipe.describe(hparams["modules"], facts(hparams)))
+        print(training.describe(hparams["modules"], facts(hparams)))
         return
-    recipe.begin(options, hparams)
-    recipe.check_testable(options.run_opts, hparams["checkpointer"])
+    training.begin(options, hparams)
+    training.check_testable(options.run_opts, hparams["checkpointer"])
     start_from_pretrained(hparams)
-    loaders = make_loaders(hparams, recipe.on_main(prepare, hparams))
+    loaders = make_loaders(hparams, training.on_main(prepare, hparams))
     brain = UnifiedBrain(
         modules=hparams["modules"],
         opt_class=hparams["optimizer"],
@@ -325,8 +325,8 @@ def main():
         checkpointer=hparams["checkpointer"],
     )
     signals = partial(separate_again, brain, loaders["test"].dataset)
-    recipe.train_and_test(brain, loaders, signals)
+    training.train_and_test(brain, loaders, signals)
 
 
 if __name__ == "__main__":
-    recipe.run(main)
+    training.run(main)

@@ -44,7 +44,7 @@ from unified_se_ss.data import (
     collate,
 )
 from unified_se_ss.data.mixing import draw_levels, gain_to, measure_loudness, mix
-from unified_se_ss.recipe import make_loader
+from unified_se_ss.training import make_loader
 
 RATE = 16000
 SEGMENT = 4.0

@@ -221,10 +221,10 @@ def _await(processes) -> None:
 
 def worker(settings: dict) -> None:
     """Take steps as the recipe's Brain does, and write down what they took."""
-    from unified_se_ss import ranks
+    from unified_se_ss.training import distributed
 
     torch.set_num_threads(settings["threads"])
-    ranks.join("nccl" if settings["device"] == "cuda" else "gloo")
+    distributed.join("nccl" if settings["device"] == "cuda" else "gloo")
     rank = int(os.environ.get("RANK", 0))
     device = torch.device(
         settings["device"], rank if settings["device"] == "cuda" else None

@@ -37,14 +37,14 @@ from benchmarks.networks import recipe
 from benchmarks.steps import Batch, ProjectStep
 from unified_se_ss.evaluation import evaluate_item
 from unified_se_ss.gradients import TaskLoss, TwoTaskGradients, TwoTaskLosses
-from unified_se_ss.networks import GSENet
-from unified_se_ss.networks.attention import attend
-from unified_se_ss.networks.dual_path import count_chunks
-from unified_se_ss.objectives import (
+from unified_se_ss.losses import (
     permutation_invariant_si_snr,
     permutation_invariant_snr,
     si_snr,
 )
+from unified_se_ss.networks import GSENet
+from unified_se_ss.networks.attention import attend
+from unified_se_ss.networks.dual_path import count_chunks
 
 RATE = 8000
 TOLERANCE = 0.15  #: By which a fitted exponent may exceed the expected one by chance.

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from benchmarks.frame import Table
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import atomic_write
 
 HEAD = """# Results
 
@@ -41,7 +41,7 @@ def write_json(path: Path, machine: dict, results: dict[str, list[Table]]) -> No
         for name, tables in results.items()
     }
     text = json.dumps({"machine": machine, "results": tables}, indent=2, default=str)
-    write_whole(path, text + "\n")
+    atomic_write(path, text + "\n")
 
 
 def record(path: Path, machine: dict, results: dict[str, list[Table]]) -> None:
@@ -61,7 +61,7 @@ def record(path: Path, machine: dict, results: dict[str, list[Table]]) -> None:
         body = "\n\n".join(table.as_markdown() for table in tables)
         benchmarks[name] = f"{_measured_with(machine)}\n\n{body}"
     kinds[machine["kind"]] = _joined(intro, dict(sorted(benchmarks.items())), "### ")
-    write_whole(path, _joined(head, kinds, "## ") + "\n")
+    atomic_write(path, _joined(head, kinds, "## ") + "\n")
 
 
 def _measured_with(machine: dict) -> str:

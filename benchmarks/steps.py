@@ -22,7 +22,7 @@ from unified_se_ss.gradients import (
     TwoTaskGradients,
     TwoTaskLosses,
 )
-from unified_se_ss.objectives import permutation_invariant_si_snr, representation_loss
+from unified_se_ss.losses import permutation_invariant_si_snr, representation_loss
 
 MODULATION = "modulation"  # how profiles name what makes one gradient of the two
 SHARED = ["encoder", "enhancer"]

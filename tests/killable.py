@@ -199,7 +199,7 @@ def serve():
     """Answer requests until there are no more."""
     import torch  # noqa: F401
 
-    import unified_se_ss.recipe  # noqa: F401
+    import unified_se_ss.training  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

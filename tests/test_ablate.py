@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from librimix import make_tree
 
 import ablate
-from unified_se_ss import recipe
+from unified_se_ss import training
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import RULES
 
@@ -121,7 +121,7 @@ plain = st.recursive(
 def test_a_value_survives_the_command_line(value):
     """To a key of which no more is known, as train.py reads it."""
     arguments = [DEMO, "--aux_scale", ablate.as_argument(value)]
-    assert recipe.parse_options(arguments, "").overrides == {"aux_scale": value}
+    assert training.parse_options(arguments, "").overrides == {"aux_scale": value}
 
 
 @settings(deadline=None)
@@ -223,7 +223,7 @@ def test_the_shipped_comparison_differs_in_the_rule_alone():
         assert set(cell.overrides) == {"rule"} and cell.overrides["rule"] in RULES
     for path in (ROOT / "hparams").glob("*.yaml"):
         arguments = [str(path), "--rule", cells[0].overrides["rule"]]
-        assert recipe.parse_options(arguments, "").overrides == cells[0].overrides
+        assert training.parse_options(arguments, "").overrides == cells[0].overrides
 
 
 def test_a_dry_run_lists_the_runs_seed_by_seed(capsys, fake):

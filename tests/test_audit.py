@@ -8,7 +8,7 @@ from librimix import make_tree
 
 from unified_se_ss.data import Item, prepare_librimix, read_manifest
 from unified_se_ss.data.audit import KINDS, audit
-from unified_se_ss.data.problems import gathering
+from unified_se_ss.data.problems import collect_errors
 from unified_se_ss.errors import UserError
 
 
@@ -30,7 +30,7 @@ def test_every_fault_is_found(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         manifests_of(tree, tmp_path / "strict")
     assert not (tmp_path / "strict").exists()
-    with gathering() as bad:
+    with collect_errors() as bad:
         manifests = manifests_of(tree, tmp_path / "manifests")
     found = audit(manifests, bad)
     assert {(f.kind, f.subset, f.item) for f in found.findings} == wanted

@@ -12,21 +12,21 @@ from test_train import command
 from test_train import run as run_command
 from toy_recipe import ToyBrain, ToyData, toy
 
-from unified_se_ss import recipe
+from unified_se_ss import training
 from unified_se_ss.data import Example, collate
 from unified_se_ss.errors import UserError
-from unified_se_ss.ranks import join
-from unified_se_ss.recipe import batch_budget
-from unified_se_ss.recipe.aside import overrides_aside
-from unified_se_ss.recipe.batch_budget import (
+from unified_se_ss.training import batch_size
+from unified_se_ss.training.batch_size import (
     _of_container,
     find_batch_seconds,
     load_batch_seconds,
     memory_model,
 )
-from unified_se_ss.recipe.preflight import preflight
-from unified_se_ss.recipe.trial import TrialSteps, as_it_was
-from unified_se_ss.recipe.values import kind_of
+from unified_se_ss.training.distributed import join
+from unified_se_ss.training.dry_run import TrialSteps, as_it_was
+from unified_se_ss.training.preflight import preflight
+from unified_se_ss.training.scratch_dir import dry_run_overrides
+from unified_se_ss.training.values import kind_of
 
 LONGEST, SAMPLES = 1.0 + 0.1 * 7, 136  # of the items of the toy, at 80 Hz
 AUTO = {"batch_size": None, "batch_seconds": "auto", "valid_batch_size": 2, "seed": 7}
@@ -86,10 +86,10 @@ def make(
     hparams = {"sample_rate": 80, "granularity": "parameter", **hparams}
     brain, _ = toy(folder, brain_class, batch_seconds="auto", **hparams)
     datasets = {"train": data("train"), **{s: ToyData(s) for s in ("dev", "test")}}
-    brain.loaders = recipe.make_loaders(datasets, collate, {**AUTO, "num_workers": 0})
+    brain.loaders = training.make_loaders(datasets, collate, {**AUTO, "num_workers": 0})
     brain.train_sampler = brain.loaders["train"].batch_sampler
     brain.checkpointer.add_recoverable("dataloader-TRAIN", brain.loaders["train"])
-    monkeypatch.setattr(batch_budget, "memory_of", lambda device: memory(brain))
+    monkeypatch.setattr(batch_size, "memory_of", lambda device: memory(brain))
     return brain
 
 
@@ -167,7 +167,7 @@ def test_what_a_gpu_is_asked(monkeypatch):
     }
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, answer)
-    memory = batch_budget.memory_of("cuda:0")
+    memory = batch_size.memory_of("cuda:0")
     assert memory.limit == 90 and memory.can_be_tried
     assert memory.peak(lambda: reserved.update(peak=55)) == 55
 
@@ -217,7 +217,7 @@ def test_what_fits_is_foretold_from_small_batches(tmp_path, monkeypatch, limit, 
         items == 6 or Foretold.bytes(items + 1, SAMPLES) > limit
     )
     monkeypatch.setattr(Foretold, "limit", limit)
-    monkeypatch.setattr(batch_budget, "ENOUGH", 500)
+    monkeypatch.setattr(batch_size, "ENOUGH", 500)
     brain = make(tmp_path, monkeypatch, Sized, Foretold)
     brain.on_fit_start()
     assert brain.train_sampler.batch_seconds == items * LONGEST
@@ -252,8 +252,8 @@ class Spacious(ToyBrain):
 
 def test_the_memory_of_this_very_process(tmp_path, monkeypatch):
     """What is foretold is what the process then takes, by a quarter."""
-    monkeypatch.setattr(batch_budget, "ENOUGH", 10 * 2**20)
-    memory = batch_budget.ProcessMemory()
+    monkeypatch.setattr(batch_size, "ENOUGH", 10 * 2**20)
+    memory = batch_size.ProcessMemory()
     monkeypatch.setattr(memory, "limit", memory.now() + 120 * 2**20)
     brain = make(tmp_path, monkeypatch, Spacious, lambda brain: memory)
     brain.on_fit_start()
@@ -343,7 +343,9 @@ def states_of(brain):
 
 def test_everything_is_as_it_was(tmp_path, monkeypatch):
     brain = make(tmp_path, monkeypatch, Moved)
-    monkeypatch.setattr("unified_se_ss.recipe.brain.find_batch_seconds", lambda brain: None)
+    monkeypatch.setattr(
+        "unified_se_ss.training.recipe_brain.find_batch_seconds", lambda brain: None
+    )
     brain.checkpointer.recover_if_possible = lambda: None
     brain.on_fit_start()
     brain.rows, brain.stage = ["mine"], "mine"
@@ -362,7 +364,9 @@ def test_everything_is_as_it_was(tmp_path, monkeypatch):
 
 def test_it_is_as_it_was_after_a_failure_too(tmp_path, monkeypatch):
     brain = make(tmp_path, monkeypatch, Moved)
-    monkeypatch.setattr("unified_se_ss.recipe.brain.find_batch_seconds", lambda brain: None)
+    monkeypatch.setattr(
+        "unified_se_ss.training.recipe_brain.find_batch_seconds", lambda brain: None
+    )
     brain.checkpointer.recover_if_possible = lambda: None
     brain.on_fit_start()
     before = states_of(brain)
@@ -403,7 +407,7 @@ def test_the_same_command_goes_on_with_what_was_found(tmp_path, monkeypatch):
     def never(device):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(batch_budget, "memory_of", never)
+    monkeypatch.setattr(batch_size, "memory_of", never)
     for name, tensor in fit(second).items():
         assert torch.equal(tensor, whole[name]), name
     assert second.train_sampler.batch_seconds == 3 * LONGEST
@@ -426,19 +430,21 @@ def test_what_was_found_and_lost_is_missed(tmp_path, monkeypatch):
 def test_both_measures_of_a_batch_are_refused():
     datasets = {"train": ToyData("train")}
     with pytest.raises(UserError, match="batch_size is 8 and batch_seconds is auto"):
-        recipe.make_loaders(datasets, collate, {**AUTO, "batch_size": 8, "num_workers": 0})
+        training.make_loaders(
+            datasets, collate, {**AUTO, "batch_size": 8, "num_workers": 0}
+        )
 
 
 def test_the_key_takes_seconds_null_or_auto():
     kind = kind_of("batch_seconds", None)
-    assert [kind.complaint(value) for value in ("auto", 4.0, None)] == [None] * 3
-    assert kind.complaint("much") == "a number, more than 0, or auto, or null"
-    assert kind.complaint(0) == "more than 0"
+    assert [kind.error_for(value) for value in ("auto", 4.0, None)] == [None] * 3
+    assert kind.error_for("much") == "a number, more than 0, or auto, or null"
+    assert kind.error_for(0) == "more than 0"
 
 
 def test_a_device_that_cannot_be_asked_is_named():
     with pytest.raises(UserError, match="cannot ask mps"):
-        batch_budget.memory_of("mps")
+        batch_size.memory_of("mps")
 
 
 def test_a_replay_does_not_ask(tmp_path, monkeypatch):
@@ -458,7 +464,7 @@ def test_a_check_finds_it_or_takes_what_the_run_has_found(tmp_path, monkeypatch,
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "hyperparams.yaml").write_text("{}")
     (tmp_path / "own" / "batch_seconds.json").write_text('{"batch_seconds": 3.5}')
-    folder = overrides_aside(brain.hparams.options, {"output_folder"})["output_folder"]
+    folder = dry_run_overrides(brain.hparams.options, {"output_folder"})["output_folder"]
     again = make(tmp_path, monkeypatch)
     again.hparams.output_folder = folder
     load_batch_seconds(again)

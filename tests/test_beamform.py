@@ -17,7 +17,7 @@ from unified_se_ss.spatial.arrays import (
     far_field_steering,
     line_array,
 )
-from unified_se_ss.spatial.beamform import (
+from unified_se_ss.spatial.beamformers import (
     BEAMFORMERS,
     MVDR,
     RTFMVDR,
@@ -34,7 +34,7 @@ from unified_se_ss.spatial.beamform import (
     superdirective_weights,
     wiener_weights,
 )
-from unified_se_ss.spatial.beamform.mvdr import LOADING
+from unified_se_ss.spatial.beamformers.mvdr import LOADING
 from unified_se_ss.spatial.covariance import (
     diffuse_coherence,
     load_diagonal,
@@ -455,7 +455,7 @@ def test_a_long_item_is_the_same_in_its_inner_blocks(monkeypatch):
     mixture, target, noise = scene()
     beamformer = made("multichannel_wiener")
     whole, _ = beamformer.recursive(mixture, target, noise)
-    monkeypatch.setattr("unified_se_ss.spatial.beamform.base._FRAMES_AT_ONCE", 7)
+    monkeypatch.setattr("unified_se_ss.spatial.beamformers.base._FRAMES_AT_ONCE", 7)
     blocks, _ = beamformer.recursive(mixture, target, noise)
     assert power(blocks - whole) < 1e-6 * power(whole)
 

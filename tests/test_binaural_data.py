@@ -34,17 +34,17 @@ from unified_se_ss.data import (
 )
 from unified_se_ss.data.binaural import BinauralExample, read_ears, unexplained, write_ears
 from unified_se_ss.data.binaural_corpus import make_binaural_corpus
-from unified_se_ss.data.binaural_folder import PLACEMENTS, placement_in_name
-from unified_se_ss.data.binaural_heads import SPHERE_DIRECTIONS, HeadBank, binaural_heads
 from unified_se_ss.data.binaural_mixing import mix_binaural
-from unified_se_ss.data.heads import load_heads
+from unified_se_ss.data.corpora.wsj0mix import PLACEMENTS, placement_in_name
+from unified_se_ss.data.hrirs import load_hrirs
+from unified_se_ss.data.hrtf_bank import SPHERE_DIRECTIONS, HRTFBank, binaural_heads
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.interaural import ild, itd
 from unified_se_ss.spatial import (
-    Head,
+    HRIRSet,
     head_shadow,
     spherical_head,
-    spherical_heads,
+    spherical_head_hrirs,
     woodworth_itd,
 )
 
@@ -61,7 +61,7 @@ def heads():
 
 @pytest.fixture(scope="module")
 def bank(heads):
-    return HeadBank(heads["train"])
+    return HRTFBank(heads["train"])
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_filtering_in_blocks_is_convolution(samples, taps, latency, seed):
     rng = np.random.default_rng(seed)
     latency = min(latency, taps - 1)
     filters = rng.standard_normal((1, 2, taps)).astype(np.float32)
-    bank = HeadBank([Head("any", RATE, np.zeros(1), np.zeros(1), filters, latency)])
+    bank = HRTFBank([HRIRSet("any", RATE, np.zeros(1), np.zeros(1), filters, latency)])
     signal = rng.standard_normal(samples).astype(np.float32)
     heard = bank.hear(signal, 0, 0)
     expected = scipy.signal.convolve(signal[None].astype(np.float64), filters[0])
@@ -140,7 +140,7 @@ def test_filtering_in_blocks_is_convolution(samples, taps, latency, seed):
 
 @pytest.mark.parametrize("azimuth", [-90.0, -35.0, 0.0, 60.0])
 def test_a_source_has_the_time_and_level_of_its_direction(azimuth):
-    bank = HeadBank([spherical_head(RATE, azimuth=[azimuth])])
+    bank = HRTFBank([spherical_head(RATE, azimuth=[azimuth])])
     rng = np.random.default_rng(1)
     ears = bank.hear(rng.standard_normal(16000).astype(np.float32), 0, 0)
     assert itd(ears, RATE) == pytest.approx(1e6 * float(woodworth_itd(azimuth)), abs=5)
@@ -155,7 +155,7 @@ def test_loudness_does_not_depend_on_the_direction(bank):
     for direction in (0, 40, 94):
         ears = bank.hear(signal, 2, direction)
         assert np.sum(ears**2) == pytest.approx(2 * np.sum(signal**2), rel=1e-5)
-    noise = bank.surround(signal, 0, rng)
+    noise = bank.render_diffuse(signal, 0, rng)
     assert np.sum(noise**2) == pytest.approx(2 * np.sum(signal**2), rel=1e-5)
     assert not bank.hear(np.zeros(800, dtype=np.float32), 0, 0).any()
 
@@ -169,7 +169,7 @@ def test_noise_is_diffuse():
     cross = (left * right.conj()).sum(0)
     expected = cross / np.sqrt((abs(left) ** 2).sum(0) * (abs(right) ** 2).sum(0))
     rng = np.random.default_rng(0)
-    ears = HeadBank([dense]).surround(
+    ears = HRTFBank([dense]).render_diffuse(
         rng.standard_normal(30 * RATE).astype(np.float32), 0, rng
     )
     spectrum = {(a, b): scipy.signal.csd(ears[a], ears[b], RATE, nperseg=256)[1]
@@ -202,16 +202,16 @@ def test_no_place_is_an_error(utterances, heads):
     with pytest.raises(UserError, match="least_angle"):
         mixing(utterances, heads["train"], least_angle=175.0, n_speakers=3)
     with pytest.raises(UserError, match="one rate"):
-        HeadBank([spherical_head(8000), spherical_head(16000)])
+        HRTFBank([spherical_head(8000), spherical_head(16000)])
     with pytest.raises(UserError, match="sample_rate"):
         mixing(utterances, [spherical_head(16000)])
 
 
 def test_the_bank_keeps_a_bounded_number_of_spectra(bank, monkeypatch):
-    from unified_se_ss.data import binaural_heads as module
+    from unified_se_ss.data import hrtf_bank as module
 
     monkeypatch.setattr(module, "SPECTRA_BYTES", 40_000)
-    own, signal = HeadBank(bank.heads), np.ones(100, dtype=np.float32)
+    own, signal = HRTFBank(bank.heads), np.ones(100, dtype=np.float32)
     first = own.hear(signal, 0, 0)
     for direction in range(20):
         own.hear(signal, 1, direction)
@@ -233,15 +233,15 @@ def test_heads_are_in_one_subset_and_directions_too(heads):
 
 @pytest.mark.skipif(not KEMAR.exists(), reason="Debian's libmysofa1 is not installed")
 def test_a_measured_head_hears_as_a_head_does(tmp_path):
-    (kemar,) = load_heads(KEMAR, RATE, tmp_path)
-    bank, rng = HeadBank([kemar]), np.random.default_rng(0)
+    (kemar,) = load_hrirs(KEMAR, RATE, tmp_path)
+    bank, rng = HRTFBank([kemar]), np.random.default_rng(0)
     noise = rng.standard_normal(3 * RATE).astype(np.float32)
     left = bank.hear(noise, 0, kemar.nearest(90.0))
     # KEMAR's ITD from the side is 650 to 800 µs, its ILD up to 4 kHz 5 to 15 dB.
     assert 600 < itd(left, RATE) < 850 and 4 < ild(left) < 16
     right = bank.hear(noise, 0, kemar.nearest(-90.0))
     assert itd(right, RATE) == pytest.approx(-itd(left, RATE), abs=30)
-    around = bank.surround(noise, 0, rng)
+    around = bank.render_diffuse(noise, 0, rng)
     frequency, coherence = scipy.signal.coherence(*around, RATE, nperseg=256)
     # Below, the loudspeaker of the measurement gave nothing.
     assert coherence[(frequency > 50) & (frequency < 150)].min() > 0.6
@@ -256,8 +256,8 @@ def test_a_measured_room_response_is_a_head(tmp_path):
     signal, rate = soundfile.read(os.environ["MEASURED_BRIR"], dtype="float32")
     (tmp_path / "room").mkdir()
     soundfile.write(tmp_path / "room/az0.wav", signal, rate, "FLOAT")
-    (room,) = load_heads(tmp_path / "room", RATE, tmp_path / "cache")
-    bank, rng = HeadBank([room]), np.random.default_rng(0)
+    (room,) = load_hrirs(tmp_path / "room", RATE, tmp_path / "cache")
+    bank, rng = HRTFBank([room]), np.random.default_rng(0)
     speech = voice(rng, 16000, 0.9).astype(np.float32)
     heard = bank.hear(speech, 0, 0)
     expected = scipy.signal.fftconvolve(speech[None], room.filters[0], axes=-1)
@@ -726,7 +726,7 @@ def test_spheres_with_equal_names_are_the_same(heads):
     for name in heads:
         for one, other in zip(heads[name], again[name]):
             assert one.name == other.name and np.array_equal(one.filters, other.filters)
-    assert [head.name for head in spherical_heads(9, RATE)] == sorted(
+    assert [head.name for head in spherical_head_hrirs(9, RATE)] == sorted(
         head.name for name in heads for head in heads[name]
     )
 

@@ -16,10 +16,10 @@ from unified_se_ss.data import (
     read_manifest,
 )
 from unified_se_ss.data.binaural import read_ears
-from unified_se_ss.data.binaural_demo import LEAST_ANGLE, _timbre, prepare_binaural_demo
-from unified_se_ss.data.binaural_heads import binaural_heads
-from unified_se_ss.data.demo_corpus import prepare_demo_corpus
-from unified_se_ss.data.demo_speakers import cast_voices
+from unified_se_ss.data.demo.binaural import LEAST_ANGLE, _timbre, prepare_binaural_demo
+from unified_se_ss.data.demo.corpus import prepare_demo_corpus
+from unified_se_ss.data.demo.speakers import cast_voices
+from unified_se_ss.data.hrtf_bank import binaural_heads
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial import to_vector
 

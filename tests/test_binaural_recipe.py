@@ -172,7 +172,7 @@ def test_a_run_from_the_data_to_the_report(runs, name):
     for key in ("snr_i", "delta_itd", "delta_ild", "azimuth_1", "angle"):
         assert all(np.isfinite(float(row[key])) for row in results), key
     cues = json.loads((out / "interaural.json").read_text())
-    assert cues["measured"] + cues["silent"] + cues["one_eared"] == 4
+    assert cues["measured"] + cues["silent"] + cues["monaural"] == 4
     assert {row["by"] for row in rows(out / "by_angle.csv")} == {"azimuth", "apart"}
     wave, rate = soundfile.read(out / "wavs" / "tt-0" / "s2_estimate.wav")
     assert wave.shape == (4000, 2) and rate == RATE
@@ -203,7 +203,7 @@ def test_a_run_can_be_used(runs):
 def test_rooms_three_talkers_cue_losses_and_speechbrains_protocol(tmp_path):
     """The YAML of rooms, with all options that the others leave alone."""
     text = (RECIPE / "hparams" / "convtasnet-reverb.yaml").read_text(encoding="utf-8")
-    small = "    settings: !new:unified_se_ss.data.binaural_rooms.RoomsAround\n"
+    small = "    settings: !new:unified_se_ss.data.binaural_rooms.BinauralRoomConfig\n"
     small += "        rooms: 1\n        directions: 4\n        seconds: 0.1\n"
     small += f"    shares: [2, 1, 1]\n    cache: {tmp_path / 'cache'}\n"
     head, listeners, tail = text.partition("listeners: !name:")

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from unified_se_ss.data.binaural_heads import HeadBank
 from unified_se_ss.data.binaural_rooms import (
     HIGH_PASS,
-    Place,
-    RoomsAround,
+    BinauralRoomConfig,
+    ShoeboxGeometry,
     binaural_rooms,
     image_sources,
     room_filters,
     simulate_rooms,
 )
+from unified_se_ss.data.hrtf_bank import HRTFBank
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.interaural import ild, itd
-from unified_se_ss.spatial import Head, spherical_head, to_vector, woodworth_itd
+from unified_se_ss.spatial import HRIRSet, spherical_head, to_vector, woodworth_itd
 
 RATE = 8000
 SIZE = np.array([6.0, 5.0, 3.0])
@@ -28,13 +28,13 @@ def omnidirectional():
     filters = np.zeros((4, 2, 9), dtype=np.float32)
     filters[..., 0] = 1.0
     angles = np.array([0.0, 90.0, 180.0, -90.0])
-    return Head("none", RATE, angles, np.zeros(4), filters)
+    return HRIRSet("none", RATE, angles, np.zeros(4), filters)
 
 
 def place(source, reverberation=0.4, yaw=0.0, index=0):
     """A source somewhere around the head in the room."""
     sources = np.asarray(source, dtype=np.float64)[None]
-    return Place(SIZE, reverberation, MIDDLE, yaw, np.array([index]), sources)
+    return ShoeboxGeometry(SIZE, reverberation, MIDDLE, yaw, np.array([index]), sources)
 
 
 def high_passed(signal):
@@ -149,7 +149,9 @@ def test_the_nearer_wall_is_heard_on_its_side(sphere):
     size, head = np.array([30.0, 30.0, 30.0]), np.array([15.0, 29.0, 15.0])
     index = sphere.nearest(0.0, 0.0)
     towards = to_vector(sphere.azimuth[index], sphere.elevation[index])
-    where = Place(size, 2.0, head, 0.0, np.array([index]), (head + 1.5 * towards)[None])
+    where = ShoeboxGeometry(
+        size, 2.0, head, 0.0, np.array([index]), (head + 1.5 * towards)[None]
+    )
     (response,) = room_filters(sphere, where, 0.02)
     direct, echo = response[:, : sphere.latency + 12], response[:, sphere.latency + 14 :]
     assert abs(itd(direct, RATE)) < 60
@@ -168,7 +170,7 @@ def test_late_sound_comes_from_all_around(sphere):
 
 @pytest.fixture(scope="module")
 def small():
-    return RoomsAround(rooms=2, directions=3, seconds=0.1, reverberation=(0.1, 0.2))
+    return BinauralRoomConfig(rooms=2, directions=3, seconds=0.1, reverberation=(0.1, 0.2))
 
 
 def test_rooms_follow_from_seed_and_index(sphere, small, tmp_path):
@@ -199,12 +201,12 @@ def test_rooms_are_kept_and_spoilt_ones_made_again(sphere, small, tmp_path, monk
 
 def test_rooms_serve_as_heads(tmp_path, small):
     rooms = binaural_rooms(
-        shares=(1, 1, 1), cache=tmp_path, settings=RoomsAround(rooms=1, directions=3, seconds=0.1),
+        shares=(1, 1, 1), cache=tmp_path, settings=BinauralRoomConfig(rooms=1, directions=3, seconds=0.1),
         workers=1,
     )  # fmt: skip
     names = [head.name for subset in rooms.values() for head in subset]
     assert len(set(names)) == 3
-    bank, rng = HeadBank(rooms["train"]), np.random.default_rng(0)
+    bank, rng = HRTFBank(rooms["train"]), np.random.default_rng(0)
     placement = bank.place(rng, 2)
     ears = bank.hear(
         rng.standard_normal(4000).astype(np.float32), 0, placement.directions[0]
@@ -224,10 +226,10 @@ def test_rooms_serve_as_heads(tmp_path, small):
 )
 def test_what_no_room_is_like_is_told(options, message):
     with pytest.raises(UserError, match=message):
-        RoomsAround(**options)
+        BinauralRoomConfig(**options)
 
 
 def test_no_place_in_any_room_is_told(sphere, tmp_path):
-    settings = RoomsAround(rooms=1, directions=3, distance=(20.0, 30.0))
+    settings = BinauralRoomConfig(rooms=1, directions=3, distance=(20.0, 30.0))
     with pytest.raises(UserError, match="no place for 3 sources"):
         simulate_rooms([sphere], settings, cache=tmp_path, workers=1)

@@ -12,9 +12,9 @@ from distributed_steps import network as small_network
 from host_reads import HostReads
 from torch.utils.data import DataLoader
 
-from unified_se_ss.brain import TwoTaskBrain, as_two_task_losses
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import TaskLoss, TwoTaskLosses
+from unified_se_ss.training.brain import TwoTaskBrain, as_two_task_losses
 
 HERE = Path(__file__).parent
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
 
-import unified_se_ss.checkpoints as module
-from unified_se_ss.checkpoints import RandomStates, WholeCheckpointer, fault_of
+import unified_se_ss.training.checkpoints as module
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import TaskLoss, TwoTaskGradients, TwoTaskLosses
+from unified_se_ss.training.checkpoints import AtomicCheckpointer, RandomStates, fault_of
 
 
 @pytest.fixture()
@@ -29,7 +29,7 @@ def checkpointer(tmp_path, network):
 
 
 def made(folder, network):
-    return WholeCheckpointer(folder, {"network": network, "random": RandomStates()})
+    return AtomicCheckpointer(folder, {"network": network, "random": RandomStates()})
 
 
 def save(checkpointer, value, **meta):
@@ -143,11 +143,11 @@ def test_numbers_of_numpy_and_torch_are_plain_in_the_meta(checkpointer):
 def test_one_of_speechbrains_own_is_taken_as_it_is(tmp_path, network):
     stock = Checkpointer(tmp_path, {"network": network})
     saved = stock.save_checkpoint()
-    whole = WholeCheckpointer.of(stock)
+    whole = AtomicCheckpointer.of(stock)
     whole.tidy()
-    assert type(whole) is WholeCheckpointer and whole.recoverables is stock.recoverables
+    assert type(whole) is AtomicCheckpointer and whole.recoverables is stock.recoverables
     assert whole.recover_if_possible().path == saved.path
-    assert WholeCheckpointer.of(whole) is whole
+    assert AtomicCheckpointer.of(whole) is whole
 
 
 class Malicious:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unified_se_ss.objectives import interaural_cue_losses
+from unified_se_ss.losses import interaural_cue_losses
 from unified_se_ss.spatial import binaural, spherical_head
 
 

@@ -10,7 +10,7 @@ import soundfile
 
 from unified_se_ss.data import audio
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import written_whole
+from unified_se_ss.files import atomic_path
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_resample_to_the_same_rate_is_the_input(signal):
 def test_interrupted_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), written_whole(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from unified_se_ss.data import audio, speech
+from unified_se_ss.data import audio
 from unified_se_ss.data.augment import read_perturbed
+from unified_se_ss.data.corpora import speech_folder
+from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.dataset import ItemKey, collate
 from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
 from unified_se_ss.data.manifest import read_manifest
-from unified_se_ss.data.speech import prepare_speech_folder
 from unified_se_ss.errors import UserError
 
 RATE = 8000
@@ -93,7 +94,7 @@ def test_speaker_is_the_first_folder(tmp_path, name, speaker):
 
 
 def test_several_processes_measure_the_same(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(speech, "PROCESSES_FROM", 1)
+    monkeypatch.setattr(speech_folder, "PROCESSES_FROM", 1)
     path = prepare_speech_folder(folders / "speech", tmp_path / "speech.csv", RATE)
     alone = prepare_speech_folder(folders / "speech", folders / "speech.csv", RATE)
     assert path.read_bytes() == alone.read_bytes()
@@ -101,13 +102,13 @@ def test_several_processes_measure_the_same(folders, tmp_path, monkeypatch):
 
 def test_measured_once_and_again_when_a_file_changes(tmp_path, monkeypatch):
     looked_at = []
-    measure = speech.measure_loudness
+    measure = speech_folder.measure_loudness
 
     def counted(signal, rate):
         looked_at.append(len(signal))
         return measure(signal, rate)
 
-    monkeypatch.setattr(speech, "measure_loudness", counted)
+    monkeypatch.setattr(speech_folder, "measure_loudness", counted)
     for length in (4000, 4000, 5000):
         if length not in looked_at:
             audio.write(tmp_path / "in/Ann/x.wav", np.full(length, 0.5), RATE)

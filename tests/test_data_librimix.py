@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from unified_se_ss.data import audio, librimix
-from unified_se_ss.data.librimix import prepare_librimix
+from unified_se_ss.data import audio
+from unified_se_ss.data.corpora import librimix
+from unified_se_ss.data.corpora.librimix import prepare_librimix
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 

@@ -5,10 +5,10 @@ import csv
 import pytest
 from toy_recipe import ToyBrain, ToyData, toy
 
-from unified_se_ss import brain as brain_module
-from unified_se_ss import recipe
-from unified_se_ss.brain import Progress
+from unified_se_ss import training
 from unified_se_ss.data import collate
+from unified_se_ss.training import brain as brain_module
+from unified_se_ss.training.brain import Progress
 
 
 class Clock:
@@ -79,7 +79,7 @@ def test_a_slow_data_set_shows_in_the_log_of_a_run(clock, tmp_path, capsys):
 
     brain, loaders = toy(tmp_path, Timed, granularity="parameter")
     keys = {"batch_size": 2, "batch_seconds": None, "valid_batch_size": 2, "seed": 7}
-    slow = recipe.make_loaders(
+    slow = training.make_loaders(
         {"train": Slow("train")}, collate, {**keys, "num_workers": 0}
     )
     brain.train_sampler = slow["train"].batch_sampler

@@ -15,13 +15,14 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unified_se_ss.data import demo_corpus, demo_speakers, espeak, noises
-from unified_se_ss.data.demo_corpus import prepare_demo_corpus
-from unified_se_ss.data.demo_speakers import SUBSETS, cast_voices, trim_silence
-from unified_se_ss.data.espeak import ACCENTS, Voice, speak
-from unified_se_ss.data.librimix import prepare_librimix
+from unified_se_ss.data.corpora.librimix import prepare_librimix
+from unified_se_ss.data.demo import corpus as demo_corpus
+from unified_se_ss.data.demo import espeak, noises, speakers
+from unified_se_ss.data.demo.corpus import prepare_demo_corpus
+from unified_se_ss.data.demo.espeak import ACCENTS, Voice, speak
+from unified_se_ss.data.demo.sentences import VOCABULARY, sentence
+from unified_se_ss.data.demo.speakers import SUBSETS, cast_voices, trim_silence
 from unified_se_ss.data.mixing import measure_loudness
-from unified_se_ss.data.sentences import VOCABULARY, sentence
 from unified_se_ss.errors import UserError
 
 TINY = {"n_train": 4, "n_dev": 1, "n_test": 2, "seed": 5, "workers": 1}
@@ -96,7 +97,7 @@ def test_sentences_are_lower_case_words_with_the_right_article(seed):
 
 def test_every_voice_of_the_casts_can_speak():
     known = set(espeak.variants())
-    assert set(demo_speakers.HIGH_TIMBRES + demo_speakers.LOW_TIMBRES) <= known
+    assert set(speakers.HIGH_TIMBRES + speakers.LOW_TIMBRES) <= known
     for accent in ACCENTS:
         speech, sample_rate = speak("the boy sings", Voice(accent))
         assert sample_rate == 22050 and speech.dtype == np.float32
@@ -110,7 +111,7 @@ def test_speech_repeats_whatever_was_spoken_before():
     speak("our teacher walks", Voice("en-caribbean", "m3", pitch=20))
     assert np.array_equal(first, speak("my cat sleeps", voice)[0])
     program = (
-        "import hashlib; from unified_se_ss.data.espeak import Voice, speak;"
+        "import hashlib; from unified_se_ss.data.demo.espeak import Voice, speak;"
         "speech, _ = speak('my cat sleeps', Voice('en-us', 'f3'));"
         "print(hashlib.sha256(speech.tobytes()).hexdigest())"
     )
@@ -165,11 +166,11 @@ def test_no_voice_and_no_timbre_is_in_two_subsets(seed):
     timbres = []
     for cast in casts.values():
         voices = [speaker.voice for group in cast.talkers for speaker in group]
-        voices += [speaker.voice for speaker in cast.babblers]
+        voices += [speaker.voice for speaker in cast.babble_speakers]
         everyone += [voice.name for voice in voices]
         timbres.append({voice.variant for voice in voices})
         talkers = [speaker.voice for group in cast.talkers for speaker in group]
-        high = [v for v in talkers if v.variant in demo_speakers.HIGH_TIMBRES]
+        high = [v for v in talkers if v.variant in speakers.HIGH_TIMBRES]
         assert 0.4 < len(high) / len(talkers) < 0.6
     assert len(everyone) == len(set(everyone)) == 126 + 48
     assert sum(map(len, timbres)) == len(set.union(*timbres))

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from unified_se_ss.data import audio, demo_sounds
-from unified_se_ss.data.demo_sounds import SUBSETS, prepare_demo_sounds
-from unified_se_ss.data.demo_speakers import Cast, cast_voices
+from unified_se_ss.data import audio
+from unified_se_ss.data.demo import array_sounds
+from unified_se_ss.data.demo.array_sounds import SUBSETS, prepare_demo_sounds
+from unified_se_ss.data.demo.speakers import SpeakerSplit, cast_voices
 from unified_se_ss.errors import UserError
 
 pytest.importorskip("espeakng_loader")
@@ -17,10 +18,12 @@ def few_voices(monkeypatch):
 
     def few(seed):
         casts = cast_voices(seed)
-        return {s: Cast(c.talkers[:1], c.babblers[:5]) for s, c in casts.items()}
+        return {
+            s: SpeakerSplit(c.talkers[:1], c.babble_speakers[:5]) for s, c in casts.items()
+        }
 
-    monkeypatch.setattr(demo_sounds, "cast_voices", few)
-    monkeypatch.setattr(demo_sounds, "_BABBLE_SENTENCES", 1)
+    monkeypatch.setattr(array_sounds, "cast_voices", few)
+    monkeypatch.setattr(array_sounds, "_BABBLE_SENTENCES", 1)
 
 
 FIRST = (("train", 1), ("dev", 0))  # sorted by name, babble comes before

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_evaluation_report import Page
 
-from unified_se_ss import objectives
+from unified_se_ss import losses
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import publish, read_results, summarise
-from unified_se_ss.evaluation.angles import (
+from unified_se_ss.evaluation.angle_report import (
     by_angle,
     by_angle_csv,
-    heard_azimuth,
+    perceived_azimuth,
     sources_of,
     top_view_png,
     write_angles,
@@ -52,7 +52,7 @@ def test_snr_is_that_of_the_loss():
     rng = np.random.default_rng(0)
     target = rng.standard_normal((5, 2000))
     estimate = target + rng.standard_normal((5, 1)) * rng.standard_normal((5, 2000)) + 0.3
-    expected = objectives.snr(*map(torch.from_numpy, (estimate, target)))
+    expected = losses.snr(*map(torch.from_numpy, (estimate, target)))
     found = [snr(e, t) for e, t in zip(estimate, target)]
     assert found == pytest.approx(expected.tolist(), abs=1e-5)
     assert snr(target[0], target[0]) == pytest.approx(80, abs=1e-3)
@@ -83,7 +83,7 @@ def test_the_order_is_that_of_the_best_mean_over_ears_and_agrees_with_the_loss()
     mixing = rng.standard_normal((3, 3))
     estimates = np.einsum("ij,jet->iet", mixing, targets)
     row = evaluate_ears(targets.sum(0), estimates, targets, RATE)
-    score, order = objectives.permutation_invariant_snr(
+    score, order = losses.permutation_invariant_snr(
         torch.from_numpy(estimates)[None], torch.from_numpy(targets)[None]
     )
     assert list(row["permutation"]) == order[0].tolist()
@@ -96,7 +96,7 @@ def test_silent_sources_and_ears_are_no_numbers():
     targets = scene([-60, 60])
     targets[1, 0] = 0  # not heard on the left
     row = evaluate_ears(targets.sum(0), 0.9 * targets, targets, RATE)
-    assert row["cues_1"] == "measured" and row["cues_2"] == "one_eared"
+    assert row["cues_1"] == "measured" and row["cues_2"] == "monaural"
     assert row["snr_2"] == pytest.approx(20, abs=1e-3) and row["itd_2"] is None
     targets[1] = 0
     row = evaluate_ears(targets.sum(0), 0.9 * targets, targets, RATE)
@@ -158,8 +158,10 @@ def test_itd_of_the_average_sphere_is_heard_at_its_azimuth():
     itds = [
         evaluate_ears(x, x[None], x[None], RATE)["itd_1"] for x in scene(azimuths, 1, 16000)
     ]
-    np.testing.assert_allclose(heard_azimuth(np.array(itds), azimuths), azimuths, atol=1)
-    assert heard_azimuth(-5000.0) == -90
+    np.testing.assert_allclose(
+        perceived_azimuth(np.array(itds), azimuths), azimuths, atol=1
+    )
+    assert perceived_azimuth(-5000.0) == -90
 
 
 def test_by_angle_puts_every_source_into_one_class_of_each_kind(tmp_path):

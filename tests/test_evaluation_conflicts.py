@@ -8,9 +8,9 @@ import pytest
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import GradientLog, plot_conflicts, read_gradients
-from unified_se_ss.evaluation.conflicts import conclusions, conflicts_png
+from unified_se_ss.evaluation.gradient_report import conclusions, conflicts_png
 from unified_se_ss.evaluation.report.gradients import gradients
-from unified_se_ss.events import check_tensorboard, write_events
+from unified_se_ss.training.tensorboard import check_tensorboard, write_events
 
 COSINES = "cosine_from_-1_to_1"
 RATIOS = "log10_ratio_from_-4_to_4"

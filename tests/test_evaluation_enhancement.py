@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation import enhancement
-from unified_se_ss.evaluation.enhancement import (
+from unified_se_ss.evaluation import guided_enhancement
+from unified_se_ss.evaluation.evaluate import Scorers
+from unified_se_ss.evaluation.guided_enhancement import (
     LEAD,
     bss_eval,
     by_condition,
@@ -14,7 +15,6 @@ from unified_se_ss.evaluation.enhancement import (
     level_guided,
     score_guided,
 )
-from unified_se_ss.evaluation.evaluate import Scorers
 from unified_se_ss.evaluation.perceptual import WHY_EMPTY
 from unified_se_ss.evaluation.report.guided import conditions_png, guided
 
@@ -146,5 +146,5 @@ def test_the_report_shows_table_and_plot():
 def test_levels_are_kept_unless_they_would_clip():
     signal = np.full(4, 0.5)
     levelled = level_guided(signal, 2 * signal[None], signal, signal[None])
-    assert levelled["beamformed"].max() == pytest.approx(enhancement.PEAK)
-    assert levelled["raw"].max() == pytest.approx(enhancement.PEAK / 2)
+    assert levelled["beamformed"].max() == pytest.approx(guided_enhancement.PEAK)
+    assert levelled["raw"].max() == pytest.approx(guided_enhancement.PEAK / 2)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.conditions import conditions
+from unified_se_ss.evaluation.item_stats import conditions
 from unified_se_ss.evaluation.metrics import (
     FLOOR_DB,
     best_permutation,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.waves import level_signals, save_waves
+from unified_se_ss.evaluation.save_audio import level_signals, save_waves
 
 
 def item(seed=0, samples=2000):

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from speechbrain.utils.run_opts import RunOptions
 
-from unified_se_ss import recipe
+from unified_se_ss import training
 from unified_se_ss.errors import UserError
-from unified_se_ss.recipe.overrides import KnownKeys, read_overrides
+from unified_se_ss.training.overrides import KnownKeys, read_overrides
 
 ROOT = Path(__file__).parent.parent
 HPARAMS = sorted(
@@ -154,7 +154,7 @@ def test_any_words_are_understood_or_refused(tmp_path_factory, words):
         return  # the manual
 
     def load():
-        hparams = recipe.load_hparams(recipe.parse_options(words, ""))
+        hparams = training.load_hparams(training.parse_options(words, ""))
         assert {"lr", "name", "list", "object", "path"} <= set(hparams)
 
     Tally().tried("words", "", load)
@@ -178,7 +178,7 @@ def test_any_file_is_loaded_or_refused(tmp_path, text):
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
 
     def load():
-        return recipe.load_hparams(recipe.parse_options([str(path)], ""))
+        return training.load_hparams(training.parse_options([str(path)], ""))
 
     Tally().tried("file", path if text.strip() else "", load)
 
@@ -202,7 +202,9 @@ def test_a_shipped_file_with_one_wrong_line_is_loaded_or_refused(tmp_path, data)
     }[how]
     path = tmp_path / "a.yaml"
     path.write_bytes("\n".join(wrong).encode("utf-8", "surrogatepass"))
-    Tally().tried("line", path, lambda: recipe.parse_options([str(path), "--lr", "1"], ""))
+    Tally().tried(
+        "line", path, lambda: training.parse_options([str(path), "--lr", "1"], "")
+    )
 
 
 # ------------------------------------------------------------------ to the end
@@ -222,8 +224,8 @@ def loaded_or_refused(tmp_path, monkeypatch, pairs):
             except UserError as error:
                 check_message(str(error), f"--{key}")
                 continue
-            options = recipe.Options(DEMO, RunOptions(), overrides, False)
-            tally.tried("load", "", recipe.load_hparams, options)
+            options = training.Options(DEMO, RunOptions(), overrides, False)
+            tally.tried("load", "", training.load_hparams, options)
     finally:
         logging.disable(logging.NOTSET)
     return tally

@@ -14,7 +14,7 @@ from running import rows
 from speechbrain import Stage
 
 from unified_se_ss.data.manifest import read_manifest
-from unified_se_ss.data.usable import Limits, usable
+from unified_se_ss.data.utterance_filter import UtteranceLimits, filter_utterances
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import RULES
 
@@ -126,7 +126,7 @@ def limits(**values):
         "count_frames": lambda samples: samples // 800,
         "sample_rate": 8000,
     }
-    return Limits(**{**known, **values})
+    return UtteranceLimits(**{**known, **values})
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def limits(**values):
 )
 def test_why_an_utterance_cannot_be_trained_on(text, reason):
     item = SimpleNamespace(duration=1.0, attributes={"transcript": text})
-    assert limits().broken_by(item) == reason
+    assert limits().violation(item) == reason
 
 
 def test_left_out_for_each_reason_or_all_for_none(tmp_path):
@@ -149,15 +149,17 @@ def test_left_out_for_each_reason_or_all_for_none(tmp_path):
     lines += ["b,3,8000,b.wav,ok", "c,1,8000,c.wav,"]
     (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
     manifest = read_manifest(tmp_path / "m.csv")
-    kept = usable(manifest, limits(), "leave_out", tmp_path / "left_out.csv")
+    kept = filter_utterances(manifest, limits(), "leave_out", tmp_path / "left_out.csv")
     assert [item.id for item in kept.items] == ["a"]
     assert [row["ID"] for row in rows(tmp_path / "left_out.csv")] == ["b", "c"]
     with pytest.raises(UserError, match="2 of 3 utterances.*b: it lasts 3.0 s.*c: its tr"):
-        usable(manifest, limits(), "error", tmp_path / "left_out.csv")
+        filter_utterances(manifest, limits(), "error", tmp_path / "left_out.csv")
     with pytest.raises(UserError, match="3 of 3 utterances cannot"):
-        usable(manifest, limits(max_duration=0.5), "leave_out", tmp_path / "left_out.csv")
+        filter_utterances(
+            manifest, limits(max_duration=0.5), "leave_out", tmp_path / "left_out.csv"
+        )
     # A list of an earlier start does not outlive its reasons.
-    assert usable(
+    assert filter_utterances(
         manifest, limits(max_duration=9.0), "leave_out", tmp_path / "left_out.csv"
     )
     assert [row["ID"] for row in rows(tmp_path / "left_out.csv")] == ["c"]

@@ -13,7 +13,7 @@ from remedy import RECIPE, run
 from running import rows
 from speechbrain.nnet.schedulers import NoamScheduler
 
-from unified_se_ss import recipe
+from unified_se_ss import training
 
 SHIPPED = ("rats_chA", "chime4", "voicebank", "librispeech_noise")
 # Sizes that make a network of any of them small.
@@ -55,7 +55,7 @@ def hparams_of(name, *more):
         arguments += ["--noise_folder", "x"]
     sys.path.insert(0, str(RECIPE))
     try:
-        return recipe.load_hparams(recipe.parse_options([*arguments, *more], ""))
+        return training.load_hparams(training.parse_options([*arguments, *more], ""))
     finally:
         sys.path.remove(str(RECIPE))
 

@@ -5,7 +5,7 @@ import torch
 
 from unified_se_ss.spatial import (
     BEAMFORMERS,
-    Guide,
+    BeamformerFrontend,
     SoudenMVDR,
     line_array,
     noise_context,
@@ -31,7 +31,7 @@ def signals(T=9000, C=3):
 @pytest.mark.parametrize("name", BEAMFORMERS)
 @pytest.mark.parametrize("recursive", [False, True])
 def test_what_becomes_of_the_parts_adds_up(name, recursive):
-    guide = Guide(name, context_seconds=0.2, recursive=recursive, window=128)
+    guide = BeamformerFrontend(name, context_seconds=0.2, recursive=recursive, window=128)
     parts = signals(6000)
     apart = guide.of_parts(parts, MICROPHONES, SOURCE)
     assert apart.shape == (2, 6000) and apart.dtype == torch.float32
@@ -44,7 +44,9 @@ def test_what_becomes_of_the_parts_adds_up(name, recursive):
 def test_noise_is_weaker_in_the_guide(name):
     """By statistics learnt before the target speaks; fixed beams do less."""
     parts = signals()
-    apart = Guide(name, context_seconds=0.2).of_parts(parts, MICROPHONES, SOURCE)
+    apart = BeamformerFrontend(name, context_seconds=0.2).of_parts(
+        parts, MICROPHONES, SOURCE
+    )
     before, after = (
         x[0, QUIET:].square().mean() / x[1, QUIET:].square().mean()
         for x in (parts[:, 0], apart)
@@ -63,13 +65,13 @@ def test_an_offline_guide_is_its_beamformer():
     context = noise_context(spectrum, int(0.2 * 16000) // 128)
     filtered = SoudenMVDR(loading=1e-3)(spectrum, noise=context)
     wanted = torch.istft(filtered[0], 256, 128, window=window, length=9000)
-    guide = Guide("souden_mvdr", window=256, context_seconds=0.2, loading=1e-3)
+    guide = BeamformerFrontend("souden_mvdr", window=256, context_seconds=0.2, loading=1e-3)
     torch.testing.assert_close(guide(mixture), wanted)
 
 
 @pytest.mark.parametrize("name", ["multichannel_wiener", "mvdr"])
 def test_a_recursive_guide_does_not_look_ahead(name):
-    guide = Guide(name, context_seconds=0.2, recursive=True, window=128)
+    guide = BeamformerFrontend(name, context_seconds=0.2, recursive=True, window=128)
     mixture = signals(7000).sum(0)
     changed = mixture.clone()
     changed[:, 6000:] = torch.randn(3, 1000, generator=torch.Generator().manual_seed(1))
@@ -77,25 +79,25 @@ def test_a_recursive_guide_does_not_look_ahead(name):
     # A sample is in windows that end up to one window later.
     assert torch.equal(one[: 6000 - 128], other[: 6000 - 128])
     assert not torch.equal(one[6000:], other[6000:])
-    offline = Guide(name, context_seconds=0.2, window=128)
+    offline = BeamformerFrontend(name, context_seconds=0.2, window=128)
     one, other = (offline(x, **PLACES) for x in (mixture, changed))
     assert name == "mvdr" or not torch.equal(one[:4000], other[:4000])
 
 
 def test_an_oracle_knows_both():
     target, noise = signals()
-    oracle = Guide("multichannel_wiener", knowledge="oracle")
+    oracle = BeamformerFrontend("multichannel_wiener", knowledge="oracle")
     apart = oracle.of_parts(torch.stack([target, noise]), target=target, noise=noise)
     assert apart[1].square().mean() < 0.1 * noise[0].square().mean()
     with pytest.raises(ValueError, match="target and noise are not given"):
         oracle(target + noise)
-    assert not oracle.needs_context and Guide().needs_context
-    assert not Guide("superdirective").needs_context
+    assert not oracle.needs_context and BeamformerFrontend().needs_context
+    assert not BeamformerFrontend("superdirective").needs_context
 
 
 def test_one_microphone_passes():
     signal = signals(C=1)[:1]
-    out = Guide("delay_and_sum").of_parts(signal, torch.zeros(1, 3), SOURCE)
+    out = BeamformerFrontend("delay_and_sum").of_parts(signal, torch.zeros(1, 3), SOURCE)
     torch.testing.assert_close(out, signal[:, 0], atol=1e-5, rtol=1e-4)
 
 
@@ -124,12 +126,15 @@ def test_wrong_settings_are_refused():
         ({"tapes": 3}, "multichannel_wiener: .*tapes"),
     ):
         with pytest.raises(ValueError, match=message):
-            Guide(**options)
+            BeamformerFrontend(**options)
     with pytest.raises(ValueError, match="mvdr: has to be told where"):
-        Guide("mvdr")(torch.zeros(2, 8000))
+        BeamformerFrontend("mvdr")(torch.zeros(2, 8000))
 
 
 def test_settings_tell_what_the_output_follows_from():
-    one, other = Guide(taps=2), Guide(taps=3)
-    assert one.settings != other.settings and one.settings == Guide(taps=2).settings
+    one, other = BeamformerFrontend(taps=2), BeamformerFrontend(taps=3)
+    assert (
+        one.settings != other.settings
+        and one.settings == BeamformerFrontend(taps=2).settings
+    )
     assert one.settings["beamformer"] == "multichannel_wiener"

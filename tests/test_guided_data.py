@@ -14,19 +14,19 @@ from small_scenes import DIRECT, RATE, write_bank, write_sounds
 
 from unified_se_ss.data import (
     ArrayDataset,
-    ContrastDataset,
-    ContrastGains,
-    EitherDataset,
-    GuidedExample,
     ItemKey,
+    MicBeamExample,
+    PairedRIRDataset,
+    PairedRIRGains,
+    RandomChoiceDataset,
     audio,
-    collate_guided,
+    collate_mic_beam,
 )
-from unified_se_ss.data.contrast import Gains, contrasted
+from unified_se_ss.data.paired_rirs import Gains, contrasted
+from unified_se_ss.data.pools import NoisePool, SpeechPool, check_speakers_apart
 from unified_se_ss.data.scenes import guarded, heard
-from unified_se_ss.data.sounds import Noises, Talkers, check_speakers_apart
 from unified_se_ss.errors import UserError
-from unified_se_ss.spatial import Guide
+from unified_se_ss.spatial import BeamformerFrontend
 
 SECONDS = 0.5
 
@@ -38,12 +38,12 @@ def sounds(tmp_path_factory):
 
 
 def by_contrast(sounds, n_items=50, **options):
-    return ContrastDataset(*sounds, n_items, SECONDS, **options)
+    return PairedRIRDataset(*sounds, n_items, SECONDS, **options)
 
 
 def of_arrays(sounds, n_items=50, guide=None, **options):
     options = {"quiet_seconds": 0.2, **options}
-    guide = guide or Guide("souden_mvdr", context_seconds=0.2)
+    guide = guide or BeamformerFrontend("souden_mvdr", context_seconds=0.2)
     return ArrayDataset(*sounds, n_items, SECONDS, guide=guide, **options)
 
 
@@ -67,7 +67,7 @@ def drawn(gains, count=4000):
 
 
 def test_levels_are_distributed_as_the_source_says():
-    noise, interferer, raw_noise, raw_interferer = drawn(ContrastGains()).T
+    noise, interferer, raw_noise, raw_interferer = drawn(PairedRIRGains()).T
     is_there = np.isfinite(interferer)
     assert abs(is_there.mean() - 0.4) < 0.03
     for values, law in (
@@ -85,19 +85,19 @@ def test_levels_are_distributed_as_the_source_says():
 
 
 def test_every_figure_can_be_chosen():
-    gains = ContrastGains((-6, 0), 1.0, (-2, 0), (1, 0), 3, (5, 0), 0)
+    gains = PairedRIRGains((-6, 0), 1.0, (-2, 0), (1, 0), 3, (5, 0), 0)
     assert drawn(gains, 3) == pytest.approx(np.tile([-6, -2, 3, 5], (3, 1)))
-    assert np.isneginf(drawn(ContrastGains(interferer_probability=0), 3)[:, 1]).all()
+    assert np.isneginf(drawn(PairedRIRGains(interferer_probability=0), 3)[:, 1]).all()
     with pytest.raises(UserError, match="interferer_probability: is 2"):
-        ContrastGains(interferer_probability=2)
+        PairedRIRGains(interferer_probability=2)
     with pytest.raises(UserError, match="noise_db.*standard deviation"):
-        ContrastGains(noise_db=(0, -1))
+        PairedRIRGains(noise_db=(0, -1))
 
 
 @given(st.integers(0, 2**31), st.floats(-10, 10), st.floats(0, 12), st.floats(-5, 5))
 @settings(max_examples=50, deadline=None)
 def test_a_floor_is_never_passed(seed, mean, deviation, floor):
-    gains = ContrastGains(
+    gains = PairedRIRGains(
         raw_interferer_db=(mean, deviation), least_raw_interferer_db=floor
     )
     found = gains.draw(np.random.default_rng(seed)).raw_interferer
@@ -160,7 +160,7 @@ def by_hand(data, key):
 
 @pytest.mark.parametrize("index", range(6))
 def test_an_item_is_the_formulas_for_its_room_and_sounds(sounds, index):
-    gains = ContrastGains(noise_db=(-15, 2), interferer_probability=1.0)
+    gains = PairedRIRGains(noise_db=(-15, 2), interferer_probability=1.0)
     data, key = by_contrast(sounds, gains=gains, seed=3), ItemKey(2, index)
     example = data[key]
     inputs, target = by_hand(data, key)
@@ -188,7 +188,7 @@ def test_responses_as_simulated_differ_between_the_roles(sounds, tmp_path):
 
 
 def test_gains_are_ratios_in_the_beamformed_input(sounds):
-    gains = ContrastGains((-12, 0), 1.0, (-3, 0), (2, 0), -4, (7, 0), 4)
+    gains = PairedRIRGains((-12, 0), 1.0, (-3, 0), (2, 0), -4, (7, 0), 4)
     for index in range(5):
         known = by_contrast(sounds, gains=gains)[index].conditions
         assert known["snr_beamformed"] == pytest.approx(12, abs=1e-3)
@@ -199,7 +199,7 @@ def test_gains_are_ratios_in_the_beamformed_input(sounds):
 def test_the_contrast_is_exact_where_both_microphones_hear_alike(sounds, tmp_path):
     """With one microphone in both roles, alpha and beta are all the difference."""
     single = (write_bank(tmp_path, C=1), *sounds[1:])
-    gains = ContrastGains((-12, 0), 1.0, (-3, 0), (2, 0), -4, (7, 0), 4)
+    gains = PairedRIRGains((-12, 0), 1.0, (-3, 0), (2, 0), -4, (7, 0), 4)
     example = by_contrast(single, gains=gains, components=True)[0]
     powers = example.components.square().mean(-1)
     ratios = 10 * torch.log10(powers[:, 0] / powers[:, 1])
@@ -207,7 +207,7 @@ def test_the_contrast_is_exact_where_both_microphones_hear_alike(sounds, tmp_pat
 
 
 def test_without_equalising_the_room_decides(sounds):
-    gains = ContrastGains(noise_db=(0, 0))
+    gains = PairedRIRGains(noise_db=(0, 0))
     found = [
         by_contrast(sounds, gains=gains, equalise=False)[i].conditions["snr_beamformed"]
         for i in range(8)
@@ -223,7 +223,7 @@ def test_components_add_up_and_are_left_out_unless_asked_for(sounds):
 
 
 def test_without_interferer_there_is_none(sounds):
-    gains = ContrastGains(interferer_probability=0)
+    gains = PairedRIRGains(interferer_probability=0)
     example = by_contrast(sounds, gains=gains, components=True)[0]
     assert not example.components[1].any() and np.isnan(example.conditions["sir"])
 
@@ -271,7 +271,7 @@ def test_an_item_follows_from_seed_epoch_and_index(sounds, make):
 
 
 def test_workers_change_nothing(sounds):
-    data = EitherDataset(by_contrast(sounds, 6), of_arrays(sounds, 6), 0.5, seed=2)
+    data = RandomChoiceDataset(by_contrast(sounds, 6), of_arrays(sounds, 6), 0.5, seed=2)
     for_workers = [
         [
             example
@@ -316,7 +316,7 @@ def test_the_target_is_the_direct_sound_and_is_quiet_first(sounds, tmp_path):
 
 
 def test_the_beamformed_input_is_the_beamformers(sounds):
-    guide = Guide("multichannel_wiener", context_seconds=0.2, taps=2)
+    guide = BeamformerFrontend("multichannel_wiener", context_seconds=0.2, taps=2)
     data = of_arrays(sounds, guide=guide, components=True, microphones=True)
     example, scene = data[2], data.scene(2)
     mixture = torch.from_numpy(scene.images.sum(0))
@@ -330,8 +330,8 @@ def test_the_beamformed_input_is_the_beamformers(sounds):
 
 
 def test_data_sets_that_differ_in_the_guide_have_the_same_scenes(sounds):
-    one = of_arrays(sounds, guide=Guide("mvdr", context_seconds=0.2))[3]
-    other = of_arrays(sounds, guide=Guide("superdirective"))[3]
+    one = of_arrays(sounds, guide=BeamformerFrontend("mvdr", context_seconds=0.2))[3]
+    other = of_arrays(sounds, guide=BeamformerFrontend("superdirective"))[3]
     assert one.id == other.id and torch.equal(one.inputs[0], other.inputs[0])
     assert torch.equal(one.target, other.target)
     assert not torch.equal(one.inputs[1], other.inputs[1])
@@ -339,7 +339,7 @@ def test_data_sets_that_differ_in_the_guide_have_the_same_scenes(sounds):
 
 
 def test_an_oracle_weakens_interferer_and_noise(sounds):
-    guide = Guide("multichannel_wiener", knowledge="oracle")
+    guide = BeamformerFrontend("multichannel_wiener", knowledge="oracle")
     data = of_arrays(sounds, guide=guide, sir_db=(0, 0), snr_db=(10, 10))
     gains = [
         data[i].conditions["sir_beamformed"] - data[i].conditions["sir"] for i in range(5)
@@ -350,10 +350,10 @@ def test_an_oracle_weakens_interferer_and_noise(sounds):
 def test_either_is_chosen_with_its_share(sounds):
     contrast, arrays = by_contrast(sounds, 1000), of_arrays(sounds, 1000)
     for share, least, most in ((0.0, 0, 0), (1.0, 1000, 1000), (0.25, 200, 300)):
-        data = EitherDataset(_Named("c", 1000), _Named("a", 1000), share, seed=1)
+        data = RandomChoiceDataset(_Named("c", 1000), _Named("a", 1000), share, seed=1)
         count = sum(data[index].id == "a" for index in range(1000))
         assert least <= count <= most
-    data = EitherDataset(contrast, arrays, 1.0)
+    data = RandomChoiceDataset(contrast, arrays, 1.0)
     assert same(data[ItemKey(4, 2)], arrays[ItemKey(4, 2)])
     assert data.durations == contrast.durations and data.sample_rate == RATE
 
@@ -368,7 +368,7 @@ class _Named:
         return self.count
 
     def __getitem__(self, key):
-        return GuidedExample(self.name, torch.zeros(2, 1), torch.zeros(1))
+        return MicBeamExample(self.name, torch.zeros(2, 1), torch.zeros(1))
 
 
 # What cannot be
@@ -386,15 +386,18 @@ def test_wrong_values_are_refused(sounds, tmp_path):
         ({"quiet_seconds": 0.1}, "quiet_seconds: is 0.1, but the guide learns"),
         ({"quiet_seconds": 0.5}, "the target has to speak"),
         ({"noise_points": 3}, r"noise_points: is 3.*have 2 noise"),
-        ({"guide": Guide("superdirective", sample_rate=8000)}, "guide: is for 8000 Hz"),
+        (
+            {"guide": BeamformerFrontend("superdirective", sample_rate=8000)},
+            "guide: is for 8000 Hz",
+        ),
         ({"interferer_probability": -1}, "interferer_probability"),
     ):
         with pytest.raises(UserError, match=message):
             of_arrays(sounds, **options)
     with pytest.raises(UserError, match="segment_seconds"):
-        ContrastDataset(*sounds, 10, None)
+        PairedRIRDataset(*sounds, 10, None)
     with pytest.raises(UserError, match="n_items: 10 by contrast and 9"):
-        EitherDataset(by_contrast(sounds, 10), of_arrays(sounds, 9))
+        RandomChoiceDataset(by_contrast(sounds, 10), of_arrays(sounds, 9))
     with pytest.raises(IndexError):
         by_contrast(sounds, 10)[10]
     with pytest.raises(UserError, match="an interferer; add recordings"):
@@ -409,7 +412,7 @@ def test_wrong_values_are_refused(sounds, tmp_path):
 
 
 def test_a_talker_goes_on_after_a_pause(sounds):
-    talkers = Talkers(sounds[1], RATE)
+    talkers = SpeechPool(sounds[1], RATE)
     speech, name = talkers.speak(np.random.default_rng(0), 2, 5 * RATE, -26.0)
     assert len(speech) == 5 * RATE and name == "v2-speech"
     recording = 10 ** (-6 / 20) * audio.read(sounds[1].items[2].paths["speech"])[0]
@@ -423,7 +426,7 @@ def test_a_talker_goes_on_after_a_pause(sounds):
 
 
 def test_a_short_noise_is_repeated(sounds):
-    noises = Noises(sounds[2], RATE)
+    noises = NoisePool(sounds[2], RATE)
     stretches, _ = noises.draw(np.random.default_rng(0), 2, 2 * RATE)
     period = round(0.7 * RATE)
     assert stretches.shape == (2, 2 * RATE)
@@ -447,8 +450,8 @@ def test_a_speaker_in_two_subsets_is_told(sounds):
 
 def test_a_batch_pads_and_keeps_what_all_have(sounds):
     example = by_contrast(sounds, components=True)[0]
-    short = GuidedExample("s", torch.ones(2, 10), torch.ones(10), torch.ones(3, 2, 10))
-    batch = collate_guided([example, short])
+    short = MicBeamExample("s", torch.ones(2, 10), torch.ones(10), torch.ones(3, 2, 10))
+    batch = collate_mic_beam([example, short])
     assert batch.inputs.shape == (2, 2, 8000) and batch.lengths.tolist() == [8000, 10]
     assert batch.components.shape == (2, 3, 2, 8000) and batch.microphones is None
     assert not batch.inputs[1, :, 10:].any() and torch.equal(
@@ -458,4 +461,4 @@ def test_a_batch_pads_and_keeps_what_all_have(sounds):
     assert torch.equal(batch.beamformed, batch.inputs[:, 1])
     moved = batch.to("meta")
     assert moved.components.is_meta and moved.lengths.device.type == "cpu"
-    assert collate_guided([example, short._replace(components=None)]).components is None
+    assert collate_mic_beam([example, short._replace(components=None)]).components is None

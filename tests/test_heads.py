@@ -11,18 +11,18 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unified_se_ss.data.heads import (
-    load_heads,
+from unified_se_ss.data.hrirs import (
+    load_hrirs,
     read_azimuth_wavs,
     read_cipic,
-    resample_head,
-    split_heads,
+    resample_hrirs,
+    split_hrirs,
 )
 from unified_se_ss.data.sofa import read_sofa
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.interaural import ild, itd
 from unified_se_ss.spatial import (
-    Head,
+    HRIRSet,
     binaural,
     from_interaural_polar,
     head_shadow,
@@ -30,7 +30,7 @@ from unified_se_ss.spatial import (
     to_vector,
     woodworth_itd,
 )
-from unified_se_ss.spatial.spherical_head import ear_delays
+from unified_se_ss.spatial.hrtf.sphere import ear_delays
 
 AZIMUTH = np.array([0.0, 30.0, 90.0, 200.0, 330.0])
 ELEVATION = np.array([0.0, 0.0, 20.0, -10.0, 0.0])
@@ -200,7 +200,7 @@ def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not KEMAR.exists(), reason="Debian's libmysofa1 is not installed")
 def test_kemar_hears_the_left_first_and_louder(tmp_path):
-    (head,) = load_heads(KEMAR, 8000, tmp_path)
+    (head,) = load_hrirs(KEMAR, 8000, tmp_path)
     signal = np.random.default_rng(0).standard_normal(16000)
     for azimuth, expected in ((30, 273), (60, 512), (90, 702)):
         heard = binaural(signal, head.filters[head.nearest(azimuth)], head.latency)
@@ -313,7 +313,7 @@ def test_bad_azimuth_wavs_are_refused(tmp_path):
 )
 def test_resampling_keeps_delays_and_levels(rates):
     source, target = rates
-    head = resample_head(spherical_head(source, AZIMUTH, ELEVATION), target)
+    head = resample_hrirs(spherical_head(source, AZIMUTH, ELEVATION), target)
     assert head.sample_rate == target and len(head) == len(AZIMUTH)
     frequency = np.linspace(0, 0.42 * min(rates), 100)[1:]
     time = (np.arange(head.filters.shape[-1]) - head.latency) / target
@@ -333,11 +333,11 @@ def test_resampling_keeps_delays_and_levels(rates):
 def test_heads_are_resampled_once_and_kept(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     path = write_sofa(tmp_path / "one.sofa")
-    (first,) = load_heads(path, 8000, cache)
+    (first,) = load_hrirs(path, 8000, cache)
     assert [p.name[:9] for p in cache.iterdir()] == ["one-8000-"]
     with monkeypatch.context() as patched:
-        patched.setattr("unified_se_ss.data.heads.resample_head", None)
-        (again,) = load_heads(path, 8000, cache)
+        patched.setattr("unified_se_ss.data.hrirs.resample_hrirs", None)
+        (again,) = load_hrirs(path, 8000, cache)
     assert np.array_equal(first.filters, again.filters)
     assert (first.name, first.latency) == (again.name, again.latency)
     assert np.array_equal(first.azimuth, again.azimuth)
@@ -346,21 +346,21 @@ def test_heads_are_resampled_once_and_kept(tmp_path, monkeypatch):
     whole = kept.read_bytes()
     for spoilt in (b"", whole[:500], b"PK\x03\x04" + bytes(50)):
         kept.write_bytes(spoilt)
-        (mended,) = load_heads(path, 8000, cache)
+        (mended,) = load_hrirs(path, 8000, cache)
         assert np.array_equal(first.filters, mended.filters)
         assert len(kept.read_bytes()) == len(whole)
     status = os.stat(path)
     quieter = spherical_head(16000, AZIMUTH, ELEVATION).filters.astype(np.float64) / 2
     write_sofa(path, **{"Data.IR": (quieter, {})})
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    (changed,) = load_heads(path, 8000, cache)
+    (changed,) = load_hrirs(path, 8000, cache)
     assert np.allclose(changed.filters, first.filters / 2, atol=1e-6)
     assert len(list(cache.iterdir())) == 2
 
 
 def test_the_users_cache_is_used_by_default(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    load_heads(write_sofa(tmp_path / "one.sofa"), 16000)
+    load_hrirs(write_sofa(tmp_path / "one.sofa"), 16000)
     assert len(list((tmp_path / "xdg" / "unified_se_ss" / "heads").iterdir())) == 1
 
 
@@ -377,27 +377,27 @@ def test_every_kind_of_folder_is_recognised(tmp_path):
     expected = {"sofa": ["a", "b"], "cipic": ["subject_003", "subject_008"]}
     expected["wavs"] = ["hats", "kemar"]
     for folder, names in expected.items():
-        heads = load_heads(tmp_path / folder, 8000, cache)
+        heads = load_hrirs(tmp_path / folder, 8000, cache)
         assert [head.name for head in heads] == names
         assert all(head.sample_rate == 8000 for head in heads)
-    assert [h.name for h in load_heads(tmp_path / "wavs" / "hats", 8000, cache)] == ["hats"]
+    assert [h.name for h in load_hrirs(tmp_path / "wavs" / "hats", 8000, cache)] == ["hats"]
 
 
 def test_a_source_without_heads_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "note.txt").write_text("no head")
     with pytest.raises(UserError, match="holds no heads"):
-        load_heads(tmp_path / "empty", 8000, tmp_path / "cache")
+        load_hrirs(tmp_path / "empty", 8000, tmp_path / "cache")
     with pytest.raises(UserError, match="not a SOFA file"):
-        load_heads(tmp_path / "note.txt", 8000, tmp_path / "cache")
+        load_hrirs(tmp_path / "note.txt", 8000, tmp_path / "cache")
     with pytest.raises(UserError, match="does not exist"):
-        load_heads(tmp_path / "nowhere", 8000, tmp_path / "cache")
+        load_hrirs(tmp_path / "nowhere", 8000, tmp_path / "cache")
 
 
 def named_heads(count):
     """Heads that have names and nothing else of interest."""
     one = (np.zeros(1), np.zeros(1), np.ones((1, 2, 1)))
-    return [Head(f"head-{number:02d}", 8000, *one) for number in range(count)]
+    return [HRIRSet(f"head-{number:02d}", 8000, *one) for number in range(count)]
 
 
 @given(
@@ -410,7 +410,7 @@ def test_splits_are_disjoint_whole_and_repeatable(count, shares, seed, random):
     if not sum(shares):
         return
     heads = named_heads(count)
-    parts = split_heads(heads, shares, seed)
+    parts = split_hrirs(heads, shares, seed)
     assert sorted(h.name for part in parts.values() for h in part) == [
         h.name for h in heads
     ]
@@ -420,15 +420,15 @@ def test_splits_are_disjoint_whole_and_repeatable(count, shares, seed, random):
         assert len(part) >= max(smaller, default=0)
     random.shuffle(heads)
     names = {subset: [h.name for h in part] for subset, part in parts.items()}
-    again = split_heads(heads, shares, seed)
+    again = split_hrirs(heads, shares, seed)
     assert names == {subset: [h.name for h in part] for subset, part in again.items()}
 
 
 def test_splits_have_the_sizes_of_cipic_and_follow_the_seed():
     heads = named_heads(45)
-    parts = split_heads(heads)
+    parts = split_hrirs(heads)
     assert [len(part) for part in parts.values()] == [27, 9, 9]
-    other = split_heads(heads, seed=1)
+    other = split_hrirs(heads, seed=1)
     assert [h.name for h in parts["test"]] != [h.name for h in other["test"]]
     with pytest.raises(UserError, match="disjoint"):
-        split_heads(heads[:2])
+        split_hrirs(heads[:2])

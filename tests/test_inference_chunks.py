@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unified_se_ss.inference.chunks import Stitcher, Voices, cut, reach_back
+from unified_se_ss.inference.chunks import SpeakerTracker, Stitcher, context_overlap, cut
 
 RATE = 8000
 CHUNK, OVERLAP = 4 * RATE, RATE  # 4 s and 1 s
@@ -99,11 +99,11 @@ def test_reaches_back_across_a_pause_and_no_farther():
     for pause in (0.0, 0.5, 1.2):
         signal = np.r_[speech, speech, speech, speech][: int((4 - pause) * RATE)]
         signal = np.r_[signal, np.zeros(CHUNK - len(signal))]
-        reach = reach_back(signal, OVERLAP, RATE)
+        reach = context_overlap(signal, OVERLAP, RATE)
         assert reach == pytest.approx(max(RATE, (pause + 0.25) * RATE), abs=RATE // 25)
     # Silence, or speech too far back: no more than the overlap.
-    assert reach_back(np.zeros(CHUNK), OVERLAP, RATE) == OVERLAP
-    assert reach_back(np.r_[speech, np.zeros(3 * RATE)], OVERLAP, RATE) == OVERLAP
+    assert context_overlap(np.zeros(CHUNK), OVERLAP, RATE) == OVERLAP
+    assert context_overlap(np.r_[speech, np.zeros(3 * RATE)], OVERLAP, RATE) == OVERLAP
 
 
 # ------------------------------------------------------------------ stitching
@@ -173,7 +173,9 @@ def test_without_the_memory_that_file_is_swapped(monkeypatch):
         filtered_noise(2, 120 * RATE, 300, 3800),
     ]
     sources = turns(voices, CONVERSATION * 2, pause=4.5)
-    monkeypatch.setattr(Voices, "likeness", lambda self, sums, counts: np.zeros((2, 2)))
+    monkeypatch.setattr(
+        SpeakerTracker, "similarity", lambda self, sums, counts: np.zeros((2, 2))
+    )
     errors = [np.abs(shuffled(sources, seed)[0] - sources).max() for seed in range(4)]
     assert max(errors) > 0.1
 
@@ -207,14 +209,14 @@ def test_a_third_voice_is_told_by_its_sound_while_the_first_speaks_on():
 
 
 def test_voices_that_have_not_spoken_are_like_nobody():
-    voices = Voices(2, RATE)
+    voices = SpeakerTracker(2, RATE)
     noise = filtered_noise(0, RATE, 0, RATE)
     sums, counts = voices.describe(np.stack((noise, np.zeros_like(noise))))
     assert counts[0] > 20 and counts[1] == 0
     voices.add(sums, counts)
-    likeness = voices.likeness(sums, counts)
-    assert likeness[0, 0] > 0.3
-    assert likeness[0, 1] == likeness[1, 0] == likeness[1, 1] == 0
-    assert not voices.likeness(
+    similarity = voices.similarity(sums, counts)
+    assert similarity[0, 0] > 0.3
+    assert similarity[0, 1] == similarity[1, 0] == similarity[1, 1] == 0
+    assert not voices.similarity(
         *voices.describe(np.zeros((2, 10)))
     ).any()  # shorter than a window

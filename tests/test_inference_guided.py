@@ -13,7 +13,7 @@ from unified_se_ss.inference import Model, load_model
 from unified_se_ss.inference.configuration import build_network
 from unified_se_ss.inference.guided import GuidedEnhancer
 from unified_se_ss.networks import GSENet
-from unified_se_ss.spatial import Guide
+from unified_se_ss.spatial import BeamformerFrontend
 
 RATE = 16000
 BLOCKS = [[4, 8, 2, 2, True], [8, 8, 1, 3, False]]
@@ -92,7 +92,7 @@ def test_silence_stays_silence(run):
 
 
 def test_a_beamformer_makes_the_guide(run):
-    guide = Guide("multichannel_wiener", sample_rate=RATE, taps=2)
+    guide = BeamformerFrontend("multichannel_wiener", sample_rate=RATE, taps=2)
     enhancer = GuidedEnhancer.from_folder(run, "cpu", guide=guide)
     microphones = noise(3)
     pair = np.stack([microphones[0], guide(torch.from_numpy(microphones)).numpy()])

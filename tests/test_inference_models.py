@@ -23,8 +23,8 @@ from unified_se_ss.inference.configuration import (
     describe_network,
 )
 from unified_se_ss.inference.export import export, write_native
+from unified_se_ss.inference.families import KINDS, ModelFamily
 from unified_se_ss.inference.folders import best_checkpoint
-from unified_se_ss.inference.kinds import KINDS, Kind
 from unified_se_ss.inference.weights import read_safetensors
 from unified_se_ss.plain_yaml import plain_yaml
 
@@ -166,7 +166,7 @@ class Follower(torch.nn.Module):
 def test_a_model_of_another_recipe_is_one_entry(tmp_path, monkeypatch):
     """And everything else works: loading, checks, export, card."""
     facts = {"n_sources": 0, "channels": 2, "causal": True, "can_enhance": True}
-    follower = Kind(
+    follower = ModelFamily(
         network="Follower",
         best="si_snr_i",
         facts=lambda network: {**facts, "minimum_samples": network.taps},

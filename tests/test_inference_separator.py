@@ -12,7 +12,7 @@ from small_models import small_model
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference import separator as separator_module
-from unified_se_ss.inference.level import LevelFit, consistent
+from unified_se_ss.inference.gain import LevelFit, consistent
 from unified_se_ss.inference.separator import Separator
 
 RATE = 8000

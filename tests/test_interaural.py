@@ -143,27 +143,27 @@ def test_silent_and_one_eared_sources_are_counted_and_not_averaged():
     targets = np.stack([placed(noise(j, 4000), 30 * j) for j in range(3)])
     estimates = np.stack([placed(noise(j, 4000), 30 * j + 10) for j in range(3)])
     good = interaural_errors(estimates, targets, RATE, (0, 1, 2))
-    silent, one_eared, lost = targets.copy(), targets.copy(), estimates.copy()
+    silent, monaural, lost = targets.copy(), targets.copy(), estimates.copy()
     silent[0] = 0
-    one_eared[0, 1] *= 1e-5
+    monaural[0, 1] *= 1e-5
     lost[1, 0] = 0
     rows = [
         interaural_errors(estimates, silent, RATE, (0, 1, 2)),
-        interaural_errors(estimates, one_eared, RATE, (0, 1, 2)),
+        interaural_errors(estimates, monaural, RATE, (0, 1, 2)),
         interaural_errors(lost, targets, RATE, (0, 1, 2)),
     ]
     states = [[row[f"cues_{j}"] for j in (1, 2, 3)] for row in rows]
     assert states == [
         ["silent", "measured", "measured"],
-        ["one_eared", "measured", "measured"],
-        ["measured", "one_eared", "measured"],
+        ["monaural", "measured", "measured"],
+        ["measured", "monaural", "measured"],
     ]
     assert (
         rows[0]["delta_itd_1"] is rows[1]["delta_ild_1"] is rows[2]["delta_itd_2"] is None
     )
     assert rows[0]["delta_itd"] == np.mean([good["delta_itd_2"], good["delta_itd_3"]])
     summary = summarise_interaural(rows)
-    assert [summary[name] for name in ("measured", "silent", "one_eared")] == [6, 1, 2]
+    assert [summary[name] for name in ("measured", "silent", "monaural")] == [6, 1, 2]
     nothing = interaural_errors(0 * estimates, targets, RATE, (0, 1, 2))
     assert nothing["delta_itd"] is None and nothing["cues_2"] == "silent"
     assert summarise_interaural([nothing])["delta_ild_mean"] is None
@@ -191,7 +191,7 @@ def test_the_summary_is_over_sources():
     assert summary["delta_itd_mean"] == 64 and summary["delta_itd_median"] == 50
     assert summary["delta_itd_large"] == 0.4  # 60 and 200, not 50
     assert summary["delta_ild_mean"] == pytest.approx(6.4)
-    assert (summary["measured"], summary["silent"], summary["one_eared"]) == (5, 1, 0)
+    assert (summary["measured"], summary["silent"], summary["monaural"]) == (5, 1, 0)
 
 
 @pytest.mark.parametrize("name", ["estimates", "targets"])

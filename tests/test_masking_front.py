@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unified_se_ss.losses import magnitude_loss
 from unified_se_ss.networks import MaskingFront
 from unified_se_ss.networks.recurrent import Recurrent
-from unified_se_ss.objectives import magnitude_loss
 
 SIZES = {"n_fft": 64, "hop": 32, "hidden": 5, "layers": 2, "dropout": 0.0}
 

@@ -12,9 +12,9 @@ from test_train import command
 from toy_recipe import Square, ToyBrain, toy
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.recipe import parse_options
-from unified_se_ss.recipe.nonfinite import load_suspect
-from unified_se_ss.recipe.replay import replay
+from unified_se_ss.training import parse_options
+from unified_se_ss.training.nonfinite import load_suspect
+from unified_se_ss.training.replay import replay
 
 
 def train(folder, interval=1, **options):

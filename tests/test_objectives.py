@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speechbrain.nnet.losses import cal_si_snr, get_si_snr_with_pitwrapper
 
-from unified_se_ss.objectives import (
+from unified_se_ss.losses import (
     permutation_invariant_si_snr,
     reorder_sources,
     representation_loss,

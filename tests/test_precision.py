@@ -5,8 +5,8 @@ import torch
 from toy_recipe import ToyBrain, toy
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.recipe import folder, precision
-from unified_se_ss.recipe.options import parse_options
+from unified_se_ss.training import precision, run_folder
+from unified_se_ss.training.options import parse_options
 
 DEMO = "hparams/demo.yaml"
 
@@ -102,7 +102,7 @@ def test_the_real_measurement_ends_in_one_of_both(tmp_path, monkeypatch):
 )
 def test_the_command_line_comes_before_the_yaml_file(words, yaml, expected):
     options, hparams = parse_options([DEMO, *words], ""), {"precision": yaml}
-    folder._resolve_precision(options, hparams)
+    run_folder._resolve_precision(options, hparams)
     assert (hparams.get("precision"), hparams["auto_precision"]) == expected
 
 

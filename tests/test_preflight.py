@@ -14,9 +14,9 @@ from toy_recipe import ToyBrain, toy
 from unified_se_ss.data import Batch
 from unified_se_ss.data.audit import KINDS
 from unified_se_ss.errors import UserError
-from unified_se_ss.recipe.first_look import first_look
-from unified_se_ss.recipe.looks import middle_of
-from unified_se_ss.recipe.preflight import preflight
+from unified_se_ss.training.preflight import preflight
+from unified_se_ss.training.probe import middle_of
+from unified_se_ss.training.sanity_check import first_look
 
 NAME = "hparams/libri2mix_noisy_dprnn.yaml"
 
@@ -167,7 +167,7 @@ def test_the_first_look_sees_what_would_end_the_run_later(tmp_path, monkeypatch)
     first_look(*toy(tmp_path, gone=(0, 1, 2)))  # bad items are left out later
     with pytest.raises(UserError, match="first items of the training set.*does not exist"):
         first_look(*toy(tmp_path, gone=range(8)))
-    monkeypatch.setattr("unified_se_ss.recipe.first_look.free_bytes", lambda folder: 10)
+    monkeypatch.setattr("unified_se_ss.training.sanity_check.free_bytes", lambda folder: 10)
     with pytest.raises(UserError, match="output_folder: .*free space"):
         first_look(*toy(tmp_path))
 
@@ -175,7 +175,7 @@ def test_the_first_look_sees_what_would_end_the_run_later(tmp_path, monkeypatch)
 def test_the_first_look_finds_data_that_is_gone(tmp_path, caplog):
     from unified_se_ss.data import MixtureDataset, prepare_librimix, read_manifest
     from unified_se_ss.data.audit import items_of
-    from unified_se_ss.recipe import first_look as module
+    from unified_se_ss.training import sanity_check as module
 
     tree = make_tree(tmp_path)
     path = prepare_librimix(tree, tmp_path / "manifests")["train"]

@@ -15,11 +15,18 @@ from speechbrain.dataio.dataloader import SaveableDataLoader
 from speechbrain.utils.epoch_loop import EpochCounter
 from test_brain import Pair
 
-from unified_se_ss import ranks, recipe
-from unified_se_ss.checkpoints import WholeCheckpointer
+from unified_se_ss import training
 from unified_se_ss.data import BucketBatchSampler, ItemKey
 from unified_se_ss.errors import UserError
-from unified_se_ss.ranks import RankCount, check_agreement, digests, is_of_ranks, join
+from unified_se_ss.training import distributed
+from unified_se_ss.training.checkpoints import AtomicCheckpointer
+from unified_se_ss.training.distributed import (
+    RankCount,
+    check_agreement,
+    digests,
+    is_of_ranks,
+    join,
+)
 
 LOST = "has lost another one and stops"
 ITEMS = 24
@@ -57,7 +64,7 @@ def make_brain(folder, epochs=1, divided=True):
     """A Brain, its data and its checkpoints, as a recipe makes them."""
     torch.manual_seed(0)
     modules = {"trunk": torch.nn.Linear(4, 5), "head": torch.nn.Linear(5, 2)}
-    counter, checkpointer = EpochCounter(epochs), WholeCheckpointer(folder)
+    counter, checkpointer = EpochCounter(epochs), AtomicCheckpointer(folder)
     brain = Pair(
         modules,
         lambda p: torch.optim.Adam(p, lr=0.01),
@@ -65,7 +72,7 @@ def make_brain(folder, epochs=1, divided=True):
         {"device": "cpu", "noprogressbar": True, "distributed_backend": "gloo"},
         checkpointer,
     )
-    place = recipe.rank_and_size() if divided else {"rank": 0, "world_size": 2}
+    place = training.rank_and_size() if divided else {"rank": 0, "world_size": 2}
     sampler = BucketBatchSampler([1.0] * ITEMS, batch_size=2, seed=0, **place)
     loader = SaveableDataLoader(Items(), batch_sampler=sampler, collate_fn=Batch)
     brain.train_sampler = sampler
@@ -77,14 +84,14 @@ def make_brain(folder, epochs=1, divided=True):
 
 
 def run(function, *arguments):
-    """What a train.py does: join, do it, leave as `recipe.run` has it."""
+    """What a train.py does: join, do it, leave as `training.run` has it."""
     sys.argv = ["train.py"]
 
     def main():
         join("gloo")
         function(*arguments)
 
-    recipe.run(main)
+    training.run(main)
 
 
 def train(folder, epochs=1, change=None, save_at=None, slow=0.0, **options):
@@ -111,7 +118,7 @@ def train(folder, epochs=1, change=None, save_at=None, slow=0.0, **options):
     valid = torch.utils.data.DataLoader([Batch([ItemKey(0, 0)])], batch_size=None)
     brain.fit(counter, loader, valid)
     torch.save(
-        brain.modules.state_dict(), folder / f"trained.{recipe.rank_and_size()['rank']}"
+        brain.modules.state_dict(), folder / f"trained.{training.rank_and_size()['rank']}"
     )
     print(f"trained, {brain.optimizer_step} steps", flush=True)
 
@@ -168,7 +175,7 @@ def test_a_rank_that_hangs_is_given_up(tmp_path):
         if torch.distributed.get_rank() == 1:
             time.sleep(300)
             return
-        with ranks.losses_told():
+        with distributed.report_lost_rank():
             torch.distributed.all_reduce(torch.ones(1))
 
     started = start_ranks(main, 2)
@@ -310,7 +317,7 @@ def test_epochs_of_another_length_are_named():
             {"batches of the epoch": 10 + rank // 2, "lr": 0.1}, [f"item {rank}"]
         )
 
-    started = start_ranks(lambda: recipe.run(main), 3)
+    started = start_ranks(lambda: training.run(main), 3)
     assert started.codes() == [2, 2, 2]
     for rank in range(3):
         said = started.said(rank)
@@ -320,8 +327,8 @@ def test_epochs_of_another_length_are_named():
 
 def test_what_agrees_is_looked_at_once(monkeypatch):
     calls = []
-    monkeypatch.setattr(ranks, "world_size", lambda: 2)
-    monkeypatch.setattr(ranks, "check_agreement", lambda *given: calls.append(given))
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "check_agreement", lambda *given: calls.append(given))
     module, parameter = torch.nn.Linear(2, 1), torch.nn.Parameter(torch.ones(1))
     brain = SimpleNamespace(
         modules=module,
@@ -332,7 +339,7 @@ def test_what_agrees_is_looked_at_once(monkeypatch):
         precision="fp32",
     )
     for _ in range(3):
-        ranks.check_first_step(brain, SimpleNamespace(id=["a"]))
+        distributed.check_first_step(brain, SimpleNamespace(id=["a"]))
     assert len(calls) == 1 and calls[0][1] == ["a"]
     assert {"weight", "bias", "opt's learning rate"} < set(calls[0][0])
 
@@ -369,6 +376,6 @@ def test_what_cannot_join_is_said(monkeypatch):
 
 
 def test_other_errors_are_left_alone():
-    with pytest.raises(RuntimeError, match="shapes"), ranks.losses_told():
+    with pytest.raises(RuntimeError, match="shapes"), distributed.report_lost_rank():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (gloo)")
     assert not is_of_ranks(torch.OutOfMemoryError("CUDA out of memory"))

@@ -11,10 +11,10 @@ from hyperpyyaml import resolve_references
 from librimix import make_tree
 
 import train
-from unified_se_ss import recipe
+from unified_se_ss import training
 from unified_se_ss.errors import UserError
 from unified_se_ss.plain_yaml import plain_yaml
-from unified_se_ss.recipe.folder import check_folder
+from unified_se_ss.training.run_folder import check_folder
 
 ROOT = Path(__file__).parent.parent
 HPARAMS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("hparams/*.yaml"))
@@ -27,7 +27,7 @@ def run(monkeypatch, capsys, *arguments):
     monkeypatch.chdir(ROOT)
     code = 0
     try:
-        recipe.run(train.main)
+        training.run(train.main)
     except SystemExit as stop:
         code = stop.code
     printed = capsys.readouterr()
@@ -206,13 +206,13 @@ def test_values_may_hold_an_equals_sign(joined):
     pairs = given.items()
     split = [word for key, value in pairs for word in (f"--{key}", value)]
     arguments = [f"--{key}={value}" for key, value in pairs] if joined else split
-    options = recipe.parse_options([DEMO, *arguments, "--precision=bf16"], "")
+    options = training.parse_options([DEMO, *arguments, "--precision=bf16"], "")
     assert options.overrides == {"output_folder": "results/a=b/c=d", "seed": 7}
     assert options.run_opts.precision == "bf16"
 
 
 def test_options_of_a_rule_are_checked(monkeypatch, capsys):
-    options = recipe.parse_options([DEMO, "--rule_options", "{strict: True}"], "")
+    options = training.parse_options([DEMO, "--rule_options", "{strict: True}"], "")
     assert options.overrides == {"rule_options": {"strict": True}}
     arguments = [DEMO, "--rule", "remedy", "--rule_options", "{strikt: True}"]
     code, _, err = run(monkeypatch, capsys, *arguments)
@@ -349,7 +349,7 @@ def test_bad_data_gets_one_clear_message_before_training(
 def folder_options(folder, **overrides):
     file = ROOT / "hparams/libri2mix_noisy.yaml"
     keys = {"output_folder": str(folder), "data_folder": "anywhere", **overrides}
-    return recipe.Options(file, None, keys, False)
+    return training.Options(file, None, keys, False)
 
 
 def test_dynamic_mixing_needs_its_folders(monkeypatch, capsys, tmp_path):
@@ -396,7 +396,7 @@ def test_a_folder_without_write_permission_is_refused(tmp_path):
 
 
 def test_the_log_forgets_what_is_trained_again(tmp_path):
-    log = recipe.TrainLog(tmp_path)
+    log = training.TrainLog(tmp_path)
     for epoch, loss in [(1, 3.0), (2, 2.0), (3, None), (2, 1.5)]:
         log.add({"epoch": epoch, "loss": loss})
     assert log.rows == [{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 1.5}]
@@ -404,4 +404,4 @@ def test_the_log_forgets_what_is_trained_again(tmp_path):
 
 
 def test_scientific_notation_is_a_number():
-    assert recipe.parse_options([DEMO, "--lr", "1e-3"], "").overrides == {"lr": 0.001}
+    assert training.parse_options([DEMO, "--lr", "1e-3"], "").overrides == {"lr": 0.001}

@@ -11,7 +11,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch.utils.data import DataLoader
 
 from unified_se_ss.gradients import TaskLoss
-from unified_se_ss.recipe import RecipeBrain, TrainLog
+from unified_se_ss.training import RecipeBrain, TrainLog
 
 
 class OneTask(RecipeBrain):

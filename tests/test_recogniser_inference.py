@@ -20,18 +20,18 @@ from speechbrain.utils.checkpoints import average_checkpoints
 from test_inference_separator import two_voices
 
 from unified_se_ss.__main__ import main
-from unified_se_ss.checkpoints import WholeCheckpointer
 from unified_se_ss.data.manifest import write_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference import load_model
 from unified_se_ss.inference.configuration import build_network, outline
 from unified_se_ss.inference.export import export
 from unified_se_ss.inference.folders import read_folder
-from unified_se_ss.inference.pauses import PauseCutter
-from unified_se_ss.inference.recogniser import Recognizer, heard_level, read_tokens
+from unified_se_ss.inference.recognizer import Recognizer, heard_level, read_tokens
+from unified_se_ss.inference.silence_split import PauseCutter
 from unified_se_ss.networks import MaskingFront
 from unified_se_ss.recognition import BeamSearch, Tokens
 from unified_se_ss.recognition.tokens import BLANK, END
+from unified_se_ss.training.checkpoints import AtomicCheckpointer
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "GradientRemedy"
@@ -66,7 +66,7 @@ def make_run(folder, **changes):
         modules["recogniser"].attention.w.bias[: END + 1] -= 30
         modules["recogniser"].ctc.w.bias[BLANK + 1 : END + 1] -= 30
         modules["recogniser"].ctc.w.bias[BLANK] -= 2
-    checkpointer = WholeCheckpointer(folder / "save", modules)
+    checkpointer = AtomicCheckpointer(folder / "save", modules)
     for accuracy in (30.0, 50.0, 40.0):
         with torch.no_grad():
             for parameter in torch.nn.ModuleDict(modules).parameters():
@@ -115,7 +115,7 @@ def own_words(recognizer, signal):
 
 def test_the_weights_are_those_that_the_test_takes(run):
     """The mean of the two best, as SpeechBrain takes it."""
-    best = WholeCheckpointer(run / "save").find_checkpoints(
+    best = AtomicCheckpointer(run / "save").find_checkpoints(
         max_key="accuracy", max_num_checkpoints=2
     )
     assert [checkpoint.meta["accuracy"] for checkpoint in best] == [50.0, 40.0]

@@ -11,13 +11,13 @@ from unified_se_ss.data import (
     ItemKey,
     RecordingDataset,
     audio,
-    collate_guided,
+    collate_mic_beam,
     prepare_recordings,
     read_recordings,
 )
-from unified_se_ss.data.recordings import loud_level
+from unified_se_ss.data.corpora.array_recordings import loud_level
 from unified_se_ss.errors import UserError
-from unified_se_ss.spatial import Guide, gcc_phat
+from unified_se_ss.spatial import BeamformerFrontend, gcc_phat
 
 RATE = 16000
 
@@ -72,7 +72,7 @@ def test_the_layout_of_the_seed_is_read(tmp_path):
         np.testing.assert_allclose(example.inputs[ours], signals[stem], atol=2e-5)
     np.testing.assert_allclose(example.target, signals["ground_truth"], atol=2e-5)
     assert example.components is None
-    batch = collate_guided([data[0], data[1]])
+    batch = collate_mic_beam([data[0], data[1]])
     assert batch.inputs.shape == (2, 2, RATE) and batch.lengths.tolist() == [RATE, RATE]
     text, rows = report(tmp_path)
     assert "2 of 2 recordings can be used" in text
@@ -203,7 +203,7 @@ def test_a_beamformer_makes_the_guide_of_raw_microphones(tmp_path):
     clean[:8000] = 0
     microphones = {f"channel_{c}": clean + np.roll(noise, c) for c in range(1, 4)}
     write_recording(folder, "a.WAV", ground_truth=clean, **microphones)
-    guide = Guide("souden_mvdr", context_seconds=0.4)
+    guide = BeamformerFrontend("souden_mvdr", context_seconds=0.4)
     manifest = prepared(folder, tmp_path, guide=guide, raw_channels=[1, 2, 3])
     assert manifest.items[0].attributes["microphones"] == "3"
     example = RecordingDataset(manifest)[0]
@@ -219,14 +219,22 @@ def test_a_guide_that_has_to_be_steered_says_so(tmp_path):
     folder = tmp_path / "train"
     plain(folder, "a", 0, channel_3=sound(3))
     with pytest.raises(UserError, match="guide: delay_and_sum has to be told"):
-        prepared(folder, tmp_path, guide=Guide("delay_and_sum"))
+        prepared(folder, tmp_path, guide=BeamformerFrontend("delay_and_sum"))
     places = {"microphones": [[0, 0, 0], [0, 0.05, 0]], "source": [1, 0, 0]}
-    manifest = prepared(folder, tmp_path, guide=Guide("delay_and_sum"), **places)
+    manifest = prepared(
+        folder, tmp_path, guide=BeamformerFrontend("delay_and_sum"), **places
+    )
     assert manifest.items[0].attributes["microphones"] == "2"
     plain(folder, "b", 1)
-    assert len(prepared(folder, tmp_path, guide=Guide("delay_and_sum"), **places)) == 1
+    assert (
+        len(prepared(folder, tmp_path, guide=BeamformerFrontend("delay_and_sum"), **places))
+        == 1
+    )
     assert "has no 2 raw microphones, but 1" in report(tmp_path)[0]
-    for wrong in (Guide(knowledge="oracle"), Guide(sample_rate=8000)):
+    for wrong in (
+        BeamformerFrontend(knowledge="oracle"),
+        BeamformerFrontend(sample_rate=8000),
+    ):
         with pytest.raises(UserError, match="guide: "):
             prepared(folder, tmp_path, guide=wrong)
 

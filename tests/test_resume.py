@@ -16,8 +16,8 @@ from running import rows
 from test_train import command
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.recipe import lock
-from unified_se_ss.recipe.lock import lock_folder
+from unified_se_ss.training import lock
+from unified_se_ss.training.lock import lock_folder
 
 NAME = "hparams/libri2mix_noisy_dprnn.yaml"
 FORWARD = "unified_se_ss.networks:UnifiedNetwork.forward"
@@ -122,10 +122,12 @@ KILLS = [
     fault(FORWARD, call=5),  # between the micro-batches of a step
     fault("torch:save", call=3),  # between two files of a checkpoint
     fault("torch:save", "truncate_and_kill", 2),  # in the middle of a file
-    fault("unified_se_ss.checkpoints:_remove"),  # before the old checkpoint is deleted
-    fault("unified_se_ss.recipe.log:write_whole", "kill_after"),  # between two logs
+    fault(
+        "unified_se_ss.training.checkpoints:_remove"
+    ),  # before the old checkpoint is deleted
+    fault("unified_se_ss.training.log:atomic_write", "kill_after"),  # between two logs
     fault("unified_se_ss.evaluation:evaluate_item", call=2),
-    fault("unified_se_ss.evaluation.publication:write_report"),
+    fault("unified_se_ss.evaluation.write_evaluation:write_report"),
 ]
 
 
@@ -146,7 +148,7 @@ def test_signals_save_and_leave_with_a_code(server, data, tmp_path, reference):
     # Five micro-batches are left of the epoch, then comes the validation.
     assert runs.start(fault(FORWARD, "terminate", 7)) == 75
     assert "saved at epoch 1, before its validation" in runs.printed()
-    plots = "unified_se_ss.recipe.brain:plot_curves"
+    plots = "unified_se_ss.training.recipe_brain:plot_curves"
     assert runs.start(fault(plots, "terminate")) == 75
     assert "saved at epoch 1, at its end" in runs.printed()
     assert runs.start(fault(FORWARD, "interrupt", 2)) == 130
@@ -161,7 +163,7 @@ def test_signals_save_and_leave_with_a_code(server, data, tmp_path, reference):
 
 
 def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
-    script = "import sys, time; from unified_se_ss.recipe.lock import lock_folder\n"
+    script = "import sys, time; from unified_se_ss.training.lock import lock_folder\n"
     script += "lock_folder(sys.argv[1]); print('locked', flush=True); time.sleep(100)"
     holder = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],

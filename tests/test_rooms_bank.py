@@ -13,7 +13,7 @@ from unified_se_ss.data import rooms
 from unified_se_ss.data.rooms import RoomBank, RoomSettings, prepare_room_bank, reverberate
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial.arrays import bin_frequencies, line_array, near_field_steering
-from unified_se_ss.spatial.beamform import MVDR
+from unified_se_ss.spatial.beamformers import MVDR
 
 RATE = 16000
 MICROPHONES = line_array(3, 0.03)

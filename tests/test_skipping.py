@@ -9,8 +9,8 @@ from running import rows
 from test_train import command, run
 
 from unified_se_ss.data import MixtureDataset, collate, read_manifest
+from unified_se_ss.data.corpora.librimix import prepare_librimix
 from unified_se_ss.data.dataset import ItemKey
-from unified_se_ss.data.librimix import prepare_librimix
 from unified_se_ss.data.skipping import (
     EmptyBatch,
     LeavingOut,
@@ -19,7 +19,7 @@ from unified_se_ss.data.skipping import (
     nonfinite_signal,
 )
 from unified_se_ss.errors import UserError
-from unified_se_ss.recipe.skipped import SkippedItems
+from unified_se_ss.training.skipped import SkippedItems
 
 NAME = "hparams/libri2mix_noisy_dprnn.yaml"
 PLACE = "wav8k/min"
@@ -155,18 +155,17 @@ def test_a_run_over_bad_files(tmp_path, ranks):
     keys = {"number_of_epochs": 1, "batch_size": 1, "speed_percents": "null"}
     keys |= {"valid_batch_size": 1, "max_skipped_share": 0.5, "num_workers": 2}
     code = f"""
-import sys, runpy, unified_se_ss.data.librimix as l
+import sys, runpy, unified_se_ss.data.corpora.librimix as l
 from pathlib import Path
-import unified_se_ss.recipe.start as start
-fit = start.train_and_test
+from unified_se_ss import training
+fit = training.train_and_test
 place = Path({str(tree / PLACE)!r})
 def broken(*a, **k):
     (place / "train-360/s1/train-360-2.wav").unlink(missing_ok=True)
     (place / "dev/s2/dev-1.wav").write_bytes(b"text")
     (place / "test/mix_both/test-1.wav").unlink(missing_ok=True)
     return fit(*a, **k)
-import unified_se_ss.recipe as recipe
-recipe.train_and_test = broken
+training.train_and_test = broken
 """
     arguments = command(NAME, tree, out, **keys)
     script = tmp_path / "train.py"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speechbrain.nnet.losses import get_snr_with_pitwrapper
 
-from unified_se_ss.objectives import permutation_invariant_snr, snr
+from unified_se_ss.losses import permutation_invariant_snr, snr
 
 
 @pytest.mark.parametrize("sources", [2, 3])

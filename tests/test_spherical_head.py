@@ -8,19 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.spatial import (
-    Head,
+    HRIRSet,
     binaural,
     from_interaural_polar,
     from_vector,
     head_shadow,
     lateral_angle,
     spherical_head,
-    spherical_heads,
+    spherical_head_hrirs,
     to_vector,
     woodworth_itd,
 )
-from unified_se_ss.spatial.head import fast_length
-from unified_se_ss.spatial.spherical_head import LARGEST_RADIUS, RADIUS, ear_delays
+from unified_se_ss.spatial.hrtf.hrir import fast_length
+from unified_se_ss.spatial.hrtf.sphere import LARGEST_RADIUS, RADIUS, ear_delays
 
 AZIMUTHS = st.floats(-180, 180)
 ELEVATIONS = st.floats(-90, 90)
@@ -121,7 +121,7 @@ def test_a_mirrored_direction_swaps_the_ears():
 
 
 def test_spheres_differ_but_fit_together():
-    heads = spherical_heads(45, 8000, [10.0, 80.0])
+    heads = spherical_head_hrirs(45, 8000, [10.0, 80.0])
     assert len({head.name for head in heads}) == 45
     assert len({(head.filters.shape, head.latency) for head in heads}) == 1
     assert np.all(np.diff([head.filters[1, 0].argmax() for head in heads]) <= 0)
@@ -151,7 +151,7 @@ def test_binaural_is_a_convolution_without_the_latency(samples, taps, data):
 def test_the_nearest_direction_is_nearest_on_the_sphere(azimuth, elevation):
     rng = np.random.default_rng(0)
     angles = rng.uniform(-180, 180, 40), rng.uniform(-90, 90, 40)
-    head = Head("any", 8000, *angles, np.ones((40, 2, 3)))
+    head = HRIRSet("any", 8000, *angles, np.ones((40, 2, 3)))
     distances = [
         great_circle(to_vector(a, e), to_vector(azimuth, elevation))
         for a, e in zip(*angles)
@@ -171,9 +171,9 @@ def test_the_nearest_direction_is_nearest_on_the_sphere(azimuth, elevation):
 )
 def test_a_head_refuses_what_does_not_fit(change, message):
     fields = dict(azimuth=np.zeros(2), elevation=np.zeros(2), filters=np.ones((2, 2, 4)))
-    Head("good", 8000, **fields)
+    HRIRSet("good", 8000, **fields)
     with pytest.raises(ValueError, match=message):
-        Head("bad", 8000, **{**fields, **change})
+        HRIRSet("bad", 8000, **{**fields, **change})
 
 
 @given(st.integers(1, 5000))

@@ -7,7 +7,7 @@ from drawn import randn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unified_se_ss.objectives import STFT_LOSSES, stft_loss
+from unified_se_ss.losses import STFT_LOSSES, stft_loss
 
 KINDS = [*STFT_LOSSES]
 

@@ -6,7 +6,12 @@ import signal
 import pytest
 import torch
 
-from unified_se_ss.stopping import LateNumber, Stopped, StopSignals, outlive_signals
+from unified_se_ss.training.signals import (
+    AsyncScalar,
+    Stopped,
+    StopSignals,
+    ignore_signals_in_worker,
+)
 
 
 def send(number):
@@ -26,7 +31,7 @@ def test_a_signal_leaves_with_its_code_and_handlers_are_put_back(name):
 def test_a_signal_is_put_off_and_says_so(capfd):
     signals = StopSignals()
     with signals.heard():
-        with signals.put_off():
+        with signals.defer():
             assert not signals.asked
             send(signal.SIGUSR1)
             send(signal.SIGTERM)  # a launcher's, too
@@ -38,13 +43,13 @@ def test_a_signal_is_put_off_and_says_so(capfd):
 
 
 def test_impatience_leaves_at_once_but_no_key_that_a_launcher_passes_on(monkeypatch):
-    monkeypatch.setattr("unified_se_ss.stopping.IMPATIENCE", 1e6)
+    monkeypatch.setattr("unified_se_ss.training.signals.IMPATIENCE", 1e6)
     signals = StopSignals()
-    with pytest.raises(Stopped), signals.heard(), signals.put_off():
+    with pytest.raises(Stopped), signals.heard(), signals.defer():
         send(signal.SIGINT)
         send(signal.SIGINT)
         assert signals.asked
-        monkeypatch.setattr("unified_se_ss.stopping.IMPATIENCE", 0.0)
+        monkeypatch.setattr("unified_se_ss.training.signals.IMPATIENCE", 0.0)
         send(signal.SIGINT)
         pytest.fail("it was not heard")
 
@@ -76,7 +81,7 @@ def test_a_child_that_inherits_the_handlers_dies_as_if_it_had_none():
 
 def test_a_reading_process_outlives_the_first_signals():
     def once():
-        outlive_signals(0)
+        ignore_signals_in_worker(0)
         for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
             send(number)
 
@@ -89,7 +94,7 @@ def test_a_reading_process_outlives_the_first_signals():
 
 
 def test_a_number_on_the_cpu_is_not_late():
-    number = LateNumber()
+    number = AsyncScalar()
     assert number.read() == 0
     number.write(torch.tensor(3.0))
     assert number.read() == 3
@@ -97,7 +102,7 @@ def test_a_number_on_the_cpu_is_not_late():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_number_on_the_device_is_two_steps_late():
-    number, found = LateNumber(late=2), []
+    number, found = AsyncScalar(late=2), []
     for step in range(1, 6):
         number.write(torch.tensor(float(step), device="cuda"))
         found.append(number.read())

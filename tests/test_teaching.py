@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pydoc
 import re
 import sys
 import textwrap
@@ -14,10 +15,20 @@ import torch
 from fuzzing import check_message
 
 from unified_se_ss import __main__ as command_line
-from unified_se_ss import crash, recipe
+from unified_se_ss import crash, training
+from unified_se_ss.data.demo.corpus import prepare_demo_corpus
 from unified_se_ss.errors import UserError
-from unified_se_ss.recipe.overrides import KnownKeys
-from unified_se_ss.recipe.values import COMMON, Keys, ListOf, Number, Switch, Text, kind_of
+from unified_se_ss.training.aliases import ALIASES
+from unified_se_ss.training.overrides import KnownKeys
+from unified_se_ss.training.values import (
+    COMMON,
+    Keys,
+    ListOf,
+    Number,
+    Switch,
+    Text,
+    kind_of,
+)
 
 ROOT = Path(__file__).parent.parent
 YAML = """\
@@ -56,7 +67,7 @@ def load(*arguments, text=None):
     """Options and YAML file, as a recipe loads them."""
     if text is not None:
         Path("a.yaml").write_text(text)
-    return recipe.load_hparams(recipe.parse_options(["a.yaml", *arguments], ""))
+    return training.load_hparams(training.parse_options(["a.yaml", *arguments], ""))
 
 
 def told(*arguments, text=None) -> str:
@@ -290,14 +301,14 @@ def test_every_key_of_every_recipe_that_is_a_number_has_a_range_or_a_reason(name
     ],
 )
 def test_kinds_know_right_from_wrong(kind, right, wrong):
-    assert [kind.complaint(value) for value in right] == [None] * len(right)
-    assert all(kind.complaint(value) for value in wrong)
+    assert [kind.error_for(value) for value in right] == [None] * len(right)
+    assert all(kind.error_for(value) for value in wrong)
 
 
 def test_null_is_offered_only_where_it_makes_sense():
     for key, kind in COMMON.items():
-        expected = kind.complaint(object())
-        assert (kind.complaint(None) is None) == expected.endswith(", or null"), key
+        expected = kind.error_for(object())
+        assert (kind.error_for(None) is None) == expected.endswith(", or null"), key
 
 
 # ------------------------------------------------------------------ the YAML file
@@ -433,7 +444,7 @@ def leave(monkeypatch, capsys, error, *arguments):
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        recipe.run(main)
+        training.run(main)
     return stop.value.code, capsys.readouterr().err
 
 
@@ -571,4 +582,20 @@ def test_a_full_disk_is_told_by_name():
     with pytest.raises(OSError) as error, open("/dev/full", "w") as file:
         file.write("x")
         file.flush()
-    assert "the disk is full; make room" in crash.mendable(error.value)
+    assert "the disk is full; make room" in crash.user_message(error.value)
+
+
+def test_a_yaml_with_former_names_loads_with_one_warning(tmp_path, caplog):
+    file = tmp_path / "a.yaml"
+    file.write_text("corpus: !name:unified_se_ss.data.demo_corpus.prepare_demo_corpus\n")
+    hparams = training.load_hparams(training.parse_options([str(file)], ""))
+    assert hparams["corpus"] is prepare_demo_corpus
+    (warning,) = [r for r in caplog.records if "former names" in r.message]
+    assert (
+        "data.demo_corpus.prepare_demo_corpus is now data.demo.corpus." in warning.message
+    )
+
+
+def test_every_former_name_leads_to_what_is_there():
+    for name in ALIASES.values():
+        assert pydoc.locate(f"unified_se_ss.{name}") is not None, name

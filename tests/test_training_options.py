@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader
 
 from benchmarks.frame import peak_bytes
 from train import UnifiedBrain
-from unified_se_ss.brain import TwoTaskBrain
 from unified_se_ss.data import Example, collate
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.configuration import build_network
-from unified_se_ss.recipe import folder
+from unified_se_ss.training import run_folder
+from unified_se_ss.training.brain import TwoTaskBrain
 
 CPU = torch.device("cpu")
 SORTS = ["sepformer", "dprnn"]
@@ -193,7 +193,7 @@ def tf32():
 def test_the_log_says_where_tf32_is_used(tf32, products, convolutions, said):
     torch.backends.cuda.matmul.allow_tf32 = products
     torch.backends.cudnn.allow_tf32 = convolutions
-    assert folder._tf32() == said
+    assert run_folder._tf32() == said
 
 
 @pytest.mark.parametrize("quirks, said", [("", True), ("allow_tf32", False)])

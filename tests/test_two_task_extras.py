@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.gradients import RULES, TaskLoss, TwoTaskGradients, TwoTaskLosses
-from unified_se_ss.gradients.balance import MovingRatio
+from unified_se_ss.gradients.norm_balance import GradNormEMA
 from unified_se_ss.gradients.rules import rule
 
 
@@ -149,7 +149,7 @@ def test_the_weight_of_the_auxiliary_loss_then_means_nothing():
 
 
 def test_the_moving_ratio_follows_its_definition():
-    factor, decay = MovingRatio(ratio=2.0, decay=0.9), 0.9
+    factor, decay = GradNormEMA(ratio=2.0, decay=0.9), 0.9
     average_a = average_b = 0.0
     for step in range(5):
         a, b = torch.tensor([1.0, step], dtype=torch.float64), torch.tensor([9.0, 2.0])
@@ -160,7 +160,7 @@ def test_the_moving_ratio_follows_its_definition():
 
 
 def test_steps_that_do_not_count_change_no_average():
-    factor = MovingRatio()
+    factor = GradNormEMA()
     one, nan = torch.ones(1).double(), torch.full((1,), float("nan")).double()
     true, false = torch.tensor(True), torch.tensor(False)
     assert factor.update(nan, one, false) == 1  # nothing known yet

@@ -22,13 +22,13 @@ from speechbrain.utils.checkpoints import METAFNAME
 from speechbrain.utils.epoch_loop import EpochCounter
 from test_brain import batches, make
 
-from unified_se_ss.checkpoints import FILES, WholeCheckpointer, _listing
-from unified_se_ss.data.heads import _read_kept
+from unified_se_ss.data.hrirs import _read_kept
 from unified_se_ss.data.rooms import RoomBank, RoomSettings
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.weights import read_checkpoint, read_safetensors
 from unified_se_ss.plain_yaml import plain_yaml
-from unified_se_ss.recipe.nonfinite import load_suspect
+from unified_se_ss.training.checkpoints import FILES, AtomicCheckpointer, _listing
+from unified_se_ss.training.nonfinite import load_suspect
 
 ROOT = Path(__file__).parent.parent
 
@@ -99,7 +99,7 @@ SCHEDULERS = {
 
 def trained(folder, scheduler="plateau"):
     """A Brain with all that a recipe's checkpoints hold."""
-    checkpointer = WholeCheckpointer(folder)
+    checkpointer = AtomicCheckpointer(folder)
     brain = make(checkpointer=checkpointer, aux_scale="ema")
     train = SaveableDataLoader(batches(2), batch_size=None)
     recoverables = {
@@ -200,7 +200,7 @@ def test_no_scheduler_of_speechbrain_runs_anything(tmp_path, bomb, scheduler):
 def test_a_list_of_files_that_runs_something(checkpoint, tmp_path, bomb):
     """CKPT.yaml itself: such a checkpoint is none."""
     planted(checkpoint, tmp_path, METAFNAME, partial(write_yaml, bomb))
-    checkpointer = WholeCheckpointer(tmp_path)
+    checkpointer = AtomicCheckpointer(tmp_path)
     checkpointer.tidy()
     assert checkpointer.list_checkpoints() == [] and unexploded(bomb)
 
@@ -280,7 +280,7 @@ def test_a_runs_yaml_is_read_as_data(tmp_path, bomb):
 # What may execute, and is asked for in these files alone: see docs/security.md.
 BY_DESIGN = {
     "load_hyperpyyaml": {
-        "unified_se_ss/recipe/loading.py",  # the YAML that a user starts
+        "unified_se_ss/training/loading.py",  # the YAML that a user starts
         "benchmarks/growth.py",  # what is shipped, as in the next
         "benchmarks/networks.py",
         "docs/examples/after/train.py",
@@ -288,7 +288,7 @@ BY_DESIGN = {
         "docs/examples/by_items/train.py",
     },
     "from_hparams": {
-        "unified_se_ss/recogniser.py",  # a recogniser that a user names
+        "unified_se_ss/evaluation/asr_model.py",  # a recogniser that a user names
         "benchmarks/inference.py",  # what was just written, as in the next
         "unified_se_ss/inference/speechbrain_format.py",
     },
@@ -371,7 +371,7 @@ def test_what_executes_by_design_is_where_it_is_said_to_be():
         for file in files:
             assert name in {n.rsplit(".", 1)[-1] for n, _ in calls(ROOT / file)}, file
     told = (ROOT / "docs/security.md").read_text(encoding="utf-8")
-    for file in ("recipe/loading.py", "recogniser.py"):
+    for file in ("training/loading.py", "evaluation/asr_model.py"):
         assert file in told
 
 

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.upload import check_upload, upload
+from unified_se_ss.training.upload import check_upload, upload
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from speechbrain import Stage
 from speechbrain.nnet.schedulers import LinearScheduler
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from unified_se_ss import recipe
-from unified_se_ss.checkpoints import WholeCheckpointer
+from unified_se_ss import training
 from unified_se_ss.data import Example, collate
 from unified_se_ss.data.dataset import as_item_key
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import TaskLoss
+from unified_se_ss.training.checkpoints import AtomicCheckpointer
 
 
 class Square(torch.nn.Module):
@@ -22,7 +22,7 @@ class Square(torch.nn.Module):
         return x.square()
 
 
-class ToyBrain(recipe.RecipeBrain):
+class ToyBrain(training.RecipeBrain):
     """One task: the source from the mixture, sample by sample."""
 
     best = "score"
@@ -70,7 +70,7 @@ def toy(folder, brain_class=ToyBrain, modules=(), wild=(), gone=(), **hparams):
     )
     modules = {"network": network, **dict(modules)}
     counter = EpochCounter(limit=2)
-    checkpointer = WholeCheckpointer(
+    checkpointer = AtomicCheckpointer(
         folder / "save", recoverables={"network": network, "counter": counter}
     )
     options = SimpleNamespace(
@@ -98,7 +98,7 @@ def toy(folder, brain_class=ToyBrain, modules=(), wild=(), gone=(), **hparams):
     datasets = {s: ToyData(s) for s in ("dev", "test")}
     datasets = {"train": ToyData("train", wild, gone), **datasets}
     plan = {"batch_size": 2, "batch_seconds": None, "valid_batch_size": 2, "seed": 7}
-    loaders = recipe.make_loaders(datasets, collate, {**plan, "num_workers": 0})
+    loaders = training.make_loaders(datasets, collate, {**plan, "num_workers": 0})
     brain.loaders = loaders
     brain.train_sampler = loaders["train"].batch_sampler
     return brain, loaders

@@ -352,13 +352,13 @@ def check_data(options) -> int:
     """Look at a LibriMix folder; write its manifests and say what is in them."""
     from unified_se_ss.data import read_manifest
     from unified_se_ss.data.audit import ADVICE, KINDS, audit
-    from unified_se_ss.data.problems import gathering
+    from unified_se_ss.data.problems import collect_errors
 
     try:
         paths, bad = _prepare(options, options.manifests), []
     except UserError:
         # Once more without what is wrong, so that all of it is seen at once.
-        with tempfile.TemporaryDirectory() as folder, gathering() as bad:
+        with tempfile.TemporaryDirectory() as folder, collect_errors() as bad:
             paths = _prepare(options, folder)
             manifests = {s: read_manifest(p, options.data_folder) for s, p in paths.items()}
     else:
@@ -401,7 +401,7 @@ def _print_manifests(manifests: dict) -> None:
 
 def make_demo_corpus(options) -> None:
     """Build the demo corpus and say where it is."""
-    from unified_se_ss.data.demo_corpus import prepare_demo_corpus
+    from unified_se_ss.data.demo.corpus import prepare_demo_corpus
 
     folder = prepare_demo_corpus(
         options.folder,
@@ -418,8 +418,8 @@ def make_binaural_corpus(options) -> None:
     import tempfile
 
     from unified_se_ss.data import binaural_corpus
-    from unified_se_ss.data.binaural_heads import binaural_heads
     from unified_se_ss.data.binaural_rooms import binaural_rooms
+    from unified_se_ss.data.hrtf_bank import binaural_heads
 
     listeners = binaural_rooms if options.rooms else binaural_heads
     with tempfile.TemporaryDirectory() as manifests:
@@ -484,11 +484,11 @@ def make_guide(options):
     if options.guide is None:
         return None
     from unified_se_ss.inference.folders import read_folder
-    from unified_se_ss.spatial import Guide
+    from unified_se_ss.spatial import BeamformerFrontend
 
     rate = read_folder(options.model).sample_rate
     try:
-        guide = Guide(
+        guide = BeamformerFrontend(
             options.guide, sample_rate=rate, context_seconds=options.context_seconds
         )
     except ValueError as error:

@@ -64,7 +64,7 @@ def tell(error: BaseException, debug: bool = False) -> int:
     if isinstance(error, BrokenPipeError):
         _forget_output()
         return CLOSED_PIPE
-    message = mendable(error)
+    message = user_message(error)
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     if message is not None:
@@ -84,7 +84,7 @@ def _print(message: str) -> None:
     print(message.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
 
 
-def mendable(error: BaseException) -> str | None:
+def user_message(error: BaseException) -> str | None:
     """What to say of an error that is no bug; None of one that is.
 
     Example

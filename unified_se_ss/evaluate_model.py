@@ -299,9 +299,9 @@ def find_transcripts(manifest: Manifest, path, data_folder) -> dict:
 
 def _recognition(recogniser, texts, model) -> dict:
     """What `evaluate` needs for word errors."""
-    from unified_se_ss.recogniser import load_recogniser
+    from unified_se_ss.evaluation.asr_model import load_asr_model
 
-    loaded = load_recogniser(recogniser, model.device)
+    loaded = load_asr_model(recogniser, model.device)
 
     def transcribe(signals):
         return loaded.transcribe(signals, model.sample_rate)

@@ -13,7 +13,7 @@ from unified_se_ss.errors import UserError
 
 
 @contextmanager
-def written_whole(path):
+def atomic_path(path):
     """Gives a temporary name beside a file; the file appears when all is written.
 
     When the block ends well, the temporary file takes the place of `path` in one step.
@@ -37,7 +37,7 @@ def written_whole(path):
     Example
     -------
     >>> folder = Path(getfixture("tmpdir"))
-    >>> with written_whole(folder / "note.txt") as temporary:
+    >>> with atomic_path(folder / "note.txt") as temporary:
     ...     _ = temporary.write_text("all of it")
     >>> sorted(p.name for p in folder.iterdir())
     ['note.txt']
@@ -58,7 +58,7 @@ def written_whole(path):
             temporary.unlink(missing_ok=True)
 
 
-def write_whole(path, content):
+def atomic_write(path, content):
     """Writes a file whole or not at all.
 
     Arguments
@@ -80,11 +80,11 @@ def write_whole(path, content):
 
     Example
     -------
-    >>> write_whole(Path(getfixture("tmpdir")) / "a.txt", "whole").read_text()
+    >>> atomic_write(Path(getfixture("tmpdir")) / "a.txt", "whole").read_text()
     'whole'
     """
     content = content.encode("utf-8") if isinstance(content, str) else content
-    with written_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     return Path(path)
 

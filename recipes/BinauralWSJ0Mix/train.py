@@ -25,25 +25,25 @@ import torch
 from speechbrain import Stage
 from speechbrain.utils.distributed import if_main_process
 
-from unified_se_ss import recipe
+from unified_se_ss import training
 from unified_se_ss.data import prepare_speech_folder, read_manifest
 from unified_se_ss.data.binaural import BinauralDataset, collate_binaural
 from unified_se_ss.data.binaural_corpus import make_binaural_corpus
-from unified_se_ss.data.binaural_folder import prepare_binaural_wsj0mix, prepare_wsj0mix
 from unified_se_ss.data.binaural_mixing import BinauralDynamicMixing
+from unified_se_ss.data.corpora.wsj0mix import prepare_binaural_wsj0mix, prepare_wsj0mix
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.angles import write_angles
+from unified_se_ss.evaluation.angle_report import write_angles
 from unified_se_ss.evaluation.binaural import evaluate_ears, level_ears
 from unified_se_ss.evaluation.interaural import PROTOCOLS
 from unified_se_ss.evaluation.report.interaural import interaural
 from unified_se_ss.gradients import TaskLoss
-from unified_se_ss.networks.binaural import VARIANTS
-from unified_se_ss.objectives import (
+from unified_se_ss.losses import (
     interaural_cue_losses,
     permutation_invariant_snr,
     reorder_sources,
     snr,
 )
+from unified_se_ss.networks.binaural import VARIANTS
 
 CHOICES = {"variant": VARIANTS, "protocol": PROTOCOLS}
 LEAST = {
@@ -59,7 +59,7 @@ LEAST = {
 }
 
 
-class BinauralBrain(recipe.RecipeBrain):
+class BinauralBrain(training.RecipeBrain):
     """Separation of what two ears hear, talker by talker, into what each ear hears of it."""
 
     best = "snr_i"
@@ -209,7 +209,7 @@ def training_data(hparams, manifest):
             speed_percents=hparams["speed_percents"],
             seed=hparams["seed"],
         )
-    speech, noise = recipe.on_main(prepare_dynamic_mixing, hparams)
+    speech, noise = training.on_main(prepare_dynamic_mixing, hparams)
     return BinauralDynamicMixing(
         speech,
         noise,
@@ -266,17 +266,17 @@ def facts(hparams):
 
 def main():
     """From the command line to the report."""
-    options = recipe.parse_options(sys.argv[1:], __doc__)
-    hparams = recipe.load_hparams(options)
-    recipe.check_choices(hparams, CHOICES)
-    recipe.check_ranges(hparams, LEAST)
-    recipe.check_segment(hparams)
+    options = training.parse_options(sys.argv[1:], __doc__)
+    hparams = training.load_hparams(options)
+    training.check_choices(hparams, CHOICES)
+    training.check_ranges(hparams, LEAST)
+    training.check_segment(hparams)
     if options.describe:
-        print(recipe.describe(hparams["modules"], facts(hparams)))
+        print(training.describe(hparams["modules"], facts(hparams)))
         return
-    recipe.begin(options, hparams)
-    recipe.check_testable(options.run_opts, hparams["checkpointer"])
-    datasets = make_datasets(hparams, recipe.on_main(prepare, hparams))
+    training.begin(options, hparams)
+    training.check_testable(options.run_opts, hparams["checkpointer"])
+    datasets = make_datasets(hparams, training.on_main(prepare, hparams))
     brain = BinauralBrain(
         modules=hparams["modules"],
         opt_class=hparams["optimizer"],
@@ -284,9 +284,9 @@ def main():
         run_opts=options.run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    recipe.train_and_test(
+    training.train_and_test(
         brain,
-        recipe.make_loaders(datasets, collate_binaural, hparams),
+        training.make_loaders(datasets, collate_binaural, hparams),
         partial(separate_again, brain, datasets["test"]),
         level=level_ears,
         findings=[partial(interaural, protocol=hparams["protocol"])],
@@ -294,4 +294,4 @@ def main():
 
 
 if __name__ == "__main__":
-    recipe.run(main)
+    training.run(main)

@@ -26,39 +26,39 @@ import torch
 from speechbrain import Stage
 from speechbrain.utils.distributed import if_main_process
 
-from unified_se_ss import recipe
+from unified_se_ss import training
 from unified_se_ss.data import (
     ArrayDataset,
-    ContrastDataset,
-    EitherDataset,
-    collate_guided,
+    PairedRIRDataset,
+    RandomChoiceDataset,
+    collate_mic_beam,
     prepare_room_bank,
     prepare_speech_folder,
     read_manifest,
 )
+from unified_se_ss.data.corpora.array_recordings import prepare_recordings
+from unified_se_ss.data.pools import check_speakers_apart
 from unified_se_ss.data.recording_dataset import RecordingDataset, read_recordings
-from unified_se_ss.data.recordings import prepare_recordings
-from unified_se_ss.data.several_guides import SeveralGuides
-from unified_se_ss.data.sounds import check_speakers_apart
+from unified_se_ss.data.several_guides import MultiBeamformerTestSet
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.enhancement import (
+from unified_se_ss.evaluation.evaluate import Scorers
+from unified_se_ss.evaluation.guided_enhancement import (
     guided_markdown,
     level_guided,
     score_guided,
 )
-from unified_se_ss.evaluation.evaluate import Scorers
 from unified_se_ss.evaluation.perceptual import (
     PERCEPTUAL,
     check_metrics,
     installed_metrics,
 )
 from unified_se_ss.evaluation.report.guided import guided
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import atomic_write
 from unified_se_ss.gradients import TaskLoss
-from unified_se_ss.objectives import si_snr
-from unified_se_ss.objectives.stft_losses import STFT_LOSSES, stft_loss
-from unified_se_ss.spatial import BEAMFORMERS, Guide
-from unified_se_ss.upload import check_upload, upload
+from unified_se_ss.losses import si_snr
+from unified_se_ss.losses.stft_losses import STFT_LOSSES, stft_loss
+from unified_se_ss.spatial import BEAMFORMERS, BeamformerFrontend
+from unified_se_ss.training.upload import check_upload, upload
 
 SUBSETS = ("train", "dev", "test")
 RECORDED = "channel_1"  # the guide that was recorded with the microphones
@@ -80,7 +80,7 @@ LEAST = {
 }
 
 
-class GSENetBrain(recipe.RecipeBrain):
+class GSENetBrain(training.RecipeBrain):
     """One task: the target's spectrum from those of microphone and beamformer."""
 
     best = "si_snr_i"
@@ -219,7 +219,7 @@ def guide(hparams, name):
     """A beamformer by its name in the YAML."""
     options = hparams["guide_options"].get(name) or {}
     try:
-        return Guide(
+        return BeamformerFrontend(
             name,
             sample_rate=hparams["sample_rate"],
             context_seconds=hparams["quiet_seconds"],
@@ -251,10 +251,12 @@ def training_data(hparams, sounds):
         arrays = array_data(hparams, sounds, hparams["guides"][0], n_items, seconds)
     if kind == "arrays":
         return arrays
-    contrast = ContrastDataset(*sounds, n_items, seconds, gains=hparams["gains"], **options)
+    contrast = PairedRIRDataset(
+        *sounds, n_items, seconds, gains=hparams["gains"], **options
+    )
     if kind == "contrast":
         return contrast
-    return EitherDataset(contrast, arrays, hparams["array_share"], hparams["seed"])
+    return RandomChoiceDataset(contrast, arrays, hparams["array_share"], hparams["seed"])
 
 
 def recording_data(hparams, subset, seconds=None):
@@ -280,15 +282,15 @@ def make_datasets(hparams):
     train_on, test_on = hparams["train_on"], hparams["test_on"]
     datasets = {}
     if train_on != "recordings" or test_on != "recordings":
-        scenes = recipe.on_main(prepare_scenes, hparams)
+        scenes = training.on_main(prepare_scenes, hparams)
     if train_on == "recordings":
         arguments = hparams, "train", hparams["segment_seconds"]
-        datasets["train"] = recipe.on_main(recording_data, *arguments)
+        datasets["train"] = training.on_main(recording_data, *arguments)
     else:
         datasets["train"] = training_data(hparams, scenes["train"])
     if test_on == "recordings":
-        datasets["dev"] = recipe.on_main(recording_data, hparams, "val")
-        recorded = recipe.on_main(recording_data, hparams, "test")
+        datasets["dev"] = training.on_main(recording_data, hparams, "val")
+        recorded = training.on_main(recording_data, hparams, "test")
         tests = {hparams["guide_of_recordings"]: recorded}
     else:
         seconds, guides = hparams["test_seconds"], hparams["guides"]
@@ -299,7 +301,7 @@ def make_datasets(hparams):
             name: array_data(hparams, scenes["test"], name, *arguments, components=True)
             for name in guides
         }
-    return {**datasets, "test": SeveralGuides(tests)}
+    return {**datasets, "test": MultiBeamformerTestSet(tests)}
 
 
 # ------------------------------------------------------------------ the whole
@@ -308,7 +310,7 @@ def make_datasets(hparams):
 @torch.no_grad()
 def enhance_again(brain, test_data, item_id):
     """Signals of one item of the test set, for wavs and report."""
-    batch = collate_guided([test_data.find(item_id)])
+    batch = collate_mic_beam([test_data.find(item_id)])
     with brain.evaluation_ctx:
         enhanced = brain.compute_forward(batch, Stage.TEST)
     signals = signals_of(batch, enhanced, 0)
@@ -325,7 +327,7 @@ def finish(brain):
     if not if_main_process():
         return
     table = guided_markdown(brain.rows)
-    path = write_whole(Path(brain.hparams.output_folder) / "guided.md", table)
+    path = atomic_write(Path(brain.hparams.output_folder) / "guided.md", table)
     print(f"compared      {path}\n\n{table}")
     best = brain.checkpointer.find_checkpoint(max_key=brain.best)
     folder = brain.hparams.output_folder
@@ -348,7 +350,7 @@ def facts(hparams):
 def check_guide_options(options):
     """Stop at a beamformer or an option of one that there is not."""
     for name, of in options.items():
-        recipe.check_choices({"guide_options": name}, {"guide_options": BEAMFORMERS})
+        training.check_choices({"guide_options": name}, {"guide_options": BEAMFORMERS})
         known = list(signature(BEAMFORMERS[name]).parameters)
         if not isinstance(of, dict) or not of.keys() <= set(known):
             raise UserError(
@@ -359,8 +361,8 @@ def check_guide_options(options):
 
 def check(hparams):
     """Stop at values that cannot be used; fill in the metrics there are."""
-    recipe.check_choices(hparams, CHOICES)
-    recipe.check_ranges(hparams, LEAST)
+    training.check_choices(hparams, CHOICES)
+    training.check_ranges(hparams, LEAST)
     if "corpus" in hparams and "recordings" in (hparams["train_on"], hparams["test_on"]):
         raise UserError("train_on, test_on: the demo makes no recordings; take gsenet.yaml")
     known = {
@@ -371,7 +373,7 @@ def check(hparams):
     for key, choices in known.items():
         names = hparams.get(key) or []
         for name in [names] if isinstance(names, str) else names:
-            recipe.check_choices({key: name}, {key: choices})
+            training.check_choices({key: name}, {key: choices})
     check_guide_options(hparams["guide_options"])
     for name in hparams["guides"]:
         guide(hparams, name)  # those that can be made before they are steered, are
@@ -384,15 +386,15 @@ def check(hparams):
 
 def main():
     """From the command line to the report."""
-    options = recipe.parse_options(sys.argv[1:], __doc__)
-    hparams = recipe.load_hparams(options)
+    options = training.parse_options(sys.argv[1:], __doc__)
+    hparams = training.load_hparams(options)
     check(hparams)
     if options.describe:
-        print(recipe.describe(hparams["modules"], facts(hparams)))
+        print(training.describe(hparams["modules"], facts(hparams)))
         return
-    recipe.begin(options, hparams)
-    recipe.check_testable(options.run_opts, hparams["checkpointer"])
-    loaders = recipe.make_loaders(make_datasets(hparams), collate_guided, hparams)
+    training.begin(options, hparams)
+    training.check_testable(options.run_opts, hparams["checkpointer"])
+    loaders = training.make_loaders(make_datasets(hparams), collate_mic_beam, hparams)
     brain = GSENetBrain(
         modules=hparams["modules"],
         opt_class=hparams["optimizer"],
@@ -401,9 +403,9 @@ def main():
         checkpointer=hparams["checkpointer"],
     )
     signals = partial(enhance_again, brain, loaders["test"].dataset)
-    recipe.train_and_test(brain, loaders, signals, level=level_guided, findings=[guided])
+    training.train_and_test(brain, loaders, signals, level=level_guided, findings=[guided])
     finish(brain)
 
 
 if __name__ == "__main__":
-    recipe.run(main)
+    training.run(main)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from unified_se_ss.data.speech import prepare_speech_folder
-from unified_se_ss.data.transcribed_corpus import Spoken, write_transcribed
+from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
+from unified_se_ss.data.corpora.transcribed import Spoken, write_transcribed
 
 FOLDERS = {"train": "train-360", "dev": "dev", "test": "test"}
 

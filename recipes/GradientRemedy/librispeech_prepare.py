@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
+from unified_se_ss.data.corpora.transcribed import Spoken, read_text, write_transcribed
 from unified_se_ss.data.manifest import (
     Item,
     fingerprint_of,
@@ -20,8 +22,6 @@ from unified_se_ss.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from unified_se_ss.data.speech import prepare_speech_folder
-from unified_se_ss.data.transcribed_corpus import Spoken, read_text, write_transcribed
 from unified_se_ss.errors import UserError
 
 # Of the noise recordings: one in so many is heard in validation, another one in the test.

@@ -31,23 +31,22 @@ from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.metric_stats import ErrorRateStats
 
-from unified_se_ss import recipe
-from unified_se_ss.brain import percent
+from unified_se_ss import training
 from unified_se_ss.data import read_manifest
 from unified_se_ss.data.transcribed import (
     NoisySpeechDataset,
     PairedSpeechDataset,
     collate_transcribed,
 )
-from unified_se_ss.data.usable import USES, Limits, usable
+from unified_se_ss.data.utterance_filter import USES, UtteranceLimits, filter_utterances
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import evaluate_item
 from unified_se_ss.evaluation.recognition import normalise_text, word_errors
 from unified_se_ss.evaluation.report.transcripts import transcripts
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import atomic_write
 from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses
+from unified_se_ss.losses import magnitude_loss
 from unified_se_ss.networks import Enhanced
-from unified_se_ss.objectives import magnitude_loss
 from unified_se_ss.recognition import (
     Recognised,
     Tokens,
@@ -56,6 +55,7 @@ from unified_se_ss.recognition import (
     greedy_words,
 )
 from unified_se_ss.recognition.tokens import BEGIN, END, KINDS
+from unified_se_ss.training.brain import percent
 
 # joint: both train the front. cascade: SE alone does, and ASR hears what comes out.
 # noisy: ASR alone, without a front.
@@ -82,7 +82,7 @@ class Predictions(NamedTuple):
     recognised: Recognised
 
 
-class RemedyBrain(recipe.RecipeBrain):
+class RemedyBrain(training.RecipeBrain):
     """Main task: recognition. Auxiliary task: enhancement, on the front."""
 
     best = "accuracy"
@@ -271,7 +271,7 @@ def learn_tokens(hparams, manifest):
 def limits(hparams):
     """What an utterance must keep to, to be trained on."""
     tokens, recogniser = hparams["tokens"], hparams["modules"]["recogniser"]
-    return Limits(
+    return UtteranceLimits(
         hparams["max_duration"],
         tokens.encode,
         tokens.unknown,
@@ -285,7 +285,7 @@ def make_dataset(hparams, subset, manifests):
     speech, folder = manifests["speech"], Path(hparams["output_folder"])
     if subset != "test":  # what is hard to recognise is tested all the same
         path = folder / f"left_out_{subset}.csv"
-        speech = usable(speech, limits(hparams), hparams["unusable"], path)
+        speech = filter_utterances(speech, limits(hparams), hparams["unusable"], path)
     if "noise" not in manifests:
         return PairedSpeechDataset(speech, hparams["sample_rate"])
     return NoisySpeechDataset(
@@ -300,13 +300,13 @@ def make_dataset(hparams, subset, manifests):
 
 def make_datasets(hparams):
     """Data sets of all subsets; tokenizer and search of the recogniser on the way."""
-    manifests = recipe.on_main(prepare, hparams)
+    manifests = training.on_main(prepare, hparams)
     speech = manifests["train"]["speech"]
-    hparams["tokens"] = recipe.on_main(learn_tokens, hparams, speech)
+    hparams["tokens"] = training.on_main(learn_tokens, hparams, speech)
     recogniser = hparams["modules"]["recogniser"]
     hparams["search"] = hparams["make_search"](recogniser, hparams["tokens"])
     return {
-        subset: recipe.on_main(make_dataset, hparams, subset, manifests[subset])
+        subset: training.on_main(make_dataset, hparams, subset, manifests[subset])
         for subset in ("train", "dev", "test")
     }
 
@@ -317,7 +317,7 @@ def start_front(hparams, dataset):
     if front is None or hparams["checkpointer"].list_checkpoints():
         return
     if hparams["pretrained_front"]:
-        recipe.on_main(load_front, front, hparams["pretrained_front"])
+        training.on_main(load_front, front, hparams["pretrained_front"])
         return
     indices = range(0, len(dataset), max(1, len(dataset) // hparams["normalise_by"]))
     front.fit_normalisation(dataset[index].noisy for index in indices)
@@ -367,7 +367,7 @@ def write_alignments(brain):
     text = io.StringIO()
     stats.write_stats(text)
     path = Path(brain.hparams.output_folder) / "wer.txt"
-    write_whole(path, text.getvalue())
+    atomic_write(path, text.getvalue())
     print(f"alignments    {path}")
 
 
@@ -389,7 +389,7 @@ def write_sets(brain):
             f"| {name} | {words} |" + "".join(f" {rate:.2f} % |" for rate in rates)
         )
     path = Path(brain.hparams.output_folder) / "sets.md"
-    write_whole(path, "\n".join(lines) + "\n")
+    atomic_write(path, "\n".join(lines) + "\n")
     print("\n".join(lines) + f"\nsets          {path}")
 
 
@@ -409,8 +409,8 @@ def use_system(hparams):
 
 def check(hparams):
     """Stop at values that cannot be used."""
-    recipe.check_choices(hparams, CHOICES)
-    recipe.check_rule(hparams)
+    training.check_choices(hparams, CHOICES)
+    training.check_rule(hparams)
     trained = hparams["system"] == "joint" and hparams["pretrained_front"]
     if hparams["freeze_se"] and not trained:
         raise UserError(
@@ -428,22 +428,22 @@ def facts(hparams):
     return {
         "system": hparams["system"],
         "shared by both tasks": ", ".join(hparams["shared_modules"]) or "nothing",
-        "rule": recipe.describe_rule(hparams),
+        "rule": training.describe_rule(hparams),
         "latency": "the whole utterance (both directions, attention)",
     }
 
 
 def main():
     """From the command line to the report."""
-    options = recipe.parse_options(sys.argv[1:], __doc__)
-    hparams = recipe.load_hparams(options)
+    options = training.parse_options(sys.argv[1:], __doc__)
+    hparams = training.load_hparams(options)
     check(hparams)
     use_system(hparams)
     if options.describe:
-        print(recipe.describe(hparams["modules"], facts(hparams)))
+        print(training.describe(hparams["modules"], facts(hparams)))
         return
-    recipe.begin(options, hparams)
-    recipe.check_testable(options.run_opts, hparams["checkpointer"])
+    training.begin(options, hparams)
+    training.check_testable(options.run_opts, hparams["checkpointer"])
     datasets = make_datasets(hparams)
     start_front(hparams, datasets["train"])
     untrained = copy.deepcopy(hparams["modules"]) if hparams["score_untrained"] else None
@@ -457,10 +457,10 @@ def main():
     if untrained:
         brain.untrained = torch.nn.ModuleDict(untrained).to(brain.device).eval()
     collate = partial(collate_transcribed, encode=hparams["tokens"].encode)
-    loaders = recipe.make_loaders(datasets, collate, hparams)
+    loaders = training.make_loaders(datasets, collate, hparams)
     brain.sets = sets_of(datasets["test"].manifest)
     signals = partial(enhance_again, brain, datasets["test"])
-    recipe.train_and_test(brain, loaders, signals, findings=[transcripts])
+    training.train_and_test(brain, loaders, signals, findings=[transcripts])
     if if_main_process():
         write_alignments(brain)
         if brain.sets:
@@ -468,4 +468,4 @@ def main():
 
 
 if __name__ == "__main__":
-    recipe.run(main)
+    training.run(main)

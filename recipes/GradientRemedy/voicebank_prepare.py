@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unified_se_ss.data.transcribed_corpus import Spoken, read_text, write_transcribed
+from unified_se_ss.data.corpora.transcribed import Spoken, read_text, write_transcribed
 from unified_se_ss.errors import UserError
 
 # Two of the 28 speakers of the training set, for validation.

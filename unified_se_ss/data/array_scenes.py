@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from unified_se_ss.data.dataset import as_item_key
-from unified_se_ss.data.guided import GuidedExample
+from unified_se_ss.data.guided import MicBeamExample
 from unified_se_ss.data.rooms import Room
 from unified_se_ss.data.scenes import (
     SceneDataset,
@@ -25,7 +25,7 @@ from unified_se_ss.data.scenes import (
     power,
 )
 from unified_se_ss.errors import UserError
-from unified_se_ss.spatial import Guide
+from unified_se_ss.spatial import BeamformerFrontend
 
 
 class ArrayScene(NamedTuple):
@@ -79,8 +79,8 @@ class ArrayDataset(SceneDataset):
 
     Example
     -------
-    An item is `dataset[ItemKey(epoch, index)]`, a `GuidedExample`. Its conditions are
-    those of `ContrastDataset`.
+    An item is `dataset[ItemKey(epoch, index)]`, a `MicBeamExample`. Its conditions are
+    those of `PairedRIRDataset`.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ArrayDataset(SceneDataset):
         n_items,
         segment_seconds,
         *,
-        guide: Guide,
+        guide: BeamformerFrontend,
         sir_db: tuple = (-5.0, 10.0),
         snr_db: tuple = (0.0, 20.0),
         interferer_probability: float = 1.0,
@@ -179,7 +179,7 @@ class ArrayDataset(SceneDataset):
         parts = torch.stack([images[:, 0], beamformed], dim=1)
         quiet = round(self.quiet_seconds * self.sample_rate)
         reached = _ratios(parts[:, 1, quiet:].numpy())
-        return GuidedExample(
+        return MicBeamExample(
             scene.name,
             inputs=parts.sum(0),
             target=torch.from_numpy(scene.target),
@@ -215,7 +215,7 @@ class ArrayDataset(SceneDataset):
             )
 
 
-class EitherDataset(torch.utils.data.Dataset):
+class RandomChoiceDataset(torch.utils.data.Dataset):
     """Each item from one of two data sets, by chance.
 
     Arguments
@@ -256,7 +256,7 @@ class EitherDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.contrast)
 
-    def __getitem__(self, key) -> GuidedExample:
+    def __getitem__(self, key) -> MicBeamExample:
         key = as_item_key(key)
         # The third number keeps this draw apart from those of the items.
         rng = np.random.default_rng([self.seed, key.epoch, key.index, 1])

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from unified_se_ss import sound_headers
+from unified_se_ss.data import sound_headers
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import written_whole
+from unified_se_ss.files import atomic_path
 
 FULL_SCALE = np.float32(2**-15)  # what one step of 16 bits is worth
 
@@ -171,7 +171,7 @@ def write(path, signal, sample_rate):
         raise ValueError(f"the signal would clip: its peak is {peak:.4g}, full scale is 1")
     # soundfile writes x * 32767 and reads n / 32768; rounding here keeps the level.
     codes = np.rint(signal.astype(np.float64) * 32768).clip(-32768, 32767)
-    with written_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         soundfile.write(
             str(temporary),
             codes.astype(np.int16),

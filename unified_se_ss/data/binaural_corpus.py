@@ -21,21 +21,21 @@ import numpy as np
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.binaural import write_ears
-from unified_se_ss.data.binaural_folder import FOLDERS, PLACEMENTS, prepare_wsj0mix
-from unified_se_ss.data.binaural_heads import HeadBank, Placement, heads_digest
 from unified_se_ss.data.binaural_mixing import BinauralMixture, mix_binaural
+from unified_se_ss.data.cache import (
+    atomic_folder,
+    check_folder_replaceable,
+    is_made_from,
+)
+from unified_se_ss.data.corpora.librimix import TRAIN_SUBSETS, prepare_librimix
+from unified_se_ss.data.corpora.wsj0mix import FOLDERS, PLACEMENTS, prepare_wsj0mix
 from unified_se_ss.data.dynamic_mixing import read_noise
-from unified_se_ss.data.librimix import TRAIN_SUBSETS, prepare_librimix
+from unified_se_ss.data.hrtf_bank import HRTFBank, Placement, heads_digest
 from unified_se_ss.data.manifest import Manifest, read_manifest
 from unified_se_ss.data.mixing import gain_to, measure_loudness
 from unified_se_ss.data.processes import process_pool
-from unified_se_ss.data.whole_folders import (
-    check_folder_replaceable,
-    is_made_from,
-    replaced_whole,
-)
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import csv_text, write_whole
+from unified_se_ss.files import atomic_write, csv_text
 from unified_se_ss.progress import progress_bar
 
 # To be raised with every change that changes a sample of a corpus.
@@ -100,14 +100,14 @@ def make_binaural_corpus(
     Example
     -------
     >>> from unified_se_ss.data import Item, Manifest
-    >>> from unified_se_ss.spatial import spherical_heads
+    >>> from unified_se_ss.spatial import spherical_head_hrirs
     >>> place, paths = Path(getfixture("tmpdir")), {}
     >>> for stem in ("s1", "s2"):
     ...     paths[stem] = str(place / f"{stem}.wav")
     ...     audio.write(paths[stem], np.sin(np.arange(8000) / 5) / 2, 8000)
     >>> mono = Manifest("m.csv", (Item("a", 1.0, 8000, paths),), ("s1", "s2"), 8000)
     >>> folder = make_binaural_corpus(
-    ...     place / "corpus", {"train": mono}, {"train": spherical_heads(2, 8000)}, workers=1
+    ...     place / "corpus", {"train": mono}, {"train": spherical_head_hrirs(2, 8000)}, workers=1
     ... )
     >>> sorted(path.name for path in (folder / "wav8k/min/tr").iterdir())
     ['mix', 'placements.csv', 's1', 's2']
@@ -128,14 +128,14 @@ def make_binaural_corpus(
     (rate,) = {manifest.sample_rate for manifest in manifests.values()}
     wavs = f"wav{rate // 1000}k"
     check_folder_replaceable(folder, {wavs}, WHAT)
-    with replaced_whole(folder, fingerprint, WHAT) as building:
+    with atomic_folder(folder, fingerprint, WHAT) as building:
         for number, (name, subset) in enumerate(FOLDERS.items()):
             if name not in manifests:
                 continue
             place = building / wavs / mode / subset
             for stem in _stem_folders(manifests[name], noise):
                 (place / stem).mkdir(parents=True)
-            bank = HeadBank(heads[name])
+            bank = HRTFBank(heads[name])
             bank.place(np.random.default_rng(0), _n_sources(manifests[name]), least_angle)
             make = functools.partial(
                 _make_items,
@@ -149,7 +149,7 @@ def make_binaural_corpus(
             # Opened per subset, so that processes inherit the manifest and the heads.
             with process_pool(workers) as run:
                 rows = _make_all(run, make, len(manifests[name]), f"binaural {name}")
-            write_whole(place / PLACEMENTS, csv_text(rows))
+            atomic_write(place / PLACEMENTS, csv_text(rows))
     return folder
 
 
@@ -268,7 +268,7 @@ def _write_item(folder, item, mixture: BinauralMixture, noise):
         write_ears(folder / "noise" / name, mixture.noise, item.sample_rate)
 
 
-def _row(item, bank: HeadBank, placement: Placement):
+def _row(item, bank: HRTFBank, placement: Placement):
     """Who listens to an item and from where its sources come."""
     row = {"ID": Path(item.id).name, "head": bank.heads[placement.head].name}
     for j, index in enumerate(placement.directions, start=1):

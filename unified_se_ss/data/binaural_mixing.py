@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from unified_se_ss.data.binaural import BinauralExample
-from unified_se_ss.data.binaural_heads import HeadBank, Placement
 from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
+from unified_se_ss.data.hrtf_bank import HRTFBank, Placement
 from unified_se_ss.data.mixing import mix
 from unified_se_ss.errors import UserError
 
@@ -60,7 +60,7 @@ min_seconds
     Example
     -------
     >>> from unified_se_ss.data import Item, Manifest, audio
-    >>> from unified_se_ss.spatial import spherical_heads
+    >>> from unified_se_ss.spatial import spherical_head_hrirs
     >>> folder, items = getfixture("tmpdir"), []
     >>> for speaker in ("Ann", "Bob"):
     ...     path = str(folder / f"{speaker}.wav")
@@ -68,7 +68,7 @@ min_seconds
     ...     told = {"speaker": speaker, "loudness": "-12.0"}
     ...     items.append(Item(f"{speaker}/1.wav", 2.0, 8000, {"speech": path}, told))
     >>> speech = Manifest("speech.csv", tuple(items), ("speech",), 8000)
-    >>> heads = spherical_heads(3, 8000)
+    >>> heads = spherical_head_hrirs(3, 8000)
     >>> data = BinauralDynamicMixing(speech, None, heads, 2, 10, 0, 1.0, 8000)
     >>> example = data[3]
     >>> example.mixture.shape, example.sources.shape, example.directions.shape
@@ -102,7 +102,7 @@ min_seconds
             resample,
             min_seconds,
         )
-        self.bank = HeadBank(heads)
+        self.bank = HRTFBank(heads)
         self.least_angle = least_angle
         if self.bank.sample_rate != sample_rate:
             raise UserError(
@@ -127,7 +127,7 @@ def mix_binaural(bank, placement, sources, noise, rng) -> BinauralMixture:
 
     Arguments
     ---------
-    bank : HeadBank
+    bank : HRTFBank
         Heads.
     placement : Placement
         Who listens and where the talkers are.
@@ -146,8 +146,8 @@ def mix_binaural(bank, placement, sources, noise, rng) -> BinauralMixture:
 
     Example
     -------
-    >>> from unified_se_ss.spatial import spherical_heads
-    >>> bank = HeadBank(spherical_heads(1, 8000))
+    >>> from unified_se_ss.spatial import spherical_head_hrirs
+    >>> bank = HRTFBank(spherical_head_hrirs(1, 8000))
     >>> rng = np.random.default_rng(0)
     >>> sources = rng.standard_normal((2, 800)).astype(np.float32)
     >>> mixture = mix_binaural(bank, bank.place(rng, 2), sources, None, rng)
@@ -158,7 +158,7 @@ def mix_binaural(bank, placement, sources, noise, rng) -> BinauralMixture:
     heard = [bank.hear(source, placement.head, direction) for source, direction in pairs]
     around = None
     if noise is not None:
-        around = bank.surround(noise, placement.head, rng).ravel()
+        around = bank.render_diffuse(noise, placement.head, rng).ravel()
     # Both ears in a row are one signal to the guard: they get the same gain.
     mixed = mix(np.stack(heard).reshape(len(sources), -1), around)
     ears = (2, -1)
@@ -169,13 +169,13 @@ def mix_binaural(bank, placement, sources, noise, rng) -> BinauralMixture:
     )
 
 
-def directions_of(bank: HeadBank, placement: Placement) -> np.ndarray:
+def directions_of(bank: HRTFBank, placement: Placement) -> np.ndarray:
     """Azimuth and elevation of a placement's talkers in degrees, float32 [J, 2].
 
     Example
     -------
     >>> from unified_se_ss.spatial import spherical_head
-    >>> bank = HeadBank([spherical_head(8000, azimuth=[-30.0, 60.0])])
+    >>> bank = HRTFBank([spherical_head(8000, azimuth=[-30.0, 60.0])])
     >>> directions_of(bank, Placement(0, (1, 0))).tolist()
     [[60.0, 0.0], [-30.0, 0.0]]
     """

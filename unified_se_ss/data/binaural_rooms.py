@@ -1,8 +1,8 @@
 """Listeners in rooms: binaural room responses by image sources, a head looked up for each.
 
-A room with somebody in it is again a `Head`: a few directions, and long filters that hold
+A room with somebody in it is again a `HRIRSet`: a few directions, and long filters that hold
 the direct path and what the walls send back. All that takes heads takes rooms. A set of
-measured room responses needs nothing from here: `binaural_heads` (or `load_heads`) reads a
+measured room responses needs nothing from here: `binaural_heads` (or `load_hrirs`) reads a
 folder of them, such as CATT_0_4s_-30.wav with `pattern=r"_(?P<azimuth>-?[0-9]+)$"`.
 
 Each image source of a shoebox (Allen and Berkley, "Image method for efficiently
@@ -29,22 +29,22 @@ import scipy.fft
 import scipy.signal
 from scipy.spatial import cKDTree
 
-from unified_se_ss.data.binaural_heads import (
+from unified_se_ss.data.hrirs import PATTERN, default_cache, split_hrirs
+from unified_se_ss.data.hrtf_bank import (
     SHARES,
     SUBSETS,
     binaural_heads,
     heads_digest,
     surrounding_directions,
 )
-from unified_se_ss.data.heads import PATTERN, default_cache, split_heads
 from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import written_whole
+from unified_se_ss.files import atomic_path
 from unified_se_ss.progress import progress_bar
 from unified_se_ss.spatial.arrays import SPEED_OF_SOUND
 from unified_se_ss.spatial.directions import from_vector, to_vector
-from unified_se_ss.spatial.head import Head, fast_length
-from unified_se_ss.spatial.spherical_head import spherical_heads
+from unified_se_ss.spatial.hrtf.hrir import HRIRSet, fast_length
+from unified_se_ss.spatial.hrtf.sphere import spherical_head_hrirs
 
 # To be raised with every change that changes a sample of a room.
 RECIPE = 1
@@ -63,7 +63,7 @@ SPHERE_GRID = (np.arange(-170.0, 181.0, 10.0), np.arange(-80.0, 81.0, 10.0))
 
 
 @dataclass(frozen=True)
-class RoomsAround:
+class BinauralRoomConfig:
     """What the rooms around a listener are like; every range is drawn from uniformly.
 
     Arguments
@@ -92,7 +92,7 @@ class RoomsAround:
 
     Example
     -------
-    >>> RoomsAround(rooms=2).directions
+    >>> BinauralRoomConfig(rooms=2).directions
     12
     """
 
@@ -125,7 +125,7 @@ class RoomsAround:
             )
 
 
-class Place(NamedTuple):
+class ShoeboxGeometry(NamedTuple):
     """A shoebox and who is where in it: sizes and positions [3] in metres, yaw in degrees.
 
     `sources` [D, 3] belong to the head's directions `indices` [D].
@@ -147,16 +147,16 @@ def binaural_rooms(
     cache=None,
     pattern: str = PATTERN,
     positive: str = "left",
-    settings: RoomsAround | None = None,
+    settings: BinauralRoomConfig | None = None,
     workers: int | None = None,
-) -> dict[str, list[Head]]:
+) -> dict[str, list[HRIRSet]]:
     """Rooms around heads for training, dev and test; no head or room is in two of them.
 
     Arguments
     ---------
     source, sample_rate, seed, shares, cache, pattern, positive
         As for `binaural_heads`; by default spheres, with directions all around.
-    settings : RoomsAround, optional
+    settings : BinauralRoomConfig, optional
         What the rooms are like.
     workers : int, optional
         Processes (default: one for each core). The rooms do not depend on it.
@@ -173,18 +173,18 @@ def binaural_rooms(
 
     Example
     -------
-    >>> settings = RoomsAround(rooms=1, directions=2, seconds=0.1)
+    >>> settings = BinauralRoomConfig(rooms=1, directions=2, seconds=0.1)
     >>> rooms = binaural_rooms(
     ...     shares=(1, 1, 1), cache=getfixture("tmpdir"), settings=settings, workers=1
     ... )
     >>> rooms["test"][0].filters.shape
     (2, 2, 889)
     """
-    settings = settings or RoomsAround()
+    settings = settings or BinauralRoomConfig()
     if source is None:
         azimuth, elevation = (g.ravel() for g in np.meshgrid(*SPHERE_GRID, indexing="ij"))
-        everyone = spherical_heads(sum(shares), sample_rate, azimuth, elevation)
-        heads = split_heads(everyone, shares, seed)
+        everyone = spherical_head_hrirs(sum(shares), sample_rate, azimuth, elevation)
+        heads = split_hrirs(everyone, shares, seed)
     else:
         heads = binaural_heads(source, sample_rate, seed, shares, cache, pattern, positive)
     return {
@@ -196,15 +196,15 @@ def binaural_rooms(
 
 
 def simulate_rooms(
-    heads, settings: RoomsAround, seed=0, cache=None, workers: int | None = None
-) -> list[Head]:
+    heads, settings: BinauralRoomConfig, seed=0, cache=None, workers: int | None = None
+) -> list[HRIRSet]:
     """Puts heads into rooms; what was simulated once is kept and read again.
 
     Arguments
     ---------
     heads : list of Head
         All of one rate, with directions all around.
-    settings : RoomsAround
+    settings : BinauralRoomConfig
         What the rooms are like.
     seed : int or list of int
         Room i follows from it, i and the head (default 0).
@@ -222,7 +222,7 @@ def simulate_rooms(
     Example
     -------
     >>> from unified_se_ss.spatial import spherical_head
-    >>> settings = RoomsAround(rooms=1, directions=3, seconds=0.1)
+    >>> settings = BinauralRoomConfig(rooms=1, directions=3, seconds=0.1)
     >>> head = spherical_head(8000)
     >>> (room,) = simulate_rooms([head], settings, cache=getfixture("tmpdir"), workers=1)
     >>> room.name, len(room), room.latency == head.latency
@@ -244,12 +244,12 @@ def simulate_rooms(
         name: np.stack([getattr(room, name) for room in rooms])
         for name in ("azimuth", "elevation", "filters")
     }
-    with written_whole(kept) as temporary, open(temporary, "wb") as file:
+    with atomic_path(kept) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
     return rooms
 
 
-def room_filters(head: Head, place: Place, seconds: float) -> np.ndarray:
+def room_filters(head: HRIRSet, place: ShoeboxGeometry, seconds: float) -> np.ndarray:
     """Binaural responses of a room, from each of its sources.
 
     Arguments
@@ -422,7 +422,7 @@ def _nearest_in(head, around):
     return np.argmax(vectors @ vectors[around].T, axis=1)
 
 
-def _draw_place(head, settings, rng) -> Place:
+def _draw_place(head, settings, rng) -> ShoeboxGeometry:
     """Draws a room, the head in it, and sources in directions of the head."""
     azimuths, elevations = settings.azimuth, settings.elevation
     front = np.flatnonzero(
@@ -444,7 +444,9 @@ def _draw_place(head, settings, rng) -> Place:
         if fits.sum() >= settings.directions:
             chosen = np.flatnonzero(fits)[: settings.directions]
             reverberation = float(rng.uniform(*settings.reverberation))
-            return Place(size, reverberation, middle, yaw, indices[chosen], sources[chosen])
+            return ShoeboxGeometry(
+                size, reverberation, middle, yaw, indices[chosen], sources[chosen]
+            )
     raise UserError(
         f"directions: in {PLACES_TRIED} rooms there was no place for "
         f"{settings.directions} sources around {head.name}, which has {len(front)} "
@@ -457,7 +459,7 @@ def _simulate(job, *, settings, seed):
     index, (head, number) = job
     rng = np.random.default_rng([*np.atleast_1d(seed), index])
     place = _draw_place(head, settings, rng)
-    return Head(
+    return HRIRSet(
         _name(head, number),
         head.sample_rate,
         head.azimuth[place.indices],
@@ -478,7 +480,7 @@ def _read_kept(path, jobs):
         with np.load(path, allow_pickle=False) as arrays:
             rooms = zip(arrays["azimuth"], arrays["elevation"], arrays["filters"])
             return [
-                Head(_name(head, number), head.sample_rate, *room, head.latency)
+                HRIRSet(_name(head, number), head.sample_rate, *room, head.latency)
                 for (head, number), room in zip(jobs, rooms, strict=True)
             ]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import atomic_write
 from unified_se_ss.progress import progress_bar
 
 try:
@@ -133,7 +133,7 @@ def download(wanted: Wanted, patience: Patience | None = None, show: bool = True
 
     Example
     -------
-    >>> path = write_whole(Path(getfixture("tmpdir")) / "a.txt", "abc")
+    >>> path = atomic_write(Path(getfixture("tmpdir")) / "a.txt", "abc")
     >>> there = Wanted((), path, 3, "md5:900150983cd24fb0d6963f7d28e17f72")
     >>> download(there) == path
     True
@@ -316,7 +316,7 @@ def _note(response, url: str, wanted: Wanted) -> None:
     version = response.headers.get("ETag", "")
     if not version or version.startswith("W/"):
         version = response.headers.get("Last-Modified")
-    write_whole(wanted.notes, json.dumps({"url": url, "version": version}))
+    atomic_write(wanted.notes, json.dumps({"url": url, "version": version}))
 
 
 def _write(response, wanted: Wanted, start: int, total: int | None, show: bool) -> None:
@@ -393,7 +393,7 @@ def check_file(path: Path, wanted: Wanted, advice: str) -> None:
 
     Example
     -------
-    >>> page = write_whole(Path(getfixture("tmpdir")) / "a.zip", "<html>Log in")
+    >>> page = atomic_write(Path(getfixture("tmpdir")) / "a.zip", "<html>Log in")
     >>> check_file(page, Wanted((), page, 12, "md5:00"), "try again")
     Traceback (most recent call last):
     unified_se_ss.errors.UserError: a.zip: its md5 is d50d6b2aea1145d2b097ea6d6e8e3dd5, \
@@ -418,7 +418,7 @@ def digest_of(path, kind: str) -> str:
 
     Example
     -------
-    >>> digest_of(write_whole(Path(getfixture("tmpdir")) / "a.txt", "abc"), "md5")
+    >>> digest_of(atomic_write(Path(getfixture("tmpdir")) / "a.txt", "abc"), "md5")
     '900150983cd24fb0d6963f7d28e17f72'
     """
     digest = hashlib.new(kind, usedforsecurity=False)

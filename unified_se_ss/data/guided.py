@@ -14,7 +14,7 @@ INPUTS = ("raw", "beamformed")
 COMPONENTS = ("speech", "interferer", "noise")
 
 
-class GuidedExample(NamedTuple):
+class MicBeamExample(NamedTuple):
     """One item; all signals float32, as long as each other.
 
     id : unique in an epoch.
@@ -36,7 +36,7 @@ class GuidedExample(NamedTuple):
 
 
 @dataclass
-class GuidedBatch:
+class MicBeamBatch:
     """Items padded with zeros to the longest.
 
     Arguments
@@ -59,7 +59,7 @@ class GuidedBatch:
 
     Example
     -------
-    >>> batch = collate_guided([GuidedExample("a", torch.ones(2, 3), torch.ones(3))])
+    >>> batch = collate_mic_beam([MicBeamExample("a", torch.ones(2, 3), torch.ones(3))])
     >>> batch.raw, len(batch)
     (tensor([[1., 1., 1.]]), 1)
     """
@@ -85,7 +85,7 @@ class GuidedBatch:
         """The beamformer's output, [B, T]."""
         return self.inputs[:, 1]
 
-    def to(self, device) -> GuidedBatch:
+    def to(self, device) -> MicBeamBatch:
         """Moves the signals to a device, in place, and returns the batch.
 
         The lengths stay on the CPU: whoever asks for them there need not wait for a
@@ -93,11 +93,11 @@ class GuidedBatch:
         """
         return self._with_each(lambda signal: signal.to(device, non_blocking=True))
 
-    def pin_memory(self) -> GuidedBatch:
+    def pin_memory(self) -> MicBeamBatch:
         """Moves the signals to page-locked memory, from which copies to a GPU are fast."""
         return self._with_each(torch.Tensor.pin_memory)
 
-    def _with_each(self, change) -> GuidedBatch:
+    def _with_each(self, change) -> MicBeamBatch:
         """Changes every signal that there is, in place."""
         for name in ("inputs", "target", "components", "microphones"):
             signal = getattr(self, name)
@@ -106,28 +106,28 @@ class GuidedBatch:
         return self
 
 
-def collate_guided(examples: list[GuidedExample]) -> GuidedBatch:
+def collate_mic_beam(examples: list[MicBeamExample]) -> MicBeamBatch:
     """Pads items with zeros to the longest and stacks them.
 
     Arguments
     ---------
-    examples : list of GuidedExample
+    examples : list of MicBeamExample
         At least one.
 
     Returns
     -------
-    GuidedBatch
+    MicBeamBatch
 
     Example
     -------
-    >>> short = GuidedExample("a", torch.ones(2, 2), torch.ones(2))
-    >>> long = GuidedExample("b", torch.ones(2, 3), torch.ones(3))
-    >>> batch = collate_guided([short, long])
+    >>> short = MicBeamExample("a", torch.ones(2, 2), torch.ones(2))
+    >>> long = MicBeamExample("b", torch.ones(2, 3), torch.ones(3))
+    >>> batch = collate_mic_beam([short, long])
     >>> batch.target, batch.lengths
     (tensor([[1., 1., 0.],
             [1., 1., 1.]]), tensor([2, 3]))
     """
-    return GuidedBatch(
+    return MicBeamBatch(
         ids=[example.id for example in examples],
         inputs=_padded([example.inputs for example in examples]),
         target=_padded([example.target for example in examples]),

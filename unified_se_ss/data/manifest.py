@@ -18,9 +18,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from unified_se_ss.data.sound_headers import HIGHEST_RATE, LOWEST_RATE
 from unified_se_ss.errors import UserError, shortened
-from unified_se_ss.files import written_whole
-from unified_se_ss.sound_headers import HIGHEST_RATE, LOWEST_RATE
+from unified_se_ss.files import atomic_path
 
 REQUIRED = ("ID", "duration", "sample_rate")
 STEM = re.compile(r"mixture|s[1-9][0-9]*|noise|speech|noisy|clean")
@@ -129,7 +129,7 @@ def write_manifest(path, rows, fingerprint):
     # Of what ends a line, the writer by itself quotes its own alone.
     returns = any("\r" in str(value) for row in rows for value in row.values())
     quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
-    with written_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(
                 file, list(rows[0]), lineterminator="\n", quoting=quoting
@@ -139,7 +139,7 @@ def write_manifest(path, rows, fingerprint):
         digest = _digest(temporary)
     # The CSV comes first: a manifest with an old fingerprint is made again, whereas an
     # old manifest with a new fingerprint would pass for current.
-    with written_whole(_fingerprint_path(path)) as temporary:
+    with atomic_path(_fingerprint_path(path)) as temporary:
         record = {"manifest": digest, "made_from": fingerprint}
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

@@ -24,7 +24,7 @@ _gathered: ContextVar[list | None] = ContextVar("gathered", default=None)
 
 
 @contextmanager
-def gathering():
+def collect_errors():
     """Inside, items with which something is wrong are gathered; nothing is raised.
 
     For an audit, which shall see them all. What is prepared meanwhile lacks these items
@@ -50,7 +50,7 @@ def gathering():
 
 
 def gathered() -> list:
-    """What was gathered so far; nothing outside of :func:`gathering`."""
+    """What was gathered so far; nothing outside of :func:`collect_errors`."""
     return list(_gathered.get() or ())
 
 
@@ -66,7 +66,7 @@ def raise_for(problems, key, advice, items=()):
     advice : str
         What to do.
     items : list of BadItem
-        The items that the problems are of, for :func:`gathering`; whoever gives them goes
+        The items that the problems are of, for :func:`collect_errors`; whoever gives them goes
         on without these items then.
 
     Raises

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from unified_se_ss.data.corpora.mini_librimix import arrange_mini_librimix
 from unified_se_ss.data.download import Patience, Wanted, alone, check_room, download
-from unified_se_ss.data.mini_librimix import arrange_mini_librimix
 from unified_se_ss.data.unpack import unpack
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import atomic_write
 
 OPENSLR = ("https://www.openslr.org", "https://openslr.elda.org")
 RECORDS = "What `python -m unified_se_ss.data fetch` has put into this folder.\n"
@@ -251,7 +251,7 @@ def _check_writable(folder: Path) -> None:
     """Stop if nothing can be put into a folder, which is made if need be."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"-o: {folder} is a file; name a folder")
-    write_whole(folder / ".fetched" / "README", RECORDS)
+    atomic_write(folder / ".fetched" / "README", RECORDS)
 
 
 @contextmanager
@@ -295,7 +295,7 @@ def _put_in_place(place: Path, folder: Path, archive: Archive) -> None:
         if around and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
-    write_whole(_record(archive, folder), json.dumps({"files": _count(source)}))
+    atomic_write(_record(archive, folder), json.dumps({"files": _count(source)}))
     target = folder / archive.contents
     target.parent.mkdir(parents=True, exist_ok=True)
     os.rename(source, target)  # in one step, when all of it is there

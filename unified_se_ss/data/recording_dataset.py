@@ -10,10 +10,10 @@ import torch
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.augment import perturbed_frames, read_perturbed, speed_ratio
+from unified_se_ss.data.corpora.array_recordings import STEMS
 from unified_se_ss.data.dataset import CROP_ATTEMPTS, as_item_key, check_segment
-from unified_se_ss.data.guided import GuidedExample
+from unified_se_ss.data.guided import MicBeamExample
 from unified_se_ss.data.manifest import Item, Manifest, read_manifest
-from unified_se_ss.data.recordings import STEMS
 from unified_se_ss.errors import UserError
 
 COMPENSATED = ("nothing", "beamformed", "all")
@@ -47,7 +47,7 @@ class RecordingDataset(torch.utils.data.Dataset):
 
     Example
     -------
-    An item is `dataset[ItemKey(epoch, index)]`, a `GuidedExample`. Its conditions are
+    An item is `dataset[ItemKey(epoch, index)]`, a `MicBeamExample`. Its conditions are
     delay (samples) and level (dB) of the beamformed signal, and those of the target, as
     they were recorded.
     """
@@ -96,7 +96,7 @@ class RecordingDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.manifest)
 
-    def __getitem__(self, key) -> GuidedExample:
+    def __getitem__(self, key) -> MicBeamExample:
         key = as_item_key(key)
         item = self.manifest.items[key.index]
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
@@ -109,7 +109,7 @@ class RecordingDataset(torch.utils.data.Dataset):
             if not audio.is_silent(target):
                 break
         inputs = [self._read(item, stem, start, length) for stem in STEMS[:2]]
-        return GuidedExample(
+        return MicBeamExample(
             item.id,
             inputs=torch.from_numpy(np.stack(inputs)),
             target=torch.from_numpy(target),

@@ -29,7 +29,7 @@ from scipy.signal import fftconvolve
 
 from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import write_whole, written_whole
+from unified_se_ss.files import atomic_path, atomic_write
 from unified_se_ss.progress import progress_bar
 from unified_se_ss.spatial.arrays import SPEED_OF_SOUND
 from unified_se_ss.spatial.directions import to_vector
@@ -329,9 +329,9 @@ def prepare_room_bank(
     _remove_left_over(path.parent)
     version = importlib.metadata.version("pyroomacoustics")
     simulate = functools.partial(_simulate, settings, seed)
-    with written_whole(path) as temporary, process_pool(workers) as run:
+    with atomic_path(path) as temporary, process_pool(workers) as run:
         _write_rooms(temporary, settings.record(), run(simulate, range(n_rooms)), n_rooms)
-    write_whole(
+    atomic_write(
         told, json.dumps({**made_from, "pyroomacoustics": version}, indent=2) + "\n"
     )
     return RoomBank(path)

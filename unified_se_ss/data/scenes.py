@@ -13,11 +13,11 @@ import torch
 from scipy.fft import irfft, next_fast_len, rfft
 
 from unified_se_ss.data.dataset import as_item_key, check_segment
-from unified_se_ss.data.guided import GuidedExample
+from unified_se_ss.data.guided import MicBeamExample
 from unified_se_ss.data.manifest import Manifest
 from unified_se_ss.data.mixing import PEAK, SOURCE_LUFS
+from unified_se_ss.data.pools import NoisePool, SpeechPool
 from unified_se_ss.data.rooms import Room, RoomBank
-from unified_se_ss.data.sounds import Noises, Talkers
 from unified_se_ss.errors import UserError
 
 
@@ -77,8 +77,8 @@ class SceneDataset(torch.utils.data.Dataset, ABC):
             )
         self.rooms = rooms
         self.sample_rate = rooms.settings.sample_rate
-        self.talkers = Talkers(speech, self.sample_rate, resample, least=2)
-        self.noises = Noises(noise, self.sample_rate, resample)
+        self.talkers = SpeechPool(speech, self.sample_rate, resample, least=2)
+        self.noises = NoisePool(noise, self.sample_rate, resample)
         self.n_items = n_items
         self.segment_seconds = float(segment_seconds)
         self.seed = seed
@@ -103,7 +103,7 @@ class SceneDataset(torch.utils.data.Dataset, ABC):
     def __len__(self) -> int:
         return self.n_items
 
-    def __getitem__(self, key) -> GuidedExample:
+    def __getitem__(self, key) -> MicBeamExample:
         key = as_item_key(key)
         if not 0 <= key.index < self.n_items:
             raise IndexError(key.index)
@@ -111,7 +111,7 @@ class SceneDataset(torch.utils.data.Dataset, ABC):
         return self._example(rng, key.index)
 
     @abstractmethod
-    def _example(self, rng: np.random.Generator, index: int) -> GuidedExample:
+    def _example(self, rng: np.random.Generator, index: int) -> MicBeamExample:
         """The item that follows from a generator; its number names it."""
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 
 from unified_se_ss.data.dataset import as_item_key
-from unified_se_ss.data.guided import GuidedExample
+from unified_se_ss.data.guided import MicBeamExample
 
 
-class SeveralGuides(torch.utils.data.Dataset):
+class MultiBeamformerTestSet(torch.utils.data.Dataset):
     """Data sets by the name of their guide, as one.
 
     Arguments
@@ -25,8 +25,8 @@ class SeveralGuides(torch.utils.data.Dataset):
     ...     def __len__(self):
     ...         return 2
     ...     def __getitem__(self, key):
-    ...         return GuidedExample(f"item-{key.index}", torch.ones(2, 3), torch.ones(3))
-    >>> data = SeveralGuides({"mvdr": Two(), "delay_and_sum": Two()})
+    ...         return MicBeamExample(f"item-{key.index}", torch.ones(2, 3), torch.ones(3))
+    >>> data = MultiBeamformerTestSet({"mvdr": Two(), "delay_and_sum": Two()})
     >>> len(data), data[3].id, data[3].conditions
     (4, '0003_delay_and_sum', {'item': 'item-1', 'guide': 'delay_and_sum'})
     >>> data.find("0003_delay_and_sum").conditions["item"]
@@ -49,7 +49,7 @@ class SeveralGuides(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, key) -> GuidedExample:
+    def __getitem__(self, key) -> MicBeamExample:
         """An item under an ID of its own; its conditions name the item and the guide."""
         key = as_item_key(key)
         name, index = self.places[key.index]
@@ -59,6 +59,6 @@ class SeveralGuides(torch.utils.data.Dataset):
             conditions={"item": example.id, **example.conditions, "guide": name},
         )
 
-    def find(self, item_id: str) -> GuidedExample:
+    def find(self, item_id: str) -> MicBeamExample:
         """The item of an ID, in the first epoch, as evaluations have it."""
         return self[int(item_id.partition("_")[0])]

@@ -17,13 +17,13 @@ import numpy as np
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial.directions import from_vector, to_vector
-from unified_se_ss.spatial.head import Head
+from unified_se_ss.spatial.hrtf.hrir import HRIRSet
 
 CONVENTION = "SimpleFreeFieldHRIR"
 HALF_SINC = 32  # half of the windowed sinc that delays by fractions of a sample
 
 
-def read_sofa(path) -> Head:
+def read_sofa(path) -> HRIRSet:
     """Reads a measured head from a SOFA file, at the rate it was measured at.
 
     Understood are positions in degrees (azimuth counter-clockwise, so + is left) or
@@ -67,7 +67,7 @@ def read_sofa(path) -> Head:
             filters = filters[:, ::-1]
         azimuth, elevation = from_vector(vectors)
         filters = np.ascontiguousarray(filters, dtype=np.float32)
-        return Head(path.stem, _rate(file, path), azimuth, elevation, filters, latency)
+        return HRIRSet(path.stem, _rate(file, path), azimuth, elevation, filters, latency)
 
 
 @contextmanager

@@ -1,14 +1,17 @@
 """The evaluation room: from separated signals to metrics, tables and a report."""
 
-from unified_se_ss.evaluation.conflicts import GradientLog, plot_conflicts, read_gradients
 from unified_se_ss.evaluation.curves import plot_curves, read_log
+from unified_se_ss.evaluation.gradient_report import (
+    GradientLog,
+    plot_conflicts,
+    read_gradients,
+)
 from unified_se_ss.evaluation.metrics import (
     best_permutation,
     evaluate_item,
     sdr,
     si_snr,
 )
-from unified_se_ss.evaluation.publication import Published, publish
 from unified_se_ss.evaluation.report import choose_examples, write_report
 from unified_se_ss.evaluation.results import (
     Summary,
@@ -16,7 +19,8 @@ from unified_se_ss.evaluation.results import (
     summarise,
     write_results,
 )
-from unified_se_ss.evaluation.waves import level_signals, save_waves
+from unified_se_ss.evaluation.save_audio import level_signals, save_waves
+from unified_se_ss.evaluation.write_evaluation import Published, publish
 
 __all__ = [
     "GradientLog",

@@ -11,17 +11,17 @@ from __future__ import annotations
 import numpy as np
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.conditions import conditions
 from unified_se_ss.evaluation.interaural import interaural_errors
+from unified_se_ss.evaluation.item_stats import conditions
 from unified_se_ss.evaluation.metrics import FLOOR, best_order, si_snr
-from unified_se_ss.evaluation.waves import PEAK
+from unified_se_ss.evaluation.save_audio import PEAK
 
 
 def snr(estimate, target) -> float:
     """Signal-to-noise ratio in dB; a wrong level counts, a constant offset does not.
 
     10 log10(‖t‖² / ‖e − t‖²) of signals whose means are removed, from -80 dB to 80 dB, as
-    in `unified_se_ss.objectives.snr`.
+    in `unified_se_ss.losses.snr`.
 
     Arguments
     ---------

@@ -26,7 +26,7 @@ from unified_se_ss.evaluation.results import (
     RATES,
     RESAMPLES,
 )
-from unified_se_ss.files import csv_text, write_whole
+from unified_se_ss.files import atomic_write, csv_text
 
 #: What is compared unless told otherwise: columns of results.csv.
 METRICS = ("snr_i", "si_snr_i", "se_si_snr_i", "delta_itd", "delta_ild", "wer")
@@ -333,9 +333,9 @@ def write_comparison(comparison, folder) -> list[Path]:
     """
     folder = Path(folder)
     return [
-        write_whole(folder / "comparison.md", comparison.markdown()),
-        write_whole(folder / "comparison.csv", comparison.csv()),
-        write_whole(folder / "comparison.png", comparison.png()),
+        atomic_write(folder / "comparison.md", comparison.markdown()),
+        atomic_write(folder / "comparison.csv", comparison.csv()),
+        atomic_write(folder / "comparison.png", comparison.png()),
     ]
 
 

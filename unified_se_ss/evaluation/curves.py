@@ -12,7 +12,7 @@ import io
 import numpy as np
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import atomic_write
 
 #: Panels in the order of drawing: title, axis label, then key, label, colour, style.
 LARGE_PANELS = (
@@ -120,7 +120,7 @@ def plot_curves(train_log_rows, path_png):
     >>> plot_curves([{"epoch": 1, "lr": 0.1}, {"epoch": 2, "lr": 0.1}], path).name
     'curves.png'
     """
-    return write_whole(path_png, curves_png(train_log_rows))
+    return atomic_write(path_png, curves_png(train_log_rows))
 
 
 def curves_png(train_log_rows):

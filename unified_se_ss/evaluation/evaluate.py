@@ -32,7 +32,7 @@ from unified_se_ss.evaluation.perceptual import (
     perceptual_scores,
 )
 from unified_se_ss.evaluation.recognition import recognition_scores
-from unified_se_ss.evaluation.waves import level_signals
+from unified_se_ss.evaluation.save_audio import level_signals
 
 #: Said of perceptual metrics whose package brought its process down.
 DIED = "the process that computed it died; the package cannot take this utterance"

@@ -142,7 +142,7 @@ def interaural_errors(
         each source with its number at the end (`delta_itd_1` ...); `itd_{j}` and
         `ild_{j}`, those of the target, `itd_estimate_{j}` and `ild_estimate_{j}`, those
         of its estimate, and `cues_{j}`: `measured`, `silent` or
-        `one_eared`, what the target or else its estimate is.
+        `monaural`, what the target or else its estimate is.
 
     Raises
     ------
@@ -196,7 +196,7 @@ def summarise_interaural(rows) -> dict:
     dict
         `delta_itd_mean`, `delta_itd_median` (µs), `delta_itd_large` (share above 50 µs),
         `delta_ild_mean`, `delta_ild_median` (dB), the same per band, None where nothing
-        was measured; `measured`, `silent`, `one_eared`: numbers of sources. Of rows by
+        was measured; `measured`, `silent`, `monaural`: numbers of sources. Of rows by
         `protocol="speechbrain"`, `delta_itd_mean` and `delta_ild_mean` alone: means over
         the utterances.
 
@@ -226,7 +226,7 @@ def summarise_interaural(rows) -> dict:
         if name == "delta_itd":
             summary["delta_itd_large"] = _mean(values > LARGE_ITD_ERROR)
     states = [row.get(f"cues_{j}") for row in rows for j in sources]
-    for state in ("measured", "silent", "one_eared"):
+    for state in ("measured", "silent", "monaural"):
         summary[state] = states.count(state)
     return summary
 
@@ -250,12 +250,12 @@ def _checked(estimates, targets):
 
 
 def _states(estimates, targets):
-    """What each source is: measured, silent or one_eared; first its target is asked."""
+    """What each source is: measured, silent or monaural; first its target is asked."""
     states = []
     ears = zip(_heard_ears(targets), _heard_ears(estimates))
     for of_target, of_estimate in ears:
         heard = of_target if of_target < 2 else of_estimate
-        states.append(("silent", "one_eared", "measured")[heard])
+        states.append(("silent", "monaural", "measured")[heard])
     return states
 
 

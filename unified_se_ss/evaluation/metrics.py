@@ -1,7 +1,7 @@
 """How good is a separation: SI-SNR and SDR of one utterance, in float64.
 
 This is the judge's side: numpy only, one utterance at a time, no gradient. The losses
-of the training live in `unified_se_ss.objectives`.
+of the training live in `unified_se_ss.losses`.
 
 Axes: T samples, J sources.
 """
@@ -15,7 +15,7 @@ import scipy.fft
 import scipy.linalg
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.conditions import conditions
+from unified_se_ss.evaluation.item_stats import conditions
 
 #: The ratio below which a value means nothing; SpeechBrain's EPS. It is -80 dB, and
 #: what a silent estimate gets.

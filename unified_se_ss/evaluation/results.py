@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.conditions import CONDITIONS
 from unified_se_ss.evaluation.interaural import BANDS, PLACES
-from unified_se_ss.files import csv_text, write_whole
+from unified_se_ss.evaluation.item_stats import CONDITIONS
+from unified_se_ss.files import atomic_write, csv_text
 
 #: Headline metrics in the order of every table: key, heading, unit.
 HEADLINES = (
@@ -326,9 +326,9 @@ def write_results(rows, folder):
     cells = ({column: as_text(row.get(column)) for column in columns} for row in rows)
     summary = summarise(rows)
     numbers = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
-    write_whole(folder / "results.csv", csv_text(cells, columns))
-    write_whole(folder / "summary.json", numbers + "\n")
-    write_whole(folder / "summary.md", summary.markdown())
+    atomic_write(folder / "results.csv", csv_text(cells, columns))
+    atomic_write(folder / "summary.json", numbers + "\n")
+    atomic_write(folder / "summary.md", summary.markdown())
     return summary
 
 

@@ -203,13 +203,13 @@ def statistics(steps: Steps, members: np.ndarray) -> Statistics:
     >>> found.mean("conflict_rate"), found.mean("removed"), found.mean("cosine")
     (0.25, 0.125, 0.0625)
     """
-    usable = steps.auxiliary_finite & steps.main_finite
-    finite = steps.select(usable)
+    filter_utterances = steps.auxiliary_finite & steps.main_finite
+    finite = steps.select(filter_utterances)
     whole = [
-        len(usable),
+        len(filter_utterances),
         (~steps.auxiliary_finite).sum(),
         (~steps.main_finite).sum(),
-        usable.sum(),
+        filter_utterances.sum(),
         finite.auxiliary_scale.sum(),
     ]
     terms = _of_groups(*finite[:5])  # [8, N, G], nan where undefined

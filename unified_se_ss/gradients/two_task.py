@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 import torch.distributed
 
-from unified_se_ss.gradients.balance import MovingRatio
 from unified_se_ss.gradients.layout import BLOCK, Layout
 from unified_se_ss.gradients.losses import TaskLoss, TwoTaskLosses
+from unified_se_ss.gradients.norm_balance import GradNormEMA
 from unified_se_ss.gradients.rules import find_rule
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class TwoTaskGradients:
         Names of the modules (or parameters) that the auxiliary task alone uses.
     aux_scale : str, optional
         ``"ema"``: multiply g_a by a moving factor that keeps ||g_a|| at `aux_ratio`
-        times ||g_m||, see :class:`~unified_se_ss.gradients.balance.MovingRatio`. By
+        times ||g_m||, see :class:`~unified_se_ss.gradients.norm_balance.GradNormEMA`. By
         default the losses' own scales count.
     aux_ratio : float
         See there.
@@ -139,7 +139,7 @@ class TwoTaskGradients:
             raise ValueError(f"aux_scale is '{aux_scale}'; expected null or ema")
         self.rule = find_rule(rule, rule_options)
         self.process_group = process_group
-        self.moving_ratio = MovingRatio(aux_ratio, aux_decay) if aux_scale else None
+        self.moving_ratio = GradNormEMA(aux_ratio, aux_decay) if aux_scale else None
         self._place(dict(named_parameters), shared, auxiliary, granularity)
         self.pending = 0
         self.flag = False

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import csv_text, write_whole
+from unified_se_ss.files import atomic_write, csv_text
 from unified_se_ss.inference.binaural import BinauralSeparator
 from unified_se_ss.inference.guided import GuidedEnhancer
 from unified_se_ss.inference.interface import Interface
@@ -245,7 +245,7 @@ def load_for_files(
         As for :class:`~unified_se_ss.inference.guided.GuidedEnhancer`.
     recognition : dict, optional
         Where words are wanted, options of
-        :class:`~unified_se_ss.inference.recogniser.Recognizer`.
+        :class:`~unified_se_ss.inference.recognizer.Recognizer`.
     **options
         Those of :class:`~unified_se_ss.inference.separator.Separator`.
 
@@ -261,7 +261,7 @@ def load_for_files(
     if guide is not None:
         raise UserError(f"--guide: a model of kind {model.kind} is guided by nothing")
     if model.kind == "recogniser":
-        from unified_se_ss.inference.recogniser import Recognizer
+        from unified_se_ss.inference.recognizer import Recognizer
 
         options.pop("mixture_consistency", None)  # there are no sources
         return Recognizer(model, **options, **(recognition or {}))
@@ -434,7 +434,7 @@ def write_transcripts(path: Path, done: list[dict]) -> None:
         {"input": of["input"], "seconds": f"{of['seconds']:.3f}", "text": of["text"]}
         for of in done
     )
-    write_whole(path, csv_text(rows, ("input", "seconds", "text")))
+    atomic_write(path, csv_text(rows, ("input", "seconds", "text")))
 
 
 def _report(separator: Interface, done: list, failed: list) -> dict:

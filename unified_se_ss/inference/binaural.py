@@ -12,6 +12,7 @@ import torch
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.chunks import Stitcher, cut
+from unified_se_ss.inference.gain import HEARD_LEVEL, consistent, gain_to, scaled
 from unified_se_ss.inference.interface import (
     CHUNK_SECONDS,
     OVERLAP_SECONDS,
@@ -20,7 +21,6 @@ from unified_se_ss.inference.interface import (
     check_output,
     chunk_and_overlap,
 )
-from unified_se_ss.inference.level import HEARD_LEVEL, consistent, gain_to, scaled
 from unified_se_ss.inference.recordings import Recording, as_given, check_rate_of_file
 from unified_se_ss.inference.sound_files import (
     BLOCK,

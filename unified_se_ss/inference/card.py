@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unified_se_ss import __version__
-from unified_se_ss.inference.positions import longest_input
+from unified_se_ss.inference.max_length import longest_input
 
 # Keys of a run that say what it was trained on, and how.
 DATA_KEYS = ("mixture", "mode", "train_subset", "segment_seconds", "dynamic_mixing")
@@ -53,7 +53,7 @@ python -m unified_se_ss recognise {folder} NOISY.wav -o OUT/
 ```
 
 ```python
-from unified_se_ss.inference.recogniser import Recognizer
+from unified_se_ss.inference.recognizer import Recognizer
 
 recognizer = Recognizer.from_folder("{folder}")
 text, enhanced = recognizer.recognise("NOISY.wav")

@@ -93,7 +93,7 @@ def cut(blocks: Iterable[np.ndarray], length: int, overlap: int, sample_rate: in
         yield Chunk(start, fresh, signal, not has_more)
         if not has_more:
             return
-        fresh = reach_back(signal, overlap, sample_rate)
+        fresh = context_overlap(signal, overlap, sample_rate)
         held = held[length - fresh :]
         start += length - fresh
 
@@ -110,7 +110,7 @@ def _filled(held, blocks: Iterator[np.ndarray], length: int):
     return np.concatenate(parts), samples > length
 
 
-def reach_back(signal: np.ndarray, overlap: int, sample_rate: int) -> int:
+def context_overlap(signal: np.ndarray, overlap: int, sample_rate: int) -> int:
     """Samples by which the next chunk should overlap this one, to share speech with it.
 
     The least, from `overlap` to half the chunk, of which a quarter of `overlap` is loud:
@@ -119,7 +119,7 @@ def reach_back(signal: np.ndarray, overlap: int, sample_rate: int) -> int:
     Example
     -------
     >>> signal = np.r_[np.ones(600), np.zeros(400)]
-    >>> reach_back(signal, 200, 1000), reach_back(np.ones(1000), 200, 1000)
+    >>> context_overlap(signal, 200, 1000), context_overlap(np.ones(1000), 200, 1000)
     (460, 200)
     """
     size = max(sample_rate // 50, 1)
@@ -146,7 +146,7 @@ def reach_back(signal: np.ndarray, overlap: int, sample_rate: int) -> int:
 # ------------------------------------------------------------------ who is who
 
 
-class Voices:
+class SpeakerTracker:
     """What each source has sounded like so far: a mean log spectrum, slowly forgotten.
 
     A frame speaks for a source if it is loud and that source is the loudest in it, so
@@ -175,7 +175,7 @@ class Voices:
         self._sums = keep[:, None] * self._sums + sums
         self._counts = keep * self._counts + counts
 
-    def likeness(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    def similarity(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """How much each source sounded like each of a chunk, [J, J] in -1 (other) to 1.
 
         0 where one of the two has not spoken.
@@ -184,8 +184,8 @@ class Voices:
         before = self._sums / np.maximum(self._counts, 1e-9)[:, None]
         now = sums / np.maximum(counts, 1e-9)[:, None]
         distance = np.square(before[:, None] - now).mean(-1)
-        likeness = (DIFFERENT_VOICES - distance) / (DIFFERENT_VOICES + distance)
-        return likeness * spoken / (spoken + TRUSTED_SECONDS * self.frames_per_second)
+        similarity = (DIFFERENT_VOICES - distance) / (DIFFERENT_VOICES + distance)
+        return similarity * spoken / (spoken + TRUSTED_SECONDS * self.frames_per_second)
 
     def describe(self, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log spectra of the frames that speak for each source of a chunk, [J, T].
@@ -252,7 +252,7 @@ class Stitcher:
 
     Source i of what came before continues as source j of a new chunk: where the two
     overlap and one of them is loud there, if they correlate; where both are silent, if
-    they sound alike (:class:`Voices`). The assignment with the highest sum wins. The
+    they sound alike (:class:`SpeakerTracker`). The assignment with the highest sum wins. The
     cross-fade is a quarter of the overlap, in its middle.
 
     Levels are to be right already: a network's gain belongs to its output, not to the
@@ -283,7 +283,7 @@ class Stitcher:
         self.n_sources = n_sources
         self.fade = max(int(FADE * overlap), 1)
         self.held_back = (overlap + self.fade) // 2
-        self.voices = Voices(n_sources, sample_rate) if n_sources > 1 else None
+        self.voices = SpeakerTracker(n_sources, sample_rate) if n_sources > 1 else None
         self.orders: list[list[int]] = []
         self._before: np.ndarray | None = None
         self._start = 0
@@ -324,11 +324,11 @@ class Stitcher:
         sums, counts = self.voices.describe(signals)
         order = list(range(self.n_sources))
         if self.orders:
-            order = self._assignment(signals, shared, self.voices.likeness(sums, counts))
+            order = self._assignment(signals, shared, self.voices.similarity(sums, counts))
         self.voices.add(sums[order], counts[order])
         return order
 
-    def _assignment(self, signals, shared: int, likeness) -> list[int]:
+    def _assignment(self, signals, shared: int, similarity) -> list[int]:
         """The order with the highest sum of agreement and likeness."""
         from scipy.optimize import linear_sum_assignment
 
@@ -339,7 +339,7 @@ class Stitcher:
         # Spectra add up a window of power, means of samples do not.
         level = self.voices.level / spectrum_of_unit_power(self.voices)
         belief = power / np.maximum(power + FAINT * level, 1e-30)
-        score = belief * agreement + (1 - belief) * likeness
+        score = belief * agreement + (1 - belief) * similarity
         return linear_sum_assignment(score, maximize=True)[1].tolist()
 
     def _joined(self, signals, shared: int) -> np.ndarray:
@@ -359,7 +359,7 @@ def _together(signals) -> np.ndarray:
     return signals if signals.ndim == 2 else signals.mean(1)
 
 
-def spectrum_of_unit_power(voices: Voices) -> float:
+def spectrum_of_unit_power(voices: SpeakerTracker) -> float:
     """What the bands of white noise of power 1 add up to."""
     return float(np.square(np.hanning(voices.window)).sum() * voices.bands.sum())
 

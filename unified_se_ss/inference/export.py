@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import atomic_write
 from unified_se_ss.inference.card import model_card
 from unified_se_ss.inference.folders import CONFIGURATION, TOKENS, WEIGHTS, read_folder
 from unified_se_ss.inference.models import Model, as_model
@@ -43,12 +43,12 @@ def write_native(model: Model, folder) -> None:
 
     folder = Path(folder)
     text = json.dumps(model.configuration, indent=2, allow_nan=False) + "\n"
-    write_whole(folder / CONFIGURATION, text)
+    atomic_write(folder / CONFIGURATION, text)
     state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
     # Its save_file would make a file that nobody else may read.
-    write_whole(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+    atomic_write(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
     if model.decoding:
-        write_whole(folder / TOKENS, model.decoding.tokens.read_bytes())
+        atomic_write(folder / TOKENS, model.decoding.tokens.read_bytes())
 
 
 # A new format is one entry: a function of a model and a folder.
@@ -103,7 +103,7 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
     try:
         temporary.mkdir(parents=True)
         FORMATS[format](model, temporary)
-        write_whole(temporary / CARD, model_card(model, contents, source, folder, format))
+        atomic_write(temporary / CARD, model_card(model, contents, source, folder, format))
         _move(temporary, folder)
     except OSError as error:
         raise UserError(

@@ -11,7 +11,7 @@ import yaml
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.configuration import describe_network, read_json
-from unified_se_ss.inference.kinds import KINDS
+from unified_se_ss.inference.families import KINDS
 from unified_se_ss.inference.weights import average, read_checkpoint, read_safetensors
 from unified_se_ss.plain_yaml import plain_yaml
 
@@ -64,7 +64,7 @@ class Contents:
     Arguments
     ---------
     kind : str
-        A name in :data:`~unified_se_ss.inference.kinds.KINDS`.
+        A name in :data:`~unified_se_ss.inference.families.KINDS`.
     sample_rate : int
         Hz.
     network : dict

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.inference.gain import HEARD_LEVEL, gain_to
 from unified_se_ss.inference.interface import FileResult, Interface
-from unified_se_ss.inference.level import HEARD_LEVEL, gain_to
 from unified_se_ss.inference.recordings import Recording
 from unified_se_ss.inference.sound_files import (
     Writer,

@@ -12,8 +12,8 @@ from torch import nn
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.configuration import FAULTS, build_network, outline
+from unified_se_ss.inference.families import KINDS
 from unified_se_ss.inference.folders import read_folder
-from unified_se_ss.inference.kinds import KINDS
 from unified_se_ss.inference.weights import check_state
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,7 +30,7 @@ class Model:
     network : torch.nn.Module
         Is put into evaluation mode and on `device`.
     kind : str
-        A name in :data:`~unified_se_ss.inference.kinds.KINDS`.
+        A name in :data:`~unified_se_ss.inference.families.KINDS`.
     sample_rate : int
         Hz.
     device : str or torch.device, optional
@@ -288,19 +288,19 @@ def make_network(contents) -> nn.Module:
     kind = KINDS[contents.kind]
     bare = outline(contents.network, contents.configuration_path)
     check_state(bare.state_dict(), contents.state, contents.weights_path)
-    if kind.try_out is None:
+    if kind.shape_check is None:
         with fitting(contents):
-            try_out(kind, bare)
+            shape_check(kind, bare)
     with torch.random.fork_rng(devices=[]):  # first weights, soon replaced
         network = build_network(contents.network, contents.configuration_path)
     network.load_state_dict(contents.state)
-    if kind.try_out is not None:
+    if kind.shape_check is not None:
         with fitting(contents), torch.no_grad():
-            kind.try_out(network.eval())
+            kind.shape_check(network.eval())
     return network
 
 
-def try_out(kind, bare: nn.Module) -> None:
+def shape_check(kind, bare: nn.Module) -> None:
     """Send shapes through a network without memory."""
     facts = kind.facts(bare)
     channels, samples = facts["channels"], 2 * facts["minimum_samples"]

@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import written_whole
-from unified_se_ss.inference.comparison import mixtures_to_compare, same_signals
-from unified_se_ss.inference.kinds import KINDS
-from unified_se_ss.inference.positions import longest_input
+from unified_se_ss.files import atomic_path
+from unified_se_ss.inference.check_export import mixtures_to_compare, same_signals
+from unified_se_ss.inference.families import KINDS
+from unified_se_ss.inference.max_length import longest_input
 from unified_se_ss.networks.dual_path import EPSILON, GlobalNorm
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
@@ -63,7 +63,7 @@ def write_onnx(model, folder) -> None:
         )
     program = export_graph(model)
     path = Path(folder) / FILE
-    with written_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         program.save(temporary)
     check_same_outputs(model, path)
 

@@ -14,6 +14,13 @@ import torch
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.chunks import Stitcher, cut
+from unified_se_ss.inference.gain import (
+    HEARD_LEVEL,
+    LevelFit,
+    consistent,
+    gain_to,
+    scaled,
+)
 from unified_se_ss.inference.interface import (
     CHUNK_SECONDS,
     OVERLAP_SECONDS,
@@ -23,13 +30,6 @@ from unified_se_ss.inference.interface import (
     chunk_and_overlap,
     enough_memory,
 )
-from unified_se_ss.inference.level import (
-    HEARD_LEVEL,
-    LevelFit,
-    consistent,
-    gain_to,
-    scaled,
-)
 from unified_se_ss.inference.recordings import Recording, as_given
 from unified_se_ss.inference.sound_files import Writer, exactly, resampled
 
@@ -38,7 +38,7 @@ class Separator(Interface):
     """A trained model that takes recordings as people have them.
 
     What comes out is as long as what went in, to the sample, at its sampling rate and
-    at its level (:class:`~unified_se_ss.inference.level.LevelFit`), without an offset.
+    at its level (:class:`~unified_se_ss.inference.gain.LevelFit`), without an offset.
     The network hears everything at the level of LibriMix's mixtures. Signals longer than
     a chunk are worked on in overlapping chunks
     (:class:`~unified_se_ss.inference.chunks.Stitcher`), so that memory does not grow

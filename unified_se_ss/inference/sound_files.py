@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from unified_se_ss import sound_headers
+from unified_se_ss.data import sound_headers
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import written_whole
+from unified_se_ss.files import atomic_path
 
 BLOCK = 1 << 16  # samples
 SUBTYPES = {"float": "FLOAT", "pcm16": "PCM_16"}
@@ -270,7 +270,7 @@ class Writer:
             A file cannot be written; then none is there.
         """
         with ExitStack() as stack:
-            finals = [stack.enter_context(written_whole(path)) for path in self.paths]
+            finals = [stack.enter_context(atomic_path(path)) for path in self.paths]
             if self.subtype == "float":
                 self._write(finals, blocks, "float")
                 return

@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import write_whole, written_whole
-from unified_se_ss.inference.comparison import mixtures_to_compare, same_signals
-from unified_se_ss.inference.positions import POSITIONS
+from unified_se_ss.files import atomic_path, atomic_write
+from unified_se_ss.inference.check_export import mixtures_to_compare, same_signals
+from unified_se_ss.inference.max_length import POSITIONS
 from unified_se_ss.networks import DualPath, Recurrent, Transformer
 from unified_se_ss.networks.speechbrain_weights import to_speechbrain
 from unified_se_ss.networks.transformer import sinusoidal_positions
@@ -144,9 +144,9 @@ def write_speechbrain(model, folder) -> None:
     """
     folder = Path(folder)
     check_expressible(model)
-    write_whole(folder / "hyperparams.yaml", speechbrain_yaml(model))
+    atomic_write(folder / "hyperparams.yaml", speechbrain_yaml(model))
     for name, state in speechbrain_states(model.network).items():
-        with written_whole(folder / f"{name}.ckpt") as path:
+        with atomic_path(folder / f"{name}.ckpt") as path:
             torch.save(state, path)
     check_same_sources(model, folder)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import sentencepiece
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import atomic_write
 
 KINDS = ("unigram", "bpe", "char", "word")
 BLANK, UNKNOWN, BEGIN, END = range(4)
@@ -114,7 +114,7 @@ class Tokens:
                 f"n_tokens: {size} tokens ({kind}) cannot be learnt from "
                 f"{len(transcripts)} different transcripts: {reason}"
             ) from error
-        write_whole(path, model.getvalue())
+        atomic_write(path, model.getvalue())
         return cls(path)
 
     def __len__(self):

@@ -14,7 +14,7 @@ from unified_se_ss.spatial.arrays import (
     near_field_steering,
     phone_array,
 )
-from unified_se_ss.spatial.beamform import (
+from unified_se_ss.spatial.beamformers import (
     BEAMFORMERS,
     MVDR,
     RTFMVDR,
@@ -27,19 +27,19 @@ from unified_se_ss.spatial.beamform import (
     noise_context,
 )
 from unified_se_ss.spatial.covariance import recursive_covariance, spatial_covariance
-from unified_se_ss.spatial.delay import Delay, gcc_phat
 from unified_se_ss.spatial.directions import (
     from_interaural_polar,
     from_vector,
     lateral_angle,
     to_vector,
 )
-from unified_se_ss.spatial.guide import Guide
-from unified_se_ss.spatial.head import Head, binaural
-from unified_se_ss.spatial.spherical_head import (
+from unified_se_ss.spatial.frontend import BeamformerFrontend
+from unified_se_ss.spatial.gcc_phat import Delay, gcc_phat
+from unified_se_ss.spatial.hrtf.hrir import HRIRSet, binaural
+from unified_se_ss.spatial.hrtf.sphere import (
     head_shadow,
     spherical_head,
-    spherical_heads,
+    spherical_head_hrirs,
     woodworth_itd,
 )
 
@@ -53,8 +53,8 @@ __all__ = [
     "BeamformerState",
     "Delay",
     "DelayAndSum",
-    "Guide",
-    "Head",
+    "BeamformerFrontend",
+    "HRIRSet",
     "MultichannelWiener",
     "SoudenMVDR",
     "Superdirective",
@@ -75,7 +75,7 @@ __all__ = [
     "recursive_covariance",
     "spatial_covariance",
     "spherical_head",
-    "spherical_heads",
+    "spherical_head_hrirs",
     "to_vector",
     "woodworth_itd",
 ]

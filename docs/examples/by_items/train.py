@@ -12,8 +12,8 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.nnet.losses import mse_loss, nll_loss
 
-from unified_se_ss.brain import TwoTaskBrain
 from unified_se_ss.gradients import TaskLoss, TwoTaskLosses
+from unified_se_ss.training.brain import TwoTaskBrain
 
 
 class Recipe(TwoTaskBrain):

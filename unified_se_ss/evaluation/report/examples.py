@@ -17,7 +17,7 @@ from unified_se_ss.evaluation.report.spectrogram import (
     spectrogram_png,
 )
 from unified_se_ss.evaluation.results import HEADLINES
-from unified_se_ss.evaluation.waves import PEAK, flac_bytes
+from unified_se_ss.evaluation.save_audio import PEAK, flac_bytes
 
 #: How many examples a report shows: the worst, and others at random.
 WORST = 10

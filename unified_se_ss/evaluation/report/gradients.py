@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from unified_se_ss.evaluation.conflicts import conclusions, conflicts_png, was_compared
+from unified_se_ss.evaluation.gradient_report import (
+    conclusions,
+    conflicts_png,
+    was_compared,
+)
 from unified_se_ss.evaluation.report.markup import image
 
 

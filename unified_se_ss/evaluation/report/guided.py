@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 from unified_se_ss.evaluation.curves import png_bytes
-from unified_se_ss.evaluation.enhancement import (
+from unified_se_ss.evaluation.guided_enhancement import (
     BROKEN_DOWN_BY,
     HEADINGS,
     METRICS,
@@ -26,7 +26,7 @@ def guided(rows):
     Arguments
     ---------
     rows : list of dict
-        As `score_guided` of `unified_se_ss.evaluation.enhancement` gives them, with a
+        As `score_guided` of `unified_se_ss.evaluation.guided_enhancement` gives them, with a
         `guide` each.
 
     Returns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from unified_se_ss.evaluation.angles import (
+from unified_se_ss.evaluation.angle_report import (
     GROUPINGS,
     MEASURES,
     by_angle,
@@ -71,7 +71,7 @@ in 0 %. ΔILD: mean 0.50, median 0.50 dB.'
     share = "–" if large is None else f"{100 * large:.0f} %"
     return (
         f"{found['measured']} source{plural} measured, {found['silent']} silent, "
-        f"{found['one_eared']} one-eared. ΔITD: mean {decimals(found['delta_itd_mean'])}, "
+        f"{found['monaural']} one-eared. ΔITD: mean {decimals(found['delta_itd_mean'])}, "
         f"median {decimals(found['delta_itd_median'])} µs, above {LARGE_ITD_ERROR:g} µs in "
         f"{share}. ΔILD: mean {decimals(found['delta_ild_mean'])}, median "
         f"{decimals(found['delta_ild_median'])} dB."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from unified_se_ss.evaluation.conditions import CONDITIONS
 from unified_se_ss.evaluation.curves import plain_axes, png_bytes
+from unified_se_ss.evaluation.item_stats import CONDITIONS
 from unified_se_ss.evaluation.report.markup import RANKED_BY, image, is_finite
 from unified_se_ss.evaluation.results import MetricSummary, decimals, summarise_values
 

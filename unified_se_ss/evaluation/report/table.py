@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from unified_se_ss.evaluation.conditions import CONDITIONS
+from unified_se_ss.evaluation.item_stats import CONDITIONS
 from unified_se_ss.evaluation.report.markup import ranking
 from unified_se_ss.evaluation.results import HEADLINES, PER_SOURCE, as_text, result_columns
 

@@ -12,7 +12,7 @@ from unified_se_ss.evaluation.report.overview import curves, header, results, se
 from unified_se_ss.evaluation.report.page import PAGE
 from unified_se_ss.evaluation.report.spread import distribution
 from unified_se_ss.evaluation.report.table import utterances
-from unified_se_ss.files import write_whole
+from unified_se_ss.files import atomic_write
 
 #: The file stays below this, in bytes: long examples are cut, then left out.
 SIZE_LIMIT = 15_000_000
@@ -96,7 +96,7 @@ def write_report(
     body = "\n".join([heading, contents(sections), *filter(None, sections)])
     head, tail = PAGE.split("@BODY@")
     page = head.replace("@TITLE@", html.escape(title)) + body + tail
-    return write_whole(folder / "report.html", page)
+    return atomic_write(folder / "report.html", page)
 
 
 def contents(sections):

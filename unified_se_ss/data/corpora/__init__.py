@@ -1,0 +1,1 @@
+"""Preparation of corpora: folders of others become manifests."""

@@ -1,0 +1,187 @@
+"""The binaural demo: the demo corpus' voices around spheres of different radii.
+
+    {folder}/2speakers/wav8k/min/tr|cv|tt/...     as `make_binaural_corpus` writes it
+    {folder}/speech/TIMBRE/*.wav                  single voices of training, one channel
+
+Voices, radii and directions of dev and test are new: no timbre, head or direction of
+training is among them. `speech` is for `prepare_speech_folder` and so for
+`BinauralDynamicMixing`; its files are links to those of the demo corpus where the disk
+allows it.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from unified_se_ss.data.binaural_corpus import make_binaural_corpus
+from unified_se_ss.data.cache import (
+    FINGERPRINT,
+    atomic_folder,
+    check_folder_replaceable,
+    is_made_from,
+)
+from unified_se_ss.data.corpora.librimix import prepare_librimix
+from unified_se_ss.data.demo.corpus import TRANSCRIPTS, prepare_demo_corpus
+from unified_se_ss.data.hrtf_bank import binaural_heads
+from unified_se_ss.data.manifest import read_manifest
+from unified_se_ss.errors import UserError
+
+# To be raised with every change that changes which voices are there.
+RECIPE = 1
+SPEECH = "speech"
+WHAT = "folder of the binaural demo's voices"
+LEAST_ANGLE = 15.0
+# Names of the demo's voices are ACCENT+TIMBRE-pitch..-range..-rate..
+TIMBRE = re.compile(r"\+(?P<timbre>.+)-pitch\d+-range\d+-rate\d+$")
+
+
+def prepare_binaural_demo(
+    folder,
+    *,
+    corpus=None,
+    n_speakers: int = 2,
+    sample_rate: int = 8000,
+    n_train: int = 200,
+    n_dev: int = 60,
+    n_test: int = 60,
+    n_speech: int = 800,
+    noise: bool = False,
+    seed: int = 1234,
+    workers: int | None = None,
+) -> Path:
+    """Makes the binaural demo, unless it is there already.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where it goes.
+    corpus : str or Path, optional
+        Folder of the mono demo corpus. If there is none, it is made there; one that is
+        there is used as it is. By default `demo` beside `folder`, the corpus of the main
+        demo (for 3 speakers `demo_3speakers`).
+    n_speakers : int
+        Talkers in a mixture, 2 (default) or 3.
+    sample_rate : int
+        8000 (default) or 16000 Hz.
+    n_train, n_dev, n_test : int
+        Binaural mixtures in files (default 200, 60, 60), at most those of the mono
+        corpus. Training by dynamic mixing needs none of the first.
+    n_speech : int
+        Mono training mixtures whose stems are taken as single voices (default 800).
+    noise : bool
+        Whether there is diffuse noise (default False).
+    seed : int
+        Who listens and from where follows from it (default 1234).
+    workers : int, optional
+        Processes (default: one for each core).
+
+    Returns
+    -------
+    Path
+        The folder, to be given to `prepare_binaural_wsj0mix`; the voices are in its
+        folder `speech`.
+
+    Raises
+    ------
+    UserError
+        If a folder holds something else, or the mono corpus is of another kind.
+
+    Example
+    -------
+    >>> from unified_se_ss.data.demo.corpus import prepare_demo_corpus
+    >>> place = Path(getfixture("tmpdir"))
+    >>> _ = prepare_demo_corpus(place / "mono", n_train=2, n_dev=1, n_test=1, workers=1)
+    >>> folder = prepare_binaural_demo(place / "demo", corpus=place / "mono", workers=1)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['2speakers', 'speech']
+    """
+    folder = Path(folder)
+    if corpus is None:
+        corpus = folder.parent / (
+            "demo" if n_speakers == 2 else f"demo_{n_speakers}speakers"
+        )
+    corpus = Path(corpus)
+    libri = corpus / f"Libri{n_speakers}Mix"
+    if not libri.is_dir():
+        libri = prepare_demo_corpus(
+            corpus, n_speakers=n_speakers, sample_rate=sample_rate, workers=workers
+        )
+    mono = _mono_manifests(libri, n_speakers, sample_rate, noise)
+    counts = {"train": n_train, "dev": n_dev, "test": n_test}
+    make_binaural_corpus(
+        folder / f"{n_speakers}speakers",
+        {name: _first(mono[name], counts[name]) for name in counts},
+        binaural_heads(None, sample_rate),
+        noise=noise,
+        seed=seed,
+        least_angle=LEAST_ANGLE,
+        workers=workers,
+    )
+    _gather_voices(folder / SPEECH, corpus, _first(mono["train"], n_speech), n_speakers)
+    return folder
+
+
+def _mono_manifests(libri, n_speakers, sample_rate, noise):
+    """The mono corpus' manifests, which nobody needs afterwards."""
+    mixture = "mix_both" if noise else "mix_clean"
+    with tempfile.TemporaryDirectory() as place:
+        paths = prepare_librimix(libri, place, n_speakers, sample_rate, mixture=mixture)
+        return {name: read_manifest(path, libri) for name, path in paths.items()}
+
+
+def _first(manifest, count):
+    """The first items of a manifest."""
+    return replace(manifest, items=manifest.items[:count])
+
+
+def _gather_voices(folder, corpus, manifest, n_speakers):
+    """Links the stems of mixtures into one folder for each timbre."""
+    fingerprint = {
+        "recipe": RECIPE,
+        "corpus": (corpus / FINGERPRINT).read_text(encoding="utf-8"),
+        "n_speech": len(manifest),
+    }
+    if is_made_from(folder, fingerprint):
+        return
+    speakers = _speakers(corpus / TRANSCRIPTS, n_speakers)
+    timbres = {name for row in speakers.values() for name in row}
+    check_folder_replaceable(folder, timbres, WHAT)
+    with atomic_folder(folder, fingerprint, WHAT) as building:
+        for item in manifest.items:
+            for j, timbre in enumerate(speakers[item.id], start=1):
+                (building / timbre).mkdir(exist_ok=True)
+                _link(item.paths[f"s{j}"], building / timbre / f"{item.id}-s{j}.wav")
+
+
+def _speakers(path, n_speakers):
+    """The timbres of each item's talkers."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [f"speaker_{j + 1}" for j in range(n_speakers)]
+        return {row["ID"]: [_timbre(row[name]) for name in names] for row in rows}
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{path}: does not tell who speaks ({error}); it belongs to the demo corpus: "
+            "remove the corpus' folder to have it made again"
+        ) from error
+
+
+def _timbre(voice):
+    """What the accents and pitches of a voice have in common; a person's name stays."""
+    match = TIMBRE.search(voice)
+    return match["timbre"] if match else voice
+
+
+def _link(source, place):
+    """The same file under another name, or a copy where the disk knows no links."""
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copyfile(source, place)

@@ -1,0 +1,619 @@
+"""The demo corpus: mixtures in LibriMix's own folder shape, made on first use.
+
+    {folder}/Libri2Mix/wav8k/min/train-360|dev|test/
+        mix_both|mix_clean|s1|s2|noise/ID.wav         16-bit, mode min
+    {folder}/transcripts.csv                           who says what in which item
+    {folder}/metadata.json                             the voices, and how many items
+    {folder}/fingerprint.json                          all that the corpus follows from
+
+Item i of a subset follows from (seed, subset, i) alone: a larger corpus begins with
+the items of a smaller one.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import json
+import tempfile
+import wave
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from unified_se_ss.data import mixing
+from unified_se_ss.data.cache import (
+    atomic_folder,
+    check_folder_replaceable,
+    is_made_from,
+)
+from unified_se_ss.data.demo import espeak, noises
+from unified_se_ss.data.demo.speakers import (
+    SUBSETS,
+    RecordedPerson,
+    SpeakerSplit,
+    SpokenVoice,
+    cast_recordings,
+    cast_voices,
+    list_recordings,
+    split_noises,
+)
+from unified_se_ss.data.processes import process_pool
+from unified_se_ss.errors import UserError
+from unified_se_ss.progress import progress_bar
+
+# To be raised with every change that changes a sample of the corpus.
+RECIPE = 2
+
+TRANSCRIPTS = "transcripts.csv"
+METADATA = "metadata.json"
+RATES = (8000, 16000)
+N_SPEAKERS = (1, 2, 3)
+OURS = {TRANSCRIPTS, METADATA, *(f"Libri{n}Mix" for n in N_SPEAKERS)}
+# Whole sentences fit into this.
+SHORTEST_SECONDS = 2.0
+# Items last between `seconds` and this many times as long.
+LONGEST_RATIO = 1.6
+
+_PAUSE_SECONDS = (0.05, 0.2)
+_ORDERS_TRIED = 64
+_LENGTHS_TRIED = 8
+_FILLED = 0.97
+_CROPS_TRIED = 4
+_BABBLERS = (noises.BABBLE_VOICES, 8)
+_ITEMS_AT_ONCE = 20
+
+
+class CachedUtterances(NamedTuple):
+    """A speaker's utterances in a file, one after the other."""
+
+    name: str
+    path: Path
+    offsets: tuple[int, ...]
+    texts: tuple[str, ...]
+
+    def utterances(self) -> list[np.ndarray]:
+        """The samples [T] of every utterance, read when they are used."""
+        samples = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return [samples[a:b] for a, b in zip(self.offsets, self.offsets[1:])]
+
+
+class Scene(NamedTuple):
+    """Who is in one item: drawn first, so that only these have to speak."""
+
+    subset: str
+    index: int
+    talkers: tuple[str, ...]
+    noise_kind: str
+    noise_makers: tuple[str, ...]
+
+
+def prepare_demo_corpus(
+    folder: str | Path,
+    *,
+    n_speakers: int = 2,
+    sample_rate: int = 8000,
+    n_train: int = 2000,
+    n_dev: int = 60,
+    n_test: int = 60,
+    seconds: float = 3.0,
+    seed: int = 1234,
+    speech_folder: str | Path | None = None,
+    noise_folder: str | Path | None = None,
+    workers: int | None = None,
+) -> Path:
+    """Build the demo corpus, unless it is there already.
+
+    The speech is spoken by espeak-ng: 126 voices of 48 timbres, no voice and no timbre
+    in two of train, dev and test. The noise is made here: coloured, hum, modulated, and
+    babble of other voices. Loudness follows LibriMix (arXiv 2005.11262). A corpus of
+    the same fingerprint is left as it is, one of another is replaced as a whole.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The corpus's folder; made, or replaced if it is a demo corpus itself.
+    n_speakers : int
+        Speakers in a mixture, 1 to 3 (default 2).
+    sample_rate : int
+        8000 (default) or 16000 Hz.
+    n_train, n_dev, n_test : int
+        Items in each subset (default 2000, 60, 60).
+    seconds : float
+        Items last between this and 1.6 times as long (default 3.0, at least 2.0).
+    seed : int
+        Everything follows from it (default 1234).
+    speech_folder : str or Path, optional
+        Own recordings instead of espeak-ng, one folder for each speaker
+        (SPEAKER/**/*.wav or *.flac), split 80/10/10 by speaker. Their words are not
+        known, and there is no babble in the noise.
+    noise_folder : str or Path, optional
+        Own noise recordings instead of made ones, split 80/10/10 by file.
+    workers : int, optional
+        Processes (default: one for each core). The corpus does not depend on it.
+
+    Returns
+    -------
+    data_folder : Path
+        The folder to give to a recipe: {folder}/Libri{n_speakers}Mix.
+
+    Raises
+    ------
+    UserError
+        If an argument or a recording cannot be used, or if the folder holds anything
+        that is not a demo corpus.
+
+    Example
+    -------
+    >>> folder = prepare_demo_corpus(
+    ...     Path(getfixture("tmpdir")) / "demo", n_train=2, n_dev=1, n_test=1, workers=1
+    ... )
+    >>> sorted(path.name for path in (folder / "wav8k/min/train-360").iterdir())
+    ['mix_both', 'mix_clean', 'noise', 's1', 's2']
+    """
+    folder = Path(folder)
+    speech_folder = None if speech_folder is None else Path(speech_folder)
+    noise_folder = None if noise_folder is None else Path(noise_folder)
+    counts = dict(zip(SUBSETS, (n_train, n_dev, n_test)))
+    _check_arguments(n_speakers, sample_rate, counts, seconds, workers)
+    fingerprint = {
+        "recipe": RECIPE,
+        "n_speakers": n_speakers,
+        "sample_rate": sample_rate,
+        "counts": counts,
+        "seconds": float(seconds),
+        "seed": int(seed),
+        "espeak": espeak.version() if speech_folder is None else None,
+        "speech": _fingerprint_folder(speech_folder),
+        "noise": _fingerprint_folder(noise_folder),
+    }
+    data_folder = folder / f"Libri{n_speakers}Mix"
+    if is_made_from(folder, fingerprint):
+        return data_folder
+    check_folder_replaceable(folder, OURS, "demo corpus")
+
+    if speech_folder is None:
+        casts = cast_voices(seed)
+    else:
+        casts = cast_recordings(speech_folder, seed, n_speakers)
+    recorded = None if noise_folder is None else split_noises(noise_folder, seed)
+    scenes = [
+        _draw_scene(seed, subset, index, casts[subset], n_speakers, recorded)
+        for subset, count in counts.items()
+        for index in range(count)
+    ]
+    with atomic_folder(folder, fingerprint, "demo corpus") as building:
+        with (
+            process_pool(workers) as run,
+            tempfile.TemporaryDirectory(
+                prefix="utterances-", dir=building
+            ) as stored_folder,
+        ):
+            stored = _store_utterances(
+                run,
+                _needed(scenes, casts, recorded),
+                Path(stored_folder),
+                seed,
+                sample_rate,
+            )
+            wav_folder = building / data_folder.name / f"wav{sample_rate // 1000}k" / "min"
+            build = functools.partial(
+                _build_items,
+                folder=wav_folder,
+                stored=stored,
+                seed=seed,
+                sample_rate=sample_rate,
+                seconds=seconds,
+            )
+            _make_folders(wav_folder, n_speakers)
+            rows = _build_all(run, build, scenes)
+        _write_transcripts(building / TRANSCRIPTS, rows, n_speakers)
+        _write_metadata(building / METADATA, fingerprint, casts, rows)
+    return data_folder
+
+
+# What goes into an item
+
+
+def _draw_scene(
+    seed: int,
+    subset: str,
+    index: int,
+    cast: SpeakerSplit,
+    n_speakers: int,
+    recorded: dict[str, tuple[RecordedPerson, ...]] | None,
+) -> Scene:
+    """Draw who talks in an item, and what makes its noise."""
+    rng = np.random.default_rng([seed, SUBSETS.index(subset), index, 0])
+    groups = rng.choice(len(cast.talkers), size=n_speakers, replace=False)
+    talkers = []
+    for group in groups:
+        speakers = cast.talkers[group]
+        talkers.append(speakers[rng.integers(len(speakers))].name)
+    if recorded is not None:
+        files = recorded[subset]
+        maker = files[rng.integers(len(files))].name
+        return Scene(subset, index, tuple(talkers), "recorded", (maker,))
+    kinds = [*noises.MADE_NOISES] + ["babble"] * bool(cast.babble_speakers)
+    kind = kinds[rng.integers(len(kinds))]
+    makers: tuple[str, ...] = ()
+    if kind == "babble":
+        least, most = _BABBLERS
+        size = min(int(rng.integers(least, most + 1)), len(cast.babble_speakers))
+        chosen = rng.choice(len(cast.babble_speakers), size=size, replace=False)
+        makers = tuple(cast.babble_speakers[i].name for i in chosen)
+    return Scene(subset, index, tuple(talkers), kind, makers)
+
+
+def _needed(
+    scenes: Iterable[Scene],
+    casts: dict[str, SpeakerSplit],
+    recorded: dict[str, tuple[RecordedPerson, ...]] | None,
+) -> list[SpokenVoice | RecordedPerson]:
+    """All speakers and noise recordings that some item uses."""
+    everyone = {}
+    for cast in casts.values():
+        for speaker in (*sum(cast.talkers, ()), *cast.babble_speakers):
+            everyone[speaker.name] = speaker
+    for recording in sum((recorded or {}).values(), ()):
+        everyone[recording.name] = recording
+    names = {name for scene in scenes for name in scene.talkers + scene.noise_makers}
+    return [everyone[name] for name in sorted(names)]
+
+
+def _build_items(
+    scenes: list[Scene],
+    *,
+    folder: Path,
+    stored: dict[str, CachedUtterances],
+    seed: int,
+    sample_rate: int,
+    seconds: float,
+) -> list[dict[str, str]]:
+    """Write the stems and mixtures of some items; give their rows of transcripts."""
+    rows = []
+    for scene in scenes:
+        rng = np.random.default_rng([seed, SUBSETS.index(scene.subset), scene.index, 1])
+        talkers = [stored[name] for name in scene.talkers]
+        sources, texts = _talk(rng, talkers, seconds, sample_rate)
+        noise = _make_noise(rng, scene, stored, sources.shape[1], sample_rate)
+        identity = f"{scene.subset.split('-')[0]}-{scene.index:06d}"
+        stems = _level(rng, [*sources, noise], sample_rate)
+        _write_item(folder / scene.subset, identity, stems, sample_rate)
+        row = {"ID": identity, "subset": scene.subset, "noise": scene.noise_kind}
+        for number, (talker, text) in enumerate(zip(talkers, texts), start=1):
+            row[f"speaker_{number}"] = talker.name
+            row[f"transcript_{number}"] = text
+        rows.append(row)
+    return rows
+
+
+def _talk(
+    rng: np.random.Generator,
+    talkers: list[CachedUtterances],
+    seconds: float,
+    sample_rate: int,
+) -> tuple[np.ndarray, list[str]]:
+    """All sources of an item [J, T], speaking nearly all the time, and their words."""
+    speech = [talker.utterances() for talker in talkers]
+    orders = [
+        _draw_orders(rng, utterances, seconds, sample_rate)
+        for utterances, talker in zip(speech, talkers)
+        if all(talker.texts)
+    ]
+    ratios = rng.uniform(1.0, LONGEST_RATIO, size=_LENGTHS_TRIED)
+    lengths = (ratios * seconds * sample_rate).astype(int)
+    # Sentences are not cut, so some lengths would leave a speaker silent for long.
+    filled = np.array([_worst_filled(orders, length) for length in lengths])
+    enough = filled >= min(_FILLED, filled.max())
+    n_samples = int(lengths[np.argmax(enough)])
+    # If no sentence of somebody fits: the shortest one has to.
+    n_samples = max([n_samples, *(int(order.ends.min()) for order in orders)])
+    sources = np.zeros((len(talkers), n_samples), dtype=np.float32)
+    texts = []
+    for source, utterances, talker in zip(sources, speech, talkers):
+        if all(talker.texts):
+            said = _say_whole(rng, source, utterances, orders.pop(0))
+            texts.append(" ".join(talker.texts[which] for which in said))
+        else:
+            _cut_from(rng, source, utterances, sample_rate)
+            texts.append("")
+    return sources, texts
+
+
+class _Orders(NamedTuple):
+    """Sentences one after the other, tried in many orders, a row each.
+
+    which : index of the sentence; ends : its end in samples, if the first starts at 0.
+    """
+
+    which: np.ndarray
+    ends: np.ndarray
+
+
+def _draw_orders(
+    rng: np.random.Generator,
+    utterances: list[np.ndarray],
+    seconds: float,
+    sample_rate: int,
+) -> _Orders:
+    """Random orders of a speaker's sentences, with short pauses between them."""
+    lengths = np.array([len(utterance) for utterance in utterances])
+    longest = int(LONGEST_RATIO * seconds * sample_rate)
+    most = min(len(lengths), longest // lengths.min() + 1)
+    which = np.tile(np.arange(len(lengths)), (_ORDERS_TRIED, 1))
+    which = rng.permuted(which, axis=1)[:, :most]
+    pauses = _draw_pause(rng, sample_rate, size=which.shape)
+    pauses[:, 0] = 0
+    return _Orders(which, np.cumsum(lengths[which] + pauses, axis=1))
+
+
+def _worst_filled(orders: list[_Orders], n_samples: int) -> float:
+    """The share of n_samples that the speaker with the longest silence can fill."""
+    shares = [
+        order.ends.max(where=order.ends <= n_samples, initial=0) / n_samples
+        for order in orders
+    ]
+    return min(shares, default=1.0)
+
+
+def _say_whole(
+    rng: np.random.Generator,
+    source: np.ndarray,
+    utterances: list[np.ndarray],
+    orders: _Orders,
+) -> list[int]:
+    """Fill a source [T] with the order of sentences that fits best; give the order.
+
+    What is left (a few hundredths of a second mostly) goes before and after by chance.
+    """
+    fitting = np.where(orders.ends <= len(source), orders.ends, 0)
+    best = int(np.argmax(fitting.max(axis=1)))
+    start = int(rng.integers(len(source) - fitting[best].max() + 1))
+    said = []
+    for which, end in zip(orders.which[best], fitting[best]):
+        if end == 0:
+            break
+        utterance = utterances[which]
+        source[start + end - len(utterance) : start + end] = utterance
+        said.append(int(which))
+    return said
+
+
+def _cut_from(
+    rng: np.random.Generator,
+    source: np.ndarray,
+    utterances: list[np.ndarray],
+    sample_rate: int,
+) -> None:
+    """Fill a source [T] with the least silent of a few cuts from the recordings."""
+    best = -1.0
+    for _ in range(_CROPS_TRIED):
+        cut = np.zeros_like(source)
+        at = 0
+        while at < len(cut):
+            recording = utterances[rng.integers(len(utterances))]
+            start = rng.integers(max(1, len(recording) - (len(cut) - at) + 1))
+            piece = recording[start : start + len(cut) - at]
+            cut[at : at + len(piece)] = piece
+            at += len(piece) + int(_draw_pause(rng, sample_rate, size=None))
+        activity = _activity(cut, sample_rate)
+        if activity > best:
+            best = activity
+            source[:] = cut
+
+
+def _draw_pause(rng: np.random.Generator, sample_rate: int, size):
+    """Pauses between utterances, in samples."""
+    shortest, longest = (int(pause * sample_rate) for pause in _PAUSE_SECONDS)
+    return rng.integers(shortest, longest, size=size)
+
+
+def _activity(signal: np.ndarray, sample_rate: int) -> float:
+    """Share of frames of 20 ms whose power is within 30 dB of the loudest one."""
+    frame = sample_rate // 50
+    whole = signal[: len(signal) // frame * frame].reshape(-1, frame)
+    power = np.square(whole, dtype=np.float64).mean(axis=1)
+    return float(np.mean(power > 1e-3 * power.max())) if power.any() else 0.0
+
+
+def _make_noise(
+    rng: np.random.Generator,
+    scene: Scene,
+    stored: dict[str, CachedUtterances],
+    n_samples: int,
+    sample_rate: int,
+) -> np.ndarray:
+    """The noise of an item [T], of no particular level."""
+    if scene.noise_kind in noises.MADE_NOISES:
+        return noises.MADE_NOISES[scene.noise_kind](rng, n_samples, sample_rate)
+    if scene.noise_kind == "babble":
+        voices = []
+        for name in scene.noise_makers:
+            utterances = stored[name].utterances()
+            order = rng.permutation(len(utterances))
+            voices.append(np.concatenate([utterances[i] for i in order]))
+        return noises.babble(rng, voices, n_samples)
+    (recording,) = stored[scene.noise_makers[0]].utterances()
+    start = int(rng.integers(max(1, len(recording) - n_samples + 1)))
+    indices = np.arange(start, start + n_samples)
+    return np.take(recording, indices, mode="wrap").astype(np.float64)
+
+
+def _level(
+    rng: np.random.Generator, stems: list[np.ndarray], sample_rate: int
+) -> mixing.Mixture:
+    """Bring sources and noise (the last) to drawn levels, and sum them."""
+    levels = mixing.draw_levels(rng, len(stems) - 1)
+    levelled = []
+    for stem, level in zip(stems, (*levels.sources, levels.noise)):
+        loudness = mixing.measure_loudness(stem, sample_rate)
+        levelled.append(stem * mixing.gain_to(level, loudness))
+    mixture = mixing.mix(np.stack(levelled[:-1]).astype(np.float64), levelled[-1])
+    # Rounded before they are summed, so that the files add up to the last bit.
+    sources, noise = (np.rint(part * 32768) / 32768 for part in mixture[2:])
+    mix_clean = sources.sum(axis=0)
+    return mixing.Mixture(mix_clean + noise, mix_clean, sources, noise)
+
+
+# Folders and files
+
+
+def _stem_names(n_speakers: int) -> list[str]:
+    """Folders of one subset, as LibriMix names them."""
+    sources = [f"s{number}" for number in range(1, n_speakers + 1)]
+    return ["mix_both", "mix_clean", *sources, "noise"]
+
+
+def _make_folders(folder: Path, n_speakers: int) -> None:
+    """Make the folders of all subsets and stems."""
+    for subset in SUBSETS:
+        for stem in _stem_names(n_speakers):
+            (folder / subset / stem).mkdir(parents=True)
+
+
+def _write_item(
+    folder: Path, identity: str, mixture: mixing.Mixture, sample_rate: int
+) -> None:
+    """Write the stems and mixtures of one item."""
+    stems = [mixture.mix_both, mixture.mix_clean, *mixture.sources, mixture.noise]
+    for name, stem in zip(_stem_names(len(mixture.sources)), stems):
+        _write_wav(folder / name / f"{identity}.wav", stem, sample_rate)
+
+
+def _write_wav(path: Path, signal: np.ndarray, sample_rate: int) -> None:
+    """Write whole 32768ths [T] as a 16-bit wav.
+
+    The folder as a whole appears when it is complete, so no file needs to be synced to
+    the disk, as soundfile does: for ten thousand files that can take minutes.
+    """
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes((signal * 32768).astype("<i2").tobytes())
+
+
+def _write_transcripts(path: Path, rows: list[dict[str, str]], n_speakers: int) -> None:
+    """One row for each item: who says what."""
+    columns = ["ID", "subset", "noise"]
+    for number in range(1, n_speakers + 1):
+        columns += [f"speaker_{number}", f"transcript_{number}"]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_metadata(
+    path: Path,
+    fingerprint: dict,
+    casts: dict[str, SpeakerSplit],
+    rows: list[dict[str, str]],
+) -> None:
+    """What the corpus is made of, for people and for reports."""
+    subsets = {}
+    for subset, cast in casts.items():
+        kinds = [row["noise"] for row in rows if row["subset"] == subset]
+        subsets[subset] = {
+            "items": len(kinds),
+            "speakers": [speaker.name for speaker in sum(cast.talkers, ())],
+            "babble": [speaker.name for speaker in cast.babble_speakers],
+            "noises": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
+        }
+    text = json.dumps({"made_from": fingerprint, "subsets": subsets}, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _store_utterances(
+    run: Callable,
+    speakers: list[SpokenVoice | RecordedPerson],
+    folder: Path,
+    seed: int,
+    sample_rate: int,
+) -> dict[str, CachedUtterances]:
+    """Let everybody speak once, into files that all processes can read."""
+    store = functools.partial(
+        _store_speaker, folder=folder, seed=seed, sample_rate=sample_rate
+    )
+    jobs = list(enumerate(speakers))
+    progress = progress_bar(run(store, jobs), "demo voices", len(jobs), "voice")
+    return {entry.name: entry for entry in progress}
+
+
+def _store_speaker(
+    job: tuple[int, SpokenVoice | RecordedPerson],
+    *,
+    folder: Path,
+    seed: int,
+    sample_rate: int,
+) -> CachedUtterances:
+    """Write all utterances of one speaker into one file."""
+    number, speaker = job
+    samples, texts = speaker.utterances(seed, sample_rate)
+    path = folder / f"{number}.npy"
+    np.save(path, np.concatenate(samples).astype(np.float32))
+    offsets = np.cumsum([0, *map(len, samples)])
+    return CachedUtterances(speaker.name, path, tuple(offsets.tolist()), tuple(texts))
+
+
+def _build_all(run: Callable, build: Callable, scenes: list[Scene]) -> list[dict]:
+    """Build all items, a few at a time, with a progress bar."""
+    chunks = [
+        scenes[start : start + _ITEMS_AT_ONCE]
+        for start in range(0, len(scenes), _ITEMS_AT_ONCE)
+    ]
+    rows = []
+    with progress_bar(description="demo mixtures", total=len(scenes), unit="item") as bar:
+        for built in run(build, chunks):
+            rows += built
+            bar.update(len(built))
+    return rows
+
+
+def _check_arguments(
+    n_speakers: int,
+    sample_rate: int,
+    counts: dict[str, int],
+    seconds: float,
+    workers: int | None,
+) -> None:
+    """Raise a UserError for an argument that cannot be used."""
+    if n_speakers not in N_SPEAKERS:
+        raise UserError(
+            f"n_speakers: {n_speakers}, but a demo mixture has {_any_of(N_SPEAKERS)}"
+        )
+    if sample_rate not in RATES:
+        raise UserError(
+            f"sample_rate: {sample_rate}, but the demo corpus is made at "
+            f"{_any_of(RATES)} Hz"
+        )
+    for subset, count in counts.items():
+        if count < 1:
+            raise UserError(f"{subset}: {count} items, but at least 1 is needed")
+    if not seconds >= SHORTEST_SECONDS:
+        raise UserError(
+            f"seconds: {seconds}, but whole sentences need at least {SHORTEST_SECONDS}"
+        )
+    if workers is not None and workers < 1:
+        raise UserError(f"workers: {workers}, but at least 1 is needed")
+
+
+def _any_of(choices: tuple[int, ...]) -> str:
+    """The choices in words."""
+    return f"{', '.join(map(str, choices[:-1]))} or {choices[-1]}"
+
+
+def _fingerprint_folder(folder: Path | None) -> str | None:
+    """Changes when a recording below a folder is added, removed or changed."""
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    for file in list_recordings(folder):
+        status = file.stat()
+        line = f"{file.relative_to(folder)}\t{status.st_size}\t{status.st_mtime_ns}\n"
+        digest.update(line.encode())
+    return digest.hexdigest()

@@ -1,0 +1,33 @@
+"""What a network is trained towards; every loss ignores padding.
+
+Axes: B batch, J sources, T samples, N basis functions, L frames.
+"""
+
+from unified_se_ss.losses.interaural import CueLosses, interaural_cue_losses
+from unified_se_ss.losses.magnitude import magnitude_loss
+from unified_se_ss.losses.permutation import (
+    permutation_invariant_si_snr,
+    reorder_sources,
+)
+from unified_se_ss.losses.representation import (
+    REPRESENTATION_LOSSES,
+    representation_loss,
+)
+from unified_se_ss.losses.si_snr import si_snr
+from unified_se_ss.losses.snr import permutation_invariant_snr, snr
+from unified_se_ss.losses.stft_losses import STFT_LOSSES, stft_loss
+
+__all__ = [
+    "REPRESENTATION_LOSSES",
+    "STFT_LOSSES",
+    "CueLosses",
+    "interaural_cue_losses",
+    "magnitude_loss",
+    "permutation_invariant_si_snr",
+    "permutation_invariant_snr",
+    "reorder_sources",
+    "representation_loss",
+    "si_snr",
+    "snr",
+    "stft_loss",
+]

@@ -1,0 +1,101 @@
+"""Which estimate belongs to which source."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from unified_se_ss.losses.si_snr import centred_si_snr, zero_mean
+
+
+def best_permutation(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the assignment with the highest mean score, trying all.
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        Score of estimate i as source j, [B, J, J].
+
+    Returns
+    -------
+    score : torch.Tensor
+        Mean score over the sources under the best assignment, [B].
+    permutation : torch.Tensor
+        Integer, [B, J]; entry j is the estimate that belongs to source j.
+
+    Example
+    -------
+    >>> best_permutation(torch.tensor([[[0.0, 9.0], [7.0, 1.0]]]))
+    (tensor([8.]), tensor([[1, 0]]))
+    """
+    sources = scores.shape[-1]
+    permutations = torch.tensor(list(itertools.permutations(range(sources))))
+    # Made on the device, it would be sent there and waited for.
+    permutations = permutations.to(scores.device, non_blocking=True)
+    # [B, J!]: the mean of scores[b, permutation[j], j] over j
+    means = scores[:, permutations, torch.arange(sources, device=scores.device)].mean(-1)
+    score, index = means.max(-1)
+    return score, permutations[index]
+
+
+def permutation_invariant_si_snr(
+    estimates: torch.Tensor,
+    sources: torch.Tensor,
+    lengths: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean SI-SNR over the sources under the best assignment of each item.
+
+    Arguments
+    ---------
+    estimates : torch.Tensor
+        Estimated sources, [B, J, T].
+    sources : torch.Tensor
+        True sources, [B, J, T].
+    lengths : torch.Tensor, optional
+        Real samples of each item, [B].
+
+    Returns
+    -------
+    score : torch.Tensor
+        dB, [B]; its negative is the utterance-level PIT loss.
+    permutation : torch.Tensor
+        Integer, [B, J]; entry j is the estimate that belongs to source j.
+
+    Source: Kolbaek et al., "Multitalker speech separation with utterance-level
+    permutation invariant training", arXiv 1703.06284.
+
+    Example
+    -------
+    >>> sources = torch.randn(4, 2, 800, generator=torch.Generator().manual_seed(0))
+    >>> score, permutation = permutation_invariant_si_snr(sources.flip(1), sources)
+    >>> permutation[0].tolist()
+    [1, 0]
+    """
+    estimates = zero_mean(estimates, lengths).unsqueeze(2)
+    sources = zero_mean(sources, lengths).unsqueeze(1)
+    return best_permutation(centred_si_snr(estimates, sources))
+
+
+def reorder_sources(estimates: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
+    """Put the estimates of each item into the order of its sources.
+
+    Arguments
+    ---------
+    estimates : torch.Tensor
+        [B, J, T].
+    permutation : torch.Tensor
+        [B, J], as :func:`permutation_invariant_si_snr` returns it.
+
+    Returns
+    -------
+    torch.Tensor
+        [B, J, T].
+
+    Example
+    -------
+    >>> reorder_sources(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[1, 0]])).flatten()
+    tensor([2., 1.])
+    """
+    index = permutation.unsqueeze(-1).expand(-1, -1, estimates.shape[-1])
+    return estimates.gather(1, index)

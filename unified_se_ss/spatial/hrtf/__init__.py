@@ -1,0 +1,1 @@
+"""Head-related impulse responses: measured and modelled."""

@@ -1,0 +1,449 @@
+"""Checkpoints that are whole or not there, and what they hold of the process itself.
+
+A checkpoint is written into a folder that nothing ever picks, every file of it and the
+folder are flushed to the disk, and then the folder gets its name. Its ``CKPT.yaml`` lists
+the files with their sizes and checksums, so what is damaged later is noticed, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import math
+import os
+import random
+import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from speechbrain.utils.checkpoints import (
+    METAFNAME,
+    Checkpoint,
+    Checkpointer,
+    ckpt_recency,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import ddp_barrier, ddp_broadcast, if_main_process
+
+from unified_se_ss.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# What stands before the names of folders that are being written, or deleted.
+UNFINISHED, DELETED = ".unfinished+", ".deleted+"
+# Files' sizes and checksums in CKPT.yaml.
+FILES = "files"
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class AtomicCheckpointer(Checkpointer):
+    """SpeechBrain's Checkpointer, which a kill at any moment leaves with whole checkpoints.
+
+    It is used as that is, and its checkpoints are that's: a folder with a ``CKPT.yaml``
+    and a file per recoverable. Different are these:
+
+    * A checkpoint appears when it is whole and on the disk, and is deleted after its
+      successor has appeared.
+    * One that is not as it was written is passed over; :meth:`tidy` says so.
+    * The disk filling up is one clear error, and costs no checkpoint.
+    * Nothing is loaded that could execute: ``torch.load`` with ``weights_only``.
+    * A score that is not a number is the worst.
+    * All ranks load the one that the main process chose.
+
+    Example
+    -------
+    >>> network = torch.nn.Linear(2, 1)
+    >>> checkpointer = AtomicCheckpointer(getfixture("tmpdir"), {"network": network})
+    >>> saved = checkpointer.save_checkpoint(meta={"epoch": 1})
+    >>> sorted(path.name for path in saved.path.iterdir())
+    ['CKPT.yaml', 'network.ckpt']
+    >>> checkpointer.recover_if_possible().meta["epoch"]
+    1
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.damaged = {}
+
+    @classmethod
+    def of(cls, checkpointer: Checkpointer) -> Checkpointer:
+        """One that takes a plain Checkpointer's place; any other kind is left as it is."""
+        if type(checkpointer) is not Checkpointer:
+            return checkpointer
+        made = cls(checkpointer.checkpoints_dir)
+        vars(made).update(vars(checkpointer))
+        return made
+
+    def tidy(self) -> None:
+        """Remove what a kill left behind, and look for damage; to be called at the start.
+
+        Damaged checkpoints are named in a warning, and neither picked nor deleted.
+        """
+        if if_main_process():
+            for prefix in (UNFINISHED, DELETED):
+                for path in self.checkpoints_dir.glob(f"{prefix}*"):
+                    shutil.rmtree(path, ignore_errors=True)
+            for path in sorted(super()._list_checkpoint_dirs()):
+                fault = fault_of(path, thorough=True)
+                if fault:
+                    self.damaged[path] = fault
+                    logger.warning("%s is passed over: %s", path, fault)
+        self.damaged = ddp_broadcast(self.damaged, src=0)
+
+    # ---------------------------------------------------------------- saving
+
+    def save_checkpoint(
+        self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
+    ):
+        """Save a checkpoint, which appears when it is whole; as Checkpointer's.
+
+        Raises
+        ------
+        UserError
+            It cannot be written, as where the disk is full.
+        """
+        meta = {key: _plain(value) for key, value in (meta or {}).items()}
+        with self._swept():
+            saved = super().save_checkpoint(meta, end_of_epoch, name, logging.NOTSET)
+            ddp_barrier()  # the files of all ranks are there
+            if saved is None:
+                return None
+            saved = self._publish(saved)
+        kind = "end-of-epoch" if end_of_epoch else "intra-epoch"
+        logger.log(verbosity, f"Saved an {kind} checkpoint in {saved.path}")
+        return saved
+
+    def _new_checkpoint_dirpath(self):
+        return _aside(super()._new_checkpoint_dirpath(), UNFINISHED)
+
+    def _custom_checkpoint_dirpath(self, name):
+        return _aside(super()._custom_checkpoint_dirpath(name), UNFINISHED)
+
+    def _publish(self, saved: Checkpoint) -> Checkpoint:
+        """Flush a checkpoint to the disk and give it its name."""
+        files = sorted(path for path in saved.path.rglob("*") if path.is_file())
+        listed = {
+            path.relative_to(saved.path).as_posix(): _listing(path)
+            for path in files
+            if path.name != METAFNAME
+        }
+        meta = {**saved.meta, "unixtime": self._newest_time(), FILES: listed}
+        text = f"# yamllint disable\n{yaml.safe_dump(meta)}"
+        (saved.path / METAFNAME).write_text(text, encoding="utf-8")
+        for path in (*files, saved.path):
+            _flush(path)
+        final = saved.path.with_name(saved.path.name.removeprefix(UNFINISHED))
+        if final.exists():  # one that was given a name gives way to another of that name
+            _remove(final)
+        saved.path.rename(final)
+        _flush(self.checkpoints_dir)
+        paths = {key: final / path.name for key, path in saved.paramfiles.items()}
+        return Checkpoint(final, meta, paths)
+
+    def _newest_time(self) -> float:
+        """The time, or what is later than all checkpoints if the clock was set back."""
+        times = [checkpoint.meta["unixtime"] for checkpoint in self.list_checkpoints()]
+        return max([time.time(), *(t + 1e-3 for t in times)])
+
+    @contextmanager
+    def _swept(self):
+        """Leave nothing unfinished behind; say what a write has failed of."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            reason = _reason_of_failure(error)
+            if reason is None:
+                raise
+            raise UserError(self._not_written(reason)) from error
+        finally:
+            if if_main_process():
+                for path in self.checkpoints_dir.glob(f"{UNFINISHED}*"):
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _not_written(self, reason: str) -> str:
+        """What a user has to know of a checkpoint that could not be written."""
+        parts = self.checkpoints_dir.glob(f"{UNFINISHED}*")
+        free = shutil.disk_usage(self.checkpoints_dir).free
+        needed, least = max((_size(part) for part in parts), default=0), "more than "
+        last = self.find_checkpoint()
+        if last is not None and _size(last.path) > needed:
+            needed, least = _size(last.path), "about "
+        there = f"the last whole one is {last.path}" if last else "there is none so far"
+        return (
+            f"{self.checkpoints_dir}: a checkpoint cannot be written ({reason}): it needs "
+            f"{least}{needed / 1e6:.2f} MB, {free / 1e6:.2f} MB are free; {there}. Make "
+            "room, and the same command goes on from there"
+        )
+
+    # ---------------------------------------------------------------- choosing
+
+    def _list_checkpoint_dirs(self):
+        return [
+            path
+            for path in super()._list_checkpoint_dirs()
+            if path not in self.damaged and not fault_of(path)
+        ]
+
+    def find_checkpoints(
+        self,
+        importance_key=None,
+        max_key=None,
+        min_key=None,
+        ckpt_predicate=None,
+        max_num_checkpoints=None,
+    ):
+        """Checkpoints in an order, as Checkpointer's; a score of NaN comes last."""
+        if (max_key or min_key) and importance_key is None:
+            key, sign = (max_key, 1) if max_key else (min_key, -1)
+
+            def importance_key(checkpoint):
+                score = sign * checkpoint.meta[key]
+                return -math.inf if math.isnan(score) else score
+
+            def has_score(checkpoint):
+                if not isinstance(checkpoint.meta.get(key), (int, float)):
+                    return False
+                return ckpt_predicate is None or ckpt_predicate(checkpoint)
+
+            return super().find_checkpoints(
+                importance_key,
+                ckpt_predicate=has_score,
+                max_num_checkpoints=max_num_checkpoints,
+            )
+        return super().find_checkpoints(
+            importance_key, max_key, min_key, ckpt_predicate, max_num_checkpoints
+        )
+
+    def delete_checkpoints(
+        self,
+        *,
+        num_to_keep=1,
+        min_keys=None,
+        max_keys=None,
+        importance_keys=(ckpt_recency,),
+        ckpt_predicate=None,
+        verbosity=logging.INFO,
+    ):
+        """Delete the least important, as Checkpointer's; each vanishes in one step."""
+        if num_to_keep < 0:
+            raise ValueError(f"num_to_keep is {num_to_keep}; expected 0 or more")
+        orders = [{"min_key": key} for key in min_keys or ()]
+        orders += [{"max_key": key} for key in max_keys or ()]
+        orders += [{"importance_key": key} for key in importance_keys]
+        found, kept = {}, set()
+        for order in orders:
+            ranked = self.find_checkpoints(**order, ckpt_predicate=ckpt_predicate)
+            found.update((checkpoint.path, checkpoint) for checkpoint in ranked)
+            kept.update(checkpoint.path for checkpoint in ranked[:num_to_keep])
+        ddp_barrier()  # all ranks have looked
+        if if_main_process():
+            for path in sorted(found.keys() - kept):
+                _remove(path)
+                logger.log(verbosity, f"Deleted checkpoint in {path}")
+        ddp_barrier()
+
+    # ---------------------------------------------------------------- loading
+
+    def recover_if_possible(
+        self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None
+    ):
+        """Load the best checkpoint in an order, as Checkpointer's; all ranks the same."""
+        chosen = self.find_checkpoint(importance_key, max_key, min_key, ckpt_predicate)
+        chosen = ddp_broadcast(chosen, src=0)
+        if chosen is None:
+            logger.info("There is no checkpoint yet.")
+        else:
+            self.load_checkpoint(chosen)
+        return chosen
+
+    def load_checkpoint(self, checkpoint):
+        """Load a checkpoint; nothing in it can execute.
+
+        Raises
+        ------
+        UserError
+            What is in it does not fit, or is more than weights and plain values.
+        """
+        try:
+            with _weights_only():
+                super().load_checkpoint(checkpoint)
+        except (UserError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # whatever a file can make a loader raise
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise UserError(
+                f"{checkpoint.path}: cannot be loaded ({reason}); was it made by this "
+                "project with the same network? Move it away to go on without it"
+            ) from error
+
+
+def fault_of(folder, thorough: bool = False) -> str | None:
+    """What is wrong with a checkpoint, in words; None if nothing is.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of the checkpoint. One without sizes and checksums in its ``CKPT.yaml`` was
+        written by SpeechBrain's own Checkpointer, and is taken as it is.
+    thorough : bool
+        Read all files and compare their checksums; by default their sizes alone.
+
+    Example
+    -------
+    >>> fault_of(getfixture("tmpdir"))
+    'CKPT.yaml cannot be read'
+    """
+    folder = Path(folder)
+    try:
+        meta = yaml.safe_load((folder / METAFNAME).read_text(encoding="utf-8"))
+        float(meta["unixtime"]), meta["end-of-epoch"]
+        listed = [(n, f["bytes"], f["sha256"]) for n, f in meta.get(FILES, {}).items()]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+        return f"{METAFNAME} cannot be read"
+    for name, size, checksum in listed:
+        path = folder / name
+        try:
+            found = path.stat().st_size
+            if found != size:
+                return f"{name} has {found} bytes of {size}"
+            if thorough and _checksum(path) != checksum:
+                return f"{name} is not what was written (another checksum)"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def _listing(path: Path) -> dict:
+    """A file's size and checksum, as CKPT.yaml lists them."""
+    return {"bytes": path.stat().st_size, "sha256": _checksum(path)}
+
+
+def _checksum(path: Path) -> str:
+    """SHA-256 of a file, in portions."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while portion := file.read(1 << 20):
+            found.update(portion)
+    return found.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the list of a folder's files, is on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return  # a folder cannot be opened there
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _aside(path: Path, prefix: str) -> Path:
+    """The name of a folder while it is being written or deleted."""
+    return path.with_name(f"{prefix}{path.name}")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint: first its name, so that no part of it is ever picked."""
+    doomed = _aside(folder, DELETED)
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _plain(value):
+    """A NumPy or torch scalar as Python's, which YAML can hold."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _reason_of_failure(error: BaseException) -> str | None:
+    """Why a file could not be written; None if that is not what went wrong."""
+    if isinstance(error, OSError):
+        return "the disk is full" if error.errno in FULL else error.strerror or str(error)
+    if any(word in str(error) for word in ("PytorchStreamWriter", "inline_container")):
+        return "the disk is full or does not take it"  # torch does not say which
+    return None
+
+
+@contextmanager
+def _weights_only():
+    """Have every torch.load refuse what could execute, whatever its caller asks for."""
+    force, never = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = {name: os.environ.pop(name, None) for name in (force, never)}
+    os.environ[force] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[force]
+        os.environ.update({n: value for n, value in before.items() if value is not None})
+
+
+class RandomStates:
+    """The states of the global random generators of every rank, as a recoverable.
+
+    Python's, NumPy's, torch's, and that of the CUDA device in use. A run on another
+    number of processes cannot go on from them and keeps its own.
+
+    Example
+    -------
+    >>> checkpointer = AtomicCheckpointer(getfixture("tmpdir"), {"random": RandomStates()})
+    >>> _ = checkpointer.save_checkpoint()
+    >>> first = torch.rand(1)
+    >>> _ = checkpointer.recover_if_possible()
+    >>> bool(torch.rand(1) == first)
+    True
+    """
+
+    @mark_as_saver
+    def _save(self, path):
+        states = [random_state()]
+        if torch.distributed.is_initialized():
+            states *= torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(states, random_state())
+        if if_main_process():
+            torch.save(states, path)
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch):
+        del end_of_epoch
+        states = torch.load(path, map_location="cpu", weights_only=True)
+        distributed = torch.distributed.is_initialized()
+        if len(states) == (torch.distributed.get_world_size() if distributed else 1):
+            set_random_state(states[torch.distributed.get_rank() if distributed else 0])
+
+
+register_checkpoint_hooks(RandomStates, save_on_main_only=False)  # all ranks take part
+
+
+def random_state() -> dict:
+    """The states of this process' global random generators, as tensors and plain values."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+
+
+def set_random_state(state: dict) -> None:
+    """Put the global random generators into the states of :func:`random_state`."""
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,365 @@
+"""The processes of a run: they join, agree before the first step, and notice a loss.
+
+A rank is one of the processes that torchrun has started. One that ends ends the others:
+
+* On the same machine, at their next exchange, which fails as soon as its connection
+  is gone (gloo); torchrun stops the others, and kills what is left 30 s later (NCCL).
+* A machine that goes without a word is noticed after ``rank_timeout_minutes``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+
+from unified_se_ss.errors import UserError
+from unified_se_ss.training.signals import EXIT_CODE
+
+logger = logging.getLogger(__name__)
+
+# As long as one rank may be busy alone while the others wait, as with a corpus it makes.
+TIMEOUT_MINUTES = 60
+SHOWN = 3
+# What the errors of gloo, NCCL and torch's store say of themselves.
+OF_RANKS = ("gloo", "NCCL", "ProcessGroup", "TCPStore", "Connection closed by peer")
+
+
+def world_size() -> int:
+    """Number of processes of this run."""
+    initialized = torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if initialized else 1
+
+
+def join(backend: str, timeout_minutes: float = TIMEOUT_MINUTES) -> None:
+    """Join the other processes of a run, if torchrun has started it.
+
+    Arguments
+    ---------
+    backend : str
+        ``"nccl"``, which needs a GPU for each process, or ``"gloo"``.
+    timeout_minutes : float
+        How long an exchange waits for the others (default 60).
+
+    Raises
+    ------
+    UserError
+        There is no GPU for this process, or the others are not there.
+
+    Example
+    -------
+    >>> join("gloo")  # not started by torchrun: nothing to join
+    """
+    if not {"RANK", "LOCAL_RANK"} <= os.environ.keys():
+        return
+    if not timeout_minutes > 0:
+        raise UserError(f"rank_timeout_minutes: is {timeout_minutes}; expected more than 0")
+    local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if backend == "nccl":
+        if local >= gpus:
+            raise UserError(
+                f"process {local} of this machine has no GPU: there are {gpus}; start with "
+                f"--nproc_per_node={max(1, gpus)}, or with --distributed_backend gloo"
+            )
+        torch.cuda.set_device(local)
+    try:
+        timeout = timedelta(minutes=timeout_minutes)
+        torch.distributed.init_process_group(
+            backend,
+            store=_store_of_this_life(timeout),
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            timeout=timeout,
+        )
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"process {os.environ['RANK']} cannot join the others ({_first_line(error)}); "
+            "start all of them with the same torchrun command"
+        ) from error
+
+
+def _store_of_this_life(timeout: timedelta):
+    """Where the processes find each other: torchrun's store, anew after a restart.
+
+    torchrun keeps one store over all restarts, in which the addresses of those who have
+    died still stand (torch 2.11); whoever reads them waits for ever, or is refused.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = torch.distributed.TCPStore(
+        host,
+        port,
+        int(os.environ["WORLD_SIZE"]),
+        is_master=not served and os.environ["RANK"] == "0",
+        timeout=timeout,
+    )
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return torch.distributed.PrefixStore(f"life {life}", store)
+
+
+@contextmanager
+def report_lost_rank():
+    """Leave with one message if an exchange fails because another process is gone.
+
+    The exit code is that of a run that was asked to stop, "try again": what was trained
+    until the last checkpoint is safe.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (torch.distributed.is_initialized() and is_of_ranks(error)):
+            raise
+        rank = torch.distributed.get_rank()
+        print(
+            f"\nerror: process {rank} of {world_size()} has lost another one and stops "
+            f"({_first_line(error)}). What that one has said is above or below. The same "
+            "command goes on from the last checkpoint; torchrun --max-restarts=N does so "
+            "by itself",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_CODE)
+
+
+def is_of_ranks(error: BaseException) -> bool:
+    """Whether an error comes from an exchange among processes.
+
+    Example
+    -------
+    >>> is_of_ranks(RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed"))
+    True
+    >>> is_of_ranks(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    False
+    """
+    kinds = ("DistError", "DistBackendError", "DistNetworkError", "DistStoreError")
+    types = tuple(
+        getattr(torch.distributed, kind)
+        for kind in kinds
+        if hasattr(torch.distributed, kind)
+    )
+    return isinstance(error, types) or any(word in str(error) for word in OF_RANKS)
+
+
+def _first_line(error: BaseException) -> str:
+    """The beginning of an error, in few words."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+# ------------------------------------------------------------------ how many there are
+
+
+@register_checkpoint_hooks
+class RankCount:
+    """Remembers in checkpoints how many processes a run has.
+
+    Example
+    -------
+    >>> from speechbrain.utils.checkpoints import Checkpointer
+    >>> checkpointer = Checkpointer(getfixture("tmpdir"), {"ranks": RankCount()})
+    >>> _ = checkpointer.save_checkpoint()
+    >>> _ = checkpointer.recover_if_possible()
+    >>> checkpointer.recoverables["ranks"].check()
+    """
+
+    def __init__(self):
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing has been loaded, or it has been looked at."""
+        self.saved = self.folder = None
+        self.within_epoch = False
+
+    def check(self) -> None:
+        """Compare with the checkpoint that training goes on from, if it was loaded.
+
+        To be called before an epoch is trained. Says in the log what changes where the
+        number is another.
+
+        Raises
+        ------
+        UserError
+            The number is another, and the checkpoint lies within an epoch: the rest of
+            the epoch is not known, because its batches were divided otherwise.
+        """
+        saved, now, within, folder = (
+            self.saved,
+            world_size(),
+            self.within_epoch,
+            self.folder,
+        )
+        self._forget()
+        if saved in (None, now):
+            return
+        if within:
+            raise UserError(
+                f"{folder}: was saved within an epoch by {saved} process(es); {now} cannot "
+                "go on from there, since the epoch's batches are divided otherwise. Start "
+                f"with {saved}, or move this folder away to go on from the end of an epoch"
+            )
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            logger.warning(
+                "Trained by %d process(es) so far, by %d from now on: a step takes %.3g "
+                "times as many items, an epoch as many fewer steps, and the items come in "
+                "another order; the learning rate is left as it is, and the result is not "
+                "that of either number alone.",
+                saved,
+                now,
+                now / saved,
+            )
+
+    @mark_as_saver
+    def _save(self, path):
+        Path(path).write_text(str(world_size()), encoding="utf-8")
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch):
+        self.saved = int(Path(path).read_text(encoding="utf-8"))
+        self.within_epoch, self.folder = not end_of_epoch, Path(path).parent
+
+
+# ------------------------------------------------------------------ what they agree on
+
+
+def check_agreement(equal: dict, items=None) -> None:
+    """Stop all processes unless they are equal and have different items.
+
+    Every process calls this; each gets the same error. One exchange.
+
+    Arguments
+    ---------
+    equal : dict
+        What must be the same everywhere, plain values by name; tensors as
+        :func:`digests` gives them.
+    items : list of str, optional
+        Names of the items that this process has and no other should have.
+
+    Raises
+    ------
+    UserError
+        Names the processes and what they differ in, or the items that they share.
+
+    Example
+    -------
+    >>> check_agreement({"lr": 0.1}, ["a", "b"])  # one process agrees with itself
+    """
+    if world_size() == 1:
+        return
+    all_ranks = [None] * world_size()
+    mine = (equal, None if items is None else list(map(str, items)))
+    torch.distributed.all_gather_object(all_ranks, mine)
+    for rank, (theirs, _) in enumerate(all_ranks):
+        _check_equal(all_ranks[0][0], theirs, rank)
+    _check_different([of_rank for _, of_rank in all_ranks])
+
+
+def _check_equal(first: dict, theirs: dict, rank: int) -> None:
+    """Stop if what a process has is not what the first has."""
+    names = [n for n in {**first, **theirs} if first.get(n) != theirs.get(n)]
+    if not names:
+        return
+    shown = [_both(name, first.get(name), theirs.get(name)) for name in names[:SHOWN]]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    raise UserError(
+        f"processes 0 and {rank} differ before the first step: {', '.join(shown)}{more}. "
+        "All must begin alike: start them with the same command and the same files (YAML, "
+        "data, checkpoints), and change no module once the Brain has begun"
+    )
+
+
+def _both(name: str, one, other) -> str:
+    """A name, with both values where they say something to people."""
+    plain = (int, float, str, bool, type(None))
+    if isinstance(one, plain) and isinstance(other, plain):
+        return f"{name} ({one} and {other})"
+    return name
+
+
+def _check_different(items: list) -> None:
+    """Stop if two processes have just the same items."""
+    for rank, mine in enumerate(items):
+        for other in range(rank):
+            if mine and mine == items[other]:
+                shown = ", ".join(mine[:SHOWN]) + (", ..." if len(mine) > SHOWN else "")
+                raise UserError(
+                    f"processes {other} and {rank} have the same items in their first batch "
+                    f"({shown}): the data are not divided among them; give the sampler its "
+                    "rank and world_size (training.rank_and_size())"
+                )
+
+
+def digests(tensors: dict) -> dict:
+    """A fingerprint of each tensor's bits, by name.
+
+    Example
+    -------
+    >>> one, other = torch.zeros(2), torch.zeros(2)
+    >>> digests({"a": one}) == digests({"a": other})
+    True
+    >>> digests({"a": one}) == digests({"a": other + 1e-30})
+    False
+    """
+    return {name: _digest(tensor.detach()) for name, tensor in tensors.items()}
+
+
+def _digest(tensor: torch.Tensor) -> bytes:
+    """A fingerprint of a tensor's type, shape and bits."""
+    found = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=8)
+    if tensor.numel():
+        bits = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
+        found.update(memoryview(bits.numpy()))
+    return found.digest()
+
+
+def check_first_step(brain, batch) -> None:
+    """Before the first step of a run, or of a resumed one: do all processes agree?
+
+    Equal must be parameters, buffers, the optimizers' state and learning rates, the
+    length of the epoch and the place in it. Different must be the items of the batch,
+    where it has ``ids`` (or SpeechBrain's ``id``).
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        About to train on its first batch; later calls do nothing.
+    batch : object
+        That batch.
+
+    Raises
+    ------
+    UserError
+        See :func:`check_agreement`.
+    """
+    if world_size() == 1 or getattr(brain, "ranks_agree", False):
+        return
+    tensors = dict(brain.modules.named_parameters()) | dict(brain.modules.named_buffers())
+    rates = {}
+    for name, optimizer in brain.optimizers_dict.items():
+        state = optimizer.state_dict()
+        for number, kept in state["state"].items():
+            for key, value in kept.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{name}'s {key} of parameter {number}"] = value
+        lrs = [float(group["lr"]) for group in state["param_groups"]]
+        rates[f"{name}'s learning rate"] = lrs[0] if len(lrs) == 1 else str(lrs)
+    equal = {
+        "batches of the epoch": getattr(brain, "_batches", None),
+        "batches done": brain.step,
+        "steps done": brain.optimizer_step,
+        "grad_accumulation_factor": brain.grad_accumulation_factor,
+        "precision": str(brain.precision),
+        **rates,
+        **digests(tensors),
+    }
+    check_agreement(equal, getattr(batch, "ids", getattr(batch, "id", None)))
+    brain.ranks_agree = True

@@ -1,0 +1,98 @@
+"""Loaders whose place within the epoch can be saved."""
+
+from __future__ import annotations
+
+import torch
+from speechbrain.dataio.dataloader import SaveableDataLoader
+
+from unified_se_ss.data import BucketBatchSampler
+from unified_se_ss.data.skipping import LeavingOut, SkippingDataset
+from unified_se_ss.errors import UserError
+from unified_se_ss.training.gather import rank_and_size
+from unified_se_ss.training.signals import ignore_signals_in_worker
+from unified_se_ss.training.values import AUTO
+
+
+def make_loader(dataset, batch_sampler, collate, num_workers: int) -> SaveableDataLoader:
+    """A loader whose place within the epoch can be saved.
+
+    An item that cannot be used is left out of its batch, which says so (``skipped``).
+
+    Arguments
+    ---------
+    dataset : torch.utils.data.Dataset
+        Taken by the keys that the sampler gives.
+    batch_sampler : iterable
+        Gives lists of keys.
+    collate : callable
+        Makes a batch of a list of examples.
+    num_workers : int
+        Processes that read.
+    """
+    return SaveableDataLoader(
+        SkippingDataset(dataset),
+        batch_sampler=batch_sampler,
+        collate_fn=LeavingOut(collate),
+        num_workers=num_workers,
+        # Without one of its own, every new iterator draws from the global generator,
+        # and a run that is resumed makes another number of them.
+        generator=torch.Generator(),
+        worker_init_fn=ignore_signals_in_worker,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+    )
+
+
+def make_loaders(datasets: dict, collate, hparams: dict) -> dict:
+    """Loaders of every subset: shuffled batches to train on, others in order.
+
+    Arguments
+    ---------
+    datasets : dict
+        Data sets by subset; each has ``durations``, in seconds. "train" is shuffled and
+        divided into batches of ``batch_size`` items or ``batch_seconds``; all others
+        into batches of ``valid_batch_size``. Where ``batch_seconds`` is auto, a batch is
+        one of the longest items until the Brain has found how many fit.
+    collate : callable
+        Makes a batch of a list of examples.
+    hparams : dict
+        ``batch_size``, ``batch_seconds``, ``valid_batch_size``, ``num_workers``, ``seed``.
+
+    Returns
+    -------
+    dict
+        A :class:`speechbrain.dataio.dataloader.SaveableDataLoader` by subset.
+    """
+    loaders = {}
+    for subset, dataset in datasets.items():
+        if subset == "train":
+            plan = {key: hparams[key] for key in ("batch_size", "batch_seconds", "seed")}
+            if plan["batch_seconds"] == AUTO:
+                _check_auto(plan["batch_size"])
+                plan["batch_seconds"] = float(max(dataset.durations))
+        else:
+            plan = {"batch_size": hparams["valid_batch_size"], "shuffle": False}
+        sampler = BucketBatchSampler(dataset.durations, **plan, **rank_and_size())
+        loaders[subset] = make_loader(dataset, sampler, collate, hparams["num_workers"])
+    return loaders
+
+
+def _check_auto(batch_size) -> None:
+    """Stop if batches are measured in items, too."""
+    if batch_size is not None:
+        raise UserError(
+            f"batch_size is {batch_size} and batch_seconds is {AUTO}, but just one of the two "
+            "must be set; give --batch_size null, too"
+        )
+
+
+def end_readers(loaders: dict) -> None:
+    """End the processes that read for loaders.
+
+    They outlive a signal (``ignore_signals_in_worker``), and so would those that end with a
+    program, for as long as they are given to let training save.
+    """
+    for loader in loaders.values():
+        if loader._iterator is not None:  # kept, since the processes are persistent
+            loader._iterator._shutdown_workers()
+            loader._iterator = None

@@ -1,0 +1,293 @@
+"""The run's folder: opened, explained, and never another experiment's."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from hyperpyyaml import resolve_references
+from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.run_opts import RunOptions
+
+from unified_se_ss import crash
+from unified_se_ss.errors import UserError
+from unified_se_ss.files import atomic_write
+from unified_se_ss.plain_yaml import plain_yaml
+from unified_se_ss.training import distributed
+from unified_se_ss.training.checkpoints import AtomicCheckpointer
+from unified_se_ss.training.lock import lock_folder
+from unified_se_ss.training.options import Options
+from unified_se_ss.training.tensorboard import check_tensorboard
+from unified_se_ss.training.values import AUTO
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = "hyperparams.yaml"
+# What `files.atomic_path` calls a file that is not whole yet, and `check_folder` its probe.
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}|\.writable\.\d+")
+
+# A run may be continued with other values of these keys; all others make another
+# experiment.
+CHANGEABLE = {
+    "number_of_epochs",
+    "epoch_counter",
+    "budget_minutes",
+    "num_workers",
+    "log_interval",
+    "max_skipped_share",
+    "rank_timeout_minutes",
+    "activation_checkpointing",
+    "tensorboard",
+    "save_waves",
+    "valid_batch_size",
+    "data_folder",
+    "output_folder",
+    "save_folder",
+    "checkpointer",
+    "ckpt_interval_minutes",
+    "ckpt_interval_steps",
+}
+
+
+def begin(options: Options, hparams: dict) -> None:
+    """Join the other ranks, open the run's folder, and say what runs where and why.
+
+    The folder explains itself: ``hyperparams.yaml`` (effective), ``env.log``,
+    ``log.txt``, and a copy of the script. A plain ``checkpointer`` in `hparams` is
+    replaced by a :class:`~unified_se_ss.training.checkpoints.AtomicCheckpointer`.
+
+    Raises
+    ------
+    UserError
+        The folder holds another experiment, is in use by another run, or cannot be
+        written to; or a package that the run needs is missing.
+    """
+    run_opts = options.run_opts
+    _resolve_precision(options, hparams)
+    _check_precision(run_opts, hparams)
+    if hparams.get("tensorboard"):
+        check_tensorboard()
+    keep_freed_memory()
+    minutes = hparams.get("rank_timeout_minutes", distributed.TIMEOUT_MINUTES)
+    distributed.join(run_opts.distributed_backend, minutes)
+    if if_main_process():
+        _open_folder(options, Path(hparams["output_folder"]))
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        save_env_desc=False,  # it asks whichever pip is on the path
+    )
+    crash.keep_reports_in(hparams["output_folder"])
+    for chatty in ("matplotlib", "PIL"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    if if_main_process():
+        folder = Path(hparams["output_folder"])
+        _copy_script(folder)
+        atomic_write(folder / "env.log", environment())
+        sys.excepthook = sys.__excepthook__
+    logger.info(_where(run_opts, hparams))
+    if hparams.get("checkpointer") is not None:
+        hparams["checkpointer"] = AtomicCheckpointer.of(hparams["checkpointer"])
+        hparams["checkpointer"].tidy()
+
+
+def _open_folder(options: Options, folder: Path) -> None:
+    """Make the folder this run's: checked, locked, free of what a kill left, described."""
+    check_folder(options, folder)
+    lock_folder(folder)
+    for path in folder.rglob(".*"):
+        if TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+    header = f"# Generated {date.today()} from:\n# {options.hparams_file.resolve()}\n"
+    atomic_write(folder / DESCRIPTION, f"{header}# yamllint disable\n{_resolved(options)}")
+
+
+def _resolved(options: Options) -> str:
+    """The YAML file with its overrides, every reference replaced by what it refers to."""
+    text = options.hparams_file.read_text(encoding="utf-8")
+    return resolve_references(io.StringIO(text), options.overrides).read()
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep the memory that small tensors on the CPU leave, for the next step's.
+
+    By default blocks of over 128 KiB may go back to the system at once, and every step
+    pays for the page faults of getting them anew: a third of the demo's time. Blocks of
+    over 32 MiB still do: kept, they would break up the heap of a large network. Returns
+    whether it could be asked for; elsewhere nothing is changed.
+    """
+    mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # source: malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # not glibc
+        return False
+    options = {mmap_threshold: 1 << 25, trim_threshold: -1, top_pad: 1 << 26}
+    return all(mallopt(option, value) for option, value in options.items())
+
+
+def _resolve_precision(options: Options, hparams: dict) -> None:
+    """Leave ``precision: auto`` to the Brain, unless the command line names a precision."""
+    in_yaml = hparams.get("precision") == AUTO
+    if in_yaml:
+        del hparams["precision"]
+    named = "precision" in options.run_opts.overridden_args
+    hparams["auto_precision"] = options.auto_precision or (in_yaml and not named)
+
+
+def _check_precision(run_opts: RunOptions, hparams: dict) -> None:
+    """Stop at fp16 without a GPU, which SpeechBrain would refuse with a traceback."""
+    device = run_opts.device or hparams.get("device") or sb.utils.distributed.infer_device()
+    for key in ("precision", "eval_precision"):
+        given = run_opts[key] if key in run_opts.overridden_args else hparams.get(key)
+        if given == "fp16" and "cuda" not in device:
+            raise UserError(
+                f"--{key} fp16 needs a CUDA device; on {device} use bf16 or fp32"
+            )
+
+
+def check_folder(options: Options, folder: Path) -> None:
+    """Stop if the output folder is not writable or holds another experiment."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"output_folder: cannot write to {folder} ({error.strerror}); "
+            "choose another with --output_folder"
+        ) from error
+    there = folder / DESCRIPTION
+    if not there.is_file():
+        # The checkpointer has made its own, empty folder by now; a run that was killed at
+        # its very start has left files that are hidden.
+        if any(p.is_file() and not p.name.startswith(".") for p in folder.rglob("*")):
+            raise UserError(
+                f"output_folder: {folder} is not empty and holds no run of this project; "
+                "choose another with --output_folder"
+            )
+        return
+    now = plain_yaml(_resolved(options), options.hparams_file)
+    before = plain_yaml(there.read_text(encoding="utf-8"), there)
+    for key in {**before, **now}:
+        if key not in CHANGEABLE and before.get(key) != now.get(key):
+            raise UserError(
+                f"output_folder: {folder} holds another experiment: {key} is "
+                f"{_short(before.get(key))} there and {_short(now.get(key))} here; choose "
+                "another with --output_folder, or go on with the same settings"
+            )
+
+
+def _short(value) -> str:
+    """A value in few words, for messages."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _copy_script(folder: Path) -> None:
+    """Put the script that was started into the run's folder.
+
+    SpeechBrain has copied the file that called it, which is this one, in its place.
+    """
+    (folder / Path(__file__).name).unlink(missing_ok=True)
+    script = Path(sys.argv[0])
+    if script.is_file() and script.suffix == ".py":
+        atomic_write(folder / script.name, script.read_bytes())
+
+
+def _where(run_opts: RunOptions, hparams: dict) -> str:
+    """Device and precision, and why these."""
+    device = run_opts.device or hparams.get("device")
+    if device:
+        reason = "as asked for"
+    else:
+        device = sb.utils.distributed.infer_device()
+        reason = "the best there is" if device != "cpu" else "no CUDA device was found"
+    for source, values in (("command line", run_opts.overridden_args), ("YAML", hparams)):
+        if "precision" in values:
+            value = run_opts.precision if source == "command line" else hparams["precision"]
+            precision = f"{value} (from the {source})"
+            break
+    else:
+        auto = hparams.get("auto_precision")
+        precision = "measured before the first step (auto)" if auto else "fp32 (default)"
+    tf32 = f", {_tf32()}" if "cuda" in str(device) else ""
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    return f"Device: {device} ({reason}), precision: {precision}{tf32}, processes: {ranks}"
+
+
+def _tf32() -> str:
+    """Where a GPU may round what it multiplies to TF32's ten bits.
+
+    SpeechBrain allows it everywhere, unless ``SB_DISABLE_QUIRKS`` holds ``allow_tf32``;
+    torch by itself allows it in convolutions and LSTMs.
+    """
+    kinds = {
+        "matrix products": torch.backends.cuda.matmul.allow_tf32,
+        "convolutions and LSTMs": torch.backends.cudnn.allow_tf32,
+    }
+    allowed = [kind for kind, is_allowed in kinds.items() if is_allowed]
+    return f"TF32 in {' and '.join(allowed)}" if allowed else "no TF32"
+
+
+def environment() -> str:
+    """Command, commit, machine and versions of all packages, for ``env.log``.
+
+    Example
+    -------
+    >>> "torch==" in environment()
+    True
+    """
+    packages = {
+        f"{package.metadata['Name']}=={package.version}"
+        for package in metadata.distributions()
+    }
+    lines = [
+        f"command: {' '.join(sys.argv)}",
+        f"commit: {commit() or 'unknown'}",
+        f"python: {platform.python_version()} on {platform.platform()}",
+        f"cpu threads: {torch.get_num_threads()}",
+    ]
+    if torch.cuda.is_available():
+        lines.append(f"cuda: {torch.version.cuda}, {torch.cuda.get_device_name()}")
+    return "\n".join([*lines, "", *sorted(packages, key=str.lower)]) + "\n"
+
+
+def check_testable(run_opts: RunOptions, checkpointer) -> None:
+    """Stop at ``--test_only`` where there is nothing to test.
+
+    Raises
+    ------
+    UserError
+        The run has no checkpoint.
+    """
+    if run_opts.test_only and not checkpointer.list_checkpoints():
+        raise UserError(
+            f"--test_only: there is no checkpoint in {checkpointer.checkpoints_dir}; "
+            "train first, with the same command without --test_only"
+        )
+
+
+def commit() -> str | None:
+    """Commit of the checkout that this code runs from, if it is one."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # there is no git
+        return None
+    return found.stdout.strip() or None
