@@ -28,14 +28,11 @@ from speechbrain import Stage
 from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import training
-from unified_se_ss.data import (
-    DynamicMixingDataset,
-    MixtureDataset,
-    collate,
-    prepare_librimix,
-    prepare_speech_folder,
-    read_manifest,
-)
+from unified_se_ss.data.corpora.librimix import prepare_librimix
+from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
+from unified_se_ss.data.dataset import MixtureDataset, collate
+from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
+from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import evaluate_item
 from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses

@@ -33,16 +33,10 @@ import soundfile
 import torch
 
 from benchmarks.frame import Options, Table, alternate, compared
-from unified_se_ss.data import (
-    BucketBatchSampler,
-    DynamicMixingDataset,
-    Example,
-    Item,
-    ItemKey,
-    Manifest,
-    MixtureDataset,
-    collate,
-)
+from unified_se_ss.data.batching import BucketBatchSampler
+from unified_se_ss.data.dataset import Example, ItemKey, MixtureDataset, collate
+from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
+from unified_se_ss.data.manifest import Item, Manifest
 from unified_se_ss.data.mixing import draw_levels, gain_to, measure_loudness, mix
 from unified_se_ss.training import make_loader
 

@@ -256,7 +256,7 @@ def _brain(settings: dict, device, rank: int):
     """The recipe's Brain about to train, and its batches; each rank has items of its own."""
     sys.path.insert(0, str(ROOT))
     from train import UnifiedBrain
-    from unified_se_ss.data import Example, collate
+    from unified_se_ss.data.dataset import Example, collate
 
     hparams = recipe(settings["kind"], small=settings["quick"])
     samples = int(settings["seconds"] * RATE)

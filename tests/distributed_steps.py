@@ -15,7 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from train import UnifiedBrain
-from unified_se_ss.data import Example, collate
+from unified_se_ss.data.dataset import Example, collate
 from unified_se_ss.networks import (
     Decoder,
     DualPath,

@@ -5,7 +5,9 @@ from dataclasses import asdict
 
 import numpy as np
 
-from unified_se_ss.data import Item, Manifest, RoomBank, RoomSettings, audio
+from unified_se_ss.data import audio
+from unified_se_ss.data.manifest import Item, Manifest
+from unified_se_ss.data.rooms import RoomBank, RoomSettings
 
 RATE = 16000
 DIRECT = 30  # samples; reflections come later

@@ -13,7 +13,7 @@ from test_train import run as run_command
 from toy_recipe import ToyBrain, ToyData, toy
 
 from unified_se_ss import training
-from unified_se_ss.data import Example, collate
+from unified_se_ss.data.dataset import Example, collate
 from unified_se_ss.errors import UserError
 from unified_se_ss.training import batch_size
 from unified_se_ss.training.batch_size import (

@@ -18,26 +18,29 @@ from librimix import make_tree, voice
 from torch.utils.data import DataLoader
 
 from unified_se_ss.__main__ import main
-from unified_se_ss.data import (
+from unified_se_ss.data import audio
+from unified_se_ss.data.augment import speed_perturb
+from unified_se_ss.data.binaural import (
     BinauralDataset,
-    BinauralDynamicMixing,
-    Item,
-    ItemKey,
-    Manifest,
-    audio,
+    BinauralExample,
     collate_binaural,
-    prepare_binaural_wsj0mix,
-    prepare_librimix,
-    prepare_wsj0mix,
-    read_manifest,
-    speed_perturb,
+    read_ears,
+    unexplained,
+    write_ears,
 )
-from unified_se_ss.data.binaural import BinauralExample, read_ears, unexplained, write_ears
 from unified_se_ss.data.binaural_corpus import make_binaural_corpus
-from unified_se_ss.data.binaural_mixing import mix_binaural
-from unified_se_ss.data.corpora.wsj0mix import PLACEMENTS, placement_in_name
+from unified_se_ss.data.binaural_mixing import BinauralDynamicMixing, mix_binaural
+from unified_se_ss.data.corpora.librimix import prepare_librimix
+from unified_se_ss.data.corpora.wsj0mix import (
+    PLACEMENTS,
+    placement_in_name,
+    prepare_binaural_wsj0mix,
+    prepare_wsj0mix,
+)
+from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.data.hrirs import load_hrirs
 from unified_se_ss.data.hrtf_bank import SPHERE_DIRECTIONS, HRTFBank, binaural_heads
+from unified_se_ss.data.manifest import Item, Manifest, read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.interaural import ild, itd
 from unified_se_ss.spatial import (

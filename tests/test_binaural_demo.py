@@ -7,19 +7,17 @@ import pytest
 import soundfile
 from librimix import voice
 
-from unified_se_ss.data import (
-    BinauralDynamicMixing,
-    ItemKey,
-    audio,
-    prepare_binaural_wsj0mix,
-    prepare_speech_folder,
-    read_manifest,
-)
+from unified_se_ss.data import audio
 from unified_se_ss.data.binaural import read_ears
+from unified_se_ss.data.binaural_mixing import BinauralDynamicMixing
+from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
+from unified_se_ss.data.corpora.wsj0mix import prepare_binaural_wsj0mix
+from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.data.demo.binaural import LEAST_ANGLE, _timbre, prepare_binaural_demo
 from unified_se_ss.data.demo.corpus import prepare_demo_corpus
 from unified_se_ss.data.demo.speakers import cast_voices
 from unified_se_ss.data.hrtf_bank import binaural_heads
+from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial import to_vector
 

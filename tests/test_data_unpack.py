@@ -16,8 +16,9 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unified_se_ss.data import prepare_librimix, public_sets
+from unified_se_ss.data import public_sets
 from unified_se_ss.data.__main__ import main
+from unified_se_ss.data.corpora.librimix import prepare_librimix
 from unified_se_ss.data.corpora.mini_librimix import arrange_mini_librimix
 from unified_se_ss.data.download import Patience
 from unified_se_ss.data.public_sets import SETS, Archive, PublicSet, fetch

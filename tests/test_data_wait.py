@@ -6,7 +6,7 @@ import pytest
 from toy_recipe import ToyBrain, ToyData, toy
 
 from unified_se_ss import training
-from unified_se_ss.data import collate
+from unified_se_ss.data.dataset import collate
 from unified_se_ss.training import brain as brain_module
 from unified_se_ss.training.brain import Progress
 

@@ -12,17 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_scenes import DIRECT, RATE, write_bank, write_sounds
 
-from unified_se_ss.data import (
-    ArrayDataset,
-    ItemKey,
-    MicBeamExample,
+from unified_se_ss.data import audio
+from unified_se_ss.data.array_scenes import ArrayDataset, RandomChoiceDataset
+from unified_se_ss.data.dataset import ItemKey
+from unified_se_ss.data.guided import MicBeamExample, collate_mic_beam
+from unified_se_ss.data.paired_rirs import (
+    Gains,
     PairedRIRDataset,
     PairedRIRGains,
-    RandomChoiceDataset,
-    audio,
-    collate_mic_beam,
+    contrasted,
 )
-from unified_se_ss.data.paired_rirs import Gains, contrasted
 from unified_se_ss.data.pools import NoisePool, SpeechPool, check_speakers_apart
 from unified_se_ss.data.scenes import guarded, heard
 from unified_se_ss.errors import UserError

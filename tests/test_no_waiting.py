@@ -15,9 +15,9 @@ from hyperpyyaml import load_hyperpyyaml
 from pretend_device import DEVICE, Waits
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from unified_se_ss.data import Example, collate, collate_mic_beam
 from unified_se_ss.data.binaural import BinauralExample, collate_binaural
-from unified_se_ss.data.guided import MicBeamExample
+from unified_se_ss.data.dataset import Example, collate
+from unified_se_ss.data.guided import MicBeamExample, collate_mic_beam
 from unified_se_ss.data.transcribed import Utterance, collate_transcribed
 from unified_se_ss.networks import MaskingFront, Recurrent
 

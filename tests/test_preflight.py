@@ -11,8 +11,8 @@ from librimix import make_tree
 from test_train import ROOT, command
 from toy_recipe import ToyBrain, toy
 
-from unified_se_ss.data import Batch
 from unified_se_ss.data.audit import KINDS
+from unified_se_ss.data.dataset import Batch
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.preflight import preflight
 from unified_se_ss.training.probe import middle_of
@@ -173,8 +173,10 @@ def test_the_first_look_sees_what_would_end_the_run_later(tmp_path, monkeypatch)
 
 
 def test_the_first_look_finds_data_that_is_gone(tmp_path, caplog):
-    from unified_se_ss.data import MixtureDataset, prepare_librimix, read_manifest
     from unified_se_ss.data.audit import items_of
+    from unified_se_ss.data.corpora.librimix import prepare_librimix
+    from unified_se_ss.data.dataset import MixtureDataset
+    from unified_se_ss.data.manifest import read_manifest
     from unified_se_ss.training import sanity_check as module
 
     tree = make_tree(tmp_path)

@@ -8,7 +8,7 @@ from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
 from torch.utils.data import DataLoader
 
 from train import UnifiedBrain
-from unified_se_ss.data import Batch
+from unified_se_ss.data.dataset import Batch
 from unified_se_ss.networks.speechbrain_weights import from_speechbrain, to_speechbrain
 
 WEIGHT = 0.1

@@ -16,7 +16,8 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from test_brain import Pair
 
 from unified_se_ss import training
-from unified_se_ss.data import BucketBatchSampler, ItemKey
+from unified_se_ss.data.batching import BucketBatchSampler
+from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.errors import UserError
 from unified_se_ss.training import distributed
 from unified_se_ss.training.checkpoints import AtomicCheckpointer

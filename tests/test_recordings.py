@@ -7,15 +7,11 @@ import pytest
 import soundfile
 import torch
 
-from unified_se_ss.data import (
-    ItemKey,
-    RecordingDataset,
-    audio,
-    collate_mic_beam,
-    prepare_recordings,
-    read_recordings,
-)
-from unified_se_ss.data.corpora.array_recordings import loud_level
+from unified_se_ss.data import audio
+from unified_se_ss.data.corpora.array_recordings import loud_level, prepare_recordings
+from unified_se_ss.data.dataset import ItemKey
+from unified_se_ss.data.guided import collate_mic_beam
+from unified_se_ss.data.recording_dataset import RecordingDataset, read_recordings
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial import BeamformerFrontend, gcc_phat
 

@@ -8,9 +8,9 @@ from librimix import make_tree
 from running import rows
 from test_train import command, run
 
-from unified_se_ss.data import MixtureDataset, collate, read_manifest
 from unified_se_ss.data.corpora.librimix import prepare_librimix
-from unified_se_ss.data.dataset import ItemKey
+from unified_se_ss.data.dataset import ItemKey, MixtureDataset, collate
+from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.skipping import (
     EmptyBatch,
     LeavingOut,

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.frame import peak_bytes
 from train import UnifiedBrain
-from unified_se_ss.data import Example, collate
+from unified_se_ss.data.dataset import Example, collate
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.configuration import build_network
 from unified_se_ss.training import run_folder

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unified_se_ss.data import ItemKey, audio
+from unified_se_ss.data import audio
+from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.data.manifest import Item, Manifest
 from unified_se_ss.data.transcribed import (
     NoisySpeechDataset,

@@ -8,8 +8,7 @@ from speechbrain.nnet.schedulers import LinearScheduler
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from unified_se_ss import training
-from unified_se_ss.data import Example, collate
-from unified_se_ss.data.dataset import as_item_key
+from unified_se_ss.data.dataset import Example, as_item_key, collate
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import TaskLoss
 from unified_se_ss.training.checkpoints import AtomicCheckpointer

@@ -350,8 +350,8 @@ def add_export(commands) -> None:
 
 def check_data(options) -> int:
     """Look at a LibriMix folder; write its manifests and say what is in them."""
-    from unified_se_ss.data import read_manifest
     from unified_se_ss.data.audit import ADVICE, KINDS, audit
+    from unified_se_ss.data.manifest import read_manifest
     from unified_se_ss.data.problems import collect_errors
 
     try:
@@ -376,7 +376,7 @@ def check_data(options) -> int:
 
 def _prepare(options, folder) -> dict:
     """The manifests of a LibriMix folder."""
-    from unified_se_ss.data import prepare_librimix
+    from unified_se_ss.data.corpora.librimix import prepare_librimix
 
     return prepare_librimix(
         options.data_folder,

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unified_se_ss.data import MixtureDataset, audio, read_manifest
-from unified_se_ss.data.manifest import DATA_ROOT, Manifest
+from unified_se_ss.data import audio
+from unified_se_ss.data.dataset import MixtureDataset
+from unified_se_ss.data.manifest import DATA_ROOT, Manifest, read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import publish
 from unified_se_ss.evaluation.evaluate import Utterance, available_cores, evaluate

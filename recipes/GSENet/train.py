@@ -27,18 +27,15 @@ from speechbrain import Stage
 from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import training
-from unified_se_ss.data import (
-    ArrayDataset,
-    PairedRIRDataset,
-    RandomChoiceDataset,
-    collate_mic_beam,
-    prepare_room_bank,
-    prepare_speech_folder,
-    read_manifest,
-)
+from unified_se_ss.data.array_scenes import ArrayDataset, RandomChoiceDataset
 from unified_se_ss.data.corpora.array_recordings import prepare_recordings
+from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
+from unified_se_ss.data.guided import collate_mic_beam
+from unified_se_ss.data.manifest import read_manifest
+from unified_se_ss.data.paired_rirs import PairedRIRDataset
 from unified_se_ss.data.pools import check_speakers_apart
 from unified_se_ss.data.recording_dataset import RecordingDataset, read_recordings
+from unified_se_ss.data.rooms import prepare_room_bank
 from unified_se_ss.data.several_guides import MultiBeamformerTestSet
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.evaluate import Scorers

@@ -32,7 +32,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from unified_se_ss import training
-from unified_se_ss.data import read_manifest
+from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.transcribed import (
     NoisySpeechDataset,
     PairedSpeechDataset,

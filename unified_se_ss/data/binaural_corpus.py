@@ -99,7 +99,7 @@ def make_binaural_corpus(
 
     Example
     -------
-    >>> from unified_se_ss.data import Item, Manifest
+    >>> from unified_se_ss.data.manifest import Item, Manifest
     >>> from unified_se_ss.spatial import spherical_head_hrirs
     >>> place, paths = Path(getfixture("tmpdir")), {}
     >>> for stem in ("s1", "s2"):

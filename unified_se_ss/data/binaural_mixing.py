@@ -59,7 +59,8 @@ min_seconds
 
     Example
     -------
-    >>> from unified_se_ss.data import Item, Manifest, audio
+    >>> from unified_se_ss.data import audio
+    >>> from unified_se_ss.data.manifest import Item, Manifest
     >>> from unified_se_ss.spatial import spherical_head_hrirs
     >>> folder, items = getfixture("tmpdir"), []
     >>> for speaker in ("Ann", "Bob"):

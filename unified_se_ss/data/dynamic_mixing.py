@@ -65,7 +65,7 @@ class DynamicMixingDataset(torch.utils.data.Dataset):
 
     Example
     -------
-    >>> from unified_se_ss.data import Item, Manifest
+    >>> from unified_se_ss.data.manifest import Item, Manifest
     >>> folder, items = getfixture("tmpdir"), []
     >>> for speaker in ("Ann", "Bob"):
     ...     path = str(folder / f"{speaker}.wav")
@@ -263,7 +263,7 @@ def short_name(item):
 
     Example
     -------
-    >>> from unified_se_ss.data import Item
+    >>> from unified_se_ss.data.manifest import Item
     >>> short_name(Item("Ann/1.wav", 1.0, 8000, {}, {"speaker": "Ann"}))
     'Ann-1'
     """

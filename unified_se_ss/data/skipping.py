@@ -204,7 +204,7 @@ class LeavingOut:
 
     Example
     -------
-    >>> from unified_se_ss.data import Example, collate
+    >>> from unified_se_ss.data.dataset import Example, collate
     >>> good = Example("a", torch.ones(3), torch.ones(2, 3))
     >>> bad = SkippedItem("b", "b.wav", "does not exist")
     >>> batch = LeavingOut(collate)([good, bad])

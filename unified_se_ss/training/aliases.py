@@ -8,7 +8,8 @@ logger = logging.getLogger(__name__)
 
 #: Former path of a class or a function within the package, and today's.
 ALIASES = {
-    "data.ContrastGains": "data.PairedRIRGains",
+    "data.ContrastGains": "data.paired_rirs.PairedRIRGains",
+    "data.RoomSettings": "data.rooms.RoomSettings",
     "data.binaural_demo.prepare_binaural_demo": "data.demo.binaural.prepare_binaural_demo",
     "data.binaural_heads.binaural_heads": "data.hrtf_bank.binaural_heads",
     "data.binaural_rooms.RoomsAround": "data.binaural_rooms.BinauralRoomConfig",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from speechbrain.dataio.dataloader import SaveableDataLoader
 
-from unified_se_ss.data import BucketBatchSampler
+from unified_se_ss.data.batching import BucketBatchSampler
 from unified_se_ss.data.skipping import LeavingOut, SkippingDataset
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.gather import rank_and_size

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from unified_se_ss.data import ItemKey
+from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.data.skipping import SkippedItem
 
 GIB = 2**30
