@@ -29,8 +29,8 @@ from pathlib import Path
 import numpy as np
 
 from unified_se_ss.data import audio
+from unified_se_ss.data.cache import process_pool
 from unified_se_ss.data.corpora.transcribed import Spoken, read_text, write_transcribed
-from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
 
 SUBSETS = {"train": "tr05", "dev": "dt05", "test": "et05"}

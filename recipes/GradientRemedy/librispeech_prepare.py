@@ -13,11 +13,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from unified_se_ss.data.cache import fingerprint_of
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.corpora.transcribed import Spoken, read_text, write_transcribed
 from unified_se_ss.data.manifest import (
     Item,
-    fingerprint_of,
     is_current,
     read_manifest,
     write_manifest,

@@ -34,8 +34,8 @@ from pathlib import Path
 import numpy as np
 
 from unified_se_ss.data import audio
+from unified_se_ss.data.cache import process_pool
 from unified_se_ss.data.corpora.transcribed import Spoken, read_text, write_transcribed
-from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
 
 PARTS = {"train": "train", "dev": "dev-1", "test": "dev-2"}

@@ -24,8 +24,8 @@ from unified_se_ss.data.binaural import write_ears
 from unified_se_ss.data.binaural_mixing import BinauralMixture, mix_binaural
 from unified_se_ss.data.cache import (
     atomic_folder,
-    check_folder_replaceable,
     is_made_from,
+    process_pool,
 )
 from unified_se_ss.data.corpora.librimix import TRAIN_SUBSETS, prepare_librimix
 from unified_se_ss.data.corpora.wsj0mix import FOLDERS, PLACEMENTS, prepare_wsj0mix
@@ -33,7 +33,6 @@ from unified_se_ss.data.dynamic_mixing import read_noise
 from unified_se_ss.data.hrtf_bank import HRTFBank, Placement, heads_digest
 from unified_se_ss.data.manifest import Manifest, read_manifest
 from unified_se_ss.data.mixing import gain_to, measure_loudness
-from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_write, csv_text
 from unified_se_ss.progress import progress_bar
@@ -127,8 +126,7 @@ def make_binaural_corpus(
         return folder
     (rate,) = {manifest.sample_rate for manifest in manifests.values()}
     wavs = f"wav{rate // 1000}k"
-    check_folder_replaceable(folder, {wavs}, WHAT)
-    with atomic_folder(folder, fingerprint, WHAT) as building:
+    with atomic_folder(folder, fingerprint, WHAT, {wavs}) as building:
         for number, (name, subset) in enumerate(FOLDERS.items()):
             if name not in manifests:
                 continue

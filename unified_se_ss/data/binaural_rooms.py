@@ -29,6 +29,7 @@ import scipy.fft
 import scipy.signal
 from scipy.spatial import cKDTree
 
+from unified_se_ss.data.cache import process_pool
 from unified_se_ss.data.hrirs import PATTERN, default_cache, split_hrirs
 from unified_se_ss.data.hrtf_bank import (
     SHARES,
@@ -37,7 +38,6 @@ from unified_se_ss.data.hrtf_bank import (
     heads_digest,
     surrounding_directions,
 )
-from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path
 from unified_se_ss.progress import progress_bar

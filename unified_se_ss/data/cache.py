@@ -1,40 +1,168 @@
-"""Folders of many files that are made as a whole, or not at all.
-
-A fingerprint lies in such a folder and says what all of it follows from. The folder is
-built beside its place and moved there when it is complete.
-"""
+"""What is made once and kept: fingerprints, folders whole or absent, work in parallel."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from unified_se_ss.errors import UserError
+from unified_se_ss.files import atomic_path
+from unified_se_ss.progress import progress_bar
 
 FINGERPRINT = "fingerprint.json"
 # What a killed build left behind is removed by the first build after this time.
 LEFT_OVER_SECONDS = 3600.0
+PROGRESS_FROM = 1000  # items in threads that get a progress bar
+
+# ------------------------------------------------------------------ fingerprints
 
 
-def is_made_from(folder: str | Path, fingerprint: dict) -> bool:
-    """Tells whether a folder was made from just this.
+def digest_of(*parts) -> str:
+    """SHA-256 of values, arrays and contents of files.
+
+    Arguments
+    ---------
+    *parts
+        Each an array, a Path (the file's name and content count), bytes, or anything that
+        JSON can hold.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Raises
+    ------
+    UserError
+        A file cannot be read.
+
+    Example
+    -------
+    >>> digest_of({"rate": 8000}, np.zeros(3)) == digest_of({"rate": 8000}, np.zeros(4))
+    False
+    """
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            head, content = [str(part.dtype), part.shape], part.tobytes()
+        elif isinstance(part, Path):
+            head, content = part.name, _content(part)
+        elif isinstance(part, bytes):
+            head, content = None, part
+        else:
+            head, content = part, b""
+        found.update(f"{json.dumps(head)}\0{len(content)}\0".encode())
+        found.update(content)
+    return found.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def fingerprint_of(folder, files: Iterable[str], choices: dict) -> dict:
+    """All that something made from a folder of files depends on.
 
     Arguments
     ---------
     folder : str or Path
-        It need not exist.
-    fingerprint : dict
-        All that it follows from, as JSON would give it back.
+        Where it lies does not matter.
+    files : iterable of str
+        Names relative to the folder; their sizes and modification times count.
+    choices : dict
+        Everything else that decides what is made, ready for JSON.
 
     Returns
     -------
-    bool
+    dict
+
+    Raises
+    ------
+    UserError
+        A file is missing, or its name is not UTF-8.
+
+    Example
+    -------
+    >>> folder = Path(getfixture("tmpdir"))
+    >>> _ = (folder / "a.wav").write_bytes(b"1234")
+    >>> before = fingerprint_of(folder, ["a.wav"], {"rate": 8000})
+    >>> _ = (folder / "a.wav").write_bytes(b"12345")
+    >>> before == fingerprint_of(folder, ["a.wav"], {"rate": 8000})
+    False
+    """
+    listing = hashlib.sha256()
+    files = sorted(files)
+    for name in files:
+        status = _status(os.path.join(folder, name))
+        listing.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return {"choices": choices, "n_files": len(files), "listing": listing.hexdigest()}
+
+
+def _status(path: str) -> os.stat_result:
+    if any("\ud800" <= letter <= "\udfff" for letter in path):
+        raise UserError(f"{ascii(path)}: its name is not text in UTF-8; rename it")
+    try:
+        return os.stat(path)
+    except OSError as error:
+        link = f"is a link to {os.readlink(path)}, but " if os.path.islink(path) else ""
+        raise UserError(
+            f"{path}: {link}cannot be found ({error.strerror}); get it again or remove it"
+        ) from error
+
+
+# ------------------------------------------------------------------ what is kept
+
+
+def cached_arrays(path: str | Path, make: Callable[[], dict]) -> dict:
+    """Arrays of an npz file, which is made if it is missing or damaged.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file. Its name should hold a digest of all that the arrays follow from.
+    make : callable
+        Returns the arrays by name.
+
+    Returns
+    -------
+    dict of np.ndarray
+
+    Example
+    -------
+    >>> path = Path(getfixture("tmpdir")) / "taps.npz"
+    >>> cached_arrays(path, lambda: {"taps": np.ones(2)})["taps"]
+    array([1., 1.])
+    >>> cached_arrays(path, lambda: 1 / 0)["taps"]
+    array([1., 1.])
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        arrays = make()
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    return arrays
+
+
+def is_made_from(folder: str | Path, fingerprint: dict) -> bool:
+    """Tells if a folder, which need not exist, was made from just this.
 
     Example
     -------
@@ -47,72 +175,34 @@ def is_made_from(folder: str | Path, fingerprint: dict) -> bool:
         return False
 
 
-def check_folder_replaceable(folder: str | Path, ours: set[str], what: str) -> None:
-    """Refuses to replace a folder that holds anything that this program did not make.
-
-    Arguments
-    ---------
-    folder : str or Path
-        It need not exist.
-    ours : set of str
-        Names that may be in it, beside the fingerprint.
-    what : str
-        What is to be made there, such as "demo corpus".
-
-    Raises
-    ------
-    UserError
-        If it is a file, has no fingerprint, or holds something else as well.
-
-    Example
-    -------
-    >>> check_folder_replaceable(Path(getfixture("tmpdir")) / "none", set(), "corpus")
-    """
-    folder = Path(folder)
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give another folder for the {what}")
-    entries = {path.name for path in folder.iterdir()}
-    if not entries:
-        return
-    if FINGERPRINT not in entries:
-        raise UserError(
-            f"{folder}: exists, but is no {what} (it has no {FINGERPRINT}), so it "
-            f"is left as it is; give another folder for the {what}, or remove this"
-        )
-    others = entries - ours - {FINGERPRINT}
-    if others:
-        raise UserError(
-            f"{folder}: holds a {what} that has to be made anew, but also "
-            f"{', '.join(sorted(others))}, which it does not remove; move that "
-            f"elsewhere, or give another folder for the {what}"
-        )
-
-
 @contextmanager
-def atomic_folder(folder: str | Path, fingerprint: dict, what: str) -> Iterator[Path]:
-    """Gives a temporary folder, which takes the place of `folder` when all is in it.
+def atomic_folder(
+    folder: str | Path, fingerprint: dict, what: str, entries: Collection[str] = ()
+) -> Iterator[Path]:
+    """A temporary folder to build in, which takes the place of `folder` at the end.
 
     Arguments
     ---------
     folder : str or Path
-        The place; what is there is replaced (`check_folder_replaceable` comes before).
+        The place. An earlier build there is replaced.
     fingerprint : dict
-        All that the folder follows from; written into it.
+        All that the folder follows from, as JSON would give it back; written into it.
     what : str
         What is made there, for messages.
+    entries : collection of str
+        Names that an earlier build may hold beside the fingerprint; a folder with anything
+        else in it is not replaced.
 
     Returns
     -------
     contextmanager of Path
-        The folder to build in. If the block ends with an exception, nothing is left
-        behind and `folder` is as it was.
+        If the block ends with an exception, nothing is left behind and `folder` is as it
+        was.
 
     Raises
     ------
     UserError
-        If the disk refuses.
+        If the folder holds what this program did not make, or the disk refuses.
 
     Example
     -------
@@ -123,39 +213,122 @@ def atomic_folder(folder: str | Path, fingerprint: dict, what: str) -> Iterator[
     (True, ['a.txt', 'fingerprint.json'])
     """
     folder = Path(os.path.abspath(folder))
+    _check_replaceable(folder, set(entries), what)
     prefix = f".{folder.name}.incomplete-"
+    temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(folder.parent, prefix)
         temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    except OSError as error:
-        raise _cannot_write(folder, what, error) from error
-    try:
         building = temporary / "new"
         building.mkdir()
         yield building
         (building / FINGERPRINT).write_text(json.dumps(fingerprint, indent=2) + "\n")
-        # Another process may have built the same while we did: either will do.
+        # Another process may have built the same meanwhile: either will do.
         if not is_made_from(folder, fingerprint):
             if folder.exists():
                 os.rename(folder, temporary / "old")
             os.rename(building, folder)
     except OSError as error:
-        raise _cannot_write(folder, what, error) from error
+        raise UserError(
+            f"{folder}: the {what} cannot be written ({error.strerror or error}); "
+            "choose a folder with write permission and room on the disk"
+        ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _cannot_write(folder: Path, what: str, error: OSError) -> UserError:
-    """What to tell when the disk refuses."""
-    return UserError(
-        f"{folder}: the {what} cannot be written ({error.strerror or error}); "
-        "choose a folder with write permission and room on the disk"
-    )
+def _check_replaceable(folder: Path, ours: set[str], what: str) -> None:
+    """Refuses to replace a folder that holds anything that this program did not make."""
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; give another folder for the {what}")
+    there = {path.name for path in folder.iterdir()}
+    if there and FINGERPRINT not in there:
+        raise UserError(
+            f"{folder}: exists, but is no {what} (it has no {FINGERPRINT}), so it "
+            f"is left as it is; give another folder for the {what}, or remove this"
+        )
+    others = there - ours - {FINGERPRINT}
+    if others:
+        raise UserError(
+            f"{folder}: holds a {what} that has to be made anew, but also "
+            f"{', '.join(sorted(others))}, which it does not remove; move that "
+            f"elsewhere, or give another folder for the {what}"
+        )
 
 
 def _remove_left_over(parent: Path, prefix: str) -> None:
-    """Remove what builds that were killed long ago left behind."""
     for left_over in parent.glob(f"{prefix}*"):
         if time.time() - left_over.stat().st_mtime > LEFT_OVER_SECONDS:
             shutil.rmtree(left_over, ignore_errors=True)
+
+
+# ------------------------------------------------------------------ in parallel
+
+
+@contextmanager
+def process_pool(workers: int | None = None) -> Iterator[Callable]:
+    """A `map` that keeps the order and runs in several processes.
+
+    Arguments
+    ---------
+    workers : int, optional
+        Processes; by default one for each core. 1 stays in this one.
+
+    Returns
+    -------
+    contextmanager of callable
+
+    Example
+    -------
+    >>> with process_pool(1) as run:
+    ...     list(run(abs, [-1, 2]))
+    [1, 2]
+    """
+    workers = workers or count_cores()
+    if workers == 1:
+        yield map
+        return
+    # A fork starts at once; nothing in it may use torch or a device, which could not
+    # follow. Elsewhere than on Linux, forks are not safe.
+    method = "fork" if sys.platform == "linux" else "spawn"
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+        try:
+            yield executor.map
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def threaded_map(function: Callable, items: Collection, description: str) -> list:
+    """Results of a function that mostly waits for the disk, in the order of the items.
+
+    Arguments
+    ---------
+    function : callable
+        Takes an item.
+    items : collection
+        Many of them get a progress bar.
+    description : str
+        Stands before the bar.
+
+    Example
+    -------
+    >>> threaded_map(abs, [-1, 2], "checking")
+    [1, 2]
+    """
+    with ThreadPoolExecutor(min(16, 4 * count_cores())) as pool:
+        results = pool.map(function, items)
+        few = len(items) < PROGRESS_FROM
+        return list(progress_bar(results, description, len(items), "item", disable=few))
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

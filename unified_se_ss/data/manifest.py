@@ -106,7 +106,7 @@ def write_manifest(path, rows, fingerprint):
     rows : list of dict
         One per item, all with the same keys: ID, duration, sample_rate, stems, others.
     fingerprint : dict
-        As `fingerprint_of` gives it.
+        As `cache.fingerprint_of` gives it.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def write_manifest(path, rows, fingerprint):
     """
     if not rows:
         raise ValueError(f"a manifest without items was to be written: {path}")
-    check_replaceable(path)
+    _check_replaceable(path)
     rows = sorted(rows, key=lambda row: row["ID"])
     # Of what ends a line, the writer by itself quotes its own alone.
     returns = any("\r" in str(value) for row in rows for value in row.values())
@@ -204,91 +204,38 @@ def read_manifest(path, data_root=None, stems=None, one_rate=True):
     return Manifest(str(path), items, stems, rates[0] if len(rates) == 1 else None)
 
 
-def fingerprint_of(folder, files, choices):
-    """Describes what a manifest is made from, to know when it must be made again.
-
-    Arguments
-    ---------
-    folder : str or Path
-        The folder that the files are in. Where it lies does not matter.
-    files : iterable of str
-        Names relative to the folder; their sizes and modification times count.
-    choices : dict
-        Everything else that decides what the manifest will be, ready for JSON.
-
-    Returns
-    -------
-    dict
-
-    Example
-    -------
-    >>> folder = Path(getfixture("tmpdir"))
-    >>> _ = (folder / "a.wav").write_bytes(b"1234")
-    >>> before = fingerprint_of(folder, ["a.wav"], {"rate": 8000})
-    >>> _ = (folder / "a.wav").write_bytes(b"12345")
-    >>> before == fingerprint_of(folder, ["a.wav"], {"rate": 8000})
-    False
-    """
-    listing = hashlib.sha256()
-    files = sorted(files)
-    for name in files:
-        status = _status(os.path.join(folder, name))
-        listing.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return {"choices": choices, "n_files": len(files), "listing": listing.hexdigest()}
-
-
-def _status(path):
-    """Size and times of a file, whose name a manifest can hold."""
-    if any("\ud800" <= letter <= "\udfff" for letter in path):
-        raise UserError(f"{ascii(path)}: its name is not text in UTF-8; rename it")
-    try:
-        return os.stat(path)
-    except OSError as error:
-        link = f"is a link to {os.readlink(path)}, but " if os.path.islink(path) else ""
-        raise UserError(
-            f"{path}: {link}cannot be found ({error.strerror}); get it again or remove it"
-        ) from error
-
-
 def is_current(path, fingerprint):
-    """Tells whether a manifest exists and was made from just this.
+    """Tells if a manifest exists and was made from just this.
 
     Arguments
     ---------
     path : str or Path
         The manifest.
     fingerprint : dict
-        As `fingerprint_of` gives it now.
+        As `cache.fingerprint_of` gives it now.
 
     Returns
     -------
     bool
+
+    Raises
+    ------
+    UserError
+        If it is out of date, but must not be overwritten: someone made or edited it.
 
     Example
     -------
     >>> is_current(getfixture("tmpdir") / "none.csv", {})
     False
     """
-    return Path(path).is_file() and _record(path).get("made_from") == fingerprint
+    if Path(path).is_file() and _record(path).get("made_from") == fingerprint:
+        return True
+    _check_replaceable(path)
+    return False
 
 
-def check_replaceable(path):
-    """Refuses to overwrite a manifest that is not as this program wrote it.
-
-    Arguments
-    ---------
-    path : str or Path
-        The manifest, which need not exist.
-
-    Raises
-    ------
-    UserError
-        If it was made or edited by someone else.
-
-    Example
-    -------
-    >>> check_replaceable(getfixture("tmpdir") / "none.csv")
-    """
+def _check_replaceable(path):
+    """Refuses to overwrite a manifest that is not as this program wrote it."""
     if Path(path).is_file() and _record(path).get("manifest") != _digest(path):
         raise UserError(
             f"{path}: is out of date, but was made or edited by hand (or its writing"

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.signal import fftconvolve
 
-from unified_se_ss.data.processes import process_pool
+from unified_se_ss.data.cache import process_pool
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path, atomic_write
 from unified_se_ss.progress import progress_bar

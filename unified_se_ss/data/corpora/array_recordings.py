@@ -28,14 +28,12 @@ import soundfile
 import torch
 
 from unified_se_ss.data import audio
+from unified_se_ss.data.cache import fingerprint_of, process_pool
 from unified_se_ss.data.manifest import (
     DATA_ROOT,
-    check_replaceable,
-    fingerprint_of,
     is_current,
     write_manifest,
 )
-from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path, atomic_write
 from unified_se_ss.progress import progress_bar
@@ -157,7 +155,6 @@ def prepare_recordings(
     fingerprint = fingerprint_of(folder, names, choices)
     if is_current(manifest_path, fingerprint):
         return manifest_path
-    check_replaceable(manifest_path)
     make_guide = guide and _GuideMaker(
         guide, _beside(manifest_path, "_beamformed"), microphones, source
     )

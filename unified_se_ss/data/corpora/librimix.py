@@ -20,10 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from unified_se_ss.data import audio
+from unified_se_ss.data.cache import fingerprint_of
 from unified_se_ss.data.manifest import (
     DATA_ROOT,
-    check_replaceable,
-    fingerprint_of,
     is_current,
     write_manifest,
 )
@@ -242,7 +241,6 @@ def prepare_subset(
     fingerprint = fingerprint_of(subset, files, choices)
     if is_current(manifest_path, fingerprint):
         return
-    check_replaceable(manifest_path)
     complete = _check_names(subset, stems, names, sample_rate)
     rows = _checked_rows(subset, relative, stems, sorted(complete), sample_rate, channels)
     if not rows:

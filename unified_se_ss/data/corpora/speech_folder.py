@@ -15,10 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from unified_se_ss.data import audio
+from unified_se_ss.data.cache import fingerprint_of
 from unified_se_ss.data.manifest import (
     DATA_ROOT,
-    check_replaceable,
-    fingerprint_of,
     is_current,
     write_manifest,
 )
@@ -97,7 +96,6 @@ def prepare_speech_folder(
     fingerprint = fingerprint_of(folder, names, choices)
     if is_current(manifest_path, fingerprint):
         return manifest_path
-    check_replaceable(manifest_path)
     speakers = _speakers(folder, names) if kind == "speech" else None
     measure = partial(_measure, folder, sample_rate, resample, channel)
     measured = _measured(measure, names, folder)

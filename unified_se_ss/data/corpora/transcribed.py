@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unified_se_ss.data import audio
+from unified_se_ss.data.cache import count_cores, fingerprint_of
 from unified_se_ss.data.manifest import (
     DATA_ROOT,
-    check_replaceable,
-    fingerprint_of,
     is_current,
     write_manifest,
 )
 from unified_se_ss.data.problems import raise_for
-from unified_se_ss.data.processes import count_cores
 from unified_se_ss.errors import UserError
 
 # From so many files on, there is a progress bar.
@@ -98,7 +96,6 @@ def write_transcribed(
     fingerprint = fingerprint_of(folder, files, choices)
     if is_current(manifest_path, fingerprint):
         return manifest_path
-    check_replaceable(manifest_path)
     found = _all(lambda s: _look(folder, s, sample_rate, resample), utterances, folder)
     problems = [problem for problem, _ in found if problem]
     raise_for(problems, "data_folder", "mend or remove these recordings")

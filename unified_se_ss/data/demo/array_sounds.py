@@ -19,15 +19,14 @@ import numpy as np
 from unified_se_ss.data import audio
 from unified_se_ss.data.cache import (
     atomic_folder,
-    check_folder_replaceable,
     is_made_from,
+    process_pool,
 )
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.demo import espeak, noises
 from unified_se_ss.data.demo.speakers import SUBSETS as CAST_SUBSETS
 from unified_se_ss.data.demo.speakers import SpeakerSplit, SpokenVoice, cast_voices
 from unified_se_ss.data.manifest import Manifest, read_manifest
-from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
 from unified_se_ss.progress import progress_bar
 
@@ -108,8 +107,7 @@ def prepare_demo_sounds(
         "espeak": espeak.version(),
     }
     if not is_made_from(folder, fingerprint):
-        check_folder_replaceable(folder, _entries(), "demo's sounds")
-        with atomic_folder(folder, fingerprint, "demo's sounds") as building:
+        with atomic_folder(folder, fingerprint, "demo's sounds", _entries()) as building:
             _make_sounds(building, sample_rate, n_noises, sentences, seed, workers)
     return {
         subset: Sounds(

@@ -23,7 +23,6 @@ from unified_se_ss.data.binaural_corpus import make_binaural_corpus
 from unified_se_ss.data.cache import (
     FINGERPRINT,
     atomic_folder,
-    check_folder_replaceable,
     is_made_from,
 )
 from unified_se_ss.data.corpora.librimix import prepare_librimix
@@ -151,8 +150,7 @@ def _gather_voices(folder, corpus, manifest, n_speakers):
         return
     speakers = _speakers(corpus / TRANSCRIPTS, n_speakers)
     timbres = {name for row in speakers.values() for name in row}
-    check_folder_replaceable(folder, timbres, WHAT)
-    with atomic_folder(folder, fingerprint, WHAT) as building:
+    with atomic_folder(folder, fingerprint, WHAT, timbres) as building:
         for item in manifest.items:
             for j, timbre in enumerate(speakers[item.id], start=1):
                 (building / timbre).mkdir(exist_ok=True)

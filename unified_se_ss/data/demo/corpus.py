@@ -27,8 +27,8 @@ import numpy as np
 from unified_se_ss.data import mixing
 from unified_se_ss.data.cache import (
     atomic_folder,
-    check_folder_replaceable,
     is_made_from,
+    process_pool,
 )
 from unified_se_ss.data.demo import espeak, noises
 from unified_se_ss.data.demo.speakers import (
@@ -41,7 +41,6 @@ from unified_se_ss.data.demo.speakers import (
     list_recordings,
     split_noises,
 )
-from unified_se_ss.data.processes import process_pool
 from unified_se_ss.errors import UserError
 from unified_se_ss.progress import progress_bar
 
@@ -173,7 +172,6 @@ def prepare_demo_corpus(
     data_folder = folder / f"Libri{n_speakers}Mix"
     if is_made_from(folder, fingerprint):
         return data_folder
-    check_folder_replaceable(folder, OURS, "demo corpus")
 
     if speech_folder is None:
         casts = cast_voices(seed)
@@ -185,7 +183,7 @@ def prepare_demo_corpus(
         for subset, count in counts.items()
         for index in range(count)
     ]
-    with atomic_folder(folder, fingerprint, "demo corpus") as building:
+    with atomic_folder(folder, fingerprint, "demo corpus", OURS) as building:
         with (
             process_pool(workers) as run,
             tempfile.TemporaryDirectory(
