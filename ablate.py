@@ -56,9 +56,8 @@ import yaml
 
 from unified_se_ss import crash
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation import read_results
 from unified_se_ss.evaluation.comparison import METRICS, compare, write_comparison
-from unified_se_ss.evaluation.results import HEADLINES, summarise
+from unified_se_ss.evaluation.results import HEADLINES, read_results, summarise
 
 # How long a run may take to leave after Ctrl-C before it is ended, in seconds.
 PATIENCE = 30.0

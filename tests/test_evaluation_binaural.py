@@ -13,7 +13,6 @@ from test_evaluation_report import Page
 
 from unified_se_ss import losses
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation import publish, read_results, summarise
 from unified_se_ss.evaluation.angle_report import (
     by_angle,
     by_angle_csv,
@@ -30,6 +29,8 @@ from unified_se_ss.evaluation.binaural import (
 )
 from unified_se_ss.evaluation.interaural import interaural_errors
 from unified_se_ss.evaluation.report.interaural import interaural
+from unified_se_ss.evaluation.results import read_results, summarise
+from unified_se_ss.evaluation.write_evaluation import publish
 from unified_se_ss.spatial import binaural, spherical_head
 from unified_se_ss.spatial.directions import to_vector
 

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation import GradientLog, plot_conflicts, read_gradients
-from unified_se_ss.evaluation.gradient_report import conclusions, conflicts_png
+from unified_se_ss.evaluation.gradient_report import (
+    GradientLog,
+    conclusions,
+    conflicts_png,
+    plot_conflicts,
+    read_gradients,
+)
 from unified_se_ss.evaluation.report.gradients import gradients
 from unified_se_ss.training.tensorboard import check_tensorboard, write_events
 

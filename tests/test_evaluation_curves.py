@@ -73,7 +73,7 @@ def test_same_rows_give_the_same_bytes():
 def test_no_global_state_is_touched():
     code = (
         "import sys\n"
-        "import unified_se_ss.evaluation\n"
+        "import unified_se_ss.evaluation.write_evaluation\n"
         "assert 'matplotlib' not in sys.modules\n"
         "from unified_se_ss.evaluation.curves import curves_png\n"
         "curves_png([{'epoch': 1, 'lr': 0.1}])\n"

@@ -126,7 +126,7 @@ KILLS = [
         "unified_se_ss.training.checkpoints:_remove"
     ),  # before the old checkpoint is deleted
     fault("unified_se_ss.training.log:atomic_write", "kill_after"),  # between two logs
-    fault("unified_se_ss.evaluation:evaluate_item", call=2),
+    fault("unified_se_ss.evaluation.metrics:evaluate_item", call=2),
     fault("unified_se_ss.evaluation.write_evaluation:write_report"),
 ]
 

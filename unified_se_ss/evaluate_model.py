@@ -17,7 +17,6 @@ from unified_se_ss.data import audio
 from unified_se_ss.data.dataset import MixtureDataset
 from unified_se_ss.data.manifest import DATA_ROOT, Manifest, read_manifest
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation import publish
 from unified_se_ss.evaluation.evaluate import Utterance, available_cores, evaluate
 from unified_se_ss.evaluation.perceptual import PERCEPTUAL, WHY_EMPTY, check_metrics
 from unified_se_ss.evaluation.recognition import (
@@ -26,6 +25,7 @@ from unified_se_ss.evaluation.recognition import (
     transcript_columns,
     transcripts_in,
 )
+from unified_se_ss.evaluation.write_evaluation import publish
 from unified_se_ss.inference.models import Model, load_model
 
 #: Always computed; may be named all the same.

@@ -40,7 +40,7 @@ from unified_se_ss.data.transcribed import (
 )
 from unified_se_ss.data.utterance_filter import USES, UtteranceLimits, filter_utterances
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation import evaluate_item
+from unified_se_ss.evaluation.metrics import evaluate_item
 from unified_se_ss.evaluation.recognition import normalise_text, word_errors
 from unified_se_ss.evaluation.report.transcripts import transcripts
 from unified_se_ss.files import atomic_write

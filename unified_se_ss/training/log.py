@@ -6,7 +6,7 @@ import csv
 from contextlib import suppress
 from pathlib import Path
 
-from unified_se_ss.evaluation import GradientLog, plot_conflicts
+from unified_se_ss.evaluation.gradient_report import GradientLog, plot_conflicts
 from unified_se_ss.files import atomic_write, csv_text
 from unified_se_ss.training.tensorboard import write_events
 

@@ -13,7 +13,7 @@ from speechbrain.nnet.schedulers import (
 )
 from speechbrain.utils.distributed import if_main_process
 
-from unified_se_ss.evaluation import plot_curves
+from unified_se_ss.evaluation.curves import plot_curves
 from unified_se_ss.training.batch_size import find_batch_seconds
 from unified_se_ss.training.brain import TwoTaskBrain, percent
 from unified_se_ss.training.gather import gather

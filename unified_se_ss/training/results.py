@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from unified_se_ss.evaluation import GradientLog, publish
+from unified_se_ss.evaluation.gradient_report import GradientLog
+from unified_se_ss.evaluation.write_evaluation import publish
 from unified_se_ss.training.description import count_parameters
 from unified_se_ss.training.log import TrainLog, describe_rule
 from unified_se_ss.training.run_folder import commit
