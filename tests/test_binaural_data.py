@@ -129,7 +129,7 @@ def test_filtering_in_blocks_is_convolution(samples, taps, latency, seed):
     filters = rng.standard_normal((1, 2, taps)).astype(np.float32)
     bank = HRTFBank([HRIRSet("any", RATE, np.zeros(1), np.zeros(1), filters, latency)])
     signal = rng.standard_normal(samples).astype(np.float32)
-    heard = bank.hear(signal, 0, 0)
+    heard = bank.render_binaural(signal, 0, 0)
     expected = scipy.signal.convolve(signal[None].astype(np.float64), filters[0])
     expected = expected[:, latency : latency + samples]
     missing = samples - expected.shape[1]
@@ -145,7 +145,7 @@ def test_filtering_in_blocks_is_convolution(samples, taps, latency, seed):
 def test_a_source_has_the_time_and_level_of_its_direction(azimuth):
     bank = HRTFBank([spherical_head(RATE, azimuth=[azimuth])])
     rng = np.random.default_rng(1)
-    ears = bank.hear(rng.standard_normal(16000).astype(np.float32), 0, 0)
+    ears = bank.render_binaural(rng.standard_normal(16000).astype(np.float32), 0, 0)
     assert itd(ears, RATE) == pytest.approx(1e6 * float(woodworth_itd(azimuth)), abs=5)
     gains = head_shadow(np.linspace(0, RATE / 2, 999), azimuth)
     left, right = np.mean(gains**2, axis=-1)
@@ -156,11 +156,11 @@ def test_loudness_does_not_depend_on_the_direction(bank):
     rng = np.random.default_rng(0)
     signal = rng.standard_normal(4000).astype(np.float32)
     for direction in (0, 40, 94):
-        ears = bank.hear(signal, 2, direction)
+        ears = bank.render_binaural(signal, 2, direction)
         assert np.sum(ears**2) == pytest.approx(2 * np.sum(signal**2), rel=1e-5)
     noise = bank.render_diffuse(signal, 0, rng)
     assert np.sum(noise**2) == pytest.approx(2 * np.sum(signal**2), rel=1e-5)
-    assert not bank.hear(np.zeros(800, dtype=np.float32), 0, 0).any()
+    assert not bank.render_binaural(np.zeros(800, dtype=np.float32), 0, 0).any()
 
 
 def test_noise_is_diffuse():
@@ -215,11 +215,11 @@ def test_the_bank_keeps_a_bounded_number_of_spectra(bank, monkeypatch):
 
     monkeypatch.setattr(module, "SPECTRA_BYTES", 40_000)
     own, signal = HRTFBank(bank.heads), np.ones(100, dtype=np.float32)
-    first = own.hear(signal, 0, 0)
+    first = own.render_binaural(signal, 0, 0)
     for direction in range(20):
-        own.hear(signal, 1, direction)
+        own.render_binaural(signal, 1, direction)
     assert 1 <= len(own._spectra) <= 3
-    assert np.array_equal(own.hear(signal, 0, 0), first)
+    assert np.array_equal(own.render_binaural(signal, 0, 0), first)
 
 
 def test_heads_are_in_one_subset_and_directions_too(heads):
@@ -239,10 +239,10 @@ def test_a_measured_head_hears_as_a_head_does(tmp_path):
     (kemar,) = load_hrirs(KEMAR, RATE, tmp_path)
     bank, rng = HRTFBank([kemar]), np.random.default_rng(0)
     noise = rng.standard_normal(3 * RATE).astype(np.float32)
-    left = bank.hear(noise, 0, kemar.nearest(90.0))
+    left = bank.render_binaural(noise, 0, kemar.nearest(90.0))
     # KEMAR's ITD from the side is 650 to 800 µs, its ILD up to 4 kHz 5 to 15 dB.
     assert 600 < itd(left, RATE) < 850 and 4 < ild(left) < 16
-    right = bank.hear(noise, 0, kemar.nearest(-90.0))
+    right = bank.render_binaural(noise, 0, kemar.nearest(-90.0))
     assert itd(right, RATE) == pytest.approx(-itd(left, RATE), abs=30)
     around = bank.render_diffuse(noise, 0, rng)
     frequency, coherence = scipy.signal.coherence(*around, RATE, nperseg=256)
@@ -262,7 +262,7 @@ def test_a_measured_room_response_is_a_head(tmp_path):
     (room,) = load_hrirs(tmp_path / "room", RATE, tmp_path / "cache")
     bank, rng = HRTFBank([room]), np.random.default_rng(0)
     speech = voice(rng, 16000, 0.9).astype(np.float32)
-    heard = bank.hear(speech, 0, 0)
+    heard = bank.render_binaural(speech, 0, 0)
     expected = scipy.signal.fftconvolve(speech[None], room.filters[0], axes=-1)
     expected = expected[:, room.latency : room.latency + 16000]
     scale = np.sqrt(np.sum(heard**2) / np.sum(expected**2))

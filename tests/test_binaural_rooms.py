@@ -208,7 +208,7 @@ def test_rooms_serve_as_heads(tmp_path, small):
     assert len(set(names)) == 3
     bank, rng = HRTFBank(rooms["train"]), np.random.default_rng(0)
     placement = bank.place(rng, 2)
-    ears = bank.hear(
+    ears = bank.render_binaural(
         rng.standard_normal(4000).astype(np.float32), 0, placement.directions[0]
     )
     assert ears.shape == (2, 4000) and np.isfinite(ears).all()

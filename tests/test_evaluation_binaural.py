@@ -31,8 +31,8 @@ from unified_se_ss.evaluation.interaural import interaural_errors
 from unified_se_ss.evaluation.report.interaural import interaural
 from unified_se_ss.evaluation.results import read_results, summarise
 from unified_se_ss.evaluation.write_evaluation import publish
-from unified_se_ss.spatial import binaural, spherical_head
-from unified_se_ss.spatial.directions import to_vector
+from unified_se_ss.spatial import spherical_head
+from unified_se_ss.spatial.geometry import to_vector
 
 RATE = 8000
 
@@ -43,8 +43,8 @@ def scene(azimuths, seed=0, samples=8000):
     head = spherical_head(RATE, np.array(azimuths, dtype=float))
     return np.stack(
         [
-            binaural(0.1 * rng.standard_normal(samples), filters, head.latency)
-            for filters in head.filters
+            head.render(0.1 * rng.standard_normal(samples), direction)
+            for direction in range(len(head))
         ]
     )
 

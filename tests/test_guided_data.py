@@ -23,7 +23,7 @@ from unified_se_ss.data.paired_rirs import (
     contrasted,
 )
 from unified_se_ss.data.pools import NoisePool, SpeechPool, check_speakers_apart
-from unified_se_ss.data.scenes import guarded, heard
+from unified_se_ss.data.scenes import guarded
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial import BeamformerFrontend
 
@@ -116,16 +116,6 @@ def test_both_inputs_are_the_formulas():
     np.testing.assert_allclose(
         y_raw, speech[0] + alpha * g_n * noise[0] + beta * pi_g_i * interferer[0]
     )
-
-
-@given(st.integers(1, 50), st.integers(1, 80), st.integers(1, 3), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
-def test_what_is_heard_is_a_convolution(R, T, K, seed):
-    rng = np.random.default_rng(seed)
-    source, responses = rng.normal(size=R - 1 + T), rng.normal(size=(K, R))
-    wanted = [scipy.signal.convolve(source, h, "valid", "direct") for h in responses]
-    np.testing.assert_allclose(heard(source, responses), wanted, atol=1e-10)
-    assert heard(source.astype(np.float32), responses).dtype == np.float32
 
 
 def by_hand(data, key):

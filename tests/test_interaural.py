@@ -14,7 +14,7 @@ from unified_se_ss.evaluation.interaural import (
     itd,
     summarise_interaural,
 )
-from unified_se_ss.spatial import binaural, head_shadow, spherical_head, woodworth_itd
+from unified_se_ss.spatial import head_shadow, spherical_head, woodworth_itd
 
 RATE = 8000
 DIRECTIONS = [(0, 0), (5, 0), (30, 0), (60, 0), (90, 0), (135, 0), (-20, 0), (-75, 0)]
@@ -29,7 +29,7 @@ def noise(seed, samples, rate=RATE):
 def placed(signal, azimuth, elevation=0, rate=RATE, radius=0.0875):
     """A sound heard from a direction, [E, T]."""
     head = spherical_head(rate, [azimuth], [elevation], radius)
-    return binaural(signal, head.filters[0], head.latency)
+    return head.render(signal, 0)
 
 
 def true_ild(signal, azimuth, elevation, rate, band=(0, np.inf)):

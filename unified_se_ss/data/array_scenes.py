@@ -15,17 +15,15 @@ from unified_se_ss.data.guided import MicBeamExample
 from unified_se_ss.data.rooms import Room
 from unified_se_ss.data.scenes import (
     SceneDataset,
-    angle_between,
     checked_range,
     checked_share,
     decibels,
     gain_between,
     guarded,
-    heard,
     power,
 )
 from unified_se_ss.errors import UserError
-from unified_se_ss.spatial import BeamformerFrontend
+from unified_se_ss.spatial import BeamformerFrontend, convolve_rir
 
 
 class ArrayScene(NamedTuple):
@@ -142,13 +140,16 @@ class ArrayDataset(SceneDataset):
         speech[self.lead + quiet :], name = self.talkers.speak(
             rng, target, self.length - quiet, level
         )
-        at_target = heard(speech, _with_direct(room))
+        at_target = convolve_rir(speech, _with_direct(room), self.lead)
         noise, noise_name = self.noises.draw(rng, self.noise_points, length)
-        image_of_noise = sum(map(heard, noise, room.noises))
+        image_of_noise = sum(
+            convolve_rir(source, responses, self.lead)
+            for source, responses in zip(noise, room.noises)
+        )
         names, image_of_other = [name, noise_name], np.zeros_like(image_of_noise)
         if is_there:
             other, other_name = self.talkers.speak(rng, interferer, length, level)
-            image_of_other = heard(other, room.interferers[0])
+            image_of_other = convolve_rir(other, room.interferers[0], self.lead)
             names.insert(1, other_name)
         images = np.stack([at_target[:-1], image_of_other, image_of_noise])
         images = _at_ratios(images, quiet, sir, snr)
@@ -160,7 +161,7 @@ class ArrayDataset(SceneDataset):
             factor * at_target[-1],
             room,
             {
-                "angle": angle_between(room),
+                "angle": room.interferer_angle,
                 "reverberation": room.reverberation,
                 **_ratios(images[:, 0, quiet:]),
             },

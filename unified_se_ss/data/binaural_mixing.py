@@ -156,7 +156,10 @@ def mix_binaural(bank, placement, sources, noise, rng) -> BinauralMixture:
     True
     """
     pairs = zip(sources, placement.directions)
-    heard = [bank.hear(source, placement.head, direction) for source, direction in pairs]
+    heard = [
+        bank.render_binaural(source, placement.head, direction)
+        for source, direction in pairs
+    ]
     around = None
     if noise is not None:
         around = bank.render_diffuse(noise, placement.head, rng).ravel()

@@ -36,15 +36,13 @@ from unified_se_ss.data.hrtf_bank import (
     SUBSETS,
     binaural_heads,
     heads_digest,
-    surrounding_directions,
 )
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path
 from unified_se_ss.progress import progress_bar
-from unified_se_ss.spatial.arrays import SPEED_OF_SOUND
-from unified_se_ss.spatial.directions import from_vector, to_vector
-from unified_se_ss.spatial.hrtf.hrir import HRIRSet, fast_length
-from unified_se_ss.spatial.hrtf.sphere import spherical_head_hrirs
+from unified_se_ss.spatial.dsp import windowed_sinc
+from unified_se_ss.spatial.geometry import SPEED_OF_SOUND, from_vector, to_vector
+from unified_se_ss.spatial.hrtf import HRIRSet, spherical_head_hrirs
 
 # To be raised with every change that changes a sample of a room.
 RECIPE = 1
@@ -272,12 +270,12 @@ def room_filters(head: HRIRSet, place: ShoeboxGeometry, seconds: float) -> np.nd
     >>> size, middle = np.array([6.0, 5.0, 3.0]), np.array([3.0, 2.0, 1.5])
     >>> ahead = middle + [[1.0, 0.0, 0.0]]
     >>> head = spherical_head(8000)
-    >>> place = Place(size, 0.3, middle, 0.0, np.array([head.nearest(0.0)]), ahead)
+    >>> place = ShoeboxGeometry(size, 0.3, middle, 0.0, np.array([head.nearest(0.0)]), ahead)
     >>> room_filters(head, place, 0.2).shape
     (1, 2, 1689)
     """
     table = _nearest_table(head)
-    around = surrounding_directions(head)
+    around = head.evenly_spread()
     coarse = around[_nearest_in(head, around)]
     responses = [
         _response(head, place, source, int(index), seconds, table, coarse)
@@ -379,7 +377,8 @@ def _heard(head, directions, arrivals, gains, fractional):
     for offset, weights in _taps(arrivals, fractional):
         places = which * length + np.floor(arrivals).astype(int) + offset + lead
         trains += np.bincount(places, weights * gains, minlength=len(trains))
-    n_fft = fast_length(length + head.filters.shape[-1])
+    least = length + head.filters.shape[-1]
+    n_fft = 2 * scipy.fft.next_fast_len(-(-least // 2), real=True)
     spectra = scipy.fft.rfft(trains.reshape(len(used), length), n_fft)
     filters = scipy.fft.rfft(head.filters[used].astype(np.float64), n_fft)
     heard = scipy.fft.irfft(np.einsum("df,def->ef", spectra, filters), n_fft)
@@ -393,10 +392,7 @@ def _taps(arrivals, fractional):
         yield 0, np.ones_like(arrivals)
         return
     for offset in range(1 - HALF_SINC, HALF_SINC + 1):
-        distance = offset - fractions
-        inside = np.clip(1 - (distance / HALF_SINC) ** 2, 0.0, None)
-        window = np.i0(KAISER_BETA * np.sqrt(inside)) / np.i0(KAISER_BETA)
-        yield offset, np.sinc(distance) * window
+        yield offset, windowed_sinc(offset - fractions, HALF_SINC, KAISER_BETA)
 
 
 def _cells(azimuth, elevation):

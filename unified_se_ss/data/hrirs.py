@@ -11,7 +11,7 @@ What a source is, is told by what lies there:
   `kemar_az030_el-10.wav`, or a folder of such folders, one per head. Another `pattern`
   reads other names, `positive="right"` those whose azimuth grows clockwise.
 
-All of them become `HRIRSet`s in the one convention of `unified_se_ss.spatial.directions`.
+All of them become `HRIRSet`s in the one convention of `unified_se_ss.spatial.geometry`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from unified_se_ss.data.audio import opened
 from unified_se_ss.data.sofa import read_sofa
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path
-from unified_se_ss.spatial.directions import from_interaural_polar
-from unified_se_ss.spatial.hrtf.hrir import HRIRSet
+from unified_se_ss.spatial.geometry import from_interaural_polar
+from unified_se_ss.spatial.hrtf import HRIRSet
 
 PATTERN = (
     r"az(?P<azimuth>(neg|[+-])?\d+(\.\d+)?)"

@@ -15,9 +15,8 @@ import scipy.fft
 
 from unified_se_ss.data.hrirs import PATTERN, load_hrirs, split_hrirs
 from unified_se_ss.errors import UserError
-from unified_se_ss.spatial.directions import to_vector
-from unified_se_ss.spatial.hrtf.hrir import HRIRSet
-from unified_se_ss.spatial.hrtf.sphere import (
+from unified_se_ss.spatial.hrtf import (
+    HRIRSet,
     spherical_head,
     spherical_head_hrirs,
     spherical_radii,
@@ -34,8 +33,6 @@ SPHERE_DIRECTIONS = {
 """Azimuths and elevations of the spheres' directions. All are in front, as a sphere makes
 no difference between in front and behind; no subset shares one with another."""
 
-SURROUNDING = 64
-"""Directions from which diffuse noise comes."""
 BLOCK = 16  # lengths of the filter that a block is long, about
 SHORTEST_BLOCK = 2048
 SPECTRA_BYTES = 64 << 20  # of spectra that a bank keeps at most
@@ -130,7 +127,7 @@ class HRTFBank:
     -------
     >>> bank = HRTFBank(binaural_heads(shares=(1, 1, 1))["train"])
     >>> left = bank.heads[0].nearest(90.0)
-    >>> ears = bank.hear(np.sin(np.arange(800) / 9).astype(np.float32), 0, left)
+    >>> ears = bank.render_binaural(np.sin(np.arange(800) / 9).astype(np.float32), 0, left)
     >>> bool(np.abs(ears[0]).max() > np.abs(ears[1]).max())
     True
     """
@@ -144,7 +141,7 @@ class HRTFBank:
                 "expected"
             )
         self.sample_rate = rates[0]
-        self._vectors = [to_vector(head.azimuth, head.elevation) for head in self.heads]
+        self._vectors = [head.vectors for head in self.heads]
         self._around = {}
         self._spectra = OrderedDict()
         self._bytes = 0
@@ -200,7 +197,7 @@ class HRTFBank:
         chosen = self.heads[head]
         return float(chosen.azimuth[direction]), float(chosen.elevation[direction])
 
-    def hear(self, signal, head: int, direction: int) -> np.ndarray:
+    def render_binaural(self, signal, head: int, direction: int) -> np.ndarray:
         """A sound from a direction, as both ears hear it, as loud as it was.
 
         Arguments
@@ -246,12 +243,12 @@ class HRTFBank:
         >>> rng = np.random.default_rng(0)
         >>> bank = HRTFBank(binaural_heads(shares=(1, 1, 1))["train"])
         >>> noise = rng.standard_normal(16000).astype(np.float32)
-        >>> bool(abs(np.corrcoef(bank.surround(noise, 0, rng))[0, 1]) < 0.5)
+        >>> bool(abs(np.corrcoef(bank.render_diffuse(noise, 0, rng))[0, 1]) < 0.5)
         True
         """
         filters = self.heads[head].filters
         if head not in self._around:
-            self._around[head] = surrounding_directions(self.heads[head])
+            self._around[head] = self.heads[head].evenly_spread()
         around = self._around[head]
         samples = len(noise)
         # All of it is one filter, as long as the noise and circular like its turning.
@@ -300,29 +297,6 @@ class HRTFBank:
         return {**self.__dict__, "_spectra": OrderedDict(), "_bytes": 0}
 
 
-def surrounding_directions(head: HRIRSet) -> np.ndarray:
-    """The directions of a head that surround it most evenly.
-
-    Arguments
-    ---------
-    head : Head
-
-    Returns
-    -------
-    np.ndarray
-        Indices of those nearest to 64 points that are spread over the sphere, sorted,
-        each once.
-
-    Example
-    -------
-    >>> from unified_se_ss.spatial import spherical_head
-    >>> len(surrounding_directions(spherical_head(8000, azimuth=[-90.0, 0.0, 90.0])))
-    3
-    """
-    vectors = to_vector(head.azimuth, head.elevation)
-    return np.unique(np.argmax(_spread(SURROUNDING) @ vectors.T, axis=1))
-
-
 def heads_digest(heads) -> str:
     """A fingerprint of heads: it changes with any name, direction and filter.
 
@@ -356,11 +330,3 @@ def _as_loud(heard, signal):
     if energy == 0.0:
         return heard
     return heard * np.float32(np.sqrt(2 * float(np.vdot(signal, signal)) / energy))
-
-
-def _spread(count):
-    """Points spread evenly over the sphere (a Fibonacci spiral), [count, 3]."""
-    place = np.arange(count) + 0.5
-    height = 1 - 2 * place / count
-    around = 180 * (3 - np.sqrt(5)) * place
-    return to_vector(around, np.degrees(np.arcsin(height)))

@@ -25,15 +25,14 @@ from unified_se_ss.data.guided import MicBeamExample
 from unified_se_ss.data.rooms import Room
 from unified_se_ss.data.scenes import (
     SceneDataset,
-    angle_between,
     checked_share,
     decibels,
     gain_between,
     guarded,
-    heard,
     power,
 )
 from unified_se_ss.errors import UserError
+from unified_se_ss.spatial import convolve_rir
 
 
 class Gains(NamedTuple):
@@ -186,14 +185,15 @@ class PairedRIRDataset(SceneDataset):
         (noise,), noise_name = self.noises.draw(rng, 1, length)
         if not self.equalise:
             noise *= gain_between(power(speech), power(noise))
+        responses = _speech_responses(room, roles, self.same_direct_path)
         images = [
-            heard(speech, _speech_responses(room, roles, self.same_direct_path)),
-            heard(noise, room.noises[0, roles]),
+            convolve_rir(speech, responses, self.lead),
+            convolve_rir(noise, room.noises[0, roles], self.lead),
         ]
         names = [name, noise_name]
         if gains.interferer:
             other, other_name = self.talkers.speak(rng, interferer, length, level)
-            images.append(heard(other, room.interferers[0, roles]))
+            images.append(convolve_rir(other, room.interferers[0, roles], self.lead))
             names.insert(1, other_name)
         return _as_example(
             f"{index:06d}_{'_'.join(names)}",
@@ -201,7 +201,7 @@ class PairedRIRDataset(SceneDataset):
             gains,
             self.equalise,
             self.components,
-            {"angle": angle_between(room), "reverberation": room.reverberation},
+            {"angle": room.interferer_angle, "reverberation": room.reverberation},
         )
 
 

@@ -25,14 +25,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.signal import fftconvolve
 
 from unified_se_ss.data.cache import process_pool
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path, atomic_write
 from unified_se_ss.progress import progress_bar
-from unified_se_ss.spatial.arrays import SPEED_OF_SOUND
-from unified_se_ss.spatial.directions import to_vector
+from unified_se_ss.spatial.geometry import SPEED_OF_SOUND, angle_between, to_vector
 
 # To be raised with every change that changes a sample of a bank.
 RECIPE = 1
@@ -210,6 +208,11 @@ class Room(NamedTuple):
     size: np.ndarray
     reverberation: float
 
+    @property
+    def interferer_angle(self) -> float:
+        """Degrees between target and first interferer as the array sees them."""
+        return float(angle_between(self.target_position, self.interferer_positions[0]))
+
 
 class RoomBank:
     """Rooms in a file, of which only what is used is read.
@@ -337,32 +340,6 @@ def prepare_room_bank(
     return RoomBank(path)
 
 
-def reverberate(signal: np.ndarray, responses: np.ndarray) -> np.ndarray:
-    """A signal as it arrives through impulse responses.
-
-    Arguments
-    ---------
-    signal : np.ndarray
-        [T].
-    responses : np.ndarray
-        [..., R].
-
-    Returns
-    -------
-    np.ndarray
-        [..., T], float32: as long as the signal, what rings on after it is cut off.
-
-    Example
-    -------
-    >>> reverberate(np.array([1.0, 2.0, 3.0]), np.array([[0.0, 1.0]])).round(3).tolist()
-    [[0.0, 1.0, 2.0]]
-    """
-    signal = np.asarray(signal, dtype=np.float64)
-    signal = signal.reshape((1,) * (responses.ndim - 1) + signal.shape)
-    wet = fftconvolve(signal, responses.astype(np.float64), axes=-1)
-    return wet[..., : signal.shape[-1]].astype(np.float32)
-
-
 # Where everything is
 
 
@@ -415,7 +392,7 @@ def _draw_sources(settings, rng, size, centre, yaw) -> np.ndarray | None:
                 settings,
                 lambda: centre + _around(rng, settings.interferer_distance, settings, yaw),
                 lambda place: (
-                    _angle(place - centre, target - centre) >= settings.least_angle
+                    angle_between(place - centre, target - centre) >= settings.least_angle
                 ),
             )
         )
@@ -447,12 +424,6 @@ def _around(rng, distances, settings, yaw, is_target=False) -> np.ndarray:
     azimuths = settings.target_azimuth if is_target else (-180.0, 180.0)
     azimuth = rng.uniform(*azimuths) + math.degrees(yaw)
     return distance * to_vector(azimuth, rng.uniform(*settings.elevation))
-
-
-def _angle(a: np.ndarray, b: np.ndarray) -> float:
-    """Degrees between two vectors."""
-    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-    return math.degrees(math.acos(np.clip(cosine, -1, 1)))
 
 
 def _least_reverberation(size: np.ndarray) -> float:

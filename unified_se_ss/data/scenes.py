@@ -10,14 +10,13 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
-from scipy.fft import irfft, next_fast_len, rfft
 
 from unified_se_ss.data.dataset import as_item_key, check_segment
 from unified_se_ss.data.guided import MicBeamExample
 from unified_se_ss.data.manifest import Manifest
 from unified_se_ss.data.mixing import PEAK, SOURCE_LUFS
 from unified_se_ss.data.pools import NoisePool, SpeechPool
-from unified_se_ss.data.rooms import Room, RoomBank
+from unified_se_ss.data.rooms import RoomBank
 from unified_se_ss.errors import UserError
 
 
@@ -115,33 +114,6 @@ class SceneDataset(torch.utils.data.Dataset, ABC):
         """The item that follows from a generator; its number names it."""
 
 
-def heard(source: np.ndarray, responses: np.ndarray) -> np.ndarray:
-    """A source through impulse responses, without what its first samples lack.
-
-    Arguments
-    ---------
-    source : np.ndarray
-        [R - 1 + T]: the first samples come before the item, and ring on in it.
-    responses : np.ndarray
-        [K, R]; at least 1 sample.
-
-    Returns
-    -------
-    np.ndarray
-        [K, T], in the type of the source.
-
-    Example
-    -------
-    >>> heard(np.array([1.0, 2.0, 3.0]), np.array([[1.0, 10.0]])).round(6).tolist()
-    [[12.0, 23.0]]
-    """
-    before = responses.shape[-1] - 1
-    # Where a circular convolution is wrong, the first R - 1 samples, is cut off.
-    n = next_fast_len(len(source), real=True)
-    spectra = rfft(responses.astype(source.dtype, copy=False), n) * rfft(source, n)
-    return irfft(spectra, n)[:, before : len(source)]
-
-
 def power(signal: np.ndarray) -> float:
     """Mean square of a signal.
 
@@ -177,13 +149,6 @@ def decibels(numerator: float, denominator: float) -> float:
     if numerator <= 0 or denominator <= 0:
         return math.nan
     return 10 * math.log10(numerator / denominator)
-
-
-def angle_between(room: Room, interferer: int = 0) -> float:
-    """Degrees between target and interferer as the array sees them."""
-    a, b = room.target_position, room.interferer_positions[interferer]
-    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-    return math.degrees(math.acos(np.clip(cosine, -1.0, 1.0)))
 
 
 def guarded(signals: list[np.ndarray], peak: float = PEAK) -> float:

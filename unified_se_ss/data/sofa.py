@@ -3,7 +3,7 @@
 A SOFA file says where its sources, its listener and its ears are, in one system of
 coordinates; the listener need not stand at its origin nor look along its x axis. Here
 directions are those that the listener sees, in the convention of
-`unified_se_ss.spatial.directions`.
+`unified_se_ss.spatial.geometry`.
 
 Axes: M measurements, R receivers (the ears), N taps.
 """
@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.spatial.directions import from_vector, to_vector
-from unified_se_ss.spatial.hrtf.hrir import HRIRSet
+from unified_se_ss.spatial.dsp import windowed_sinc
+from unified_se_ss.spatial.geometry import from_vector, to_vector
+from unified_se_ss.spatial.hrtf import HRIRSet
 
 CONVENTION = "SimpleFreeFieldHRIR"
 HALF_SINC = 32  # half of the windowed sinc that delays by fractions of a sample
@@ -153,8 +154,7 @@ def _delayed(filters, delays):
 def _delayed_by_fractions(filters, fractions):
     """Filters [M, R, N] delayed by HALF_SINC plus a part of a sample, [M, R]."""
     time = np.arange(2 * HALF_SINC + 1) - HALF_SINC - fractions[..., None]
-    inside = np.clip(1 - (time / (HALF_SINC + 1)) ** 2, 0, None)
-    sinc = np.sinc(time) * np.i0(8.0 * np.sqrt(inside)) / np.i0(8.0)
+    sinc = windowed_sinc(time, HALF_SINC + 1, 8.0)
     length = filters.shape[-1] + sinc.shape[-1] - 1
     spectra = np.fft.rfft(filters, length) * np.fft.rfft(sinc, length)
     return np.fft.irfft(spectra, length)

@@ -15,6 +15,7 @@ from unified_se_ss.evaluation.interaural import interaural_errors
 from unified_se_ss.evaluation.item_stats import conditions
 from unified_se_ss.evaluation.metrics import FLOOR, best_order, si_snr
 from unified_se_ss.evaluation.save_audio import PEAK
+from unified_se_ss.spatial.geometry import angle_between, to_vector
 
 
 def snr(estimate, target) -> float:
@@ -176,12 +177,8 @@ def angles_between(directions) -> np.ndarray:
     >>> angles_between([[-170, 0], [170, 0], [0, 90]]).round().tolist()[0]
     [0.0, 20.0, 90.0]
     """
-    azimuth, elevation = np.radians(np.asarray(directions, dtype=np.float64)).T
-    level = np.cos(elevation)
-    vectors = np.stack(
-        [level * np.cos(azimuth), level * np.sin(azimuth), np.sin(elevation)]
-    )
-    return np.degrees(np.arccos(np.clip(vectors.T @ vectors, -1, 1)))
+    vectors = to_vector(*np.asarray(directions, dtype=np.float64).T)
+    return angle_between(vectors[:, None], vectors)
 
 
 def _places(directions) -> dict:

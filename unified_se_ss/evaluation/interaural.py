@@ -31,6 +31,7 @@ import scipy.fft
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.metrics import none_if_nan
+from unified_se_ss.spatial.dsp import phat_correlation, windowed_sinc
 
 BAND = (100.0, 3600.0)
 """Hz between which phases count for the ITD: what all rates from 8 kHz upwards have."""
@@ -309,18 +310,16 @@ def _phat_itd(spectra, sample_rate, band):
     low, high = _band_bins(bins, sample_rate, band)
     left, right = spectra[..., 0, low:high], spectra[..., 1, low:high]
     cross = np.conj(left) * right
-    magnitude = np.abs(cross)
-    heard = magnitude > PHASELESS * magnitude.max(axis=-1, keepdims=True)
-    whitened = np.zeros((*cross.shape[:-1], bins), dtype=np.complex128)
-    np.divide(cross, magnitude, out=whitened[..., low:high], where=heard)
-    correlation = scipy.fft.irfft(whitened, n_fft)
+    in_band = np.zeros((*cross.shape[:-1], bins), dtype=np.complex128)
+    in_band[..., low:high] = cross
+    correlation = phat_correlation(in_band, PHASELESS, n_fft)
     reach = _whole_lags(sample_rate) + GUARD
     lags = np.concatenate(
         [correlation[..., n_fft - reach :], correlation[..., : reach + 1]], axis=-1
     )
     steps = _largest(lags @ _interpolation(sample_rate))
     microseconds = 1e6 * steps / (OVERSAMPLING * sample_rate)
-    return np.where(heard.any(axis=-1), microseconds, np.nan)
+    return np.where(np.any(cross, axis=-1), microseconds, np.nan)
 
 
 @functools.lru_cache(maxsize=8)
@@ -330,9 +329,7 @@ def _interpolation(sample_rate):
     fine = _fine_lags(sample_rate) + 1  # one more on either side, for the parabola
     distance = np.arange(-fine, fine + 1) / OVERSAMPLING
     distance = distance - np.arange(-reach, reach + 1)[:, None]
-    inside = np.clip(1 - (distance / GUARD) ** 2, 0.0, None)
-    window = np.where(inside > 0, np.i0(KAISER_BETA * np.sqrt(inside)), 0.0)
-    return np.sinc(distance) * window / np.i0(KAISER_BETA)
+    return windowed_sinc(distance, GUARD, KAISER_BETA)
 
 
 def _fine_lags(sample_rate):

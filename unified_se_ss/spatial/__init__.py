@@ -1,42 +1,34 @@
-"""Where sounds come from and what ears and microphones make of it (numpy and torch).
+"""Microphone arrays, beamformers and head-related impulse responses (PyTorch and NumPy).
 
-The convention of directions is stated in `unified_se_ss.spatial.directions`.
+Directions follow the one convention of `unified_se_ss.spatial.geometry`.
 """
 
-from unified_se_ss.spatial.arrays import (
-    ARRAYS,
-    SPEED_OF_SOUND,
-    bin_frequencies,
-    circle_array,
-    far_field_steering,
-    glasses_array,
-    line_array,
-    near_field_steering,
-    phone_array,
-)
 from unified_se_ss.spatial.beamformers import (
     BEAMFORMERS,
     MVDR,
     RTFMVDR,
     Beamformer,
-    BeamformerState,
     DelayAndSum,
     MultichannelWiener,
     SoudenMVDR,
     Superdirective,
     noise_context,
 )
-from unified_se_ss.spatial.covariance import recursive_covariance, spatial_covariance
-from unified_se_ss.spatial.directions import (
-    from_interaural_polar,
+from unified_se_ss.spatial.dsp import convolve_rir, gcc_phat
+from unified_se_ss.spatial.frontend import BeamformerFrontend
+from unified_se_ss.spatial.geometry import (
+    bin_frequencies,
+    circle_array,
+    far_field_steering,
     from_vector,
-    lateral_angle,
+    glasses_array,
+    line_array,
+    near_field_steering,
+    phone_array,
     to_vector,
 )
-from unified_se_ss.spatial.frontend import BeamformerFrontend
-from unified_se_ss.spatial.gcc_phat import Delay, gcc_phat
-from unified_se_ss.spatial.hrtf.hrir import HRIRSet, binaural
-from unified_se_ss.spatial.hrtf.sphere import (
+from unified_se_ss.spatial.hrtf import (
+    HRIRSet,
     head_shadow,
     spherical_head,
     spherical_head_hrirs,
@@ -44,36 +36,28 @@ from unified_se_ss.spatial.hrtf.sphere import (
 )
 
 __all__ = [
-    "ARRAYS",
     "BEAMFORMERS",
     "MVDR",
     "RTFMVDR",
-    "SPEED_OF_SOUND",
     "Beamformer",
-    "BeamformerState",
-    "Delay",
-    "DelayAndSum",
     "BeamformerFrontend",
+    "DelayAndSum",
     "HRIRSet",
     "MultichannelWiener",
     "SoudenMVDR",
     "Superdirective",
     "bin_frequencies",
-    "binaural",
     "circle_array",
+    "convolve_rir",
     "far_field_steering",
-    "from_interaural_polar",
     "from_vector",
     "gcc_phat",
     "glasses_array",
     "head_shadow",
-    "lateral_angle",
     "line_array",
     "near_field_steering",
     "noise_context",
     "phone_array",
-    "recursive_covariance",
-    "spatial_covariance",
     "spherical_head",
     "spherical_head_hrirs",
     "to_vector",

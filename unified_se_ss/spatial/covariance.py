@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import torch
 
-from unified_se_ss.spatial.arrays import SPEED_OF_SOUND
+from unified_se_ss.spatial.geometry import SPEED_OF_SOUND
 
 # Power of a microphone below which there is nothing to learn from: -300 dB.
 SILENCE = 1e-30
 
 
 class MeanCovariance(NamedTuple):
-    """What a running covariance has to remember.
+    """State of a recursive covariance.
 
     covariance : [B, F, C, C], the weighted mean so far.
     evidence : [B, F], the sum of the weights, less what was forgotten.
@@ -119,7 +119,6 @@ def recursive_covariance(
     >>> torch.allclose(covariances[:, -1], spatial_covariance(spectrum), atol=1e-6)
     True
     """
-    check_forgetting(forgetting)
     spectrum = at_least_complex64(spectrum)
     B, C, F, L = spectrum.shape
     if state is None:
@@ -145,7 +144,7 @@ def recursive_covariance(
 def stack_taps(
     spectrum: torch.Tensor, taps: int, past: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put the frames before beside every frame, as further microphones.
+    """Put the taps - 1 frames before beside every frame, as further microphones.
 
     Arguments
     ---------
@@ -154,7 +153,7 @@ def stack_taps(
     taps : int
         Frames that count: 1 is the frame alone.
     past : torch.Tensor, optional
-        The taps - 1 frames before the first one, [B, C, F, taps - 1]; zero by default.
+        The frames before the first one, [B, C, F, taps - 1]; zero by default.
 
     Returns
     -------
@@ -182,26 +181,11 @@ def diffuse_coherence(
     microphones: torch.Tensor,
     frequencies: torch.Tensor,
     *,
-    speed_of_sound: float = SPEED_OF_SOUND,
     dtype: torch.dtype = torch.complex64,
 ) -> torch.Tensor:
-    """Coherence of noise that comes from everywhere alike: sin(k r) / (k r).
+    """Coherence [F, C, C] of noise that comes from everywhere alike: sin(k r) / (k r).
 
-    Arguments
-    ---------
-    microphones : torch.Tensor
-        Positions in metres, [C, 3].
-    frequencies : torch.Tensor
-        Hz, [F].
-    speed_of_sound : float
-        m/s (default 343).
-    dtype : torch.dtype
-        Of the result (default complex64). Computed in float64.
-
-    Returns
-    -------
-    torch.Tensor
-        [F, C, C]; real values, 1 on the diagonal.
+    Microphones are at [C, 3] in metres, frequencies [F] in Hz. Computed in float64.
 
     Source: Cook et al., "Measurement of correlation coefficients in reverberant sound
     fields", JASA 27(6), 1955.
@@ -216,14 +200,14 @@ def diffuse_coherence(
     distances = torch.linalg.vector_norm(microphones[:, None] - microphones, dim=-1)
     frequencies = frequencies.to(microphones.device, torch.float64)
     # torch.sinc(x) is sin(pi x) / (pi x).
-    argument = 2 * frequencies[:, None, None] * distances / speed_of_sound
+    argument = 2 * frequencies[:, None, None] * distances / SPEED_OF_SOUND
     return torch.sinc(argument).to(dtype)
 
 
 def mean_power(covariance: torch.Tensor) -> torch.Tensor:
-    """Power of a microphone in the mean, [...] for [..., C, C]; 1 where there is silence.
+    """Mean power of a covariance [..., C, C] over its microphones; 1 where it is silent.
 
-    Silence is a power below `SILENCE`. To divide by the result is always safe.
+    To divide by the result is always safe.
 
     Example
     -------
@@ -235,13 +219,7 @@ def mean_power(covariance: torch.Tensor) -> torch.Tensor:
 
 
 def is_silent(covariance: torch.Tensor) -> torch.Tensor:
-    """Whether there is nothing to learn from a covariance, bool, [...] for [..., C, C].
-
-    Example
-    -------
-    >>> is_silent(torch.zeros(2, 2))
-    tensor(True)
-    """
+    """True where a covariance [..., C, C] holds nothing to learn from."""
     power = covariance.diagonal(dim1=-2, dim2=-1).real.mean(-1)
     return power <= SILENCE
 
@@ -252,18 +230,6 @@ def load_diagonal(covariance: torch.Tensor, loading: float) -> torch.Tensor:
     So the loading is relative to the level: it is the sensor noise that is assumed, and
     no scale of the input makes it too little or too much. A silent covariance becomes
     the identity, with which every beamformer is a delay-and-sum.
-
-    Arguments
-    ---------
-    covariance : torch.Tensor
-        [..., C, C].
-    loading : float
-        At least 0. With 0, a singular covariance stays singular.
-
-    Returns
-    -------
-    torch.Tensor
-        [..., C, C].
 
     Example
     -------
@@ -283,17 +249,7 @@ def positive_part(matrix: torch.Tensor) -> torch.Tensor:
 
     What is left of a mixture's covariance after the noise's was subtracted may have
     such eigenvalues, for both are estimates. The gradient is finite even where
-    eigenvalues coincide, where that of `torch.linalg.eigh` is not.
-
-    Arguments
-    ---------
-    matrix : torch.Tensor
-        Hermitian, [..., C, C].
-
-    Returns
-    -------
-    torch.Tensor
-        Hermitian, [..., C, C].
+    eigenvalues coincide, where that of `torch.linalg.eigh` is not. [..., C, C].
 
     Example
     -------
@@ -302,12 +258,6 @@ def positive_part(matrix: torch.Tensor) -> torch.Tensor:
             [0., 0.]])
     """
     return _PositivePart.apply(_hermitian(matrix))
-
-
-def check_forgetting(forgetting: float) -> None:
-    """Raise a ValueError unless a forgetting is above 0 and at most 1."""
-    if not 0 < forgetting <= 1:
-        raise ValueError(f"forgetting: {forgetting}, but has to be above 0, at most 1")
 
 
 class _PositivePart(torch.autograd.Function):
@@ -335,7 +285,6 @@ class _PositivePart(torch.autograd.Function):
 
 
 def _frame_weights(mask: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
-    """A mask as [B, F, L], in the real type of the spectrum."""
     B, _, F, L = spectrum.shape
     if mask.is_complex():
         raise ValueError("a mask has to be real; a spectrum stands for itself")
@@ -349,5 +298,5 @@ def _frame_weights(mask: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
 
 
 def _hermitian(matrix: torch.Tensor) -> torch.Tensor:
-    """The Hermitian part; rounding leaves a little of the other."""
+    # Rounding leaves a little of the other part.
     return (matrix + matrix.mH) / 2

@@ -1,4 +1,4 @@
-"""The guide: a beamformer between the microphones' signals and one signal.
+"""A beamformer between the signals of several microphones and one signal.
 
 Axes: C microphones, K parts, F bins, L frames, T samples.
 """
@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import torch
 
-from unified_se_ss.spatial.arrays import bin_frequencies, near_field_steering
 from unified_se_ss.spatial.beamformers import BEAMFORMERS, Beamformer, noise_context
+from unified_se_ss.spatial.geometry import bin_frequencies, near_field_steering
 
 KNOWLEDGE = ("context", "oracle")
-# Beamformers that have to be told where the target is, and of which array.
+# Beamformers that need the place of the target and that of the microphones.
 STEERED = ("delay_and_sum", "superdirective", "mvdr")
 
 
 class BeamformerFrontend:
-    """Makes of several microphones the one signal that guides a network.
+    """Turns the signals of several microphones into the one that guides a network.
 
     Short-time spectra with a square-root Hann window and a hop of half of it, a
     beamformer of `BEAMFORMERS`, and back.
@@ -25,15 +25,14 @@ class BeamformerFrontend:
     ---------
     beamformer : str
         Name in `BEAMFORMERS` (default "multichannel_wiener", the front-end of GSENet,
-        arXiv 2303.07486). "delay_and_sum", "superdirective" and "mvdr" have to be told
-        where the microphones and the source are; the others find the target by
-        statistics.
+        arXiv 2303.07486). "delay_and_sum", "superdirective" and "mvdr" need the places
+        of the microphones and the source; the others find the target by statistics.
     sample_rate : int
         Hz (default 16000).
     window : int
         Window of the short-time spectra in samples, even (default 512; inferred).
     context_seconds : float
-        With what is known of the noise: so much at the beginning of every item holds no
+        With knowledge "context": so much at the beginning of every item holds no
         target (default 0.5; inferred). Of no matter to beamformers without statistics.
     knowledge : str
         "context" (default), or "oracle": target and noise are given apart, as in
@@ -52,8 +51,8 @@ class BeamformerFrontend:
     Example
     -------
     >>> microphones = torch.randn(4, 16000, generator=torch.Generator().manual_seed(0))
-    >>> guide = Guide("multichannel_wiener", taps=2)
-    >>> guide(microphones).shape
+    >>> frontend = BeamformerFrontend("multichannel_wiener", taps=2)
+    >>> frontend(microphones).shape
     torch.Size([16000])
     """
 
@@ -81,6 +80,16 @@ class BeamformerFrontend:
         if not context_seconds > 0:
             raise ValueError(f"context_seconds: {context_seconds}, but has to be above 0")
         self.name = beamformer
+        #: All that its output follows from, for fingerprints.
+        self.settings = {
+            "beamformer": beamformer,
+            "sample_rate": sample_rate,
+            "window": window,
+            "context_seconds": context_seconds,
+            "knowledge": knowledge,
+            "recursive": recursive,
+            **options,
+        }
         self.sample_rate = sample_rate
         self.hop = window // 2
         self.window = torch.hann_window(window).sqrt()
@@ -89,30 +98,17 @@ class BeamformerFrontend:
         self.knowledge = knowledge
         self.recursive = recursive
         self.options = options
-        # Whoever needs no place is the same for every item, and is made at once.
+        # A beamformer that needs no place is the same for every item, and is made at once.
         self._unsteered = None if self.is_steered else self._make()
 
     @property
-    def settings(self) -> dict:
-        """All that its output follows from, for fingerprints."""
-        return {
-            "beamformer": self.name,
-            "sample_rate": self.sample_rate,
-            "window": 2 * self.hop,
-            "context_seconds": self.context_seconds,
-            "knowledge": self.knowledge,
-            "recursive": self.recursive,
-            **self.options,
-        }
-
-    @property
     def is_steered(self) -> bool:
-        """Whether it has to be told where microphones and source are."""
+        """True if it needs the places of microphones and source."""
         return self.name in STEERED
 
     @property
     def needs_context(self) -> bool:
-        """Whether items have to begin with noise alone."""
+        """True if items have to begin with noise alone."""
         return self.knowledge == "context" and BEAMFORMERS[self.name].needs_noise
 
     def __call__(
@@ -129,11 +125,11 @@ class BeamformerFrontend:
         Arguments
         ---------
         mixture : torch.Tensor
-            What the microphones record, [C, T]; the first is the reference.
+            Signals of the microphones, [C, T]; the first is the reference.
         microphones, source : torch.Tensor, optional
-            Positions in metres, [C, 3] and [3], for those that are steered.
+            Positions in metres, [C, 3] and [3], for beamformers that are steered.
         target, noise : torch.Tensor, optional
-            What the microphones record of each alone, [C, T], for the oracle.
+            Each alone at the microphones, [C, T], for the oracle.
 
         Returns
         -------
@@ -153,24 +149,10 @@ class BeamformerFrontend:
         target: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What the filter for the sum of some parts makes of each.
+        """Parts of a mixture, [K, C, T], through the filter for their sum, [K, T].
 
-        Arguments
-        ---------
-        parts : torch.Tensor
-            What the microphones record of every part alone, [K, C, T].
-        microphones, source, target, noise : torch.Tensor, optional
-            As when called.
-
-        Returns
-        -------
-        torch.Tensor
-            [K, T]; the sum over the parts is the output for the mixture.
-
-        Raises
-        ------
-        ValueError
-            If what the beamformer has to know is not given.
+        The outputs add up to that for the mixture. Everything else as when called; a
+        ValueError if the beamformer needs a place, target or noise that is not given.
         """
         beamformer = self._unsteered or self._steered(microphones, source)
         spectra = self._analyse(parts)
@@ -195,22 +177,19 @@ class BeamformerFrontend:
         return {"target": self._analyse(target[None]), "noise": self._analyse(noise[None])}
 
     def _steered(self, microphones, source) -> Beamformer:
-        """The beamformer for one array and one place."""
         if microphones is None or source is None:
             raise ValueError(
-                f"{self.name}: has to be told where the microphones and the source are "
-                f"(in metres); others find the target by statistics: "
+                f"{self.name}: needs the places of the microphones and the source in "
+                f"metres; these find the target by statistics: "
                 f"{', '.join(sorted(set(BEAMFORMERS) - set(STEERED)))}"
             )
         microphones = torch.as_tensor(microphones)
         steering = near_field_steering(microphones, source, self.frequencies)
-        return self._make(steering, microphones)
-
-    def _make(self, steering=None, microphones=None) -> Beamformer:
-        """A beamformer with the options."""
-        places = () if steering is None else (steering,)
         if self.name == "superdirective":
-            places = (steering, microphones, self.frequencies)
+            return self._make(steering, microphones, self.frequencies)
+        return self._make(steering)
+
+    def _make(self, *places) -> Beamformer:
         try:
             return BEAMFORMERS[self.name](*places, **self.options)
         except TypeError as error:

@@ -16,6 +16,7 @@ ALIASES = {
     "data.contrast.ContrastGains": "data.paired_rirs.PairedRIRGains",
     "data.demo_corpus.prepare_demo_corpus": "data.demo.corpus.prepare_demo_corpus",
     "data.demo_sounds.prepare_demo_sounds": "data.demo.array_sounds.prepare_demo_sounds",
+    "spatial.arrays": "spatial",
     "spatial.Guide": "spatial.BeamformerFrontend",
     "spatial.guide.Guide": "spatial.frontend.BeamformerFrontend",
 }

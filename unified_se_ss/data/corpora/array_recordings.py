@@ -38,7 +38,7 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path, atomic_write
 from unified_se_ss.progress import progress_bar
 from unified_se_ss.spatial import BeamformerFrontend
-from unified_se_ss.spatial.gcc_phat import Delay, gcc_phat
+from unified_se_ss.spatial.dsp import Delay, gcc_phat
 
 SUBSETS = ("train", "val", "test")
 BEAMFORMED, REFERENCE, TARGET = "channel_1", "channel_2", "ground_truth"

@@ -10,7 +10,7 @@ Binaural-WSJ0Mix made them, their names say who listens and where the talkers ar
     subject_003_011a0101_-45_0.0_01ao030u_30_22.5.wav     CIPIC's azimuth and elevation
 
 CIPIC's angles are interaural-polar, azimuth + to the right; the manifests hold them in
-the one convention of `unified_se_ss.spatial.directions`. The names of its reverberant
+the one convention of `unified_se_ss.spatial.geometry`. The names of its reverberant
 set hold azimuths too, but its right ear heard both ears' filters, so that no direction
 is true there and none is told.
 """
@@ -26,7 +26,7 @@ from unified_se_ss.data.binaural import UNEXPLAINED, read_ears, unexplained
 from unified_se_ss.data.corpora.librimix import MODES, RATES, prepare_subset
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
-from unified_se_ss.spatial.directions import from_interaural_polar
+from unified_se_ss.spatial.geometry import from_interaural_polar
 
 FOLDERS = {"train": "tr", "dev": "cv", "test": "tt"}
 MIXTURES = ("mix", "mix_clean", "mix_both")

@@ -6,6 +6,7 @@ Axes: B batch, C microphones (times taps, where frames are stacked), F bins, L f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,6 @@ from torch import nn
 from unified_se_ss.spatial.covariance import (
     MeanCovariance,
     at_least_complex64,
-    check_forgetting,
     positive_part,
     recursive_covariance,
     spatial_covariance,
@@ -25,30 +25,31 @@ from unified_se_ss.spatial.covariance import (
 _FRAMES_AT_ONCE = 64
 
 
-class StatisticState(NamedTuple):
+class _StatisticState(NamedTuple):
     """A recursive statistic between two blocks: the last frames, and the mean so far."""
 
-    past: torch.Tensor | None
-    mean: MeanCovariance | None
+    past: torch.Tensor | None = None
+    mean: MeanCovariance | None = None
 
 
 class BeamformerState(NamedTuple):
-    """What a recursive beamformer remembers between two blocks of frames.
+    """A recursive beamformer's memory between two blocks of frames.
 
-    past : the last taps - 1 frames of the mixture; mixture, target, noise : statistics
-    in use, with nothing in them where the beamformer does not follow them.
+    `past` are the last taps - 1 frames of the mixture; `mixture`, `target` and `noise` the
+    statistics in use, empty where the beamformer does not follow them.
     """
 
     past: torch.Tensor | None = None
-    mixture: StatisticState = StatisticState(None, None)
-    target: StatisticState = StatisticState(None, None)
-    noise: StatisticState = StatisticState(None, None)
+    mixture: _StatisticState = _StatisticState()
+    target: _StatisticState = _StatisticState()
+    noise: _StatisticState = _StatisticState()
 
 
 class Beamformer(nn.Module, ABC):
     """A filter over microphones, y = w^H x in every bin.
 
-    What is known of target and noise is given with the mixture, in one of two forms:
+    The mixture is a complex spectrum [B, C, F, L]. What is known of target and noise is
+    given with it, in one of two forms:
 
     - a complex spectrum [B, C, F, L]: the component itself as the microphones record it
       (oracle, as in training with simulated rooms);
@@ -58,7 +59,8 @@ class Beamformer(nn.Module, ABC):
 
     Where a beamformer needs the target's covariance and no target is given, it is the
     positive part of the mixture's less the noise's. Beamformers that need neither
-    accept both, so that all are called alike.
+    accept both, so that all are called alike. A ValueError says which shape or type is
+    wrong, or that the noise is missing.
 
     Everything is computed in complex64, or in complex128 for a mixture of that type;
     silence gives silence, and nothing is ever divided by zero. An item that is padded
@@ -79,7 +81,8 @@ class Beamformer(nn.Module, ABC):
 
     def __init__(self, forgetting: float = 0.99, taps: int = 1):
         super().__init__()
-        check_forgetting(forgetting)
+        if not 0 < forgetting <= 1:
+            raise ValueError(f"forgetting: {forgetting}, but has to be above 0, at most 1")
         if taps < 1:
             raise ValueError(f"taps: {taps}, but at least 1 is needed")
         self.forgetting = forgetting
@@ -89,17 +92,10 @@ class Beamformer(nn.Module, ABC):
     def weights(
         self, target: torch.Tensor | None, noise: torch.Tensor | None
     ) -> torch.Tensor:
-        """Weights from covariances.
+        """Weights [..., C] from covariances [..., C, C], None where not needed.
 
-        Arguments
-        ---------
-        target, noise : torch.Tensor or None
-            [B, F, C, C], or for each frame [B, L, F, C, C]; None where not needed.
-
-        Returns
-        -------
-        torch.Tensor
-            [B, F, C] or [B, L, F, C]; [F, C] where they depend on nothing.
+        The leading axes are [B, F], or for each frame [B, L, F]; weights that depend on
+        no covariance may be [F, C].
         """
 
     def forward(
@@ -108,24 +104,9 @@ class Beamformer(nn.Module, ABC):
         target: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Offline: one set of weights for the whole item.
+        """Offline, with one set of weights for the whole item.
 
-        Arguments
-        ---------
-        mixture : torch.Tensor
-            Complex, [B, C, F, L].
-        target, noise : torch.Tensor, optional
-            Spectra or masks; see the class.
-
-        Returns
-        -------
-        torch.Tensor
-            [B, F, L], as the reference microphone would record the target.
-
-        Raises
-        ------
-        ValueError
-            If a shape or type is not as above, or no noise is given where it is needed.
+        Returns [B, F, L], as the reference microphone would record the target.
         """
         return self.filtered(self.offline_weights(mixture, target, noise), mixture)
 
@@ -135,27 +116,14 @@ class Beamformer(nn.Module, ABC):
         target: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The one set of weights that `forward` applies to the whole item.
-
-        Arguments
-        ---------
-        mixture : torch.Tensor
-            Complex, [B, C, F, L].
-        target, noise : torch.Tensor, optional
-            Spectra or masks; see the class.
-
-        Returns
-        -------
-        torch.Tensor
-            [B, F, taps * C], or [F, C] where they depend on nothing.
-        """
+        """The weights [B, F, taps * C] or [F, C] that `forward` applies."""
         mixture = self._checked(mixture, target, noise)
-        return self.weights(*self._offline_covariances(mixture, target, noise))
+        return self._weights_from(partial(self._covariance, mixture), target, noise)
 
     def filtered(self, weights: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
         """Apply weights to a spectrum: the mixture's, or that of a part of it.
 
-        A filter is linear, so what it makes of the parts adds up to its output.
+        A filter is linear, so the outputs of the parts add up to that of the mixture.
 
         Arguments
         ---------
@@ -184,18 +152,9 @@ class Beamformer(nn.Module, ABC):
     ) -> tuple[torch.Tensor, BeamformerState]:
         """Frame by frame: the weights of a frame follow from it and those before.
 
-        Blocks of any number of frames, each with the state that the one before gave,
-        have together the output of all frames at once. With a forgetting of 1, the
-        weights of the last frame are the offline ones.
-
-        Arguments
-        ---------
-        mixture : torch.Tensor
-            Complex, [B, C, F, L].
-        target, noise : torch.Tensor, optional
-            Spectra or masks of these frames; see the class.
-        state : BeamformerState, optional
-            What the block before gave; by default this is the first.
+        Blocks of any number of frames, each with the state that the one before gave (the
+        first with None), have together the output of all frames at once. With a
+        forgetting of 1, the weights of the last frame are the offline ones.
 
         Returns
         -------
@@ -203,21 +162,14 @@ class Beamformer(nn.Module, ABC):
             [B, F, L].
         state : BeamformerState
             For the next block.
-
-        Raises
-        ------
-        ValueError
-            If a shape or type is not as above, or no noise is given where it is needed.
         """
-        mixture = self._checked(mixture, target, noise)
         state = state or BeamformerState()
-        outputs = []
-        for block in _blocks(mixture, target, noise):
-            output, state = self._next_frames(*block, state)
-            outputs.append(output)
-        return torch.cat(
-            [mixture.new_zeros(*mixture[:, 0, :, :0].shape), *outputs], -1
-        ), state
+        past, outputs = state.past, []
+        for block, weights, following in self._blocks(mixture, target, noise, state):
+            stacked, past = stack_taps(block, self.taps, past)
+            outputs.append(apply_weights(weights, stacked))
+            state = following
+        return torch.cat(outputs, -1), state._replace(past=past)
 
     def recursive_weights(
         self,
@@ -225,74 +177,52 @@ class Beamformer(nn.Module, ABC):
         target: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The weights that `recursive` applies to each frame of a whole item.
-
-        Arguments
-        ---------
-        mixture : torch.Tensor
-            Complex, [B, C, F, L].
-        target, noise : torch.Tensor, optional
-            Spectra or masks; see the class.
-
-        Returns
-        -------
-        torch.Tensor
-            [B, L, F, taps * C], or [F, C] where they depend on nothing.
-        """
-        mixture = self._checked(mixture, target, noise)
-        state, weights = BeamformerState(), []
-        for block in _blocks(mixture, target, noise):
-            some, state = self._next_weights(*block, state)
-            weights.append(some)
+        """The weights [B, L, F, taps * C] or [F, C] that `recursive` applies."""
+        blocks = self._blocks(mixture, target, noise, BeamformerState())
+        weights = [weights for _, weights, _ in blocks]
         return weights[0] if weights[0].dim() < 4 else torch.cat(weights, 1)
 
-    def _next_frames(self, mixture, target, noise, state):
-        """A few frames of `recursive`, all of whose covariances are in memory."""
-        weights, state = self._next_weights(mixture, target, noise, state)
-        stacked, past = stack_taps(mixture, self.taps, state.past)
-        return apply_weights(weights, stacked), state._replace(past=past)
+    def _blocks(self, mixture, target, noise, state):
+        """A few frames of the mixture at a time, their weights, and the state after them."""
+        mixture = self._checked(mixture, target, noise)
+        for start in range(0, max(1, mixture.shape[-1]), _FRAMES_AT_ONCE):
+            frames = slice(start, start + _FRAMES_AT_ONCE)
+            block, states = mixture[..., frames], state._asdict()
+            weights = self._weights_from(
+                partial(self._recursive_covariance, states, block),
+                _at_frames(target, frames),
+                _at_frames(noise, frames),
+            )
+            state = BeamformerState(**states)
+            yield block, weights, state
 
-    def _next_weights(self, mixture, target, noise, state):
-        """The weights of a few frames, and what is remembered of them."""
-        target_covariance = noise_covariance = None
-        follow_mixture, follow_target, follow_noise = state[1:]
-        if self.needs_noise:
-            noise_covariance, follow_noise = self._follow(mixture, noise, follow_noise)
-        if self.needs_target and target is not None:
-            target_covariance, follow_target = self._follow(mixture, target, follow_target)
-        elif self.needs_target:
-            covariance, follow_mixture = self._follow(mixture, None, follow_mixture)
-            target_covariance = positive_part(covariance - noise_covariance)
-        weights = self.weights(target_covariance, noise_covariance)
-        return weights, BeamformerState(
-            state.past, follow_mixture, follow_target, follow_noise
-        )
-
-    def _offline_covariances(self, mixture, target, noise):
-        """Covariances of target and noise over the whole item, [B, F, C, C] or None."""
+    def _weights_from(self, covariance, target, noise):
+        """Weights from the covariances that `covariance(name, spectrum or mask)` gives."""
         target_covariance = noise_covariance = None
         if self.needs_noise:
-            noise_covariance = self._whole(mixture, noise)
+            noise_covariance = covariance("noise", noise)
         if self.needs_target and target is not None:
-            target_covariance = self._whole(mixture, target)
+            target_covariance = covariance("target", target)
         elif self.needs_target:
-            target_covariance = positive_part(self._whole(mixture, None) - noise_covariance)
-        return target_covariance, noise_covariance
+            target_covariance = positive_part(
+                covariance("mixture", None) - noise_covariance
+            )
+        return self.weights(target_covariance, noise_covariance)
 
-    def _whole(self, mixture, guide):
-        """Offline covariance of what a spectrum, a mask or nothing points to."""
-        spectrum, mask = _pointed_to(mixture, guide)
+    def _covariance(self, mixture, name, guide):
+        spectrum, mask = _spectrum_and_mask(mixture, guide)
         return spatial_covariance(stack_taps(spectrum, self.taps)[0], mask)
 
-    def _follow(self, mixture, guide, state):
-        """Recursive covariances of what a spectrum, a mask or nothing points to."""
-        spectrum, mask = _pointed_to(mixture, guide)
-        stacked, past = stack_taps(spectrum, self.taps, state.past)
-        covariances, mean = recursive_covariance(stacked, mask, self.forgetting, state.mean)
-        return covariances, StatisticState(past, mean)
+    def _recursive_covariance(self, states, mixture, name, guide):
+        spectrum, mask = _spectrum_and_mask(mixture, guide)
+        stacked, past = stack_taps(spectrum, self.taps, states[name].past)
+        covariances, mean = recursive_covariance(
+            stacked, mask, self.forgetting, states[name].mean
+        )
+        states[name] = _StatisticState(past, mean)
+        return covariances
 
     def _checked(self, mixture, target, noise):
-        """The mixture in at least complex64, if everything has its shape."""
         mixture = at_least_complex64(mixture)
         if mixture.dim() != 4:
             raise ValueError(
@@ -313,19 +243,9 @@ class Beamformer(nn.Module, ABC):
 
 
 def apply_weights(weights: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
-    """y = w^H x.
+    """y = w^H x, [B, F, L], in the type of the spectrum [B, C, F, L].
 
-    Arguments
-    ---------
-    weights : torch.Tensor
-        Complex, [F, C] or [B, F, C], or for each frame [B, L, F, C].
-    spectrum : torch.Tensor
-        Complex, [B, C, F, L].
-
-    Returns
-    -------
-    torch.Tensor
-        [B, F, L], in the type of the spectrum.
+    Weights are [F, C] or [B, F, C], or for each frame [B, L, F, C].
 
     Example
     -------
@@ -340,19 +260,7 @@ def apply_weights(weights: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor
 
 
 def noise_context(mixture: torch.Tensor, frames: int) -> torch.Tensor:
-    """Mask of an item that begins with noise alone, to be given as its noise.
-
-    Arguments
-    ---------
-    mixture : torch.Tensor
-        [B, C, F, L].
-    frames : int
-        So many frames at the beginning hold noise alone; at least 1.
-
-    Returns
-    -------
-    torch.Tensor
-        [1, 1, L]: 1 in the context, 0 after it.
+    """Mask [1, 1, L] of a mixture whose first frames (at least 1) hold noise alone.
 
     Example
     -------
@@ -365,20 +273,13 @@ def noise_context(mixture: torch.Tensor, frames: int) -> torch.Tensor:
     return (numbers < frames).to(mixture.real.dtype)[None, None]
 
 
-def _pointed_to(mixture, guide):
-    """Spectrum and mask of a guide, which is a spectrum, a mask or nothing."""
+def _spectrum_and_mask(mixture, guide):
+    """Those of a guide, which is a spectrum, a mask or nothing."""
     if guide is None:
         return mixture, None
     if guide.is_complex():
         return guide.to(mixture.dtype), None
     return mixture, guide
-
-
-def _blocks(mixture, target, noise):
-    """A mixture and its guides, a few frames at a time."""
-    for start in range(0, mixture.shape[-1], _FRAMES_AT_ONCE):
-        frames = slice(start, start + _FRAMES_AT_ONCE)
-        yield mixture[..., frames], _at_frames(target, frames), _at_frames(noise, frames)
 
 
 def _at_frames(guide, frames):

@@ -1,4 +1,4 @@
-"""Superdirective: the least noise that comes from everywhere alike.
+"""Beamformers that depend on the target's direction alone.
 
 Axes: B batch, C microphones, F bins, L frames.
 """
@@ -17,8 +17,41 @@ _LEAST_LOADING, _MOST_LOADING = -12.0, 6.0
 _BISECTIONS = 60
 
 
-class Superdirective(Beamformer):
+class _FixedBeamformer(Beamformer):
+    """Weights [F, C] or [B, F, C] that are known when it is made."""
+
+    def __init__(self, weights: torch.Tensor):
+        super().__init__()
+        self.register_buffer("fixed_weights", weights, persistent=False)
+
+    def weights(self, target=None, noise=None) -> torch.Tensor:
+        return self.fixed_weights
+
+
+class DelayAndSum(_FixedBeamformer):
+    """w = d / (d^H d): the best for noise that is independent between microphones.
+
+    Arguments
+    ---------
+    steering : torch.Tensor
+        Steering vectors towards the target, [F, C], or one for each item, [B, F, C].
+
+    Source: Van Trees, "Optimum Array Processing", 2002, section 2.4.
+
+    Example
+    -------
+    >>> DelayAndSum(torch.tensor([[1.0, 1.0j]])).weights()
+    tensor([[0.5000+0.0000j, 0.0000+0.5000j]])
+    """
+
+    def __init__(self, steering: torch.Tensor):
+        super().__init__(steering / steering.abs().square().sum(-1, keepdim=True))
+
+
+class Superdirective(_FixedBeamformer):
     """MVDR for diffuse noise, held back where it would amplify the sensors' own noise.
+
+    Weights are computed in complex128.
 
     Arguments
     ---------
@@ -29,8 +62,8 @@ class Superdirective(Beamformer):
     frequencies : torch.Tensor
         Hz, [F].
     loading : float
-        Added to the diagonal of the coherence (default 0.01: sensor noise 20 dB below
-        the diffuse noise).
+        Above 0, added to the diagonal of the coherence (default 0.01: sensor noise 20 dB
+        below the diffuse noise).
     white_noise_gain : float, optional
         dB; where the gain against sensor noise would be less, the loading is raised
         until it is not. Below 10 log10 C, which delay-and-sum has. By default the
@@ -41,12 +74,12 @@ class Superdirective(Beamformer):
 
     Example
     -------
-    >>> from unified_se_ss.spatial import arrays, to_vector
-    >>> microphones, frequencies = arrays.line_array(4), arrays.bin_frequencies(320, 16000)
-    >>> steering = arrays.far_field_steering(microphones, to_vector(0), frequencies)
+    >>> from unified_se_ss.spatial import geometry
+    >>> microphones, frequencies = geometry.line_array(4), torch.tensor([500.0, 1000.0])
+    >>> steering = torch.ones(2, 4, dtype=torch.complex64)  # broadside
     >>> beamformer = Superdirective(steering, microphones, frequencies, white_noise_gain=-10)
-    >>> beamformer(torch.randn(1, 4, 161, 5, dtype=torch.complex64)).shape
-    torch.Size([1, 161, 5])
+    >>> beamformer(torch.randn(1, 4, 2, 5, dtype=torch.complex64)).shape
+    torch.Size([1, 2, 5])
     """
 
     def __init__(
@@ -57,65 +90,21 @@ class Superdirective(Beamformer):
         loading: float = 0.01,
         white_noise_gain: float | None = None,
     ):
-        super().__init__()
+        if not loading > 0:
+            raise ValueError(f"superdirective: loading is {loading}, but has to be above 0")
+        d = steering.to(torch.complex128)
         coherence = diffuse_coherence(microphones, frequencies, dtype=torch.complex128)
-        fixed = superdirective_weights(steering, coherence, loading, white_noise_gain)
-        self.register_buffer("fixed_weights", fixed, persistent=False)
-
-    def weights(self, target=None, noise=None) -> torch.Tensor:
-        """[F, C] or [B, F, C]; covariances do not matter."""
-        return self.fixed_weights
-
-
-def superdirective_weights(
-    steering: torch.Tensor,
-    coherence: torch.Tensor,
-    loading: float = 0.01,
-    white_noise_gain: float | None = None,
-) -> torch.Tensor:
-    """Weights of the superdirective beamformer, computed in complex128.
-
-    Arguments
-    ---------
-    steering : torch.Tensor
-        [..., F, C].
-    coherence : torch.Tensor
-        Of the noise between microphones, [F, C, C]; see `diffuse_coherence`.
-    loading : float
-        Above 0 (default 0.01).
-    white_noise_gain : float, optional
-        Least gain against sensor noise, in dB.
-
-    Returns
-    -------
-    torch.Tensor
-        [..., F, C], in the type of the steering.
-
-    Raises
-    ------
-    ValueError
-        If the loading is not above 0, or no beamformer has that white-noise gain.
-
-    Example
-    -------
-    >>> steering = torch.ones(1, 2, dtype=torch.complex64)
-    >>> superdirective_weights(steering, torch.eye(2, dtype=torch.complex64)[None])
-    tensor([[0.5000+0.j, 0.5000+0.j]])
-    """
-    if not loading > 0:
-        raise ValueError(f"superdirective: loading is {loading}, but has to be above 0")
-    d = steering.to(torch.complex128)
-    coherence = coherence.to(d.device, torch.complex128)
-    loadings = torch.full(
-        d.shape[:-1], float(loading), dtype=torch.float64, device=d.device
-    )
-    if white_noise_gain is not None:
-        loadings = loadings.maximum(_loading_for(d, coherence, white_noise_gain))
-    return _weights(d, coherence, loadings).to(steering.dtype)
+        coherence = coherence.to(d.device)
+        loadings = torch.full(
+            d.shape[:-1], float(loading), dtype=torch.float64, device=d.device
+        )
+        if white_noise_gain is not None:
+            loadings = loadings.maximum(_loading_for(d, coherence, white_noise_gain))
+        super().__init__(_weights(d, coherence, loadings).to(steering.dtype))
 
 
 def _weights(d, coherence, loadings):
-    """MVDR weights [..., F, C] for loadings [..., F]."""
+    """MVDR weights [..., F, C] for steering d [..., F, C] and loadings [..., F]."""
     identity = torch.eye(d.shape[-1], dtype=d.dtype, device=d.device)
     loaded = coherence + loadings[..., None, None] * identity
     solved = torch.linalg.solve(loaded, d.unsqueeze(-1)).squeeze(-1)

@@ -6,24 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from unified_se_ss.spatial.arrays import (
-    ARRAYS,
+from unified_se_ss.spatial.covariance import diffuse_coherence
+from unified_se_ss.spatial.geometry import (
     SPEED_OF_SOUND,
     bin_frequencies,
     circle_array,
     far_field_steering,
+    glasses_array,
     line_array,
     near_field_steering,
+    phone_array,
+    to_vector,
 )
-from unified_se_ss.spatial.covariance import diffuse_coherence
-from unified_se_ss.spatial.directions import to_vector
 
 RATE = 16000
 
 
-@pytest.mark.parametrize("name", ARRAYS)
-def test_microphones_are_apart_and_within_reach_of_each_other(name):
-    positions = ARRAYS[name]()
+@pytest.mark.parametrize("array", [line_array, circle_array, phone_array, glasses_array])
+def test_microphones_are_apart_and_within_reach_of_each_other(array):
+    positions = array()
     assert positions.dtype == torch.float64 and positions.shape[-1] == 3
     distances = torch.cdist(positions, positions)
     apart = distances[~torch.eye(len(positions), dtype=torch.bool)]

@@ -2,25 +2,21 @@
 
 import numpy as np
 import pytest
-import scipy.fft
 import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.spatial import (
     HRIRSet,
-    binaural,
-    from_interaural_polar,
     from_vector,
     head_shadow,
-    lateral_angle,
     spherical_head,
     spherical_head_hrirs,
     to_vector,
     woodworth_itd,
 )
-from unified_se_ss.spatial.hrtf.hrir import fast_length
-from unified_se_ss.spatial.hrtf.sphere import LARGEST_RADIUS, RADIUS, ear_delays
+from unified_se_ss.spatial.geometry import from_interaural_polar, lateral_angle
+from unified_se_ss.spatial.hrtf import LARGEST_RADIUS, RADIUS, _ear_delays
 
 AZIMUTHS = st.floats(-180, 180)
 ELEVATIONS = st.floats(-90, 90)
@@ -106,7 +102,7 @@ def test_filters_have_the_delays_and_levels_of_the_closed_form(rate, radius):
     frequency = np.linspace(0, 0.45 * rate, 200)[1:]
     time = (np.arange(head.filters.shape[-1]) - head.latency) / rate
     waves = np.exp(-2j * np.pi * np.outer(time, frequency))
-    delays = ear_delays(azimuth, 20.0, radius)[..., None]
+    delays = _ear_delays(azimuth, 20.0, radius)[..., None]
     response = head.filters.astype(np.float64) @ waves
     response = response * np.exp(2j * np.pi * frequency * delays)
     late = 1e6 * np.angle(response) / (2 * np.pi * frequency)
@@ -142,8 +138,9 @@ def test_binaural_is_a_convolution_without_the_latency(samples, taps, data):
     signal, filters = rng.standard_normal(samples), rng.standard_normal((2, taps))
     expected = [np.convolve(signal, ear) for ear in filters]
     expected = np.pad(expected, ((0, 0), (0, samples)))[:, latency : latency + samples]
-    assert np.allclose(binaural(signal, filters, latency), expected, atol=1e-10)
-    heard = binaural(signal.astype(np.float32), filters, latency)
+    head = HRIRSet("any", 8000, np.zeros(1), np.zeros(1), filters[None], latency)
+    assert np.allclose(head.render(signal, 0), expected, atol=1e-10)
+    heard = head.render(signal.astype(np.float32), 0)
     assert heard.dtype == np.float32 and heard.shape == (2, samples)
 
 
@@ -174,11 +171,3 @@ def test_a_head_refuses_what_does_not_fit(change, message):
     HRIRSet("good", 8000, **fields)
     with pytest.raises(ValueError, match=message):
         HRIRSet("bad", 8000, **{**fields, **change})
-
-
-@given(st.integers(1, 5000))
-def test_fast_lengths_are_the_next_even_ones(least):
-    even = range(least + least % 2, 2**13 + 1, 2)
-    assert fast_length(least) == next(
-        n for n in even if scipy.fft.next_fast_len(n, real=True) == n
-    )

@@ -1,17 +1,17 @@
-"""Where microphones are, and what a wave from somewhere does to them.
+"""Directions, microphone arrays and steering vectors: the one convention of the project.
 
 Axes: C microphones, F bins.
 
-Conventions, here and in everything that uses steering vectors:
-
-- positions in metres, x ahead, y to the left, z up, and directions as in
-  `unified_se_ss.spatial.directions`; an array's positions are relative to its centre;
-- a direction points from the array to the source, so a microphone that lies further
-  along it hears the wave earlier;
-- spectra as `torch.stft` gives them, X(f) = sum_t x(t) exp(-2j pi f t): a delay of tau
-  seconds is a factor exp(-2j pi f tau);
-- a steering vector is relative to a reference microphone r: d = transfer / transfer[r],
-  so d[r] = 1, and the recorded spectra of a source are d times what r records.
+- **Azimuth** is in degrees, 0 straight ahead, + to the left, ±180 behind; **elevation** is
+  in degrees, + up. In metres, x points ahead, y to the left, z up (as in SOFA). What is
+  measured between the ears has the same sign: an ITD is positive where the left ear hears
+  first, an ILD where the left ear hears more.
+- An array's positions are relative to its centre. A direction points from the array to the
+  source, so a microphone that lies further along it hears the wave earlier.
+- Spectra are those of `torch.stft`, X(f) = sum_t x(t) exp(-2j pi f t): a delay of tau
+  seconds is a factor exp(-2j pi f tau). A steering vector is relative to a reference
+  microphone r: d = transfer / transfer[r], and the recorded spectra of a source are d times
+  what r records.
 """
 
 from __future__ import annotations
@@ -24,21 +24,97 @@ import torch
 SPEED_OF_SOUND = 343.0  # m/s in air of 20 degrees Celsius
 
 
-def line_array(microphones: int = 4, spacing: float = 0.05) -> torch.Tensor:
-    """Microphones on a line from right to left (along y), so that ahead is broadside.
+# Directions (NumPy, float64, any shape)
+
+
+def to_vector(azimuth, elevation=0.0) -> np.ndarray:
+    """Unit vectors [..., 3] of directions in degrees.
+
+    Example
+    -------
+    >>> to_vector(90.0).round(6).tolist()
+    [0.0, 1.0, 0.0]
+    """
+    azimuth, elevation = np.broadcast_arrays(np.radians(azimuth), np.radians(elevation))
+    level = np.cos(elevation)
+    ahead, left = level * np.cos(azimuth), level * np.sin(azimuth)
+    return np.stack([ahead, left, np.sin(elevation)], axis=-1)
+
+
+def from_vector(vector) -> tuple[np.ndarray, np.ndarray]:
+    """Azimuth in (-180, 180] and elevation, in degrees, of vectors [..., 3] of any length.
+
+    Example
+    -------
+    >>> azimuth, elevation = from_vector([0.0, -2.0, 2.0])
+    >>> float(azimuth), float(elevation.round(6))
+    (-90.0, 45.0)
+    """
+    ahead, left, up = np.moveaxis(np.asarray(vector, dtype=np.float64), -1, 0)
+    azimuth = np.degrees(np.arctan2(left, ahead))
+    elevation = np.degrees(np.arctan2(up, np.hypot(ahead, left)))
+    return np.where(azimuth == -180.0, 180.0, azimuth), elevation
+
+
+def angle_between(one, other) -> np.ndarray:
+    """Angle in degrees between vectors [..., 3] of any length.
+
+    Example
+    -------
+    >>> float(angle_between([1, 0, 0], to_vector(170, 0)).round(6))
+    170.0
+    """
+    one, other = np.asarray(one), np.asarray(other)
+    lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    cosine = np.einsum("...i,...i->...", one, other) / lengths
+    return np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+
+
+def lateral_angle(azimuth, elevation=0.0) -> np.ndarray:
+    """Angle to the median plane in degrees, + = left.
+
+    Directions of one lateral angle form a cone around the axis of the ears; on a sphere
+    they all have the same ITD and ILD, in front, above and behind.
+
+    Example
+    -------
+    >>> lateral_angle([30.0, 150.0]).round(6).tolist()
+    [30.0, 30.0]
+    """
+    left = to_vector(azimuth, elevation)[..., 1]
+    return np.degrees(np.arcsin(np.clip(left, -1.0, 1.0)))
+
+
+def from_interaural_polar(lateral, polar) -> tuple[np.ndarray, np.ndarray]:
+    """Azimuth and elevation of interaural-polar coordinates (CIPIC's, mirrored).
 
     Arguments
     ---------
-    microphones : int
-        Number of microphones C (default 4).
-    spacing : float
-        Metres between neighbours (default 0.05). Above c / (2 spacing), 3430 Hz for the
-        default, directions are ambiguous.
+    lateral : float or np.ndarray
+        Angle to the median plane, degrees in [-90, 90], + = left (CIPIC's azimuth has
+        the other sign).
+    polar : float or np.ndarray
+        Angle around the axis of the ears, degrees: 0 ahead, 90 up, 180 behind.
 
-    Returns
+    Example
     -------
-    torch.Tensor
-        Positions in metres, [C, 3], float64.
+    >>> azimuth, elevation = from_interaural_polar(30.0, 180.0)
+    >>> float(azimuth.round(6)), abs(float(elevation.round(6)))
+    (150.0, 0.0)
+    """
+    lateral, polar = np.broadcast_arrays(np.radians(lateral), np.radians(polar))
+    around = np.cos(lateral)
+    ahead, up = around * np.cos(polar), around * np.sin(polar)
+    return from_vector(np.stack([ahead, np.sin(lateral), up], axis=-1))
+
+
+# Arrays: positions in metres, [C, 3], float64
+
+
+def line_array(microphones: int = 4, spacing: float = 0.05) -> torch.Tensor:
+    """Microphones on a line from right to left (along y), so that ahead is broadside.
+
+    Above c / (2 spacing), 3430 Hz for the default of 5 cm, directions are ambiguous.
 
     Example
     -------
@@ -55,19 +131,7 @@ def circle_array(
 ) -> torch.Tensor:
     """Microphones evenly on a horizontal circle, anticlockwise from ahead.
 
-    Arguments
-    ---------
-    microphones : int
-        Microphones on the circle (default 6).
-    radius : float
-        Metres (default 0.04).
-    centre : bool
-        One more microphone in the centre, as the first (default False).
-
-    Returns
-    -------
-    torch.Tensor
-        Positions in metres, [C, 3], float64; C counts the centre.
+    With `centre`, one more microphone in the centre is the first.
 
     Example
     -------
@@ -86,16 +150,6 @@ def phone_array() -> torch.Tensor:
     The first, the reference, is at the bottom edge near the mouth; one is at the top
     edge, and one on the back beside the camera. The outlines are those of a common
     phone (147 by 71 by 8 mm); the places are inferred, for makers do not publish them.
-
-    Returns
-    -------
-    torch.Tensor
-        Positions in metres, [3, 3], float64.
-
-    Example
-    -------
-    >>> phone_array().shape
-    torch.Size([3, 3])
     """
     return torch.tensor(
         [[0.0, 0.015, -0.0735], [0.0, -0.010, 0.0735], [-0.008, 0.020, 0.055]],
@@ -109,16 +163,6 @@ def glasses_array() -> torch.Tensor:
     The first, the reference, is at the nose bridge. The frame is 140 mm wide and the
     temples carry microphones 90 mm behind the hinges; the places are inferred.
     The wearer's head is not there.
-
-    Returns
-    -------
-    torch.Tensor
-        Positions in metres, [5, 3], float64.
-
-    Example
-    -------
-    >>> glasses_array()[0]
-    tensor([ 0.0500,  0.0000, -0.0050], dtype=torch.float64)
     """
     return torch.tensor(
         [
@@ -132,29 +176,11 @@ def glasses_array() -> torch.Tensor:
     )
 
 
-#: The arrays by the name that a YAML gives them.
-ARRAYS = {
-    "line": line_array,
-    "circle": circle_array,
-    "phone": phone_array,
-    "glasses": glasses_array,
-}
+# Steering vectors
 
 
 def bin_frequencies(fft_length: int, sample_rate: float) -> torch.Tensor:
-    """Frequencies of the bins of a one-sided STFT.
-
-    Arguments
-    ---------
-    fft_length : int
-        Samples of the Fourier transform.
-    sample_rate : float
-        In Hz.
-
-    Returns
-    -------
-    torch.Tensor
-        Hz, [F] with F = fft_length // 2 + 1, float64.
+    """Frequencies in Hz of the bins of a one-sided STFT, [F], float64.
 
     Example
     -------
@@ -171,7 +197,6 @@ def far_field_steering(
     frequencies: torch.Tensor,
     *,
     reference: int = 0,
-    speed_of_sound: float = SPEED_OF_SOUND,
     dtype: torch.dtype = torch.complex64,
 ) -> torch.Tensor:
     """Steering vectors of a plane wave: delays alone.
@@ -181,14 +206,11 @@ def far_field_steering(
     microphones : torch.Tensor
         Positions in metres, [C, 3].
     towards : torch.Tensor or np.ndarray
-        Direction from the array to the source, [..., 3], as `directions.to_vector`
-        gives it; its length does not matter.
+        Direction from the array to the source, [..., 3], of any length.
     frequencies : torch.Tensor
         Hz, [F]; see `bin_frequencies`.
     reference : int
         Microphone whose steering is 1 (default 0).
-    speed_of_sound : float
-        m/s (default 343).
     dtype : torch.dtype
         Of the result (default complex64). Phases are computed in float64.
 
@@ -199,7 +221,6 @@ def far_field_steering(
 
     Example
     -------
-    >>> from unified_se_ss.spatial.directions import to_vector
     >>> frequencies = torch.tensor([0.0, 1000.0])
     >>> steering = far_field_steering(line_array(2, 0.1715), to_vector(90), frequencies)
     >>> steering[1].real  # from the left, the left microphone is half a millisecond early
@@ -209,7 +230,7 @@ def far_field_steering(
     towards = torch.nn.functional.normalize(
         torch.as_tensor(towards, dtype=torch.float64, device=microphones.device), dim=-1
     )
-    delays = -(towards @ microphones.T) / speed_of_sound
+    delays = -(towards @ microphones.T) / SPEED_OF_SOUND
     delays = delays - delays[..., reference, None]
     return _transfer(delays, frequencies).to(dtype)
 
@@ -220,35 +241,13 @@ def near_field_steering(
     frequencies: torch.Tensor,
     *,
     reference: int = 0,
-    speed_of_sound: float = SPEED_OF_SOUND,
     dtype: torch.dtype = torch.complex64,
 ) -> torch.Tensor:
     """Steering vectors of a point source: delays, and levels that fall with distance.
 
-    Arguments
-    ---------
-    microphones : torch.Tensor
-        Positions in metres, [C, 3].
-    source : torch.Tensor or np.ndarray
-        Position of the source in the same coordinates, metres, [..., 3].
-    frequencies : torch.Tensor
-        Hz, [F]; see `bin_frequencies`.
-    reference : int
-        Microphone whose steering is 1 (default 0).
-    speed_of_sound : float
-        m/s (default 343).
-    dtype : torch.dtype
-        Of the result (default complex64). Phases are computed in float64.
-
-    Returns
-    -------
-    torch.Tensor
-        [..., F, C].
-
-    Raises
-    ------
-    ValueError
-        If the source is at a microphone.
+    `source` is its position in metres, [..., 3], in the coordinates of the microphones;
+    everything else is as for `far_field_steering`. A ValueError if the source is at a
+    microphone.
 
     Example
     -------
@@ -258,13 +257,12 @@ def near_field_steering(
     """
     microphones = _positions(microphones)
     source = torch.as_tensor(source, dtype=torch.float64, device=microphones.device)
-    offsets = source[..., None, :] - microphones
-    distances = torch.linalg.vector_norm(offsets, dim=-1)
+    distances = torch.linalg.vector_norm(source[..., None, :] - microphones, dim=-1)
     if not bool((distances > 0).all()):
         raise ValueError("near_field_steering: the source is at a microphone's own place")
-    heard_first = distances[..., reference, None]
-    transfer = _transfer((distances - heard_first) / speed_of_sound, frequencies)
-    return ((heard_first / distances)[..., None, :] * transfer).to(dtype)
+    at_reference = distances[..., reference, None]
+    transfer = _transfer((distances - at_reference) / SPEED_OF_SOUND, frequencies)
+    return ((at_reference / distances)[..., None, :] * transfer).to(dtype)
 
 
 def _transfer(delays: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
@@ -275,7 +273,6 @@ def _transfer(delays: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
 
 
 def _positions(microphones: torch.Tensor) -> torch.Tensor:
-    """Microphone positions in float64, if they are [C, 3]."""
     if microphones.dim() != 2 or microphones.shape[-1] != 3:
         raise ValueError(
             f"microphones: shape {tuple(microphones.shape)}, but positions are [C, 3]"
@@ -284,7 +281,6 @@ def _positions(microphones: torch.Tensor) -> torch.Tensor:
 
 
 def _require_positive(function: str, **values: float) -> None:
-    """Raise a ValueError for a value that is not above zero."""
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{function}: {name} is {value}, but has to be above 0")

@@ -23,14 +23,13 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.interaural import ild, itd
 from unified_se_ss.spatial import (
     HRIRSet,
-    binaural,
-    from_interaural_polar,
     head_shadow,
     spherical_head,
     to_vector,
     woodworth_itd,
 )
-from unified_se_ss.spatial.hrtf.sphere import ear_delays
+from unified_se_ss.spatial.geometry import from_interaural_polar
+from unified_se_ss.spatial.hrtf import RADIUS, _ear_delays
 
 AZIMUTH = np.array([0.0, 30.0, 90.0, 200.0, 330.0])
 ELEVATION = np.array([0.0, 0.0, 20.0, -10.0, 0.0])
@@ -79,7 +78,7 @@ def test_a_sofa_file_becomes_a_head(tmp_path):
     head = read_sofa(write_sofa(tmp_path / "sphere.sofa"))
     check_is_the_sphere(head)
     assert head.name == "sphere" and head.latency == 0
-    heard = binaural(np.random.default_rng(0).standard_normal(16000), head.filters[1])
+    heard = head.render(np.random.default_rng(0).standard_normal(16000), 1)
     assert itd(heard, 16000) == pytest.approx(1e6 * woodworth_itd(30), abs=1)
     assert ild(heard) > 5  # the left ear, for azimuth + 30
 
@@ -203,7 +202,7 @@ def test_kemar_hears_the_left_first_and_louder(tmp_path):
     (head,) = load_hrirs(KEMAR, 8000, tmp_path)
     signal = np.random.default_rng(0).standard_normal(16000)
     for azimuth, expected in ((30, 273), (60, 512), (90, 702)):
-        heard = binaural(signal, head.filters[head.nearest(azimuth)], head.latency)
+        heard = head.render(signal, head.nearest(azimuth))
         assert itd(heard, 8000) == pytest.approx(expected, abs=5)
         assert 5 < ild(heard) < 15
 
@@ -231,7 +230,7 @@ def test_cipics_wavs_become_a_head(tmp_path):
     assert head.azimuth[behind] == pytest.approx(-135)
     signal = np.random.default_rng(0).standard_normal(44100)
     for index in (left, behind, head.nearest(0, 90)):
-        heard = binaural(signal, head.filters[index])
+        heard = head.render(signal, index)
         expected = 1e6 * woodworth_itd(head.azimuth[index], head.elevation[index])
         assert itd(heard, 44100) == pytest.approx(expected, abs=1)
 
@@ -320,7 +319,7 @@ def test_resampling_keeps_delays_and_levels(rates):
     response = head.filters.astype(np.float64) @ np.exp(
         -2j * np.pi * np.outer(time, frequency)
     )
-    delays = ear_delays(AZIMUTH, ELEVATION)[..., None]
+    delays = _ear_delays(AZIMUTH, ELEVATION, RADIUS)[..., None]
     response = response * np.exp(2j * np.pi * frequency * delays)
     # The common delay of the latency may be a fraction of a sample off, the same for all.
     between = response / response[:1, :1] / np.abs(response[:1, :1])

@@ -11,12 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.spatial import to_vector
-from unified_se_ss.spatial.arrays import (
-    bin_frequencies,
-    circle_array,
-    far_field_steering,
-    line_array,
-)
 from unified_se_ss.spatial.beamformers import (
     BEAMFORMERS,
     MVDR,
@@ -26,15 +20,9 @@ from unified_se_ss.spatial.beamformers import (
     SoudenMVDR,
     Superdirective,
     apply_weights,
-    mvdr_weights,
     noise_context,
-    relative_transfer_function,
-    rtf_weights,
-    souden_weights,
-    superdirective_weights,
-    wiener_weights,
 )
-from unified_se_ss.spatial.beamformers.mvdr import LOADING
+from unified_se_ss.spatial.beamformers.adaptive import LOADING, relative_transfer_function
 from unified_se_ss.spatial.covariance import (
     diffuse_coherence,
     load_diagonal,
@@ -42,6 +30,12 @@ from unified_se_ss.spatial.covariance import (
     recursive_covariance,
     spatial_covariance,
     stack_taps,
+)
+from unified_se_ss.spatial.geometry import (
+    bin_frequencies,
+    circle_array,
+    far_field_steering,
+    line_array,
 )
 
 RATE = 16000
@@ -194,20 +188,16 @@ def test_weights_are_torchaudios(loading):
     tolerance = {"rtol": 0, "atol": 1e-12 if loading == 0 else 1e-6}
     f = torchaudio.functional
     for reference in (0, 2):
-        torch.testing.assert_close(
-            souden_weights(target, noise, reference, loading),
-            f.mvdr_weights_souden(target, noise, reference, **theirs),
-            **tolerance,
-        )
-        steering = f.rtf_evd(target)
-        torch.testing.assert_close(
-            rtf_weights(steering, noise, reference, loading),
-            f.mvdr_weights_rtf(steering, noise, reference, **theirs),
-            **tolerance,
-        )
+        transfer = relative_transfer_function(target, noise, reference, 3, loading)
+        for ours, expected in (
+            (SoudenMVDR, f.mvdr_weights_souden(target, noise, reference, **theirs)),
+            (RTFMVDR, f.mvdr_weights_rtf(transfer, noise, reference, **theirs)),
+        ):
+            weights = ours(reference, loading=loading).weights(target, noise)
+            torch.testing.assert_close(weights, expected, **tolerance)
     torch.testing.assert_close(
-        mvdr_weights(steering, noise, loading),
-        f.mvdr_weights_rtf(steering, noise, **theirs),
+        MVDR(transfer, loading).weights(None, noise),
+        f.mvdr_weights_rtf(transfer, noise, **theirs),
         **tolerance,
     )
 
@@ -264,7 +254,7 @@ def test_mvdr_nulls_an_interferer_and_keeps_the_look_direction(azimuth, dtype):
     )
     noise = torch.einsum("fc,fe->fce", interferer, interferer.conj())
     noise = (noise + 1e-3 * torch.eye(C)).to(dtype)
-    weights = mvdr_weights(d, noise)
+    weights = MVDR(d).weights(None, noise)
     response = (weights.conj() * d).sum(-1)
     assert decibels(response.abs().square()).abs().max() <= 0.1
     assert response.angle().abs().max() <= math.radians(0.1)
@@ -307,7 +297,7 @@ def test_a_conjugated_covariance_would_fail_the_null():
     at = FREQUENCIES >= 500
     depths = []
     for covariance in (noise, noise.conj()):
-        weights = mvdr_weights(LOOK, covariance)
+        weights = MVDR(LOOK).weights(None, covariance)
         left = (weights.conj() * COHERENT).sum(-1).abs().square()[at]
         depths.append(-decibels(left.mean()))
     assert depths[0] > 40 and depths[1] < 15
@@ -334,8 +324,8 @@ def test_superdirective_has_more_directivity_and_keeps_the_white_noise_gain():
         return -decibels(w.abs().square().sum(-1))
 
     sum_weights = d / 6
-    free = superdirective_weights(d, coherence, 1e-6)
-    held = superdirective_weights(d, coherence, 1e-6, white_noise_gain=-5)
+    free = Superdirective(d, microphones, frequencies, 1e-6).weights()
+    held = Superdirective(d, microphones, frequencies, 1e-6, white_noise_gain=-5).weights()
     assert (directivity(free) >= directivity(sum_weights) - 1e-6).all()
     assert (directivity(free)[5:80] > directivity(held)[5:80] - 1e-6).all()
     assert (directivity(held)[20:60] > directivity(sum_weights)[20:60] + 2).all()
@@ -350,7 +340,7 @@ def test_superdirective_has_more_directivity_and_keeps_the_white_noise_gain():
         atol=1e-3,
     )
     with pytest.raises(ValueError, match="7.78 dB"):
-        superdirective_weights(d, coherence, white_noise_gain=8.0)
+        Superdirective(d, microphones, frequencies, white_noise_gain=8.0)
 
 
 def test_wiener_weights_are_the_least_squares_filter():
@@ -360,7 +350,7 @@ def test_wiener_weights_are_the_least_squares_filter():
     # S such that S u = E[x conj(s_r)], all that least squares knows.
     total = spatial_covariance(x)
     cross = torch.einsum("bcfl,befl->bfce", x, s.conj()) / L
-    weights = wiener_weights(cross, total - cross, loading=0.0)
+    weights = MultichannelWiener(loading=0.0).weights(cross, total - cross)
     for f in (3, 20):
         heard, wanted = x[0, :, f].numpy().T, target[0, 0, f].numpy()
         expected, *_ = np.linalg.lstsq(heard.conj(), wanted.conj(), rcond=None)
@@ -370,7 +360,8 @@ def test_wiener_weights_are_the_least_squares_filter():
 def test_one_microphone_and_one_tap_is_the_wiener_gain():
     target, noise = torch.tensor([[[2.0 + 0j]]]), torch.tensor([[[6.0 + 0j]]])
     for weight, gain in ((1.0, 0.25), (3.0, 0.1)):
-        found = wiener_weights(target, noise, noise_weight=weight, loading=0.0)
+        beamformer = MultichannelWiener(noise_weight=weight, loading=0.0)
+        found = beamformer.weights(target, noise)
         torch.testing.assert_close(found, torch.tensor([[gain + 0j]]))
 
 
@@ -533,9 +524,9 @@ def test_what_silence_makes_of_each():
 
 def test_a_singular_covariance_needs_the_loading():
     noise = torch.ones(1, F, C, C, dtype=torch.complex64)
-    assert mvdr_weights(LOOK, noise).isfinite().all()
+    assert MVDR(LOOK).weights(None, noise).isfinite().all()
     with pytest.raises(RuntimeError, match="singular"):
-        mvdr_weights(torch.ones(2), torch.ones(2, 2) + 0j, loading=0.0)
+        MVDR(torch.ones(2), loading=0.0).weights(None, torch.ones(2, 2) + 0j)
 
 
 def test_scale_does_not_matter():

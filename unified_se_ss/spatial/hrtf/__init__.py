@@ -1,1 +1,0 @@
-"""Head-related impulse responses: measured and modelled."""
