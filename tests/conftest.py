@@ -7,7 +7,6 @@ import sys
 import pytest
 import speechbrain  # noqa: F401  (its lazy modules must be in sys.modules by now)
 import torch
-from faulty_server import faulty_server
 from speechbrain.utils.importutils import LazyModule
 
 # Hypothesis looks at every loaded module; SpeechBrain's lazy ones raise ImportError
@@ -31,12 +30,3 @@ def own_log_handlers():
     handlers = list(logging.root.handlers)
     yield
     logging.root.handlers[:] = handlers
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """A web server that has the faults a test asks for, and no proxy before it."""
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    with faulty_server() as running:
-        yield running

@@ -307,6 +307,7 @@ MUST_SAY = {
     "torch.load": ("weights_only", True),
     "np.load": ("allow_pickle", False),
     "numpy.load": ("allow_pickle", False),
+    "packed.extractall": ("filter", "'data'"),
 }
 
 
@@ -333,11 +334,11 @@ def keyword(node, name):
 def unsafe(name, node, file):
     """What is wrong with a call; None if nothing is."""
     last = name.rsplit(".", 1)[-1]
-    if name in NEVER or last in NEVER_METHODS:
-        return "has no place here"
     if name in MUST_SAY:
         key, value = MUST_SAY[name]
         return None if keyword(node, key) == str(value) else f"must say {key}={value}"
+    if name in NEVER or last in NEVER_METHODS:
+        return "has no place here"
     if name == "yaml.load" and keyword(node, "Loader") not in (
         "_PlainLoader",
         "_ValueLoader",
@@ -386,6 +387,7 @@ def test_what_executes_by_design_is_where_it_is_said_to_be():
         "yaml.load(text, Loader=yaml.Loader)",
         "yaml.load(text, yaml.SafeLoader)",
         "tar.extractall(folder)",
+        "packed.extractall(folder)",
         "shutil.unpack_archive(a, b)",
         "subprocess.run(text, shell=True)",
         "eval(text)",

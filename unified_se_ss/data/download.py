@@ -1,501 +1,388 @@
-"""Fetch a file over HTTP: go on where it broke off, and keep only what was asked for.
+"""Public data sets by name, by pooch: ``python -m unified_se_ss.data fetch NAME -o FOLDER``.
 
-A download grows in ``NAME.part``; beside it, ``NAME.part.json`` notes which version of the
-file that is. Under its own name the file appears when its length and checksum are right.
+Checksums are the publishers' own: OpenSLR's ``md5sum.txt`` (and, for LibriSpeech, the
+SHA-256 sums that torchaudio holds) and Zenodo's record. For WHAM's noise nobody has
+published any: the CRC that a zip file has for each file in it is all that is checked.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
+import argparse
 import os
-import re
 import shutil
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import NamedTuple
 
+from unified_se_ss import crash
+from unified_se_ss.data import audio
+from unified_se_ss.data.cache import atomic_folder
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import atomic_write
-from unified_se_ss.progress import progress_bar
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
-
-logger = logging.getLogger(__name__)
-
-BLOCK = 1 << 16
-LONGEST_PAUSE = 60.0  # s
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # statuses that are worth another attempt
-SPARE = 50_000_000  # bytes that a download leaves free on the disk
+OPENSLR = ("https://www.openslr.org", "https://openslr.elda.org")
+WHAM = "https://my-bucket-a8b4b49c25c811ee9a7e8bba05fa24c7.s3.amazonaws.com"
+CC_BY = "CC BY 4.0"
+TRIES, TIMEOUT = 3, 30.0  # seconds in which nothing arrives
+BLOCK = 1 << 20
+EPILOG = """\
+A set that is there is left as it is. A file that was interrupted begins anew; for large
+ones `wget -c` goes on, and what it left in FOLDER is checked and unpacked here. Proxies and
+certificates come from the environment: HTTPS_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE. Nothing
+is written outside FOLDER (docs/security.md).
+"""
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long a download waits and how often it tries again.
+class Archive(NamedTuple):
+    """One archive of a data set.
 
-    Arguments
-    ---------
-    attempts : int
-        Attempts in a row that bring nothing new, after which it ends (default 6).
-    pause : float
-        Seconds before the second of them (default 1); doubled each time, up to 60.
-    timeout : float
-        Seconds in which nothing arrives, after which a connection counts as broken
-        (default 30).
-
-    Example
-    -------
-    >>> [Patience().before(attempt) for attempt in (1, 2, 3, 9)]
-    [1.0, 2.0, 4.0, 60.0]
-    """
-
-    attempts: int = 6
-    pause: float = 1.0
-    timeout: float = 30.0
-
-    def before(self, attempt: int, asked: float = 0.0) -> float:
-        """Seconds to wait after so many attempts; the server may ask for more."""
-        return min(max(self.pause * 2.0 ** (attempt - 1), asked), LONGEST_PAUSE)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The file that is wanted.
-
-    Arguments
-    ---------
-    urls : tuple of str
-        Where it lies; those after the first are tried where the ones before fail.
-    path : Path
-        Where it goes.
-    length : int or None
-        Bytes; None where nobody has published it.
-    checksum : str or None
-        ``md5:...`` or ``sha256:...``; None where nobody has published one.
+    urls : where it lies; those after the first are tried where the ones before fail.
+    contents : the folder in it that is the data.
+    checksum : ``md5:...`` or ``sha256:...``; None where nobody has published one.
     """
 
     urls: tuple[str, ...]
-    path: Path
-    length: int | None = None
-    checksum: str | None = None
-
-    @property
-    def part(self) -> Path:
-        """Where it grows."""
-        return self.path.with_name(self.path.name + ".part")
-
-    @property
-    def notes(self) -> Path:
-        """Where it is noted which version of the file grows."""
-        return self.path.with_name(self.path.name + ".part.json")
+    contents: str
+    checksum: str | None
 
 
-class Broken(Exception):
-    """An attempt that failed in a way that may pass; `wait` is what the server asked for."""
+class PublicSet(NamedTuple):
+    """A data set that can be fetched; its size in GB is that of the archives."""
 
-    def __init__(self, reason: str, wait: float = 0.0):
-        super().__init__(reason)
-        self.wait = wait
-
-
-def download(wanted: Wanted, patience: Patience | None = None, show: bool = True) -> Path:
-    """Fetch a file, whole and checked.
-
-    What a broken download left is gone on with (``Range``, ``If-Range``). Proxies and
-    certificates are taken from the environment (``HTTPS_PROXY``, ``NO_PROXY``,
-    ``REQUESTS_CA_BUNDLE``). A file that is there already is checked, and not fetched. Two
-    processes that fetch the same file must be kept apart, see :func:`alone`.
-
-    Arguments
-    ---------
-    wanted : Wanted
-        What, from where, and to where.
-    patience : Patience, optional
-        When to give up.
-    show : bool
-        Whether to draw a progress bar.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    UserError
-        It cannot be had, is not what was expected, or has no room on the disk.
-
-    Example
-    -------
-    >>> path = atomic_write(Path(getfixture("tmpdir")) / "a.txt", "abc")
-    >>> there = Wanted((), path, 3, "md5:900150983cd24fb0d6963f7d28e17f72")
-    >>> download(there) == path
-    True
-    """
-    patience = patience or Patience()
-    if wanted.path.exists():
-        check_file(wanted.path, wanted, "move it away to fetch it anew")
-        return wanted.path
-    try:
-        wanted.path.parent.mkdir(parents=True, exist_ok=True)
-        wanted.part.touch()
-        try:
-            _fetch_checked(wanted, patience, show)
-            os.replace(wanted.part, wanted.path)
-            wanted.notes.unlink(missing_ok=True)
-        finally:
-            _tidy(wanted)
-    except OSError as error:
-        raise UserError(
-            f"{wanted.path}: cannot be written ({error.strerror or error}); what has "
-            "arrived is kept in the .part file beside it, and the same command goes on"
-        ) from error
-    return wanted.path
+    summary: str
+    size: float
+    licence: str
+    archives: tuple[Archive, ...]
 
 
-def _fetch_checked(wanted: Wanted, patience: Patience, show: bool) -> None:
-    """Fill the part; if it was patched together and is wrong, once more from the start."""
-    for last in (False, True):
-        patched = _fetch_from_any(wanted, patience, show)
-        try:
-            return check_file(wanted.part, wanted, "what was fetched is removed; try again")
-        except UserError as error:
-            _forget(wanted)
-            if last or not patched:
-                raise
-            logger.warning("%s", error)
-
-
-def _fetch_from_any(wanted: Wanted, patience: Patience, show: bool) -> None:
-    """Fill the part from the first of the places that has the file."""
-    for number, url in enumerate(wanted.urls, 1):
-        try:
-            return _fetch_from(url, wanted, patience, show)
-        except UserError as error:
-            if number == len(wanted.urls):
-                raise
-            logger.warning("%s\nTrying %s", error, wanted.urls[number])
-    raise UserError(f"{wanted.path.name}: no address was given to fetch it from")
-
-
-def _fetch_from(url: str, wanted: Wanted, patience: Patience, show: bool) -> None:
-    """Fill the part from one place, in as many attempts as bring something new."""
-    failed, most = 0, wanted.part.stat().st_size
-    while True:
-        try:
-            return _attempt(url, wanted, patience.timeout, show)
-        except Broken as error:
-            reached = wanted.part.stat().st_size
-            failed = 1 if reached > most else failed + 1
-            most = max(most, reached)
-            if failed >= patience.attempts:
-                raise UserError(
-                    f"{url}: {error}; gave up after {failed} attempts that brought nothing "
-                    f"new, at {reached:,} bytes. They are kept: the same command goes on. "
-                    "Behind a proxy, set HTTPS_PROXY"
-                ) from error
-            time.sleep(patience.before(failed, error.wait))
-
-
-# ------------------------------------------------------------------ one attempt
-
-
-def _attempt(url: str, wanted: Wanted, timeout: float, show: bool) -> bool:
-    """Ask once for what is missing, and add it to the part; was there something before?"""
-    import requests
-    from urllib3.exceptions import HTTPError
-
-    have = _usable(url, wanted)
-    if wanted.length is not None and have == wanted.length:
-        return True
-    headers = {"Accept-Encoding": "identity", **_range(url, wanted, have)}
-    try:
-        with requests.Session() as session:
-            session.max_redirects = 10
-            with session.get(
-                url, headers=headers, stream=True, timeout=timeout
-            ) as response:
-                _check_scheme(url, response.url)
-                return _take(response, url, wanted, have, show)
-    except requests.RequestException as error:
-        _say_what_lasts(url, error)
-        raise Broken(f"the connection failed ({_reason(error)})") from error
-    except HTTPError as error:
-        raise Broken(f"the connection broke ({_reason(error)})") from error
-
-
-def _usable(url: str, wanted: Wanted) -> int:
-    """Bytes of the part that can be gone on with; none, if their version is unknown."""
-    have = wanted.part.stat().st_size
-    known = wanted.checksum is not None or _noted(wanted, url) is not None
-    too_long = wanted.length is not None and have > wanted.length
-    return have if known and not too_long else 0
-
-
-def _range(url: str, wanted: Wanted, have: int) -> dict:
-    """Headers that ask for the rest, of the same version where the server tells versions."""
-    if not have:
-        return {}
-    version = _noted(wanted, url)
-    return {"Range": f"bytes={have}-"} | ({"If-Range": version} if version else {})
-
-
-def _noted(wanted: Wanted, url: str) -> str | None:
-    """The version of which the part is, if it was noted for this address."""
-    try:
-        notes = json.loads(wanted.notes.read_text(encoding="utf-8"))
-        return notes["version"] if notes["url"] == url else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _check_scheme(asked: str, got: str) -> None:
-    """Stop at a redirection from an encrypted address to one that is not."""
-    if urlsplit(asked).scheme == "https" and urlsplit(got).scheme != "https":
-        raise UserError(f"{asked}: leads to {got}, which is not encrypted; refused")
-
-
-def _take(response, url: str, wanted: Wanted, have: int, show: bool) -> bool:
-    """Write what a response brings, from its place on; was there something before?"""
-    if response.status_code == 416:  # there is nothing after what we have
-        total = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
-        if total and int(total[1]) == have:
-            return True
-        os.truncate(wanted.part, 0)
-        raise Broken("the server has less than what has arrived; it was dropped")
-    _check_status(response, url)
-    start, total = _place(response, have, wanted)
-    if wanted.length is not None and total is not None and total != wanted.length:
-        raise UserError(
-            f"{url}: the server offers {total:,} bytes of "
-            f"{response.headers.get('Content-Type', 'unknown type')}; expected "
-            f"{wanted.length:,}. This is another file, or a page of a proxy or a login; "
-            "open the address in a browser"
-        )
-    total = total if wanted.length is None else wanted.length
-    check_room(wanted.path.parent, (total or 0) - start)
-    _note(response, url, wanted)
-    _write(response, wanted, start, total, show)
-    return start > 0
-
-
-def _check_status(response, url: str) -> None:
-    """Stop at what no further attempt will change; try again after the rest."""
-    status, said = response.status_code, f"{response.status_code} {response.reason}"
-    if status in (200, 206):
-        return
-    if status in PASSING:
-        asked = response.headers.get("Retry-After", "")
-        raise Broken(f"the server answers {said}", float(asked) if asked.isdigit() else 0)
-    raise UserError(
-        f"{url}: the server answers {said}; the file has moved, or is not for everybody"
+def _librispeech(number: int, subset: str, checksum: str) -> Archive:
+    path = f"/resources/{number}/{subset}.tar.gz"
+    return Archive(
+        tuple(host + path for host in OPENSLR), f"LibriSpeech/{subset}", checksum
     )
 
 
-def _place(response, have: int, wanted: Wanted) -> tuple[int, int | None]:
-    """Where a response begins, and the length of the whole file, if it says so."""
-    if response.status_code == 200:
-        length = response.headers.get("Content-Length", "")
-        return 0, int(length) if length.isdigit() else None
-    said = response.headers.get("Content-Range", "")
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", said)
-    if not found or int(found[1]) != have:
-        os.truncate(wanted.part, 0)
-        raise Broken(f"the server sends another part than was asked for ({said})")
-    return have, None if found[2] == "*" else int(found[2])
+SETS = {
+    "mini_librimix": PublicSet(
+        "MiniLibriMix: 1,000 noisy mixtures of two speakers, for a first real training",
+        0.6,
+        f"{CC_BY} (speech), CC BY-NC 4.0 (WHAM's noise)",
+        (
+            Archive(
+                ("https://zenodo.org/records/3871592/files/MiniLibriMix.zip",),
+                "MiniLibriMix",
+                "md5:32bda08f4992f584f5703c46ff2321db",
+            ),
+        ),
+    ),
+    "mini_librispeech": PublicSet(
+        "Mini LibriSpeech: 5 hours for training, 2 for validation",
+        0.5,
+        CC_BY,
+        (
+            _librispeech(31, "train-clean-5", "md5:5df7d4e78065366204ca6845bb08f490"),
+            _librispeech(31, "dev-clean-2", "md5:6d7ab67ac6a1d2c993d050e16d61080d"),
+        ),
+    ),
+    **{
+        f"librispeech_{subset.replace('-', '_')}": PublicSet(
+            f"LibriSpeech {subset}: {hours} hours of read English",
+            size,
+            CC_BY,
+            (_librispeech(12, subset, f"sha256:{checksum}"),),
+        )
+        for subset, hours, size, checksum in (
+            (
+                "dev-clean",
+                5.4,
+                0.3,
+                "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
+            ),
+            (
+                "test-clean",
+                5.4,
+                0.3,
+                "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23",
+            ),
+            (
+                "train-clean-100",
+                100.6,
+                6.4,
+                "d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2",
+            ),
+            (
+                "train-clean-360",
+                363.6,
+                23.0,
+                "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf",
+            ),
+        )
+    },
+    "wham_noise": PublicSet(
+        "WHAM! noise: cafes, restaurants and bars in two channels; 35 GB unpacked",
+        17.7,
+        "CC BY-NC 4.0",
+        (Archive((f"{WHAM}/wham_noise.zip",), "wham_noise", None),),
+    ),
+}
+
+# ------------------------------------------------------------------ fetching
 
 
-def _note(response, url: str, wanted: Wanted) -> None:
-    """Note the version of the file; a weak one does not tell two apart."""
-    version = response.headers.get("ETag", "")
-    if not version or version.startswith("W/"):
-        version = response.headers.get("Last-Modified")
-    atomic_write(wanted.notes, json.dumps({"url": url, "version": version}))
-
-
-def _write(response, wanted: Wanted, start: int, total: int | None, show: bool) -> None:
-    """Append to the part; more than was announced is never written."""
-    with (
-        open(wanted.part, "r+b") as file,
-        progress_bar(
-            description=wanted.path.name,
-            total=total,
-            unit="B",
-            unit_scale=True,
-            initial=start,
-            disable=not show,
-        ) as bar,
-    ):
-        file.truncate(start)
-        file.seek(start)
-        done = start
-        # What has arrived, at once, so that little is lost with a connection. Undecoded:
-        # some servers call a .tar.gz a tar with Content-Encoding gzip.
-        read = getattr(response.raw, "read1", response.raw.read)  # urllib3 < 2 has none
-        while block := read(BLOCK, decode_content=False):
-            done += len(block)
-            if total is not None and done > total:
-                raise UserError(
-                    f"{wanted.path.name}: the server sends more than {total:,} B"
-                )
-            file.write(block)
-            bar.update(len(block))
-        file.flush()
-        os.fsync(file.fileno())
-    if total is not None and done < total:
-        raise Broken(f"the connection ended {total - done:,} bytes early")
-
-
-def _say_what_lasts(url: str, error) -> None:
-    """Stop at what no further attempt will change: addresses and certificates."""
-    import requests
-
-    if isinstance(error, (requests.exceptions.TooManyRedirects, ValueError)):
-        raise UserError(f"{url}: {_reason(error)}") from error
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        raise UserError(
-            f"{url}: the server's certificate is not trusted; behind a proxy that has its "
-            "own, name its file in REQUESTS_CA_BUNDLE"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, in few words."""
-    text = (str(error).splitlines() or [""])[0] or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
-# ------------------------------------------------------------------ checks
-
-
-def check_file(path: Path, wanted: Wanted, advice: str) -> None:
-    """Stop unless a file has the length and the checksum that are wanted.
+def fetch(name: str, folder, url: str | None = None, keep_archive: bool = False) -> None:
+    """Fetches a data set and unpacks it; what is there already is left as it is.
 
     Arguments
     ---------
-    path : Path
-        The file.
-    wanted : Wanted
-        What it should be; what nobody has published is not checked.
-    advice : str
-        What to do if it is not.
+    name : str
+        A key of :data:`SETS`.
+    folder : str or Path
+        Where it goes; what else lies there is left alone.
+    url : str, optional
+        Another address of the archive, such as a mirror of one's own; it must hold the
+        same file.
+    keep_archive : bool
+        Keep the archive after it has been unpacked (default False).
 
     Raises
     ------
     UserError
-        Says what was found, what was expected, and how the file begins.
+        No such set; it cannot be had, or is not what was published.
 
     Example
     -------
-    >>> page = atomic_write(Path(getfixture("tmpdir")) / "a.zip", "<html>Log in")
-    >>> check_file(page, Wanted((), page, 12, "md5:00"), "try again")
+    >>> fetch("mini_libri_mix", "data")
     Traceback (most recent call last):
-    unified_se_ss.errors.UserError: a.zip: its md5 is d50d6b2aea1145d2b097ea6d6e8e3dd5, \
-expected 00; it begins with '<html>Log in', so it is a web page and not the file; try again
+    unified_se_ss.errors.UserError: mini_libri_mix: there is no such set; there are: \
+mini_librimix, mini_librispeech, librispeech_dev_clean, librispeech_test_clean, \
+librispeech_train_clean_100, librispeech_train_clean_360, wham_noise
     """
-    found = path.stat().st_size
-    if wanted.length is not None and found != wanted.length:
-        problem = f"has {found:,} bytes, expected {wanted.length:,}"
-    elif wanted.checksum is None:
-        return
-    else:
-        kind, expected = wanted.checksum.split(":")
-        digest = digest_of(path, kind)
-        if digest == expected:
-            return
-        problem = f"its {kind} is {digest}, expected {expected}"
-    raise UserError(f"{path.name}: {problem}; {_beginning(path)}{advice}")
+    if name not in SETS:
+        raise UserError(f"{name}: there is no such set; there are: {', '.join(SETS)}")
+    wanted, folder = SETS[name], Path(folder)
+    if url is not None and len(wanted.archives) > 1:
+        raise UserError(f"--url: {name} consists of several archives")
+    for archive in wanted.archives:
+        target = folder / archive.contents
+        if target.exists():
+            print(f"{target}: there already")
+            continue
+        try:
+            path = _download(archive, archive.urls if url is None else (url,), folder)
+            _unpack(path, folder, archive.contents)
+            if not keep_archive:
+                path.unlink()
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be written ({error.strerror or error}); choose a folder "
+                "with write permission and room on the disk"
+            ) from error
+        print(f"{target}: fetched")
+    print(f"licence: {wanted.licence}")
+    if name == "mini_librimix":
+        print(arrange_mini_librimix(folder))
 
 
-def digest_of(path, kind: str) -> str:
-    """A file's checksum, in hexadecimal digits.
+def _download(archive: Archive, urls: Sequence[str], folder: Path) -> Path:
+    """An archive from the first address that has it, with its checksum."""
+    import pooch
+    import requests
 
-    Example
-    -------
-    >>> digest_of(atomic_write(Path(getfixture("tmpdir")) / "a.txt", "abc"), "md5")
-    '900150983cd24fb0d6963f7d28e17f72'
-    """
-    digest = hashlib.new(kind, usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    name = archive.urls[0].rpartition("/")[2]
+    if archive.checksum is None:
+        print(f"{name}: nobody has published a checksum, so it is not checked")
+    pooch.get_logger().setLevel("ERROR")
+    downloader = pooch.HTTPDownloader(
+        progressbar=sys.stderr.isatty(),
+        chunk_size=BLOCK,
+        timeout=TIMEOUT,
+        hooks={"response": _leave_encoded},
+    )
+    failures = []
+    for url in urls:
+        print(f"fetching {url}")
+        source = pooch.create(
+            path=folder,
+            base_url="",
+            registry={name: archive.checksum},
+            urls={name: url},
+            retry_if_failed=TRIES - 1,
+        )
+        try:
+            return Path(source.fetch(name, downloader=downloader))
+        except (requests.RequestException, ValueError) as error:
+            failures.append(f"{url}: {str(error).splitlines()[0]}")
+    raise UserError(
+        f"{'; '.join(failures)}. An interrupted file begins anew; behind a proxy, set "
+        "HTTPS_PROXY; where the file is another one, open the address in a browser"
+    )
 
 
-def _beginning(path: Path) -> str:
-    """How a file begins, where that tells what it is instead."""
-    with open(path, "rb") as file:
-        start = file.read(40)
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        text = start.decode("utf-8", "replace").split("\n")[0]
-        return f"it begins with {text!r}, so it is a web page and not the file; "
-    return ""
+def _leave_encoded(response, **_) -> None:
+    """Some servers call a .tar.gz a tar with Content-Encoding gzip."""
+    response.raw.headers.pop("Content-Encoding", None)
 
 
-def check_room(folder: Path, needed: int) -> None:
-    """Stop if a disk has no room.
+def _unpack(archive: Path, folder: Path, contents: str) -> None:
+    """Unpacks beside the place; the data gets its name last, when all of it is there."""
+    import pooch
+
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as place:
+        try:
+            if zipfile.is_zipfile(archive):  # zipfile drops what leads out of a folder
+                pooch.Unzip(extract_dir=place)(str(archive), "download", None)
+            else:
+                with tarfile.open(archive) as packed:
+                    packed.extractall(place, filter="data")
+        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise UserError(
+                f"{archive}: is damaged or holds what leads out of its folder ({error}); "
+                "remove it and fetch it again"
+            ) from error
+        source = Path(place, contents)
+        if not source.is_dir():
+            raise UserError(f"{archive.name}: holds no {contents}; is it another archive?")
+        target = (folder / contents).parent
+        target.mkdir(parents=True, exist_ok=True)
+        # Beside the data, archives hold a README that may be there from another one.
+        for path in sorted(source.parent.iterdir(), key=lambda path: path == source):
+            if not (target / path.name).exists():
+                os.rename(path, target / path.name)
+
+
+# ------------------------------------------------------------------ MiniLibriMix
+
+
+def arrange_mini_librimix(folder: Path) -> str:
+    """Makes the folders of Libri2Mix, which recipes take, of MiniLibriMix's.
+
+    MiniLibriMix has no test set: the first half of its validation set, by name, becomes
+    dev, the second half test. (They share speakers, so what is measured there compares
+    runs with each other, and not with papers.)
 
     Arguments
     ---------
     folder : Path
-        A folder that exists.
-    needed : int
-        Bytes.
+        Holds MiniLibriMix/train|val/mix_both|mix_clean|s1|s2|noise/*.wav, and gets links
+        to these files: Libri2Mix/wav8k/min/train-100|dev|test/... What exists is left as
+        it is.
+
+    Returns
+    -------
+    str
+        How to train on it.
 
     Raises
     ------
     UserError
-        Says how much is needed and how much there is.
+        The folders of MiniLibriMix are not there, or their stems do not match.
     """
-    free = shutil.disk_usage(folder).free
-    if free < needed + SPARE:
+    source, target = folder / "MiniLibriMix", folder / "Libri2Mix"
+    train, val = (_mixtures(source / subset) for subset in ("train", "val"))
+    rate = audio.info(source / "train" / "mix_both" / train[0]).sample_rate
+    half = len(val) // 2
+    if not target.exists():
+        with atomic_folder(
+            target, {"made_from": "MiniLibriMix"}, "arrangement"
+        ) as building:
+            place = building / f"wav{rate // 1000}k" / "min"
+            _link_tree(source / "train", place / "train-100", train)
+            _link_tree(source / "val", place / "dev", val[:half])
+            _link_tree(source / "val", place / "test", val[half:])
+    return (
+        "train on it with: python train.py hparams/libri2mix_noisy_dprnn.yaml "
+        f"--data_folder {target} --train_subset train-100 --sample_rate {rate}"
+    )
+
+
+def _mixtures(subset: Path) -> list[str]:
+    """Names of a subset's mixtures; every needed stem has the same."""
+    stems = [
+        sorted(path.name for path in (subset / stem).glob("*.wav"))
+        for stem in ("mix_both", "s1", "s2")
+    ]
+    if not stems[0] or any(stem != stems[0] for stem in stems):
         raise UserError(
-            f"{folder}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
-            "make room, or choose a folder on another disk"
+            f"{subset}: expected the same wav files in mix_both, s1, s2, found "
+            f"{', '.join(str(len(stem)) for stem in stems)}; is this MiniLibriMix?"
         )
+    return stems[0]
 
 
-# ------------------------------------------------------------------ one process, one part
+def _link_tree(source: Path, target: Path, names: Sequence[str]) -> None:
+    """The same tree of folders, with links to the files of these names."""
+
+    def others(folder, found):
+        return {n for n in found if Path(folder, n).is_file()} - set(names)
+
+    shutil.copytree(source, target, ignore=others, copy_function=_link)
 
 
-@contextmanager
-def alone(path: Path):
-    """Hold a file, which is made if need be, so that no other process does the same.
+def _link(source: str, target: str) -> None:
+    """The same file under another name; a copy where the disk has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
-    The hold ends with the process, however that ends.
 
-    Raises
-    ------
-    UserError
-        Another process holds it.
+# ------------------------------------------------------------------ the command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line of ``python -m unified_se_ss.data``.
+
+    Returns
+    -------
+    int
+        0; 1 after a bug; 2 after an error that the user can mend; 130 after Ctrl-C.
+
+    Example
+    -------
+    >>> main(["fetch", "no_such_set", "-o", "data"])
+    2
     """
-    with open(path, "ab") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{path}: another process is fetching this; let it finish"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-        yield
+    options = _parser().parse_args(arguments)
+    try:
+        fetch(options.name, options.output, options.url, options.keep_archive)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command begins this file anew", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return crash.tell(error, options.debug)
+    return 0
 
 
-def _forget(wanted: Wanted) -> None:
-    """Drop what has arrived, because it is wrong."""
-    os.truncate(wanted.part, 0)
-    wanted.notes.unlink(missing_ok=True)
-
-
-def _tidy(wanted: Wanted) -> None:
-    """Leave no part in which there is nothing."""
-    if wanted.part.exists() and wanted.part.stat().st_size == 0:
-        wanted.part.unlink()
-        wanted.notes.unlink(missing_ok=True)
+def _parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        "python -m unified_se_ss.data", description="Fetch public data sets."
+    )
+    lines = [
+        f"  {name:<28} {found.size:>5} GB  {found.summary} ({found.licence})"
+        for name, found in SETS.items()
+    ]
+    command = top.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "fetch",
+        help="fetch a public data set and unpack it",
+        description="\n".join(["Fetch a public data set and unpack it.\n", *lines]),
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("name", metavar="NAME", help="one of those above")
+    command.add_argument(
+        "-o", "--output", required=True, metavar="FOLDER", help="where it goes"
+    )
+    command.add_argument(
+        "--url", help="another address of the same archive, such as a mirror of your own"
+    )
+    command.add_argument(
+        "--keep_archive", action="store_true", help="leave the archive in FOLDER too"
+    )
+    command.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error"
+    )
+    return top
