@@ -417,8 +417,8 @@ def gsenet(make, yaml="gsenet", **keys):
     return {"yaml": yaml, "keys": {**GSENET, **keys}, "prepare": prepare}
 
 
-def gsenet_demo(yaml):
-    keys = {**GSENET, **SCENES, **ALONE, "data_folder": "data/demo_gsenet"}
+def gsenet_demo(yaml, **keys):
+    keys = {**GSENET, **SCENES, **keys, "data_folder": "data/demo_gsenet"}
     keys |= of_corpus({"n_noises": "[4, 1, 1]", "sentences": 1, "workers": 1})
     yaml = f"recipes/GSENet/hparams/{yaml}.yaml"
     return {"yaml": yaml, "keys": keys, "needs": ["espeakng_loader"]}
@@ -491,7 +491,7 @@ RUNS = {
     "convtasnet-noise": binaural("convtasnet-noise", noise=True),
     "convtasnet-reverb": binaural("convtasnet-reverb", change=in_small_rooms),
     "convtasnet-causal": binaural("convtasnet-causal"),
-    "gsenet_demo": gsenet_demo("demo"),
+    "gsenet_demo": gsenet_demo("demo", **ALONE),
     "gsenet_demo_published": gsenet_demo("demo_published"),
     "gsenet": gsenet(recordings, segment_seconds=1.0, quiet_seconds=0.2),
     "asr_demo": {
@@ -501,6 +501,7 @@ RUNS = {
             **ALONE,
             "n_train": 16,
             "n_test": 2,
+            "n_tokens": 40,
             "total_steps": 9,
             **of_corpus({"n_dev": 2, "workers": 1}),
         },
@@ -717,7 +718,8 @@ def written(folder):
             signal, rate = soundfile.read(path, dtype="float32", always_2d=True)
             found[name] = {"rate": rate, **numbers(signal.T)}
         elif path.suffix in (".txt", ".csv"):
-            found[name] = path.read_text(encoding="utf-8").splitlines()
+            text = relative(path.read_text(encoding="utf-8"), folder.parent)
+            found[name] = text.splitlines()
         else:
             found[name] = "present"
     return found
@@ -919,23 +921,26 @@ def record(name, folder):
 
 
 def write_values(names):
-    """Record values anew."""
-    for name in names or [*RUNS, *OTHERS]:
-        with tempfile.TemporaryDirectory() as folder:
-            found = record(name, Path(folder))
-        path = file_of(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
-        text = re.sub(
-            r'(,)("(?:batch|first|valid|files|results|manifests)":)', r",\n\2", text
-        )
-        path.write_text(text + "\n", encoding="utf-8")
-        times = os.times()
-        print(
-            f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes, in all "
-            f"{times.user + times.children_user:.0f} s of computing",
-            flush=True,
-        )
+    """Record values anew; all runs in one process."""
+    names = names or [*RUNS, *OTHERS]
+    runs = [name for name in names if name in RUNS]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, found in (record_runs(runs, Path(folder)) if runs else {}).items():
+            write_file(name, found)
+    for name in names:
+        if name not in RUNS:
+            with tempfile.TemporaryDirectory() as folder:
+                write_file(name, record(name, Path(folder)))
+
+
+def write_file(name, found):
+    """Values as text, a line for each step."""
+    path = file_of(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    lines = r'(,)("(?:batch|first|valid|files|results|manifests)":)'
+    path.write_text(re.sub(lines, r",\n\2", text) + "\n", encoding="utf-8")
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes", flush=True)
 
 
 def main(arguments):
