@@ -30,13 +30,13 @@ import torch
 # ------------------------------------------------ names of the inside; change them here
 
 INSIDE = {
-    "brain": "unified_se_ss.brain:TwoTaskBrain",
+    "brain": "unified_se_ss.training.brain:TwoTaskBrain",
     "main": "unified_se_ss.__main__:main",
-    "make_demo_corpus": "unified_se_ss.data.demo_corpus:prepare_demo_corpus",
+    "make_demo_corpus": "unified_se_ss.data.demo.corpus:prepare_demo_corpus",
     "stream_unified": "unified_se_ss.inference:Separator",
     "stream_binaural": "unified_se_ss.inference.binaural:BinauralSeparator",
     "stream_gsenet": "unified_se_ss.inference.guided:GuidedEnhancer",
-    "stream_recogniser": "unified_se_ss.inference.recogniser:Recognizer",
+    "stream_recogniser": "unified_se_ss.inference.recognizer:Recognizer",
     # Of the tests: small trees of the corpora with transcripts.
     "make_rats": "transcribed_trees:make_rats",
     "make_chime4": "transcribed_trees:make_chime4",
@@ -354,7 +354,7 @@ REMEDY_FULL = {
 }
 DEMO = {"n_train": 8, "n_dev": 2, "n_test": 3, "seconds": 2.0, "workers": 1}
 ROOMS_AROUND = """\
-    settings: !new:unified_se_ss.data.binaural_rooms.RoomsAround
+    settings: !new:unified_se_ss.data.binaural_rooms.BinauralRoomConfig
         rooms: 1
         directions: 4
         seconds: 0.1

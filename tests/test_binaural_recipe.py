@@ -173,7 +173,10 @@ def test_a_run_from_the_data_to_the_report(runs, name):
         assert all(np.isfinite(float(row[key])) for row in results), key
     cues = json.loads((out / "interaural.json").read_text())
     assert cues["measured"] + cues["silent"] + cues["monaural"] == 4
-    assert {row["by"] for row in rows(out / "by_angle.csv")} == {"azimuth", "apart"}
+    assert {row["by"] for row in rows(out / "by_angle.csv")} == {
+        "azimuth",
+        "min_separation_deg",
+    }
     wave, rate = soundfile.read(out / "wavs" / "tt-0" / "s2_estimate.wav")
     assert wave.shape == (4000, 2) and rate == RATE
     report = (out / "report.html").read_text(encoding="utf-8")

@@ -136,7 +136,9 @@ def test_places_of_talkers():
     targets = scene([-60, 10, 50])
     directions = [[-60, 0], [10, 0], [50, 0]]
     row = evaluate_ears(targets.sum(0), targets, targets, RATE, directions)
-    assert [row[f"apart_{j}"] for j in (1, 2, 3)] == pytest.approx([70, 40, 40])
+    assert [row[f"min_separation_deg_{j}"] for j in (1, 2, 3)] == pytest.approx(
+        [70, 40, 40]
+    )
     assert row["angle"] == pytest.approx(40) and row["azimuth_1"] == -60
     unknown = evaluate_ears(targets.sum(0), targets, targets, RATE, [[np.nan] * 2] * 3)
     assert "azimuth_1" not in unknown and "angle" not in unknown
@@ -168,7 +170,7 @@ def test_itd_of_the_average_sphere_is_heard_at_its_azimuth():
 def test_by_angle_puts_every_source_into_one_class_of_each_kind(tmp_path):
     rows = results([(-90, 0), (-29.9, 30), (180, 45), (150, -150)])
     table = by_angle(rows)
-    for by in ("azimuth", "apart"):
+    for by in ("azimuth", "min_separation_deg"):
         assert sum(row["sources"] for row in table if row["by"] == by) == 8
     found = {row["low"]: row for row in table if row["by"] == "azimuth"}
     assert found[150.0]["sources"] == 3 and found[90.0]["sources"] == 1

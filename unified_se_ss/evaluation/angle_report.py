@@ -19,7 +19,7 @@ from unified_se_ss.spatial import woodworth_itd
 #: What the sources are put into classes by: column, heading.
 GROUPINGS = (
     ("azimuth", "azimuth from the middle"),
-    ("apart", "angle to the nearest talker"),
+    ("min_separation_deg", "angle to the nearest talker"),
 )
 #: What is said of each class: column, heading, unit.
 MEASURES = (

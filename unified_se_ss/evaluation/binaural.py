@@ -78,7 +78,7 @@ def evaluate_ears(
         `snr`, `snr_i` (improvement over the mixture), `si_snr`, `si_snr_i`: means over
         ears in dB, and over sources; the same of each source with its number at the end;
         `permutation`; what `interaural_errors` gives; `azimuth_{j}`, `elevation_{j}`,
-        `apart_{j}` (degrees to the nearest other talker) and `angle`, the least of
+        `min_separation_deg_{j}` (degrees to the nearest other talker) and `angle`, the least of
         these; and what `conditions` says of the mean of both ears. None where a target
         is silent: an ear of it has no say in its mean.
 
@@ -189,7 +189,7 @@ def _places(directions) -> dict:
     for j, (azimuth, elevation) in enumerate(directions, 1):
         row[f"azimuth_{j}"], row[f"elevation_{j}"] = float(azimuth), float(elevation)
         if len(directions) > 1:
-            row[f"apart_{j}"] = float(np.nanmin(apart[j - 1]))
+            row[f"min_separation_deg_{j}"] = float(np.nanmin(apart[j - 1]))
     if len(directions) > 1:
         row["angle"] = float(np.nanmin(apart))
     return row

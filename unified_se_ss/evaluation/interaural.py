@@ -55,7 +55,7 @@ GUARD = 32  # samples on either side that the windowed sinc of the interpolation
 KAISER_BETA = 9.0
 PHASELESS = 1e-10  # bins below this share of the largest cross-spectrum have no phase
 PROTOCOLS = ("default", "speechbrain")
-PLACES = ("azimuth", "elevation", "apart")
+PLACES = ("azimuth", "elevation", "min_separation_deg")
 PLACES += ("itd", "ild", "itd_estimate", "ild_estimate", "cues")
 """Columns of each source that say where it is, not how well it was separated."""
 
