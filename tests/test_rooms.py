@@ -16,7 +16,7 @@ ROOMS = {
     "networks": ({"networks", "padding"}, OTHERS),
     "spatial": ({"spatial"}, OTHERS),
     "data": (
-        {"data", "errors", "files", "progress", "sound_headers", "spatial"},
+        {"data", "errors", "files", "progress", "spatial"},
         OTHERS - SOUND,
     ),
     "evaluation": ({"evaluation", "errors", "files", "objectives", "spatial"}, OTHERS),
@@ -28,7 +28,6 @@ ROOMS = {
             "files",
             "padding",
             "plain_yaml",
-            "sound_headers",
         },
         OTHERS - {"soundfile", "soxr"},
     ),

@@ -18,7 +18,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unified_se_ss.data.sound_headers import HIGHEST_RATE, LOWEST_RATE
+from unified_se_ss.data import audio
+from unified_se_ss.data.audio import HIGHEST_RATE, LOWEST_RATE
 from unified_se_ss.errors import UserError, shortened
 from unified_se_ss.files import atomic_path
 
@@ -202,6 +203,50 @@ def read_manifest(path, data_root=None, stems=None, one_rate=True):
         )
     items = tuple(sorted(items, key=lambda item: item.id))
     return Manifest(str(path), items, stems, rates[0] if len(rates) == 1 else None)
+
+
+def header_faults(item, stems=None, channels=None):
+    """Compares the headers of an item's files with what its manifest says.
+
+    Arguments
+    ---------
+    item : Item
+        As a manifest holds it.
+    stems : sequence of str, optional
+        By default all.
+    channels : int, optional
+        That every file must have.
+
+    Returns
+    -------
+    list of str
+        What is wrong, naming the file; empty if nothing is.
+
+    Example
+    -------
+    >>> path = getfixture("tmpdir") / "a.wav"
+    >>> audio.write(path, [0.1] * 8000, 8000)
+    >>> header_faults(Item("a", 1.0, 8000, {"mixture": path}), channels=1)
+    []
+    >>> header_faults(Item("a", 2.0, 8000, {"mixture": "a.wav"}))
+    ['a.wav: does not exist; a sound file was expected']
+    """
+    faults = []
+    for stem in item.paths if stems is None else stems:
+        path = item.paths[stem]
+        try:
+            found = audio.info(path)
+        except (UserError, OSError) as error:
+            faults.append(str(error))
+            continue
+        if (found.frames, found.sample_rate) != (item.frames, item.sample_rate):
+            faults.append(
+                f"{path}: has {found.frames} samples at {found.sample_rate} Hz, but its "
+                f"manifest says {item.frames} at {item.sample_rate} Hz"
+            )
+        elif channels is not None and found.channels != channels:
+            faults.append(f"{path}: {audio.channel_fault(found.channels, channels)}")
+    return faults
 
 
 def is_current(path, fingerprint):

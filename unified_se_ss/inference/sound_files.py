@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from unified_se_ss.data import sound_headers
+from unified_se_ss.data import audio
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path
 
@@ -122,7 +122,7 @@ def opened(path, name=None):
     Traceback (most recent call last):
     unified_se_ss.errors.UserError: no/such.wav: does not exist; a sound file was expected
     """
-    return sound_headers.opened(path, name, ForwardFile)
+    return audio.opened(path, name, ForwardFile)
 
 
 def choose_channel(channels: int, channel: int | None, downmix: bool, name: str):

@@ -355,11 +355,8 @@ def _check_item(subset, stems, name, sample_rate, channels):
 def _check_recording(path, sample_rate, channels):
     """Number of samples of a recording, and whether it is silent."""
     with audio.opened(path) as file:
-        if file.channels != channels:
-            advice = f"has {file.channels} channel(s), {channels} were expected"
-            if channels == 1:
-                advice = audio.several_channels(file.channels)
-            raise UserError(f"{path}: {advice}")
+        if fault := audio.channel_fault(file.channels, channels):
+            raise UserError(f"{path}: {fault}")
         if file.samplerate != sample_rate:
             raise UserError(
                 f"{path}: has a sampling rate of {file.samplerate} Hz, {sample_rate} Hz"
