@@ -33,7 +33,7 @@ import torch
 from benchmarks.data import block
 from benchmarks.frame import Options, Table, alternate, compared
 from unified_se_ss.data import audio
-from unified_se_ss.data.binaural_mixing import BinauralDynamicMixing
+from unified_se_ss.data.binaural import BinauralDynamicMixing
 from unified_se_ss.data.hrtf_bank import binaural_heads
 from unified_se_ss.data.manifest import Item, Manifest
 from unified_se_ss.spatial import spherical_head

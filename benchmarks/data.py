@@ -37,7 +37,7 @@ from unified_se_ss.data.batching import BucketBatchSampler
 from unified_se_ss.data.dataset import Example, ItemKey, MixtureDataset, collate
 from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
 from unified_se_ss.data.manifest import Item, Manifest
-from unified_se_ss.data.mixing import draw_levels, gain_to, measure_loudness, mix
+from unified_se_ss.data.mixing import draw_levels, loudness_gain, measure_loudness, mix
 from unified_se_ss.training import make_loader
 
 RATE = 16000
@@ -125,15 +125,15 @@ class WholeFiles:
     def __getitem__(self, key):
         data = self.data
         rng = np.random.default_rng([data.seed, key.epoch, key.index])
-        voices = rng.choice(len(data.utterances), data.n_speakers, replace=False)
-        items = [data.utterances[v][rng.integers(len(data.utterances[v]))] for v in voices]
+        voices = data.speech.draw_speakers(rng, data.n_speakers)
+        items = [data.speech.draw_utterance(rng, voice) for voice in voices]
         levels = draw_levels(rng, data.n_speakers)
         rng.choice(data.speed_percents, data.n_speakers)
         sources = [
             self._segment(item.paths["speech"], level, rng)
             for item, level in zip(items, levels.sources)
         ]
-        noise = data.noises[rng.integers(len(data.noises))]
+        noise = data.noise.draw_recording(rng)
         noise = self._segment(noise.paths["noise"], levels.noise, rng)
         mixture = mix(np.stack(sources), noise)
         tensors = map(torch.from_numpy, (mixture.mix_both, mixture.sources))
@@ -142,7 +142,7 @@ class WholeFiles:
     def _segment(self, path, level, rng) -> np.ndarray:
         """A segment of a whole file, at a level."""
         signal, rate = soundfile.read(path, dtype="float32")
-        signal = signal * np.float32(gain_to(level, measure_loudness(signal, rate)))
+        signal = signal * np.float32(loudness_gain(level, measure_loudness(signal, rate)))
         start = int(rng.integers(0, len(signal) - self.length + 1))
         return signal[start : start + self.length]
 

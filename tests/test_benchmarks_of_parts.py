@@ -16,7 +16,7 @@ from benchmarks import (
     inference,
 )
 from benchmarks.frame import Options
-from unified_se_ss.data.binaural_mixing import BinauralDynamicMixing
+from unified_se_ss.data.binaural import BinauralDynamicMixing
 from unified_se_ss.data.dataset import ItemKey, MixtureDataset
 from unified_se_ss.spatial import spherical_head
 

@@ -19,17 +19,16 @@ from torch.utils.data import DataLoader
 
 from unified_se_ss.__main__ import main
 from unified_se_ss.data import audio
-from unified_se_ss.data.augment import speed_perturb
 from unified_se_ss.data.binaural import (
     BinauralDataset,
+    BinauralDynamicMixing,
     BinauralExample,
-    collate_binaural,
+    mix_binaural,
     read_ears,
     unexplained,
     write_ears,
 )
 from unified_se_ss.data.binaural_corpus import make_binaural_corpus
-from unified_se_ss.data.binaural_mixing import BinauralDynamicMixing, mix_binaural
 from unified_se_ss.data.corpora.librimix import prepare_librimix
 from unified_se_ss.data.corpora.wsj0mix import (
     PLACEMENTS,
@@ -37,7 +36,7 @@ from unified_se_ss.data.corpora.wsj0mix import (
     prepare_binaural_wsj0mix,
     prepare_wsj0mix,
 )
-from unified_se_ss.data.dataset import ItemKey
+from unified_se_ss.data.dataset import ItemKey, collate
 from unified_se_ss.data.hrirs import load_hrirs
 from unified_se_ss.data.hrtf_bank import SPHERE_DIRECTIONS, HRTFBank, binaural_heads
 from unified_se_ss.data.manifest import Item, Manifest, read_manifest
@@ -295,7 +294,7 @@ def test_workers_give_the_same_items(utterances, heads):
         [
             (batch.ids, batch.mixture, batch.sources, batch.directions)
             for batch in DataLoader(
-                data, batch_size=3, collate_fn=collate_binaural, num_workers=workers
+                data, batch_size=3, collate_fn=collate, num_workers=workers
             )
         ]
         for workers in (0, 2)
@@ -340,10 +339,10 @@ def test_the_guard_scales_both_ears_alike(bank):
     placement = bank.place(rng, 2, 20.0)
     loud = mix_binaural(bank, placement, sources, None, rng)
     quiet = mix_binaural(bank, placement, sources / 1000, None, rng)
-    assert np.abs(loud.mixture).max() <= 0.9
+    assert np.abs(loud.mix_both).max() <= 0.9
     ratio = np.abs(loud.sources).max() / np.abs(quiet.sources).max()
     assert np.allclose(loud.sources, ratio * quiet.sources, atol=1e-5)
-    assert np.array_equal(loud.mixture, loud.sources.sum(axis=0) + loud.noise)
+    assert np.array_equal(loud.mix_both, loud.sources.sum(axis=0) + loud.noise)
 
 
 # Made from mono mixtures
@@ -649,7 +648,7 @@ def test_a_speed_is_that_of_both_ears(corpus):
         assert length == item.frames  # that of the noise, which keeps its speed
         for j in (1, 2):
             ears = read_ears(item.paths[f"s{j}"])
-            expected = np.stack([speed_perturb(ear, 95) for ear in ears])[:, :length]
+            expected = np.stack([audio.resample(ear, 95, 100) for ear in ears])[:, :length]
             assert np.abs(example.sources[j - 1].numpy() - expected).max() < 1e-4
             plain, slow = itd(ears, RATE), itd(example.sources[j - 1].numpy(), RATE)
             assert slow == pytest.approx(plain / 0.95, abs=8)
@@ -675,7 +674,7 @@ def test_batches_are_padded_with_zeros(lengths, j):
         BinauralExample(str(n), torch.ones(2, n), torch.ones(j, 2, n), torch.zeros(j, 2))
         for n in lengths
     ]
-    batch = collate_binaural(examples)
+    batch = collate(examples)
     assert batch.lengths.tolist() == lengths and len(batch) == len(lengths)
     assert batch.sources.shape == (len(lengths), j, 2, max(lengths))
     assert batch.directions.shape == (len(lengths), j, 2)

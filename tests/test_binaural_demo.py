@@ -8,8 +8,7 @@ import soundfile
 from librimix import voice
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.binaural import read_ears
-from unified_se_ss.data.binaural_mixing import BinauralDynamicMixing
+from unified_se_ss.data.binaural import BinauralDynamicMixing, read_ears
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.corpora.wsj0mix import prepare_binaural_wsj0mix
 from unified_se_ss.data.dataset import ItemKey

@@ -10,12 +10,6 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.augment import (
-    perturbed_frames,
-    read_perturbed,
-    speed_perturb,
-    speed_ratio,
-)
 from unified_se_ss.data.dataset import (
     Batch,
     Example,
@@ -24,6 +18,11 @@ from unified_se_ss.data.dataset import (
     collate,
 )
 from unified_se_ss.data.manifest import Item, Manifest
+from unified_se_ss.data.pools import (
+    perturbed_frames,
+    read_perturbed,
+    speed_ratio,
+)
 from unified_se_ss.errors import UserError
 
 RATE = 8000
@@ -131,7 +130,7 @@ def test_speed_perturbation_follows_the_published_recipe(manifest):
         )
         percents = []
         for j, source in enumerate(example.sources.numpy()):
-            at = {p: speed_perturb(stems[f"s{j + 1}"], p) for p in SPEEDS}
+            at = {p: audio.resample(stems[f"s{j + 1}"], p, 100) for p in SPEEDS}
             near = [
                 p
                 for p in SPEEDS
@@ -151,7 +150,7 @@ def test_perturbed_crop_is_a_crop_of_the_perturbed(manifest):
     data = MixtureDataset(manifest, 2, 0.25, speed_percents=(95,))
     example = data[ItemKey(5, 3)]
     stems = {s: audio.read(p)[0] for s, p in manifest.items[3].paths.items()}
-    whole = [speed_perturb(stems[s], 95) for s in ("s1", "s2")]
+    whole = [audio.resample(stems[s], 95, 100) for s in ("s1", "s2")]
     windows = np.lib.stride_tricks.sliding_window_view(whole[0], 2000)
     start = int(np.abs(windows - example.sources[0].numpy()).max(1).argmin())
     for source, signal in zip(example.sources.numpy(), whole):
@@ -178,7 +177,7 @@ def test_region_of_perturbed_file(tmp_path, data):
     percent = data.draw(st.integers(80, 125))
     signal = np.random.default_rng(frames).uniform(-0.5, 0.5, frames)
     audio.write(tmp_path / "a.wav", signal, RATE)
-    whole = speed_perturb(audio.read(tmp_path / "a.wav")[0], percent)
+    whole = audio.resample(audio.read(tmp_path / "a.wav")[0], percent, 100)
     assert len(whole) == round(frames * 100 / percent)
     assert len(whole) == perturbed_frames(frames, speed_ratio(percent))
     start = data.draw(st.integers(0, len(whole)))
@@ -202,11 +201,11 @@ def test_file_of_another_rate_than_its_manifest_is_named(tmp_path, stem):
 
 def test_slower_speech_is_longer_and_lower():
     tone = np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE).astype(np.float32)
-    slow = speed_perturb(tone, 80)
+    slow = audio.resample(tone, 80, 100)
     assert len(slow) == 10000
     expected = np.sin(2 * np.pi * 800 * np.arange(10000) / RATE)
     np.testing.assert_allclose(slow[500:-500], expected[500:-500], atol=1e-4)
-    assert speed_perturb(tone, 100) is tone
+    assert audio.resample(tone, 100, 100) is tone
 
 
 def test_only_the_crop_is_read(manifest, monkeypatch):

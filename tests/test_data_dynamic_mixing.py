@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.augment import read_perturbed
 from unified_se_ss.data.corpora import speech_folder
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.dataset import ItemKey, collate
 from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
 from unified_se_ss.data.manifest import read_manifest
+from unified_se_ss.data.pools import read_perturbed
 from unified_se_ss.errors import UserError
 
 RATE = 8000
@@ -329,7 +329,7 @@ def test_durations_and_length(manifests):
         ({"n_speakers": 5}, "4 speaker"),
         ({"segment": None}, "segment_seconds"),
         ({"segment": -1}, "segment_seconds: is -1"),
-        ({"n_items": 0}, "n_items is 0"),
+        ({"n_items": 0}, "n_items: is 0"),
         ({"speed_percents": [300]}, "speed_percents: holds 300"),
     ],
 )

@@ -202,13 +202,15 @@ def of_item(lengths, item):
     length, tokens = int(batch.lengths[item]), int(batch.n_tokens[item])
     return type(batch)(
         batch.ids[keep],
-        batch.noisy[keep, :length],
-        batch.clean[keep, :length],
         batch.lengths[keep],
-        batch.transcripts[keep],
-        batch.tokens[keep, :tokens],
-        batch.n_tokens[keep],
-        batch.has_clean[keep],
+        {
+            "noisy": batch.noisy[keep, :length],
+            "clean": batch.clean[keep, :length],
+            "tokens": batch.tokens[keep, :tokens],
+        },
+        transcripts=batch.transcripts[keep],
+        n_tokens=batch.n_tokens[keep],
+        has_clean=batch.has_clean[keep],
     )
 
 
@@ -333,13 +335,15 @@ def joined(batches):
     longest = int(whole.lengths[ids].max())
     return type(whole)(
         [whole.ids[n] for n in ids],
-        whole.noisy[ids, :longest],
-        whole.clean[ids, :longest],
         whole.lengths[ids],
-        [whole.transcripts[n] for n in ids],
-        whole.tokens[ids],
-        whole.n_tokens[ids],
-        whole.has_clean[ids],
+        {
+            "noisy": whole.noisy[ids, :longest],
+            "clean": whole.clean[ids, :longest],
+            "tokens": whole.tokens[ids],
+        },
+        transcripts=[whole.transcripts[n] for n in ids],
+        n_tokens=whole.n_tokens[ids],
+        has_clean=whole.has_clean[ids],
     )
 
 

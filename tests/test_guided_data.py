@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from small_scenes import DIRECT, RATE, write_bank, write_sounds
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.array_scenes import ArrayDataset, RandomChoiceDataset
-from unified_se_ss.data.dataset import ItemKey
-from unified_se_ss.data.guided import MicBeamExample, collate_mic_beam
+from unified_se_ss.data.dataset import ItemKey, collate
+from unified_se_ss.data.guided import MicBeamExample
+from unified_se_ss.data.mixing import peak_gain
 from unified_se_ss.data.paired_rirs import (
     Gains,
     PairedRIRDataset,
@@ -23,7 +23,7 @@ from unified_se_ss.data.paired_rirs import (
     contrasted,
 )
 from unified_se_ss.data.pools import NoisePool, SpeechPool, check_speakers_apart
-from unified_se_ss.data.scenes import guarded
+from unified_se_ss.data.scenes import ArrayDataset, RandomChoiceDataset
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial import BeamformerFrontend
 
@@ -123,11 +123,11 @@ def by_hand(data, key):
     rng = np.random.default_rng([data.seed, key.epoch, key.index])
     gains, room = data.gains.draw(rng), data.rooms.draw(rng)
     raw, beam = rng.choice(len(room.target), 2, replace=False)
-    target, other = data.talkers.draw(rng, 2)
+    target, other = data.speech.draw_speakers(rng, 2)
     level, length = rng.uniform(-33, -25), data.length + data.lead
-    s, _ = data.talkers.speak(rng, target, length, level)
-    n = data.noises.draw(rng, 1, length)[0][0]
-    i, _ = data.talkers.speak(rng, other, length, level)
+    s, _ = data.speech.sample(rng, target, length, level)
+    n = data.noise.sample(rng, length)[0][0]
+    i, _ = data.speech.sample(rng, other, length, level)
 
     def through(source, response):
         return np.convolve(source.astype(float), response.astype(float), "valid")
@@ -237,7 +237,7 @@ def test_the_guard_keeps_all_ratios(sounds):
     ratio = loud.target / quiet.target
     strong = quiet.target.abs() > 0.1 * quiet.target.abs().max()
     assert ratio[strong].std() < 1e-3 * ratio[strong].mean()
-    assert guarded([np.zeros(3)]) == 1.0
+    assert peak_gain([np.zeros(3)]) == 1.0
 
 
 # A function of (seed, epoch, index)
@@ -352,6 +352,7 @@ class _Named:
 
     def __init__(self, name, count):
         self.name, self.count = name, count
+        self.durations, self.sample_rate = [SECONDS] * count, RATE
 
     def __len__(self):
         return self.count
@@ -389,7 +390,7 @@ def test_wrong_values_are_refused(sounds, tmp_path):
         RandomChoiceDataset(by_contrast(sounds, 10), of_arrays(sounds, 9))
     with pytest.raises(IndexError):
         by_contrast(sounds, 10)[10]
-    with pytest.raises(UserError, match="an interferer; add recordings"):
+    with pytest.raises(UserError, match="2 are needed; add recordings"):
         by_contrast((sounds[0], *write_sounds(tmp_path, speakers=1)))
     slow = write_sounds(tmp_path, rate=8000)
     with pytest.raises(UserError, match="8000 Hz"):
@@ -402,21 +403,21 @@ def test_wrong_values_are_refused(sounds, tmp_path):
 
 def test_a_talker_goes_on_after_a_pause(sounds):
     talkers = SpeechPool(sounds[1], RATE)
-    speech, name = talkers.speak(np.random.default_rng(0), 2, 5 * RATE, -26.0)
+    speech, name = talkers.sample(np.random.default_rng(0), 2, 5 * RATE, -26.0)
     assert len(speech) == 5 * RATE and name == "v2-speech"
     recording = 10 ** (-6 / 20) * audio.read(sounds[1].items[2].paths["speech"])[0]
     np.testing.assert_allclose(speech[: len(recording)], recording, atol=1e-6)
     pause = np.flatnonzero(speech[len(recording) :])[0]
     assert 0.1 * RATE <= pause <= 0.5 * RATE
-    assert talkers.names == ["v0", "v1", "v2", "v3"]
-    short, _ = talkers.speak(np.random.default_rng(0), 2, 800, -26.0)
+    assert len(talkers) == 4
+    short, _ = talkers.sample(np.random.default_rng(0), 2, 800, -26.0)
     start = np.argmax(np.correlate(recording, short, "valid"))
     np.testing.assert_allclose(short, recording[start : start + 800], atol=1e-6)
 
 
 def test_a_short_noise_is_repeated(sounds):
     noises = NoisePool(sounds[2], RATE)
-    stretches, _ = noises.draw(np.random.default_rng(0), 2, 2 * RATE)
+    stretches, _ = noises.sample(np.random.default_rng(0), 2 * RATE, count=2)
     period = round(0.7 * RATE)
     assert stretches.shape == (2, 2 * RATE)
     np.testing.assert_array_equal(stretches[:, period:], stretches[:, :-period])
@@ -440,14 +441,12 @@ def test_a_speaker_in_two_subsets_is_told(sounds):
 def test_a_batch_pads_and_keeps_what_all_have(sounds):
     example = by_contrast(sounds, components=True)[0]
     short = MicBeamExample("s", torch.ones(2, 10), torch.ones(10), torch.ones(3, 2, 10))
-    batch = collate_mic_beam([example, short])
+    batch = collate([example, short])
     assert batch.inputs.shape == (2, 2, 8000) and batch.lengths.tolist() == [8000, 10]
     assert batch.components.shape == (2, 3, 2, 8000) and batch.microphones is None
     assert not batch.inputs[1, :, 10:].any() and torch.equal(
         batch.target[0], example.target
     )
-    assert torch.equal(batch.raw, batch.inputs[:, 0])
-    assert torch.equal(batch.beamformed, batch.inputs[:, 1])
     moved = batch.to("meta")
     assert moved.components.is_meta and moved.lengths.device.type == "cpu"
-    assert collate_mic_beam([example, short._replace(components=None)]).components is None
+    assert collate([example, short._replace(components=None)]).components is None

@@ -15,9 +15,9 @@ from hyperpyyaml import load_hyperpyyaml
 from pretend_device import DEVICE, Waits
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from unified_se_ss.data.binaural import BinauralExample, collate_binaural
+from unified_se_ss.data.binaural import BinauralExample
 from unified_se_ss.data.dataset import Example, collate
-from unified_se_ss.data.guided import MicBeamExample, collate_mic_beam
+from unified_se_ss.data.guided import MicBeamExample
 from unified_se_ss.data.transcribed import Utterance, collate_transcribed
 from unified_se_ss.networks import MaskingFront, Recurrent
 
@@ -98,15 +98,13 @@ def mixtures(lengths, n_speakers=2, shorter=1):
 
 
 def guided(lengths):
-    return collate_mic_beam(
-        [MicBeamExample(str(n), randn(2, n), randn(n)) for n in lengths]
-    )
+    return collate([MicBeamExample(str(n), randn(2, n), randn(n)) for n in lengths])
 
 
 def ears(lengths):
     unknown = torch.full((2, 2), torch.nan)
     sources = [randn(2, 2, n) for n in lengths]
-    return collate_binaural([BinauralExample("a", s.sum(0), s, unknown) for s in sources])
+    return collate([BinauralExample("a", s.sum(0), s, unknown) for s in sources])
 
 
 def utterances(lengths):

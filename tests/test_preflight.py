@@ -155,7 +155,11 @@ def test_the_first_look_changes_nothing(tmp_path):
 
 def test_the_middle_of_a_batch():
     signal = torch.arange(10.0).reshape(1, 10)
-    batch = Batch(["a"], signal, torch.stack([signal, signal], 1), torch.tensor([10]))
+    batch = Batch(
+        ["a"],
+        torch.tensor([10]),
+        {"mixture": signal, "sources": torch.stack([signal, signal], 1)},
+    )
     middle = middle_of(batch, 0.4)
     assert middle.mixture.tolist() == [[3.0, 4.0, 5.0, 6.0]]
     assert middle.sources.shape == (1, 2, 4) and middle.lengths.tolist() == [4]

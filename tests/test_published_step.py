@@ -108,7 +108,7 @@ def test_one_step_gives_the_published_weights(seed):
         run_opts={"device": "cpu", "noprogressbar": True},
     )
     brain.on_stage_end = lambda *_: None
-    batch = Batch(["a"], mixture, sources, torch.tensor([435]))
+    batch = Batch(["a"], torch.tensor([435]), {"mixture": mixture, "sources": sources})
     brain.fit([1], DataLoader([batch], batch_size=None))
 
     encoder, enhancer, separator, decoder = modules

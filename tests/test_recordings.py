@@ -9,9 +9,8 @@ import torch
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.corpora.array_recordings import loud_level, prepare_recordings
-from unified_se_ss.data.dataset import ItemKey
-from unified_se_ss.data.guided import collate_mic_beam
-from unified_se_ss.data.recording_dataset import RecordingDataset, read_recordings
+from unified_se_ss.data.dataset import ItemKey, collate
+from unified_se_ss.data.guided import RecordingDataset, read_recordings
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial import BeamformerFrontend, gcc_phat
 
@@ -68,7 +67,7 @@ def test_the_layout_of_the_seed_is_read(tmp_path):
         np.testing.assert_allclose(example.inputs[ours], signals[stem], atol=2e-5)
     np.testing.assert_allclose(example.target, signals["ground_truth"], atol=2e-5)
     assert example.components is None
-    batch = collate_mic_beam([data[0], data[1]])
+    batch = collate([data[0], data[1]])
     assert batch.inputs.shape == (2, 2, RATE) and batch.lengths.tolist() == [RATE, RATE]
     text, rows = report(tmp_path)
     assert "2 of 2 recordings can be used" in text

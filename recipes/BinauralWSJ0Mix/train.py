@@ -26,11 +26,11 @@ from speechbrain import Stage
 from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import training
-from unified_se_ss.data.binaural import BinauralDataset, collate_binaural
+from unified_se_ss.data.binaural import BinauralDataset, BinauralDynamicMixing
 from unified_se_ss.data.binaural_corpus import make_binaural_corpus
-from unified_se_ss.data.binaural_mixing import BinauralDynamicMixing
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.corpora.wsj0mix import prepare_binaural_wsj0mix, prepare_wsj0mix
+from unified_se_ss.data.dataset import collate
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.angle_report import write_angles
@@ -242,7 +242,7 @@ def make_datasets(hparams, manifests):
 def separate_again(brain, test_data, item_id):
     """Signals of one utterance of the test set, for wavs and report."""
     ids = [item.id for item in test_data.manifest.items]
-    batch = collate_binaural([test_data[ids.index(item_id)]])
+    batch = collate([test_data[ids.index(item_id)]])
     with brain.evaluation_ctx:
         estimates = brain.compute_forward(batch, Stage.TEST)
     return signals_of(batch, estimates, 0)
@@ -287,7 +287,7 @@ def main():
     )
     training.train_and_test(
         brain,
-        training.make_loaders(datasets, collate_binaural, hparams),
+        training.make_loaders(datasets, collate, hparams),
         partial(separate_again, brain, datasets["test"]),
         level=level_ears,
         findings=[partial(interaural, protocol=hparams["protocol"])],

@@ -27,16 +27,19 @@ from speechbrain import Stage
 from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import training
-from unified_se_ss.data.array_scenes import ArrayDataset, RandomChoiceDataset
 from unified_se_ss.data.corpora.array_recordings import prepare_recordings
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
-from unified_se_ss.data.guided import collate_mic_beam
+from unified_se_ss.data.dataset import collate
+from unified_se_ss.data.guided import (
+    MultiBeamformerTestSet,
+    RecordingDataset,
+    read_recordings,
+)
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.paired_rirs import PairedRIRDataset
 from unified_se_ss.data.pools import check_speakers_apart
-from unified_se_ss.data.recording_dataset import RecordingDataset, read_recordings
 from unified_se_ss.data.rooms import prepare_room_bank
-from unified_se_ss.data.several_guides import MultiBeamformerTestSet
+from unified_se_ss.data.scenes import ArrayDataset, RandomChoiceDataset
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.evaluate import Scorers
 from unified_se_ss.evaluation.guided_enhancement import (
@@ -307,7 +310,7 @@ def make_datasets(hparams):
 @torch.no_grad()
 def enhance_again(brain, test_data, item_id):
     """Signals of one item of the test set, for wavs and report."""
-    batch = collate_mic_beam([test_data.find(item_id)])
+    batch = collate([test_data.find(item_id)])
     with brain.evaluation_ctx:
         enhanced = brain.compute_forward(batch, Stage.TEST)
     signals = signals_of(batch, enhanced, 0)
@@ -391,7 +394,7 @@ def main():
         return
     training.begin(options, hparams)
     training.check_testable(options.run_opts, hparams["checkpointer"])
-    loaders = training.make_loaders(make_datasets(hparams), collate_mic_beam, hparams)
+    loaders = training.make_loaders(make_datasets(hparams), collate, hparams)
     brain = GSENetBrain(
         modules=hparams["modules"],
         opt_class=hparams["optimizer"],

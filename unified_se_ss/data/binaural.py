@@ -1,26 +1,28 @@
-"""Binaural mixtures with their sources, as examples and as padded batches.
+"""Binaural mixtures with their sources, from files or made anew.
 
 Every stem is a file of two channels: the left ear, then the right one. The mixture is
 always the sum of the stems. For what this project makes, that is the file of the mixture
 to the last bit; in the public Binaural-WSJ0Mix most files of mixtures are not the sum
 of theirs, as its generator lets 16 bits wrap around.
 
-Axes: B batch, J sources, E ears (left, right), T samples.
+Axes: J sources, E ears (left, right), T samples.
 """
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import scipy.io.wavfile
 import torch
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.augment import read_perturbed
-from unified_se_ss.data.dataset import Batch, MixtureDataset, as_item_key, padded
+from unified_se_ss.data.dataset import MixtureDataset
+from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
+from unified_se_ss.data.hrtf_bank import HRTFBank, Placement
+from unified_se_ss.data.mixing import Mixture, mix
+from unified_se_ss.data.pools import read_perturbed
 from unified_se_ss.errors import UserError
 
 EARS = 2
@@ -29,8 +31,6 @@ UNCHANGED = (100,)
 WRAP = 2.0
 # What the public generator's 16 bits cut off stays below -40 dB of a mixture.
 UNEXPLAINED = 1e-2
-# What a wav's header calls 32-bit floats.
-FLOATS = 3
 
 
 class BinauralExample(NamedTuple):
@@ -46,83 +46,20 @@ class BinauralExample(NamedTuple):
     directions: torch.Tensor
 
 
-@dataclass
-class BinauralBatch(Batch):
-    """Binaural mixtures padded with zeros to the longest.
-
-    Arguments
-    ---------
-    ids : list of str
-        B names.
-    mixture : torch.Tensor
-        [B, E, T]
-    sources : torch.Tensor
-        [B, J, E, T]
-    lengths : torch.Tensor
-        int64 [B], samples without padding; stays on the CPU.
-    directions : torch.Tensor
-        [B, J, 2], azimuth and elevation in degrees, nan where not known; stays on the
-        CPU.
-
-    Example
-    -------
-    >>> from unified_se_ss.data.binaural import collate_binaural
-    >>> sources, unknown = torch.ones(2, 2, 3), torch.full((2, 2), torch.nan)
-    >>> batch = collate_binaural([BinauralExample("a", sources.sum(0), sources, unknown)])
-    >>> batch.clean_mixture
-    tensor([[[2., 2., 2.],
-             [2., 2., 2.]]])
-    """
-
-    directions: torch.Tensor
-
-
-def collate_binaural(examples):
-    """Pads binaural examples with zeros to the longest and stacks them.
-
-    Arguments
-    ---------
-    examples : list of BinauralExample
-        At least one, all with the same number of sources.
-
-    Returns
-    -------
-    BinauralBatch
-
-    Example
-    -------
-    >>> left = torch.tensor([[90.0, 0.0]])
-    >>> short = BinauralExample("a", torch.ones(2, 2), torch.ones(1, 2, 2), left)
-    >>> long = BinauralExample("b", torch.ones(2, 3), torch.ones(1, 2, 3), left)
-    >>> batch = collate_binaural([short, long])
-    >>> batch.mixture[:, 0], batch.lengths
-    (tensor([[1., 1., 0.],
-            [1., 1., 1.]]), tensor([2, 3]))
-    """
-    directions = torch.stack([example.directions for example in examples])
-    return BinauralBatch(*padded(examples), directions)
-
-
 class BinauralDataset(MixtureDataset):
     """Binaural mixtures of a manifest, cropped and perturbed where asked for.
 
-    An item is a function of (seed, epoch, index) alone. A source's speed is that of both
-    its ears; each source has its own (as the published recipe does; the ITD changes by as
-    many percent), the noise keeps its speed, and all are cut to the shortest.
+    A source's speed is that of both its ears; each source has its own (as the published
+    recipe does; the ITD changes by as many percent), the noise keeps its speed, and all
+    are cut to the shortest. The mixture is always the sum of the stems.
 
     Arguments
     ---------
     manifest : Manifest
         With the stems mixture, s1, ..., and noise where the mixture has noise; with the
         attributes azimuth_1, elevation_1, ... where the directions are known.
-    n_speakers : int
-        Number of sources J.
-    segment_seconds : float, optional
-        Length of a random crop, the same for all stems; by default all is taken.
-    speed_percents : sequence of int, optional
-        Speeds of which one is drawn for each source, such as (95, 100, 105).
-    seed : int
-        Default 0.
+    n_speakers, segment_seconds, speed_percents, seed
+        As for `MixtureDataset`.
 
     Raises
     ------
@@ -146,21 +83,12 @@ class BinauralDataset(MixtureDataset):
     def __init__(
         self, manifest, n_speakers, segment_seconds=None, speed_percents=None, seed=0
     ):
-        super().__init__(
-            manifest, n_speakers, segment_seconds, speed_percents or UNCHANGED, seed
-        )
+        speeds = speed_percents or UNCHANGED
+        super().__init__(manifest, n_speakers, segment_seconds, speeds, seed)
 
-    def __getitem__(self, key):
-        key = as_item_key(key)
-        item = self.manifest.items[key.index]
-        rng = np.random.default_rng([self.seed, key.epoch, key.index])
-        mixture, sources = self._perturbed(item, rng)
-        return BinauralExample(
-            item.id,
-            torch.from_numpy(mixture),
-            torch.from_numpy(sources),
-            torch.from_numpy(true_directions(item, len(sources))),
-        )
+    def _example(self, rng, index):
+        directions = true_directions(self.manifest.items[index], len(self.source_stems))
+        return BinauralExample(*super()._example(rng, index), torch.from_numpy(directions))
 
     def _read(self, item, stem, start, stop, ratio=1):
         """The samples [start, stop) of a stem's perturbed version, [E, T]."""
@@ -169,18 +97,127 @@ class BinauralDataset(MixtureDataset):
         ears = [replace(item, attributes={"channel": ear}) for ear in range(EARS)]
         return np.stack([read_perturbed(ear, stem, start, stop, ratio) for ear in ears])
 
-    def _check_noise_free(self, item):
-        """Raises a UserError if a mixture has noise that no stem holds."""
-        mixture, *sources = (
-            self._read(item, stem, 0, item.frames)
-            for stem in ("mixture", *self.source_stems)
-        )
-        if unexplained(mixture, sum(sources)) > UNEXPLAINED:
+    def _is_sum(self, mixture, sources):
+        return unexplained(mixture, sum(sources)) <= UNEXPLAINED
+
+
+class BinauralDynamicMixing(DynamicMixingDataset):
+    """Binaural mixtures drawn from single utterances and heads, anew for every item.
+
+    Speakers, utterances, levels and noise are drawn as `DynamicMixingDataset` does; a
+    head is drawn for the mixture, and a direction around it for each source; noise is
+    diffuse. Speed is perturbed before the head, so that its ITDs stay true.
+
+    Arguments
+    ---------
+    speech_manifest, noise_manifest
+        As for `DynamicMixingDataset`.
+    heads : list of HRIRSet
+        Listeners, or rooms around listeners; all of the mixtures' rate.
+    *mixing, **options
+        The further arguments of `DynamicMixingDataset`.
+    least_angle : float
+        Degrees between any two talkers of a mixture at least (default 0).
+
+    Raises
+    ------
+    UserError
+        If there are too few speakers, a manifest lacks what is needed, or the heads have
+        another rate or no place for all talkers.
+
+    Example
+    -------
+    >>> from unified_se_ss.data import audio
+    >>> from unified_se_ss.data.manifest import Item, Manifest
+    >>> from unified_se_ss.spatial import spherical_head_hrirs
+    >>> folder, items = getfixture("tmpdir"), []
+    >>> for speaker in ("Ann", "Bob"):
+    ...     path = str(folder / f"{speaker}.wav")
+    ...     audio.write(path, np.sin(np.arange(16000) / 5) / 2, 8000)
+    ...     known = {"speaker": speaker, "loudness": "-12.0"}
+    ...     items.append(Item(f"{speaker}/1.wav", 2.0, 8000, {"speech": path}, known))
+    >>> speech = Manifest("speech.csv", tuple(items), ("speech",), 8000)
+    >>> heads = spherical_head_hrirs(3, 8000)
+    >>> data = BinauralDynamicMixing(speech, None, heads, 2, 10, 0, 1.0, 8000)
+    >>> example = data[3]
+    >>> example.mixture.shape, example.sources.shape, example.directions.shape
+    (torch.Size([2, 8000]), torch.Size([2, 2, 8000]), torch.Size([2, 2]))
+    """
+
+    def __init__(
+        self, speech_manifest, noise_manifest, heads, *mixing, least_angle=0.0, **options
+    ):
+        super().__init__(speech_manifest, noise_manifest, *mixing, **options)
+        self.bank = HRTFBank(heads)
+        self.least_angle = least_angle
+        if self.bank.sample_rate != self.sample_rate:
             raise UserError(
-                f"{self.manifest.path}: has no column noise, but the mixture of {item.id}"
-                " is not the sum of its sources; provide the folder noise, or choose the"
-                " mixture without noise"
+                f"the heads have {self.bank.sample_rate} Hz, but sample_rate is "
+                f"{self.sample_rate}; load them at this rate"
             )
+        self.bank.place(np.random.default_rng(0), self.n_speakers, least_angle)
+
+    def _mixed(self, name, sources, noise, rng):
+        placement = self.bank.place(rng, self.n_speakers, self.least_angle)
+        mixture = mix_binaural(self.bank, placement, sources, noise, rng)
+        return BinauralExample(
+            f"{name}_{self.bank.heads[placement.head].name}",
+            torch.from_numpy(mixture.mix_both),
+            torch.from_numpy(mixture.sources),
+            torch.from_numpy(directions_of(self.bank, placement)),
+        )
+
+
+def mix_binaural(bank, placement, sources, noise, rng) -> Mixture:
+    """Puts talkers around a head, diffuse noise behind them, and sums what its ears hear.
+
+    Arguments
+    ---------
+    bank : HRTFBank
+        Heads.
+    placement : Placement
+        Who listens and where the talkers are.
+    sources : np.ndarray
+        float32 [J, T], at their levels.
+    noise : np.ndarray or None
+        float32 [T], at its level.
+    rng : np.random.Generator
+        For the noise.
+
+    Returns
+    -------
+    Mixture
+        float32, of sources [J, E, T] and noise [E, T]; both ears get the same gain.
+
+    Example
+    -------
+    >>> from unified_se_ss.spatial import spherical_head_hrirs
+    >>> bank = HRTFBank(spherical_head_hrirs(1, 8000))
+    >>> rng = np.random.default_rng(0)
+    >>> sources = rng.standard_normal((2, 800)).astype(np.float32)
+    >>> mixture = mix_binaural(bank, bank.place(rng, 2), sources, None, rng)
+    >>> bool((mixture.mix_both == mixture.sources.sum(axis=0)).all())
+    True
+    """
+    pairs = zip(sources, placement.directions)
+    images = [bank.render_binaural(s, placement.head, direction) for s, direction in pairs]
+    if noise is not None:
+        noise = bank.render_diffuse(noise, placement.head, rng)
+    return mix(np.stack(images), noise)
+
+
+def directions_of(bank: HRTFBank, placement: Placement) -> np.ndarray:
+    """Azimuth and elevation of a placement's talkers in degrees, float32 [J, 2].
+
+    Example
+    -------
+    >>> from unified_se_ss.spatial import spherical_head
+    >>> bank = HRTFBank([spherical_head(8000, azimuth=[-30.0, 60.0])])
+    >>> directions_of(bank, Placement(0, (1, 0))).tolist()
+    [[60.0, 0.0], [-30.0, 0.0]]
+    """
+    angles = [bank.direction(placement.head, index) for index in placement.directions]
+    return np.array(angles, dtype=np.float32)
 
 
 def true_directions(item, n_sources):
@@ -206,13 +243,13 @@ def true_directions(item, n_sources):
     array([[-30.,   0.],
            [ nan,  nan]], dtype=float32)
     """
-    told = np.full((n_sources, 2), np.nan, dtype=np.float32)
+    known = np.full((n_sources, 2), np.nan, dtype=np.float32)
     for j in range(n_sources):
         for column, name in enumerate(("azimuth", "elevation")):
             text = item.attributes.get(f"{name}_{j + 1}")
             if text:
-                told[j, column] = _degrees(text, f"{name}_{j + 1}", item)
-    return told
+                known[j, column] = _degrees(text, f"{name}_{j + 1}", item)
+    return known
 
 
 def unexplained(mixture, total):
@@ -291,7 +328,7 @@ def read_ears(path, start=0, stop=None):
 def write_ears(path, signal, sample_rate):
     """Writes both ears as a wav of 32-bit floats, which holds what exceeds full scale.
 
-    The same signal gives the same bytes.
+    The same signal gives the same bytes (soundfile would write the time into them).
 
     Arguments
     ---------
@@ -312,16 +349,8 @@ def write_ears(path, signal, sample_rate):
     signal = np.asarray(signal)
     if signal.ndim != 2 or len(signal) != EARS or not np.isfinite(signal).all():
         raise ValueError(f"finite signals [{EARS}, T] expected, not {signal.shape}")
-    samples = np.ascontiguousarray(signal.T, dtype="<f4").tobytes()
-    frame = 4 * EARS
-    form = struct.pack(
-        "<HHIIHHH", FLOATS, EARS, sample_rate, sample_rate * frame, frame, 32, 0
-    )
-    fact = struct.pack("<I", signal.shape[1])
-    body = b"WAVE"
-    for name, content in ((b"fmt ", form), (b"fact", fact), (b"data", samples)):
-        body += name + struct.pack("<I", len(content)) + content
-    Path(path).write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    samples = np.ascontiguousarray(signal.T, dtype="<f4")
+    scipy.io.wavfile.write(str(path), sample_rate, samples)
 
 
 def _degrees(text, name, item):

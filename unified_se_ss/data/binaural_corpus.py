@@ -19,9 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unified_se_ss.data import audio
-from unified_se_ss.data.binaural import write_ears
-from unified_se_ss.data.binaural_mixing import BinauralMixture, mix_binaural
+from unified_se_ss.data.binaural import mix_binaural, write_ears
 from unified_se_ss.data.cache import (
     atomic_folder,
     is_made_from,
@@ -29,10 +27,10 @@ from unified_se_ss.data.cache import (
 )
 from unified_se_ss.data.corpora.librimix import TRAIN_SUBSETS, prepare_librimix
 from unified_se_ss.data.corpora.wsj0mix import FOLDERS, PLACEMENTS, prepare_wsj0mix
-from unified_se_ss.data.dynamic_mixing import read_noise
 from unified_se_ss.data.hrtf_bank import HRTFBank, Placement, heads_digest
-from unified_se_ss.data.manifest import Manifest, read_manifest
-from unified_se_ss.data.mixing import gain_to, measure_loudness
+from unified_se_ss.data.manifest import read_manifest
+from unified_se_ss.data.mixing import Mixture, loudness_gain, measure_loudness
+from unified_se_ss.data.pools import NoisePool, read_perturbed
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_write, csv_text
 from unified_se_ss.progress import progress_bar
@@ -98,6 +96,7 @@ def make_binaural_corpus(
 
     Example
     -------
+    >>> from unified_se_ss.data import audio
     >>> from unified_se_ss.data.manifest import Item, Manifest
     >>> from unified_se_ss.spatial import spherical_head_hrirs
     >>> place, paths = Path(getfixture("tmpdir")), {}
@@ -140,7 +139,9 @@ def make_binaural_corpus(
                 folder=place,
                 manifest=manifests[name],
                 bank=bank,
-                noise=noise[name] if isinstance(noise, dict) else bool(noise),
+                noise=NoisePool(noise[name], rate, resample=True, needs=())
+                if isinstance(noise, dict)
+                else bool(noise),
                 key=(int(seed), number),
                 least_angle=least_angle,
             )
@@ -235,31 +236,24 @@ def _make_items(indices, *, folder, manifest, bank, noise, key, least_angle):
 
 def _mono(item, stem):
     """One mono stem, float32 [T]."""
-    signal, rate = audio.read(item.paths[stem], 0, item.frames)
-    if rate != item.sample_rate:
-        raise UserError(
-            f"{item.paths[stem]}: has a sampling rate of {rate} Hz, but its manifest says"
-            f" {item.sample_rate} Hz; if it changed since, delete the manifest"
-        )
-    return signal
+    return read_perturbed(item, stem, 0, item.frames)
 
 
 def _noise(item, noise, sources, rng):
     """An item's noise, float32 [T]: its own, a segment of a recording, or None."""
-    if isinstance(noise, Manifest):
-        chosen = noise.items[rng.integers(len(noise))]
-        rate = item.sample_rate
-        segment = read_noise(chosen, sources.shape[1], rate, rng)
-        loudest = max(measure_loudness(source, rate) for source in sources)
-        level = loudest - rng.uniform(*NOISE_RATIO)
-        return segment * np.float32(gain_to(level, measure_loudness(segment, rate)))
-    return _mono(item, "noise") if noise else None
+    if not isinstance(noise, NoisePool):
+        return _mono(item, "noise") if noise else None
+    (segment,), _ = noise.sample(rng, sources.shape[1])
+    rate = item.sample_rate
+    loudest = max(measure_loudness(source, rate) for source in sources)
+    level = loudest - rng.uniform(*NOISE_RATIO)
+    return segment * np.float32(loudness_gain(level, measure_loudness(segment, rate)))
 
 
-def _write_item(folder, item, mixture: BinauralMixture, noise):
+def _write_item(folder, item, mixture: Mixture, noise):
     """The files of one item."""
     name = f"{Path(item.id).name}.wav"
-    write_ears(folder / _mixture_folder(noise) / name, mixture.mixture, item.sample_rate)
+    write_ears(folder / _mixture_folder(noise) / name, mixture.mix_both, item.sample_rate)
     for j, source in enumerate(mixture.sources, start=1):
         write_ears(folder / f"s{j}" / name, source, item.sample_rate)
     if noise:

@@ -1,22 +1,25 @@
-"""Mixtures with their sources, as examples and as padded batches.
+"""Items of a manifest or made anew, their examples, and padded batches of them.
 
 Axes: B batch, J sources, T samples.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from unified_se_ss.data import audio
-from unified_se_ss.data.augment import perturbed_frames, read_perturbed, speed_ratio
+from unified_se_ss.data.pools import (
+    check_speeds,
+    draw_crop,
+    perturbed_frames,
+    read_perturbed,
+    speed_ratio,
+)
 from unified_se_ss.errors import UserError
 
-CROP_ATTEMPTS = 8
-SPEEDS = (50, 200)
 # 16-bit rounding of all stems stays below -60 dB of any mixture worth separating.
 NOISE_FREE = 1e-3
 
@@ -36,32 +39,35 @@ class Example(NamedTuple):
     sources: torch.Tensor
 
 
-@dataclass
 class Batch:
-    """Mixtures padded with zeros to the longest.
+    """Examples of one kind, padded with zeros to the longest.
+
+    Its attributes are those of the examples: signals [B, ..., T], other tensors and
+    numbers [B, ...], lists of all else.
 
     Arguments
     ---------
     ids : list of str
         B names.
-    mixture : torch.Tensor
-        [B, T]
-    sources : torch.Tensor
-        [B, J, T]
     lengths : torch.Tensor
         int64 [B], samples without padding.
+    signals : dict
+        Tensors [B, ..., T] by name, or None; alone they go to a device. All else stays on
+        the CPU: whoever asks for it there need not wait for a GPU.
+    others
+        Further attributes.
 
     Example
     -------
     >>> batch = collate([Example("a", torch.ones(3), torch.ones(2, 3))])
-    >>> batch.clean_mixture
-    tensor([[2., 2., 2.]])
+    >>> batch.mixture.shape, batch.clean_mixture
+    (torch.Size([1, 3]), tensor([[2., 2., 2.]]))
     """
 
-    ids: list
-    mixture: torch.Tensor
-    sources: torch.Tensor
-    lengths: torch.Tensor
+    def __init__(self, ids, lengths, signals, **others):
+        self.ids, self.lengths = ids, lengths
+        self._signals = tuple(signals)
+        vars(self).update(signals, **others)
 
     def __len__(self):
         return len(self.ids)
@@ -72,33 +78,32 @@ class Batch:
         return self.sources.sum(dim=1)
 
     def to(self, device):
-        """Moves the signals to a device, in place, and returns the batch.
-
-        The lengths stay on the CPU: whoever asks for them there need not wait for a
-        GPU.
-        """
-        self.mixture = self.mixture.to(device, non_blocking=True)
-        self.sources = self.sources.to(device, non_blocking=True)
-        return self
+        """Moves the signals to a device, in place, and returns the batch."""
+        return self._with_each(lambda signal: signal.to(device, non_blocking=True))
 
     def pin_memory(self):
         """Moves the signals to page-locked memory, from which copies to a GPU are fast."""
-        self.mixture = self.mixture.pin_memory()
-        self.sources = self.sources.pin_memory()
+        return self._with_each(torch.Tensor.pin_memory)
+
+    def _with_each(self, change):
+        for name in self._signals:
+            signal = getattr(self, name)
+            setattr(self, name, None if signal is None else change(signal))
         return self
 
 
 def collate(examples):
-    """Pads examples with zeros to the longest and stacks them.
+    """Pads examples of any kind with zeros to the longest and stacks them.
 
     Arguments
     ---------
-    examples : list of Example
-        At least one, all with the same number of sources.
+    examples : list of NamedTuple
+        At least one, all of one kind. Their signals are the tensors as long as the first.
 
     Returns
     -------
     Batch
+        A field that one of the examples lacks (None), or has in another shape, is None.
 
     Example
     -------
@@ -109,40 +114,170 @@ def collate(examples):
     (tensor([[1., 1., 0.],
             [1., 1., 1.]]), tensor([2, 3]))
     """
-    return Batch(*padded(examples))
+    columns = {
+        name: [getattr(example, name) for example in examples]
+        for name in examples[0]._fields
+    }
+    ids = columns.pop("id")
+    names = list(signals_of(examples[0]._asdict()))
+    lengths = torch.tensor([signal.shape[-1] for signal in columns[names[0]]])
+    signals = {name: padded(columns.pop(name)) for name in names}
+    others = {name: _stacked(values) for name, values in columns.items()}
+    return Batch(ids, lengths, signals, **others)
 
 
-def padded(examples):
-    """The fields of a batch, for examples of one channel or of several.
+def signals_of(fields):
+    """Of fields by name the signals: the arrays [..., T] that are as long as the first.
+
+    Example
+    -------
+    >>> list(signals_of({"id": "a", "mixture": torch.ones(9), "directions": torch.ones(2)}))
+    ['mixture']
+    """
+    arrays = {
+        name: field
+        for name, field in fields.items()
+        if isinstance(field, (torch.Tensor, np.ndarray)) and field.ndim
+    }
+    length = next((array.shape[-1] for array in arrays.values()), 0)
+    return {name: array for name, array in arrays.items() if array.shape[-1] == length}
+
+
+def padded(signals):
+    """Tensors [..., T] of any lengths as [B, ..., T]; None unless all are of one kind."""
+    if any(signal is None for signal in signals):
+        return None
+    if len({signal.shape[:-1] for signal in signals}) > 1:
+        return None
+    longest = max(signal.shape[-1] for signal in signals)
+    batch = signals[0].new_zeros(len(signals), *signals[0].shape[:-1], longest)
+    for row, signal in zip(batch, signals):
+        row[..., : signal.shape[-1]] = signal
+    return batch
+
+
+def _stacked(values):
+    if any(value is None for value in values):
+        return None
+    if isinstance(values[0], torch.Tensor):
+        return torch.stack(values)
+    return torch.tensor(values) if isinstance(values[0], (bool, int, float)) else values
+
+
+class SeededDataset(torch.utils.data.Dataset, ABC):
+    """Items each of which is a function of (seed, epoch, index) alone.
+
+    Neither the worker nor the rank changes one, nor what was read before.
 
     Arguments
     ---------
-    examples : list of Example or BinauralExample
-        At least one, all with the same number of sources.
-
-    Returns
-    -------
-    tuple
-        ids, mixture, sources, lengths: see `Batch`.
+    durations : list of float
+        Seconds of each item at most.
+    seed : int
+        From 0.
     """
-    lengths = torch.tensor([example.mixture.shape[-1] for example in examples])
-    longest, first = int(lengths.max()), examples[0]
-    mixture = torch.zeros(len(examples), *first.mixture.shape[:-1], longest)
-    sources = torch.zeros(len(examples), *first.sources.shape[:-1], longest)
-    for b, example in enumerate(examples):
-        mixture[b, ..., : lengths[b]] = example.mixture
-        sources[b, ..., : lengths[b]] = example.sources
-    return [example.id for example in examples], mixture, sources, lengths
+
+    def __init__(self, durations, seed):
+        self.durations, self.seed = durations, seed
+
+    def __len__(self):
+        return len(self.durations)
+
+    def __getitem__(self, key):
+        key = as_item_key(key)
+        if not 0 <= key.index < len(self):
+            raise IndexError(key.index)
+        rng = np.random.default_rng([self.seed, key.epoch, key.index])
+        return self._example(rng, key.index)
+
+    @abstractmethod
+    def _example(self, rng, index):
+        """The item of an index that follows from a generator."""
 
 
-class MixtureDataset(torch.utils.data.Dataset):
+class SimulatedDataset(SeededDataset):
+    """Items of one length that are made anew in every epoch.
+
+    Arguments
+    ---------
+    n_items : int
+        In an epoch.
+    segment_seconds : float
+        Length of an item at most.
+    sample_rate : int
+        Hz.
+    seed : int
+        Default 0.
+    """
+
+    def __init__(self, n_items, segment_seconds, sample_rate, seed=0):
+        if segment_seconds is None:
+            raise UserError("segment_seconds: must be set where items are mixed anew")
+        _check_segment(segment_seconds)
+        if n_items < 1:
+            raise UserError(f"n_items: is {n_items}, but a whole number from 1 is expected")
+        super().__init__([float(segment_seconds)] * n_items, seed)
+        self.segment_seconds = float(segment_seconds)
+        self.sample_rate = sample_rate
+
+    @property
+    def length(self):
+        """Samples T of an item at most."""
+        return round(self.segment_seconds * self.sample_rate)
+
+
+class ManifestDataset(SeededDataset):
+    """Items of a manifest, cropped where asked for.
+
+    Arguments
+    ---------
+    manifest : Manifest
+    columns : sequence of str
+        Stems and attributes that it must have.
+    segment_seconds : float, optional
+        Length of a random crop; shorter items are taken whole. By default all are.
+    seed : int
+        Default 0.
+    sample_rate : int, optional
+        Hz of the items (default: the manifest's).
+
+    Raises
+    ------
+    UserError
+        If the manifest lacks a column or has several rates, or an argument has no sense.
+    """
+
+    def __init__(self, manifest, columns, segment_seconds=None, seed=0, sample_rate=None):
+        _check_segment(segment_seconds)
+        there = (*manifest.stems, *manifest.items[0].attributes)
+        missing = [column for column in columns if column not in there]
+        if missing:
+            raise UserError(
+                f"{manifest.path}: has no column {missing[0]} (there are "
+                f"{', '.join(there)}), but {', '.join(columns)} are needed"
+            )
+        self.sample_rate = sample_rate or manifest.sample_rate
+        if self.sample_rate is None:
+            raise UserError(f"{manifest.path}: the items have different sampling rates")
+        longest = segment_seconds or float("inf")
+        super().__init__([min(i.duration, longest) for i in manifest.items], seed)
+        self.manifest, self.segment_seconds = manifest, segment_seconds
+
+    def _crop(self, read, frames, rng):
+        """Start and signals of a random crop; see `draw_crop`."""
+        length = frames
+        if self.segment_seconds is not None:
+            length = min(frames, round(self.segment_seconds * self.sample_rate))
+        return draw_crop(read, frames, length, rng)
+
+
+class MixtureDataset(ManifestDataset):
     """Mixtures of a manifest, cropped and perturbed where asked for.
 
-    An item is a function of (seed, epoch, index) alone: not of the worker, the rank,
-    or what was read before. Without speed perturbation the mixture and the sources are
-    those of the files. With it, each source is perturbed on its own, the noise is not,
-    all are cut to the shortest, and the mixture is their sum (as the published recipe
-    does; source: github.com/YUCHEN005/Unified-Enhance-Separation, arXiv 2302.11131).
+    Without speed perturbation the mixture and the sources are those of the files. With
+    it, each source is perturbed on its own, the noise is not, all are cut to the
+    shortest, and the mixture is their sum (as the published recipe does; source:
+    github.com/YUCHEN005/Unified-Enhance-Separation, arXiv 2302.11131).
 
     Arguments
     ---------
@@ -150,13 +285,10 @@ class MixtureDataset(torch.utils.data.Dataset):
         With the stems mixture, s1, ..., and noise where the mixture has noise.
     n_speakers : int
         Number of sources J.
-    segment_seconds : float, optional
-        Length of a random crop, the same for all stems; items that are shorter are
-        taken whole. By default all are.
+    segment_seconds, seed
+        As for `ManifestDataset`; the crop is the same for all stems.
     speed_percents : sequence of int, optional
         Speeds of which one is drawn for each source, such as (95, 100, 105).
-    seed : int
-        Default 0.
 
     Raises
     ------
@@ -165,6 +297,7 @@ class MixtureDataset(torch.utils.data.Dataset):
 
     Example
     -------
+    >>> from unified_se_ss.data import audio
     >>> from unified_se_ss.data.manifest import Item, Manifest
     >>> folder = getfixture("tmpdir")
     >>> paths = {stem: str(folder / f"{stem}.wav") for stem in ("mixture", "s1", "s2")}
@@ -180,44 +313,28 @@ class MixtureDataset(torch.utils.data.Dataset):
     def __init__(
         self, manifest, n_speakers, segment_seconds=None, speed_percents=None, seed=0
     ):
-        check_segment(segment_seconds)
-        self.manifest = manifest
         self.source_stems = [f"s{j}" for j in range(1, n_speakers + 1)]
-        self.segment_seconds = segment_seconds
+        columns = ("mixture", *self.source_stems)
+        super().__init__(manifest, columns, segment_seconds, seed)
+        if f"s{n_speakers + 1}" in manifest.stems:
+            raise UserError(
+                f"{manifest.path}: has a column s{n_speakers + 1}, but n_speakers is"
+                f" {n_speakers}; set n_speakers to match the data"
+            )
         self.speed_percents = check_speeds(speed_percents)
-        self.seed = seed
-        self._check_stems(n_speakers)
+        if self.speed_percents is not None and "noise" not in manifest.stems:
+            self._check_noise_free(manifest.items[0])
 
-    @property
-    def sample_rate(self):
-        """Hz."""
-        return self.manifest.sample_rate
-
-    @property
-    def durations(self):
-        """Seconds of each item after cropping (with other speeds: at most these)."""
-        longest = self.segment_seconds or float("inf")
-        return [min(item.duration, longest) for item in self.manifest.items]
-
-    def __len__(self):
-        return len(self.manifest)
-
-    def __getitem__(self, key):
-        key = as_item_key(key)
-        item = self.manifest.items[key.index]
-        rng = np.random.default_rng([self.seed, key.epoch, key.index])
-        if self.speed_percents is None:
-            mixture, sources = self._as_recorded(item, rng)
-        else:
-            mixture, sources = self._perturbed(item, rng)
-        return Example(item.id, torch.from_numpy(mixture), torch.from_numpy(sources))
+    def _example(self, rng, index):
+        item = self.manifest.items[index]
+        made = self._as_recorded if self.speed_percents is None else self._perturbed
+        return Example(item.id, *map(torch.from_numpy, made(item, rng)))
 
     def _as_recorded(self, item, rng):
         """Mixture and sources of the files, cropped."""
-        one = speed_ratio(100)
-        ratios = [one] * len(self.source_stems)
-        start, stop, sources = self._cropped_sources(item, ratios, item.frames, rng)
-        return self._read(item, "mixture", start, stop), sources
+        one = [speed_ratio(100)] * len(self.source_stems)
+        start, sources = self._cropped_sources(item, one, item.frames, rng)
+        return self._read(item, "mixture", start, start + sources.shape[-1]), sources
 
     def _perturbed(self, item, rng):
         """Sources of other speeds, cropped, and their sum with the noise."""
@@ -226,51 +343,29 @@ class MixtureDataset(torch.utils.data.Dataset):
         frames = min(perturbed_frames(item.frames, ratio) for ratio in ratios)
         if "noise" in item.paths:
             frames = min(frames, item.frames)
-        start, stop, sources = self._cropped_sources(item, ratios, frames, rng)
+        start, sources = self._cropped_sources(item, ratios, frames, rng)
         mixture = sources.sum(axis=0)
         if "noise" in item.paths:
-            mixture += self._read(item, "noise", start, stop)
+            mixture += self._read(item, "noise", start, start + sources.shape[-1])
         return mixture, sources
 
     def _cropped_sources(self, item, ratios, frames, rng):
-        """Draws where to crop, again if a source is silent there, and reads."""
-        length = frames
-        if self.segment_seconds is not None:
-            length = min(frames, round(self.segment_seconds * self.sample_rate))
-        attempts = CROP_ATTEMPTS if length < frames else 1
-        for _ in range(attempts):
-            start = int(rng.integers(0, frames - length + 1))
-            stop = start + length
-            sources = [
+        def read(start, stop):
+            return [
                 self._read(item, stem, start, stop, ratio)
                 for stem, ratio in zip(self.source_stems, ratios)
             ]
-            if not any(audio.is_silent(source) for source in sources):
-                break
-        return start, stop, np.stack(sources)
+
+        start, sources = self._crop(read, frames, rng)
+        return start, np.stack(sources)
 
     def _read(self, item, stem, start, stop, ratio=1):
         """The samples [start, stop) of a stem's perturbed version, [T]."""
         return read_perturbed(item, stem, start, stop, ratio)
 
-    def _check_stems(self, n_speakers):
-        """Raises a UserError if the manifest cannot serve."""
-        path, stems = self.manifest.path, self.manifest.stems
-        missing = [s for s in ("mixture", *self.source_stems) if s not in stems]
-        if missing:
-            raise UserError(
-                f"{path}: has no column {missing[0]} (there are {', '.join(stems)}), "
-                f"but n_speakers is {n_speakers}"
-            )
-        if f"s{n_speakers + 1}" in stems:
-            raise UserError(
-                f"{path}: has a column s{n_speakers + 1}, but n_speakers is"
-                f" {n_speakers}; set n_speakers to match the data"
-            )
-        if self.manifest.sample_rate is None:
-            raise UserError(f"{path}: the items have different sampling rates")
-        if self.speed_percents is not None and "noise" not in stems:
-            self._check_noise_free(self.manifest.items[0])
+    def _is_sum(self, mixture, sources):
+        error = np.linalg.norm(mixture - sum(sources))
+        return error <= NOISE_FREE * np.linalg.norm(mixture)
 
     def _check_noise_free(self, item):
         """Raises a UserError if a mixture has noise that no stem holds."""
@@ -278,27 +373,17 @@ class MixtureDataset(torch.utils.data.Dataset):
             self._read(item, stem, 0, item.frames)
             for stem in ("mixture", *self.source_stems)
         )
-        clean = sum(sources)
-        if np.linalg.norm(mixture - clean) > NOISE_FREE * np.linalg.norm(mixture):
+        if not self._is_sum(mixture, sources):
             raise UserError(
-                f"speed_percents: {self.manifest.path} has no column noise, but the"
-                f" mixture of {item.id} is not the sum of its sources; speed"
-                " perturbation mixes anew and needs the noise: provide the folder"
-                " noise, choose mixture mix_clean, or set speed_percents to null"
+                f"{self.manifest.path}: has no column noise, but the mixture of {item.id}"
+                " is not the sum of its sources, and speed_percents mixes anew; provide"
+                " the folder noise, choose the mixture without noise (mix_clean), or set"
+                " speed_percents to null"
             )
 
 
 def as_item_key(key):
-    """Makes an ItemKey of what a sampler gave.
-
-    Arguments
-    ---------
-    key : ItemKey or int
-        A whole number stands for that index in epoch 0.
-
-    Returns
-    -------
-    ItemKey
+    """Makes an ItemKey of what a sampler gave; a whole number is an index in epoch 0.
 
     Example
     -------
@@ -308,49 +393,9 @@ def as_item_key(key):
     return ItemKey(*key) if isinstance(key, tuple) else ItemKey(0, int(key))
 
 
-def check_segment(segment_seconds):
-    """Raises a UserError for a length of crop that is none.
-
-    Arguments
-    ---------
-    segment_seconds : float, optional
-        Seconds; None stands for no crop.
-
-    Example
-    -------
-    >>> check_segment(4.0)
-    """
+def _check_segment(segment_seconds):
     if segment_seconds is not None and not 0 < segment_seconds < float("inf"):
         raise UserError(
             f"segment_seconds: is {segment_seconds}, but seconds above 0 were expected "
             "(or null for whole items)"
         )
-
-
-def check_speeds(speed_percents):
-    """Checks the speeds to draw from.
-
-    Arguments
-    ---------
-    speed_percents : sequence of int, optional
-        Speeds in percent.
-
-    Returns
-    -------
-    tuple of int, or None if nothing is to be perturbed
-
-    Example
-    -------
-    >>> check_speeds([95, 100, 105]), check_speeds(None)
-    ((95, 100, 105), None)
-    """
-    if not speed_percents:
-        return None
-    slowest, fastest = SPEEDS
-    for percent in speed_percents:
-        if percent != int(percent) or not slowest <= percent <= fastest:
-            raise UserError(
-                f"speed_percents: holds {percent}, but whole percents from {slowest} to"
-                f" {fastest} were expected"
-            )
-    return tuple(int(percent) for percent in speed_percents)

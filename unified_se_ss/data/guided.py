@@ -1,17 +1,25 @@
 """What a guided network learns from: a raw microphone, a beamformer's output, the target.
 
-Axes: B batch, C microphones, T samples, 2 inputs (0 raw, 1 beamformed).
+Axes: C microphones, T samples, 2 inputs (0 raw, 1 beamformed).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-INPUTS = ("raw", "beamformed")
-COMPONENTS = ("speech", "interferer", "noise")
+from unified_se_ss.data import audio
+from unified_se_ss.data.corpora.array_recordings import STEMS
+from unified_se_ss.data.dataset import ManifestDataset, as_item_key
+from unified_se_ss.data.manifest import Item, Manifest, read_manifest
+from unified_se_ss.data.pools import perturbed_frames, read_perturbed, speed_ratio
+from unified_se_ss.errors import UserError
+
+# The stems that a choice of `align` and `match_levels` means.
+COMPENSATED = {"nothing": (), "beamformed": ("beamformed",), "all": STEMS[1:]}
 
 
 class MicBeamExample(NamedTuple):
@@ -35,117 +43,163 @@ class MicBeamExample(NamedTuple):
     conditions: dict = {}
 
 
-@dataclass
-class MicBeamBatch:
-    """Items padded with zeros to the longest.
+class RecordingDataset(ManifestDataset):
+    """Recordings of an array, cropped where asked for.
 
     Arguments
     ---------
-    ids : list of str
-        B names.
-    inputs : torch.Tensor
-        [B, 2, T], 0 raw, 1 beamformed.
-    target : torch.Tensor
-        [B, T]
-    lengths : torch.Tensor
-        int64 [B] on the CPU, samples without padding.
-    components : torch.Tensor, optional
-        [B, 3, 2, T], shares of speech, interferer and noise in both inputs; None if one
-        of the items has none.
-    microphones : torch.Tensor, optional
-        [B, C, T]; None if one of the items has none, or another number of them.
-    conditions : list of dict
-        B times what is known of an item.
+    manifest : Manifest
+        As `read_recordings` reads it.
+    segment_seconds, seed
+        As for `ManifestDataset`.
+    align : str
+        "beamformed": the beamformed signal is shifted by the delay that the manifest
+        tells, to be in time with the raw microphone; "all": the target, too;
+        "nothing" (default). Whoever enhances a stream delays the earlier one instead.
+    match_levels : str
+        "beamformed": the beamformed signal gets the level of the raw microphone, by the
+        difference that the manifest tells; "all": the target, too; "nothing" (default).
+
+    Raises
+    ------
+    UserError
+        If the manifest cannot serve, or a choice is none.
 
     Example
     -------
-    >>> batch = collate_mic_beam([MicBeamExample("a", torch.ones(2, 3), torch.ones(3))])
-    >>> batch.raw, len(batch)
-    (tensor([[1., 1., 1.]]), 1)
+    An item is `dataset[ItemKey(epoch, index)]`, a `MicBeamExample`. Its conditions are
+    delay (samples) and level (dB) of the beamformed signal, and those of the target, as
+    they were recorded.
     """
 
-    ids: list
-    inputs: torch.Tensor
-    target: torch.Tensor
-    lengths: torch.Tensor
-    components: torch.Tensor | None = None
-    microphones: torch.Tensor | None = None
-    conditions: list = field(default_factory=list)
+    def __init__(
+        self,
+        manifest: Manifest,
+        segment_seconds: float | None = None,
+        *,
+        align: str = "nothing",
+        match_levels: str = "nothing",
+        seed: int = 0,
+    ):
+        super().__init__(manifest, STEMS, segment_seconds, seed)
+        for name, choice in (("align", align), ("match_levels", match_levels)):
+            if choice not in COMPENSATED:
+                raise UserError(
+                    f"{name}: is {choice!r}, but one of {', '.join(COMPENSATED)} is expected"
+                )
+        self._shifted, self._levelled = COMPENSATED[align], COMPENSATED[match_levels]
 
-    def __len__(self):
-        return len(self.ids)
+    def _example(self, rng, index):
+        item = self.manifest.items[index]
 
-    @property
-    def raw(self) -> torch.Tensor:
-        """The reference microphone, [B, T]."""
-        return self.inputs[:, 0]
+        def read_target(start, stop):
+            return [self._read(item, "target", start, stop - start)]
 
-    @property
-    def beamformed(self) -> torch.Tensor:
-        """The beamformer's output, [B, T]."""
-        return self.inputs[:, 1]
+        start, (target,) = self._crop(read_target, item.frames, rng)
+        inputs = [self._read(item, stem, start, len(target)) for stem in STEMS[:2]]
+        return MicBeamExample(
+            item.id,
+            inputs=torch.from_numpy(np.stack(inputs)),
+            target=torch.from_numpy(target),
+            conditions={
+                name: self._number(item, name)
+                for name in ("delay", "target_delay", "level", "target_level")
+            },
+        )
 
-    def to(self, device) -> MicBeamBatch:
-        """Moves the signals to a device, in place, and returns the batch.
+    def _read(self, item: Item, stem: str, start: int, length: int) -> np.ndarray:
+        """A stretch of a stem, shifted and levelled as chosen, float32 [length]."""
+        prefix = "target_" if stem == "target" else ""
+        if stem in self._shifted:
+            start += int(self._number(item, f"{prefix}delay"))
+        signal = _read_stretch(item, stem, start, length)
+        if stem in self._levelled:
+            signal *= np.float32(10 ** (-self._number(item, f"{prefix}level") / 20))
+        return signal
 
-        The lengths stay on the CPU: whoever asks for them there need not wait for a
-        GPU.
-        """
-        return self._with_each(lambda signal: signal.to(device, non_blocking=True))
-
-    def pin_memory(self) -> MicBeamBatch:
-        """Moves the signals to page-locked memory, from which copies to a GPU are fast."""
-        return self._with_each(torch.Tensor.pin_memory)
-
-    def _with_each(self, change) -> MicBeamBatch:
-        """Changes every signal that there is, in place."""
-        for name in ("inputs", "target", "components", "microphones"):
-            signal = getattr(self, name)
-            if signal is not None:
-                setattr(self, name, change(signal))
-        return self
+    def _number(self, item: Item, name: str) -> float:
+        """A number that the manifest tells of an item."""
+        try:
+            return float(item.attributes[name])
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{self.manifest.path}, ID {item.id}: the {name} is "
+                f"{item.attributes.get(name)!r}, a number was expected; delete the manifest "
+                "to make it again"
+            ) from error
 
 
-def collate_mic_beam(examples: list[MicBeamExample]) -> MicBeamBatch:
-    """Pads items with zeros to the longest and stacks them.
+def read_recordings(path, data_root) -> Manifest:
+    """Read a manifest that `prepare_recordings` wrote: stems raw, beamformed and target.
 
     Arguments
     ---------
-    examples : list of MicBeamExample
-        At least one.
+    path : str or Path
+        The CSV file.
+    data_root : str or Path
+        The subset's folder of recordings.
+    """
+    return read_manifest(path, data_root, STEMS)
 
-    Returns
-    -------
-    MicBeamBatch
+
+def _read_stretch(item: Item, stem: str, start: int, length: int) -> np.ndarray:
+    """Samples [start, start + length) of a stem; silence where there are none."""
+    path = item.paths[stem]
+    recorded = audio.info(path)
+    ratio = speed_ratio(100, recorded.sample_rate, item.sample_rate)
+    frames = perturbed_frames(recorded.frames, ratio)
+    first, last = (min(max(at, 0), frames) for at in (start, start + length))
+    signal = np.zeros(length, dtype=np.float32)
+    if first < last:
+        seconds = recorded.frames / recorded.sample_rate
+        own = Item(item.id, seconds, recorded.sample_rate, {stem: path})
+        signal[first - start : last - start] = read_perturbed(own, stem, first, last, ratio)
+    return signal
+
+
+class MultiBeamformerTestSet(torch.utils.data.Dataset):
+    """The same test set with several beamformers, one after the other.
+
+    Arguments
+    ---------
+    datasets : dict
+        Data sets of `MicBeamExample` by the name of their beamformer.
 
     Example
     -------
-    >>> short = MicBeamExample("a", torch.ones(2, 2), torch.ones(2))
-    >>> long = MicBeamExample("b", torch.ones(2, 3), torch.ones(3))
-    >>> batch = collate_mic_beam([short, long])
-    >>> batch.target, batch.lengths
-    (tensor([[1., 1., 0.],
-            [1., 1., 1.]]), tensor([2, 3]))
+    >>> class Two(torch.utils.data.Dataset):
+    ...     durations = [1.0, 1.0]
+    ...     def __len__(self):
+    ...         return 2
+    ...     def __getitem__(self, key):
+    ...         return MicBeamExample(f"item-{key.index}", torch.ones(2, 3), torch.ones(3))
+    >>> data = MultiBeamformerTestSet({"mvdr": Two(), "delay_and_sum": Two()})
+    >>> len(data), data[3].id, data[3].conditions
+    (4, '0003_delay_and_sum', {'item': 'item-1', 'guide': 'delay_and_sum'})
+    >>> data.find("0003_delay_and_sum").conditions["item"]
+    'item-1'
     """
-    return MicBeamBatch(
-        ids=[example.id for example in examples],
-        inputs=_padded([example.inputs for example in examples]),
-        target=_padded([example.target for example in examples]),
-        lengths=torch.tensor([example.target.shape[-1] for example in examples]),
-        components=_padded([example.components for example in examples]),
-        microphones=_padded([example.microphones for example in examples]),
-        conditions=[dict(example.conditions) for example in examples],
-    )
 
+    def __init__(self, datasets: Mapping):
+        self.datasets = dict(datasets)
+        self._places = [
+            (name, index) for name, data in datasets.items() for index in range(len(data))
+        ]
+        self.durations = [x for data in datasets.values() for x in data.durations]
 
-def _padded(signals: list) -> torch.Tensor | None:
-    """Signals [..., T] of any lengths as [B, ..., T]; None unless all are of one kind."""
-    if any(signal is None for signal in signals):
-        return None
-    if len({signal.shape[:-1] for signal in signals}) > 1:
-        return None
-    longest = max(signal.shape[-1] for signal in signals)
-    padded = signals[0].new_zeros(len(signals), *signals[0].shape[:-1], longest)
-    for row, signal in zip(padded, signals, strict=True):
-        row[..., : signal.shape[-1]] = signal
-    return padded
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, key) -> MicBeamExample:
+        """An item under an ID of its own; its conditions name the item and the guide."""
+        key = as_item_key(key)
+        name, index = self._places[key.index]
+        example = self.datasets[name][key._replace(index=index)]
+        return example._replace(
+            id=f"{key.index:04d}_{name}",
+            conditions={"item": example.id, **example.conditions, "guide": name},
+        )
+
+    def find(self, item_id: str) -> MicBeamExample:
+        """The item of an ID, in the first epoch, as evaluations have it."""
+        return self[int(item_id.partition("_")[0])]

@@ -1,4 +1,4 @@
-"""Levels and sums of LibriMix: loudness of a stem, drawn levels, mixing with a guard.
+"""Levels and sums: loudness, powers and their ratios, gains, mixing with a guard.
 
 Axes: J sources, T samples, C channels.
 
@@ -9,6 +9,7 @@ for loudness.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ class Levels(NamedTuple):
 class Mixture(NamedTuple):
     """Stems of one item after the common gain, and their sums.
 
-    mix_clean [T] is the sum of sources [J, T]; mix_both [T] is mix_clean + noise [T].
+    mix_clean [..., T] is the sum of sources [J, ..., T]; mix_both is mix_clean + noise.
     """
 
     mix_both: np.ndarray
@@ -42,21 +43,21 @@ class Mixture(NamedTuple):
 
 
 def measure_loudness(signal: np.ndarray, sample_rate: int) -> float:
-    """Integrated loudness by ITU-R BS.1770, measured by pyloudnorm.
+    """Integrated loudness by ITU-R BS.1770 in LUFS, measured by pyloudnorm.
 
     A signal shorter than one gating block (0.4 s) is repeated until it fills one.
 
     Arguments
     ---------
     signal : np.ndarray
-        Samples [T] or [T, C], full scale 1.
+        [T] or [T, C], full scale 1.
     sample_rate : int
-        In Hz.
+        Hz.
 
     Returns
     -------
-    loudness : float
-        In LUFS; -inf for silence, which is all that stays below the gate of -70 LUFS.
+    float
+        -inf for silence, which is all that stays below the gate of -70 LUFS.
 
     Raises
     ------
@@ -95,18 +96,6 @@ def draw_levels(rng: np.random.Generator, n_speakers: int) -> Levels:
     Sources are uniform in -33...-25 LUFS, noise in -38...-30 LUFS, independently
     (arXiv 2005.11262).
 
-    Arguments
-    ---------
-    rng : np.random.Generator
-        Gives n_speakers + 1 numbers.
-    n_speakers : int
-        Number of sources J.
-
-    Returns
-    -------
-    levels : Levels
-        `sources`, a tuple of J LUFS, and `noise`, in LUFS.
-
     Example
     -------
     >>> levels = draw_levels(np.random.default_rng([7, 0]), n_speakers=2)
@@ -117,28 +106,73 @@ def draw_levels(rng: np.random.Generator, n_speakers: int) -> Levels:
     return Levels(sources=sources, noise=float(rng.uniform(*NOISE_LUFS)))
 
 
-def gain_to(level: float, measured: float) -> float:
-    """Linear gain that brings a signal of loudness `measured` to `level`.
+def loudness_gain(level: float, measured: float) -> float:
+    """Factor that brings a signal from one loudness to another, in LUFS.
 
-    Arguments
-    ---------
-    level : float
-        Wanted loudness in LUFS.
-    measured : float
-        Loudness in LUFS now; -inf (silence) gives the gain 1, as no gain helps.
-
-    Returns
-    -------
-    gain : float
+    Silence (a measured -inf) gives 1, as no gain helps.
 
     Example
     -------
-    >>> gain_to(-30.0, measured=-10.0)
+    >>> loudness_gain(-30.0, measured=-10.0)
     0.1
     """
     if measured == -math.inf:
         return 1.0
     return 10.0 ** ((level - measured) / 20.0)
+
+
+def power(signal: np.ndarray) -> float:
+    """Mean square of a signal.
+
+    Example
+    -------
+    >>> power(np.array([1.0, -3.0]))
+    5.0
+    """
+    return float(np.mean(np.square(signal, dtype=np.float64)))
+
+
+def power_gain(wanted: float, present: float) -> float:
+    """Factor that gives a signal of power `present` the power `wanted`.
+
+    1 where one of them is silent, for which there is no factor.
+
+    Example
+    -------
+    >>> power_gain(4.0, 1.0), power_gain(1.0, 0.0)
+    (2.0, 1.0)
+    """
+    return math.sqrt(wanted / present) if wanted > 0 and present > 0 else 1.0
+
+
+def snr_gain(signal: np.ndarray, noise: np.ndarray, snr: float) -> float:
+    """Factor of a noise for a signal-to-noise ratio in dB; 1 where either is silent."""
+    return power_gain(power(signal) * 10 ** (-snr / 10), power(noise))
+
+
+def decibels(numerator: float, denominator: float) -> float:
+    """Ratio of two powers in dB; NaN where one of them is zero.
+
+    Example
+    -------
+    >>> decibels(10.0, 1.0), decibels(1.0, 0.0)
+    (10.0, nan)
+    """
+    if numerator <= 0 or denominator <= 0:
+        return math.nan
+    return 10 * math.log10(numerator / denominator)
+
+
+def peak_gain(signals: Iterable[np.ndarray], peak: float = PEAK) -> float:
+    """The common factor, at most 1, that keeps signals of any shapes within a peak.
+
+    Example
+    -------
+    >>> peak_gain([np.array([0.1, -1.8])])
+    0.5
+    """
+    top = max(float(np.abs(signal).max(initial=0.0)) for signal in signals)
+    return min(1.0, peak / top) if top else 1.0
 
 
 def mix(
@@ -152,18 +186,17 @@ def mix(
     Arguments
     ---------
     sources : np.ndarray
-        [J, T], at their levels; floating point, and the result has the same dtype.
-    noise : np.ndarray or None
-        [T]; None stands for no noise and gives zeros.
+        [J, T] or [J, C, T], at their levels; floating point, and so is the result.
+    noise : np.ndarray, optional
+        [T] or [C, T]; None stands for no noise and gives zeros.
     peak : float
         Largest absolute sample in anything that is returned (default 0.9).
 
     Returns
     -------
-    mixture : Mixture
-        `mix_both` [T], `mix_clean` [T], `sources` [J, T], `noise` [T]; the sums are
-        exact in the dtype: mix_clean = sources.sum(axis=0), mix_both = mix_clean +
-        noise. The inputs are left as they are.
+    Mixture
+        The sums are exact in the dtype: mix_clean = sources.sum(axis=0), mix_both =
+        mix_clean + noise.
 
     Example
     -------
@@ -172,29 +205,26 @@ def mix(
     0.9
     """
     sources = np.asarray(sources)
-    if sources.ndim != 2 or not np.issubdtype(sources.dtype, np.floating):
+    if sources.ndim < 2 or not np.issubdtype(sources.dtype, np.floating):
         raise ValueError(
-            f"mix: sources must be a floating-point array [J, T], got {sources.dtype} "
+            f"mix: sources must be a floating-point array [J, ..., T], got {sources.dtype} "
             f"of shape {sources.shape}"
         )
-    n_sources, n_samples = sources.shape
+    n_sources, *shape = sources.shape
     if noise is None:
-        noise = np.zeros(n_samples, dtype=sources.dtype)
+        noise = np.zeros(shape, dtype=sources.dtype)
     noise = np.asarray(noise, dtype=sources.dtype)
-    if noise.shape != (n_samples,):
-        raise ValueError(f"mix: noise must be [{n_samples}], got {list(noise.shape)}")
-
-    mixture = _sum_stems(sources, noise)
-    top = max((float(np.abs(stem).max(initial=0.0)) for stem in mixture), default=0.0)
-    if top <= peak:
+    if list(noise.shape) != shape:
+        raise ValueError(f"mix: noise must be {shape}, got {list(noise.shape)}")
+    mixture = _sum_stems(sources.copy(), noise.copy())
+    gain = peak_gain(mixture, peak)
+    if gain == 1.0:
         return mixture
     # Scaling rounds every stem and then every sum: the margin keeps those below peak.
-    margin = 4 * (n_sources + 1) * float(np.finfo(sources.dtype).eps)
-    gain = peak / top * (1.0 - margin)
+    gain *= 1.0 - 4 * (n_sources + 1) * float(np.finfo(sources.dtype).eps)
     return _sum_stems(gain * sources, gain * noise)
 
 
 def _sum_stems(sources: np.ndarray, noise: np.ndarray) -> Mixture:
-    """The mixture of stems that are at their final level."""
     mix_clean = sources.sum(axis=0)
-    return Mixture(mix_clean + noise, mix_clean, sources.copy(), noise.copy())
+    return Mixture(mix_clean + noise, mix_clean, sources, noise)

@@ -22,14 +22,11 @@ import numpy as np
 import torch
 
 from unified_se_ss.data.guided import MicBeamExample
+from unified_se_ss.data.mixing import decibels, peak_gain, power, power_gain
 from unified_se_ss.data.rooms import Room
 from unified_se_ss.data.scenes import (
     SceneDataset,
     checked_share,
-    decibels,
-    gain_between,
-    guarded,
-    power,
 )
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial import convolve_rir
@@ -178,13 +175,13 @@ class PairedRIRDataset(SceneDataset):
         gains = self.gains.draw(rng)
         room = self.rooms.draw(rng)
         roles = _draw_roles(rng, room)
-        target, interferer = self.talkers.draw(rng, 2)
+        target, interferer = self.speech.draw_speakers(rng, 2)
         level = rng.uniform(*self.levels)
         length = self.lead + self.length
-        speech, name = self.talkers.speak(rng, target, length, level)
-        (noise,), noise_name = self.noises.draw(rng, 1, length)
+        speech, name = self.speech.sample(rng, target, length, level)
+        (noise,), noise_name = self.noise.sample(rng, length)
         if not self.equalise:
-            noise *= gain_between(power(speech), power(noise))
+            noise *= power_gain(power(speech), power(noise))
         responses = _speech_responses(room, roles, self.same_direct_path)
         images = [
             convolve_rir(speech, responses, self.lead),
@@ -192,7 +189,7 @@ class PairedRIRDataset(SceneDataset):
         ]
         names = [name, noise_name]
         if gains.interferer:
-            other, other_name = self.talkers.speak(rng, interferer, length, level)
+            other, other_name = self.speech.sample(rng, interferer, length, level)
             images.append(convolve_rir(other, room.interferers[0, roles], self.lead))
             names.insert(1, other_name)
         return _as_example(
@@ -242,12 +239,12 @@ def _as_example(name, images, gains, equalise, components, conditions) -> MicBea
     interferer = images[2] if len(images) > 2 else np.zeros_like(noise)
     if equalise:
         noise, interferer = (
-            gain_between(power(speech[1]), power(image[1])) * image
+            power_gain(power(speech[1]), power(image[1])) * image
             for image in (noise, interferer)
         )
     parts = contrasted(speech, interferer, noise, gains)
     inputs = parts.sum(axis=0)
-    factor = guarded([inputs, target])
+    factor = peak_gain([inputs, target])
     powers = np.mean(np.square(parts, dtype=np.float64), axis=-1)
     for role, ending in enumerate(("", "_beamformed")):
         conditions[f"sir{ending}"] = decibels(powers[0, role], powers[1, role])

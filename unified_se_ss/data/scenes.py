@@ -1,27 +1,28 @@
 """Simulated scenes: a room, a target that talks, an interferer, and noise.
 
-Axes: C microphones, K responses, T samples, R samples of a response.
+Axes: C microphones, K responses, T samples, R samples of a response, 2 inputs (0 raw,
+1 beamformed).
 """
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from unified_se_ss.data.dataset import as_item_key, check_segment
+from unified_se_ss.data.dataset import SimulatedDataset, as_item_key
 from unified_se_ss.data.guided import MicBeamExample
 from unified_se_ss.data.manifest import Manifest
-from unified_se_ss.data.mixing import PEAK, SOURCE_LUFS
+from unified_se_ss.data.mixing import SOURCE_LUFS, decibels, peak_gain, power, power_gain
 from unified_se_ss.data.pools import NoisePool, SpeechPool
-from unified_se_ss.data.rooms import RoomBank
+from unified_se_ss.data.rooms import Room, RoomBank
 from unified_se_ss.errors import UserError
+from unified_se_ss.spatial import BeamformerFrontend, convolve_rir
 
 
-class SceneDataset(torch.utils.data.Dataset, ABC):
-    """Items of one length, each simulated from (seed, epoch, index) alone.
+class SceneDataset(SimulatedDataset):
+    """Items of one length in rooms, each simulated from (seed, epoch, index) alone.
 
     Arguments
     ---------
@@ -64,114 +65,22 @@ class SceneDataset(torch.utils.data.Dataset, ABC):
         resample: bool = False,
         components: bool = False,
     ):
-        if segment_seconds is None:
-            raise UserError("segment_seconds: must be set where scenes are simulated")
-        check_segment(segment_seconds)
-        if n_items < 1:
-            raise UserError(f"n_items: is {n_items}, but a whole number from 1 is expected")
+        super().__init__(n_items, segment_seconds, rooms.settings.sample_rate, seed)
         if not rooms.settings.interferers or not rooms.settings.noises:
             raise UserError(
                 f"{rooms.path}: its rooms have {rooms.settings.interferers} interferer(s) "
                 f"and {rooms.settings.noises} noise(s), but one of each is needed"
             )
         self.rooms = rooms
-        self.sample_rate = rooms.settings.sample_rate
-        self.talkers = SpeechPool(speech, self.sample_rate, resample, least=2)
-        self.noises = NoisePool(noise, self.sample_rate, resample)
-        self.n_items = n_items
-        self.segment_seconds = float(segment_seconds)
-        self.seed = seed
+        self.speech = SpeechPool(speech, self.sample_rate, resample, least=2)
+        self.noise = NoisePool(noise, self.sample_rate, resample)
         self.levels = checked_range("levels", levels)
         self.components = components
 
     @property
-    def durations(self) -> list[float]:
-        """Seconds of each item."""
-        return [self.segment_seconds] * self.n_items
-
-    @property
-    def length(self) -> int:
-        """Samples T of an item."""
-        return round(self.segment_seconds * self.sample_rate)
-
-    @property
     def lead(self) -> int:
-        """Samples before an item's first one that are still heard in it, R - 1."""
+        """Samples before an item's first one that still sound in it, R - 1."""
         return self.rooms.settings.record()["responses"].shape[-1] - 1
-
-    def __len__(self) -> int:
-        return self.n_items
-
-    def __getitem__(self, key) -> MicBeamExample:
-        key = as_item_key(key)
-        if not 0 <= key.index < self.n_items:
-            raise IndexError(key.index)
-        rng = np.random.default_rng([self.seed, key.epoch, key.index])
-        return self._example(rng, key.index)
-
-    @abstractmethod
-    def _example(self, rng: np.random.Generator, index: int) -> MicBeamExample:
-        """The item that follows from a generator; its number names it."""
-
-
-def power(signal: np.ndarray) -> float:
-    """Mean square of a signal.
-
-    Example
-    -------
-    >>> power(np.array([1.0, -3.0]))
-    5.0
-    """
-    return float(np.mean(np.square(signal, dtype=np.float64)))
-
-
-def gain_between(wanted: float, present: float) -> float:
-    """Factor that gives a signal of power `present` the power `wanted`.
-
-    1 where one of them is silent, for which there is no factor.
-
-    Example
-    -------
-    >>> gain_between(4.0, 1.0), gain_between(1.0, 0.0)
-    (2.0, 1.0)
-    """
-    return math.sqrt(wanted / present) if wanted > 0 and present > 0 else 1.0
-
-
-def decibels(numerator: float, denominator: float) -> float:
-    """Ratio of two powers in dB; NaN where one of them is zero.
-
-    Example
-    -------
-    >>> decibels(10.0, 1.0), decibels(1.0, 0.0)
-    (10.0, nan)
-    """
-    if numerator <= 0 or denominator <= 0:
-        return math.nan
-    return 10 * math.log10(numerator / denominator)
-
-
-def guarded(signals: list[np.ndarray], peak: float = PEAK) -> float:
-    """The common factor, at most 1, that keeps all signals within a peak.
-
-    Arguments
-    ---------
-    signals : list of np.ndarray
-        Of any shapes.
-    peak : float
-        Largest absolute sample (default 0.9).
-
-    Returns
-    -------
-    float
-
-    Example
-    -------
-    >>> guarded([np.array([0.1, -1.8])])
-    0.5
-    """
-    top = max(float(np.abs(signal).max(initial=0.0)) for signal in signals)
-    return min(1.0, peak / top) if top else 1.0
 
 
 def checked_range(name: str, values) -> tuple[float, float]:
@@ -190,3 +99,247 @@ def checked_share(name: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise UserError(f"{name}: is {value}, but a number from 0 to 1 is expected")
     return float(value)
+
+
+class ArrayScene(NamedTuple):
+    """What every microphone records of speech, interferer and noise.
+
+    name : of the item; images : float32 [3, C, T], their sum is the recording; target :
+    float32 [T], the direct path to the first microphone; room : where it is;
+    conditions : as those of the example.
+    """
+
+    name: str
+    images: np.ndarray
+    target: np.ndarray
+    room: Room
+    conditions: dict
+
+
+class ArrayDataset(SceneDataset):
+    """Items of a simulated array, whose guide is the output of a beamformer.
+
+    Interferer and noise are there from the beginning; the target speaks after a
+    stretch in which beamformers learn them. The raw input is the first microphone, the
+    target the speech on its direct path to it.
+
+    Arguments
+    ---------
+    rooms, speech, noise, n_items, segment_seconds, seed, levels, resample, components
+        See `SceneDataset`.
+    guide : Guide
+        Makes the beamformed input. Data sets that differ in it alone have the same
+        scenes.
+    sir_db : pair
+        Speech to interferer in dB at the first microphone, with all reflections, while
+        the target speaks: uniform between these (default -5 to 10; inferred).
+    snr_db : pair
+        Speech to noise, likewise (default 0 to 20; inferred).
+    interferer_probability : float
+        Default 1.0.
+    quiet_seconds : float
+        Without target at the beginning (default 0.5).
+    noise_points : int
+        From so many places comes the noise, each with a stretch of its own (default 1).
+    microphones : bool
+        Whether items hold all microphones' signals (default False).
+
+    Raises
+    ------
+    UserError
+        If a value cannot be used, or the guide learns the noise for longer than the
+        target is quiet.
+
+    Example
+    -------
+    An item is `dataset[ItemKey(epoch, index)]`, a `MicBeamExample`. Its conditions are
+    those of `PairedRIRDataset`.
+    """
+
+    def __init__(
+        self,
+        rooms,
+        speech,
+        noise,
+        n_items,
+        segment_seconds,
+        *,
+        guide: BeamformerFrontend,
+        sir_db: tuple = (-5.0, 10.0),
+        snr_db: tuple = (0.0, 20.0),
+        interferer_probability: float = 1.0,
+        quiet_seconds: float = 0.5,
+        noise_points: int = 1,
+        microphones: bool = False,
+        **scene,
+    ):
+        super().__init__(rooms, speech, noise, n_items, segment_seconds, **scene)
+        self.guide = guide
+        self.sir_db = checked_range("sir_db", sir_db)
+        self.snr_db = checked_range("snr_db", snr_db)
+        self.interferer_probability = checked_share(
+            "interferer_probability", interferer_probability
+        )
+        self.quiet_seconds = float(quiet_seconds)
+        self.noise_points = noise_points
+        self.microphones = microphones
+        self._positions = torch.tensor(rooms.settings.microphones)
+        self._check()
+
+    def scene(self, key) -> ArrayScene:
+        """The scene of an item, before any beamformer."""
+        key = as_item_key(key)
+        rng = np.random.default_rng([self.seed, key.epoch, key.index])
+        return self._scene(rng, key.index)
+
+    def _scene(self, rng, index) -> ArrayScene:
+        """Draw a scene: levels, room, speech, noise, interferer, in this order."""
+        sir, snr = rng.uniform(*self.sir_db), rng.uniform(*self.snr_db)
+        is_there = rng.uniform() < self.interferer_probability
+        room = self.rooms.draw(rng)
+        target, interferer = self.speech.draw_speakers(rng, 2)
+        level = rng.uniform(*self.levels)
+        length = self.lead + self.length
+        quiet = round(self.quiet_seconds * self.sample_rate)
+        speech = np.zeros(length, dtype=np.float32)
+        speech[self.lead + quiet :], name = self.speech.sample(
+            rng, target, self.length - quiet, level
+        )
+        at_target = convolve_rir(speech, _with_direct(room), self.lead)
+        noise, noise_name = self.noise.sample(rng, length, count=self.noise_points)
+        image_of_noise = sum(
+            convolve_rir(source, responses, self.lead)
+            for source, responses in zip(noise, room.noises)
+        )
+        names, image_of_other = [name, noise_name], np.zeros_like(image_of_noise)
+        if is_there:
+            other, other_name = self.speech.sample(rng, interferer, length, level)
+            image_of_other = convolve_rir(other, room.interferers[0], self.lead)
+            names.insert(1, other_name)
+        images = np.stack([at_target[:-1], image_of_other, image_of_noise])
+        images = _at_ratios(images, quiet, sir, snr)
+        recorded = images.sum(axis=0)
+        factor = np.float32(peak_gain([recorded, at_target[-1]]))
+        return ArrayScene(
+            f"{index:06d}_{'_'.join(names)}",
+            factor * images,
+            factor * at_target[-1],
+            room,
+            {
+                "angle": room.interferer_angle,
+                "reverberation": room.reverberation,
+                **_ratios(images[:, 0, quiet:]),
+            },
+        )
+
+    def _example(self, rng, index):
+        scene = self._scene(rng, index)
+        images = torch.from_numpy(scene.images)
+        beamformed = self.guide.of_parts(
+            images,
+            self._positions,
+            torch.from_numpy(scene.room.target_position),
+            target=images[0],
+            noise=images[1:].sum(0),
+        )
+        parts = torch.stack([images[:, 0], beamformed], dim=1)
+        quiet = round(self.quiet_seconds * self.sample_rate)
+        reached = _ratios(parts[:, 1, quiet:].numpy())
+        return MicBeamExample(
+            scene.name,
+            inputs=parts.sum(0),
+            target=torch.from_numpy(scene.target),
+            components=parts if self.components else None,
+            microphones=images.sum(0) if self.microphones else None,
+            conditions={
+                **scene.conditions,
+                **{f"{name}_beamformed": value for name, value in reached.items()},
+            },
+        )
+
+    def _check(self) -> None:
+        """Raise a UserError for a value that cannot be used."""
+        if not 0 <= self.quiet_seconds < self.segment_seconds:
+            raise UserError(
+                f"quiet_seconds: is {self.quiet_seconds}, but the target has to speak in "
+                f"items of {self.segment_seconds} s (segment_seconds)"
+            )
+        if self.guide.needs_context and self.guide.context_seconds > self.quiet_seconds:
+            raise UserError(
+                f"quiet_seconds: is {self.quiet_seconds}, but the guide learns the noise "
+                f"for {self.guide.context_seconds} s (context_seconds); give it no more"
+            )
+        if self.guide.sample_rate != self.sample_rate:
+            raise UserError(
+                f"guide: is for {self.guide.sample_rate} Hz, but the rooms of "
+                f"{self.rooms.path} are of {self.sample_rate} Hz"
+            )
+        if not 1 <= self.noise_points <= self.rooms.settings.noises:
+            raise UserError(
+                f"noise_points: is {self.noise_points}, but the rooms of "
+                f"{self.rooms.path} have {self.rooms.settings.noises} noise(s)"
+            )
+
+
+class RandomChoiceDataset(torch.utils.data.Dataset):
+    """Each item from one of two data sets, by chance.
+
+    Arguments
+    ---------
+    contrast, arrays : Dataset
+        Of as many items each; the item's number is the same in both.
+    array_share : float
+        Probability of the second, 0 to 1 (default 0.5).
+    seed : int
+        Default 0.
+
+    Raises
+    ------
+    UserError
+        If the probability is none, or the data sets differ in their number of items.
+    """
+
+    def __init__(self, contrast, arrays, array_share: float = 0.5, seed: int = 0):
+        if len(contrast) != len(arrays):
+            raise UserError(
+                f"n_items: {len(contrast)} by contrast and {len(arrays)} of arrays, but as "
+                "many are needed"
+            )
+        pairs = zip(contrast.durations, arrays.durations, strict=True)
+        self.durations, self.seed = [max(pair) for pair in pairs], seed
+        self.array_share = checked_share("array_share", array_share)
+        self.sample_rate = contrast.sample_rate
+        self.contrast, self.arrays = contrast, arrays
+
+    def __len__(self) -> int:
+        return len(self.durations)
+
+    def __getitem__(self, key) -> MicBeamExample:
+        key = as_item_key(key)
+        # The third number keeps this draw apart from those of the items.
+        rng = np.random.default_rng([self.seed, key.epoch, key.index, 1])
+        chosen = self.arrays if rng.uniform() < self.array_share else self.contrast
+        return chosen[key]
+
+
+def _with_direct(room: Room) -> np.ndarray:
+    """Responses from the target to all microphones, and its direct path to the first."""
+    direct = np.zeros_like(room.target[:1])
+    direct[0, : room.direct.shape[-1]] = room.direct[0]
+    return np.concatenate([room.target, direct])
+
+
+def _at_ratios(images: np.ndarray, quiet: int, sir: float, snr: float) -> np.ndarray:
+    """Interferer and noise at ratios in dB to the speech, after the quiet samples."""
+    speech, *others = (power(image[0, quiet:]) for image in images)
+    factors = [
+        power_gain(speech * 10 ** (-ratio / 10), other)
+        for ratio, other in zip((sir, snr), others, strict=True)
+    ]
+    return images * np.array([1.0, *factors], dtype=images.dtype)[:, None, None]
+
+
+def _ratios(parts: np.ndarray) -> dict:
+    """Speech to interferer and to noise in dB, of speech, interferer and noise [3, T]."""
+    speech, interferer, noise = map(power, parts)
+    return {"sir": decibels(speech, interferer), "snr": decibels(speech, noise)}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.dataset import as_item_key
+from unified_se_ss.data.dataset import as_item_key, signals_of
 from unified_se_ss.errors import UserError
 
 
@@ -130,7 +130,7 @@ class SkippingDataset(torch.utils.data.Dataset):
 def nonfinite_signal(example) -> str | None:
     """Names the first signal of an example that is not finite throughout.
 
-    Signals are the arrays that are as long as the longest one; others, such as directions
+    Signals are the arrays that are as long as the first; others, such as directions
     that are not known, may hold what they like.
 
     Arguments
@@ -155,14 +155,8 @@ def nonfinite_signal(example) -> str | None:
         fields = {f"signal {place}": field for place, field in enumerate(example)}
     else:
         fields = {"the signal": example}
-    arrays = {
-        name: torch.as_tensor(field)
-        for name, field in fields.items()
-        if isinstance(field, (torch.Tensor, np.ndarray)) and field.ndim
-    }
-    longest = max((array.shape[-1] for array in arrays.values()), default=0)
-    for name, array in arrays.items():
-        if array.shape[-1] == longest and not _is_finite(array):
+    for name, signal in signals_of(fields).items():
+        if not _is_finite(torch.as_tensor(signal)):
             return name
     return None
 

@@ -5,34 +5,33 @@ Axes: B batch, T samples, U tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from unified_se_ss.data.augment import perturbed_frames, read_perturbed, speed_ratio
-from unified_se_ss.data.dataset import as_item_key
-from unified_se_ss.data.dynamic_mixing import read_noise
+from unified_se_ss.data.dataset import (
+    Batch,
+    ManifestDataset,
+    as_item_key,
+    collate,
+    padded,
+)
+from unified_se_ss.data.mixing import snr_gain
+from unified_se_ss.data.pools import (
+    NoisePool,
+    perturbed_frames,
+    read_perturbed,
+    speed_ratio,
+)
 from unified_se_ss.errors import UserError
-
-# Below this energy there is nothing to set a signal-to-noise ratio by.
-SILENCE = 1e-12
 
 
 class Utterance(NamedTuple):
     """One utterance.
 
-    Arguments
-    ---------
-    id : str
-        Its name.
-    noisy, clean : torch.Tensor
-        float32 [T].
-    transcript : str
-        Its words.
-    has_clean : bool
-        Whether `clean` is the clean speech (default True); else it is `noisy` again.
+    id; noisy and clean, float32 [T]; transcript : its words; has_clean : whether `clean`
+    is the clean speech, else it is `noisy` again.
     """
 
     id: str
@@ -42,55 +41,8 @@ class Utterance(NamedTuple):
     has_clean: bool = True
 
 
-@dataclass
-class TranscribedBatch:
-    """Utterances padded with zeros to the longest.
-
-    Arguments
-    ---------
-    ids : list of str
-        B names.
-    noisy, clean : torch.Tensor
-        [B, T]
-    lengths : torch.Tensor
-        int64 [B], samples without padding; stays on the CPU.
-    transcripts : list of str
-        B texts.
-    tokens : torch.Tensor
-        int64 [B, U], padded with 0.
-    n_tokens : torch.Tensor
-        int64 [B], tokens without padding; stays on the CPU.
-    has_clean : torch.Tensor
-        bool [B], whether there is a clean recording; stays on the CPU.
-    """
-
-    ids: list
-    noisy: torch.Tensor
-    clean: torch.Tensor
-    lengths: torch.Tensor
-    transcripts: list
-    tokens: torch.Tensor
-    n_tokens: torch.Tensor
-    has_clean: torch.Tensor
-
-    def __len__(self):
-        return len(self.ids)
-
-    def to(self, device):
-        """Moves signals and tokens to a device, in place, and returns the batch."""
-        for name in ("noisy", "clean", "tokens"):
-            setattr(self, name, getattr(self, name).to(device, non_blocking=True))
-        return self
-
-    def pin_memory(self):
-        """Moves them to page-locked memory, from which copies to a GPU are fast."""
-        for name in ("noisy", "clean", "tokens"):
-            setattr(self, name, getattr(self, name).pin_memory())
-        return self
-
-
-def collate_transcribed(utterances, encode) -> TranscribedBatch:
-    """Pads utterances with zeros to the longest and stacks them.
+def collate_transcribed(utterances, encode) -> Batch:
+    """Pads utterances and their tokens to the longest and stacks them.
 
     Arguments
     ---------
@@ -101,7 +53,9 @@ def collate_transcribed(utterances, encode) -> TranscribedBatch:
 
     Returns
     -------
-    TranscribedBatch
+    Batch
+        Of noisy and clean [B, T]; has_clean, bool [B]; transcripts, B texts; tokens, int64
+        [B, U] padded with 0, and n_tokens, int64 [B], which stays on the CPU.
 
     Example
     -------
@@ -113,21 +67,32 @@ def collate_transcribed(utterances, encode) -> TranscribedBatch:
             [1., 1., 1.]]), tensor([[104, 105,   0],
             [121, 111, 117]]))
     """
-    tokens = [torch.tensor(encode(u.transcript), dtype=torch.int64) for u in utterances]
-    pad = torch.nn.utils.rnn.pad_sequence
-    return TranscribedBatch(
-        [u.id for u in utterances],
-        pad([u.noisy for u in utterances], batch_first=True),
-        pad([u.clean for u in utterances], batch_first=True),
-        torch.tensor([len(u.noisy) for u in utterances]),
-        [u.transcript for u in utterances],
-        pad(tokens, batch_first=True),
-        torch.tensor([len(t) for t in tokens]),
-        torch.tensor([u.has_clean for u in utterances]),
+    batch = collate(utterances)
+    tokens = [torch.tensor(encode(text), dtype=torch.int64) for text in batch.transcript]
+    return Batch(
+        batch.ids,
+        batch.lengths,
+        {"noisy": batch.noisy, "clean": batch.clean, "tokens": padded(tokens)},
+        transcripts=batch.transcript,
+        n_tokens=torch.tensor([len(t) for t in tokens]),
+        has_clean=batch.has_clean,
     )
 
 
-class PairedSpeechDataset(torch.utils.data.Dataset):
+class _TranscribedDataset(ManifestDataset):
+    """Utterances of a manifest, whole and at one rate."""
+
+    def __init__(self, manifest, stems, sample_rate, seed=0):
+        columns = (*stems, "transcript")
+        super().__init__(manifest, columns, seed=seed, sample_rate=sample_rate)
+
+    def _read(self, item, stem):
+        ratio = speed_ratio(100, item.sample_rate, self.sample_rate)
+        frames = perturbed_frames(item.frames, ratio)
+        return read_perturbed(item, stem, 0, frames, ratio)
+
+
+class PairedSpeechDataset(_TranscribedDataset):
     """Utterances that were recorded or mixed beforehand.
 
     Arguments
@@ -138,7 +103,7 @@ class PairedSpeechDataset(torch.utils.data.Dataset):
         recording (of speech that was recorded in noise); the stem clean is then the
         noisy one.
     sample_rate : int, optional
-        Hz; recordings of other rates are resampled (default: none is).
+        Hz; recordings of other rates are resampled (default: the manifest's).
 
     Raises
     ------
@@ -147,30 +112,16 @@ class PairedSpeechDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, manifest, sample_rate=None):
-        check_transcribed(manifest, ("noisy", "clean"))
-        self.manifest, self.sample_rate = manifest, sample_rate
+        super().__init__(manifest, ("noisy", "clean"), sample_rate)
 
-    @property
-    def durations(self):
-        """Seconds of each item."""
-        return [item.duration for item in self.manifest.items]
-
-    def __len__(self):
-        return len(self.manifest)
-
-    def __getitem__(self, key):
-        item = self.manifest.items[as_item_key(key).index]
-        ratio = speed_ratio(100, item.sample_rate, self.sample_rate or item.sample_rate)
-        frames = perturbed_frames(item.frames, ratio)
-        noisy, clean = (
-            torch.from_numpy(read_perturbed(item, stem, 0, frames, ratio))
-            for stem in ("noisy", "clean")
-        )
+    def _example(self, rng, index):
+        item = self.manifest.items[index]
+        signals = (torch.from_numpy(self._read(item, stem)) for stem in ("noisy", "clean"))
         has_clean = item.attributes.get("has_clean", "yes") != "no"
-        return Utterance(item.id, noisy, clean, item.attributes["transcript"], has_clean)
+        return Utterance(item.id, *signals, item.attributes["transcript"], has_clean)
 
 
-class NoisySpeechDataset(torch.utils.data.Dataset):
+class NoisySpeechDataset(_TranscribedDataset):
     """Clean utterances with noise that is drawn anew in every epoch.
 
     An item is a function of (seed, epoch, index) alone: its noise recording, the place
@@ -200,53 +151,29 @@ class NoisySpeechDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, speech, noise, snr_range, sample_rate, seed=0, epoch=None):
-        check_transcribed(speech, ("clean",))
-        if "noise" not in noise.stems:
-            raise UserError(f"{noise.path}: has no column noise")
-        low, high = _checked_range(snr_range)
-        self.manifest, self.noise = speech, noise
-        self.low, self.high = low, high
-        self.sample_rate, self.seed, self.epoch = sample_rate, seed, epoch
-
-    @property
-    def durations(self):
-        """Seconds of each item."""
-        return [item.duration for item in self.manifest.items]
-
-    def __len__(self):
-        return len(self.manifest)
+        super().__init__(speech, ("clean",), sample_rate, seed)
+        self.noise = NoisePool(noise, sample_rate, resample=True, needs=())
+        self.snr_range = _checked_range(snr_range)
+        self.epoch = epoch
 
     def __getitem__(self, key):
         key = as_item_key(key)
-        epoch = key.epoch if self.epoch is None else self.epoch
-        rng = np.random.default_rng([self.seed, epoch, key.index])
-        item = self.manifest.items[key.index]
-        ratio = speed_ratio(100, item.sample_rate, self.sample_rate)
-        frames = perturbed_frames(item.frames, ratio)
-        clean = read_perturbed(item, "clean", 0, frames, ratio)
-        source = self.noise.items[rng.integers(len(self.noise))]
-        noise = read_noise(source, len(clean), self.sample_rate, rng)
-        noisy = clean + noise * _gain(clean, noise, rng.uniform(self.low, self.high))
+        return super().__getitem__(key if self.epoch is None else (self.epoch, key.index))
+
+    def _example(self, rng, index):
+        item = self.manifest.items[index]
+        clean = self._read(item, "clean")
+        (noise,), _ = self.noise.sample(rng, len(clean))
+        noisy = clean + noise * snr_gain(clean, noise, rng.uniform(*self.snr_range))
         peak = max(1.0, float(np.abs(noisy).max()))
-        noisy, clean = (
+        signals = (
             torch.from_numpy((signal / peak).astype(np.float32))
             for signal in (noisy, clean)
         )
-        return Utterance(item.id, noisy, clean, item.attributes["transcript"])
-
-
-def _gain(clean, noise, snr) -> float:
-    """Factor of the noise for a signal-to-noise ratio in dB; 1 where either is silent."""
-    speech, disturbance = (
-        float(np.square(x, dtype=np.float64).mean()) for x in (clean, noise)
-    )
-    if min(speech, disturbance) < SILENCE:
-        return 1.0
-    return float(np.sqrt(speech / disturbance / 10 ** (snr / 10)))
+        return Utterance(item.id, *signals, item.attributes["transcript"])
 
 
 def _checked_range(snr_range):
-    """Lowest and highest ratio."""
     try:
         low, high = (float(value) for value in snr_range)
     except (TypeError, ValueError):
@@ -257,21 +184,3 @@ def _checked_range(snr_range):
             "such as [-5, 10]"
         )
     return low, high
-
-
-def check_transcribed(manifest, stems) -> None:
-    """Raises a UserError if a manifest lacks stems or transcripts.
-
-    Arguments
-    ---------
-    manifest : Manifest
-        The manifest.
-    stems : sequence of str
-        Columns of recordings that it must have.
-    """
-    there = (*manifest.stems, *manifest.items[0].attributes)
-    missing = [column for column in (*stems, "transcript") if column not in there]
-    if missing:
-        raise UserError(
-            f"{manifest.path}: has no column {missing[0]} (there are {', '.join(there)})"
-        )

@@ -449,7 +449,7 @@ def _level(
     levelled = []
     for stem, level in zip(stems, (*levels.sources, levels.noise)):
         loudness = mixing.measure_loudness(stem, sample_rate)
-        levelled.append(stem * mixing.gain_to(level, loudness))
+        levelled.append(stem * mixing.loudness_gain(level, loudness))
     mixture = mixing.mix(np.stack(levelled[:-1]).astype(np.float64), levelled[-1])
     # Rounded before they are summed, so that the files add up to the last bit.
     sources, noise = (np.rint(part * 32768) / 32768 for part in mixture[2:])
