@@ -67,7 +67,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["unified_se_ss", "unified_se_ss.*"]),
-    package_data={"unified_se_ss": ["py.typed"]},
+    package_data={"unified_se_ss": ["py.typed", "**/*.jinja"]},
     install_requires=(HERE / "requirements.txt").read_text(encoding="utf-8").split(),
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["unified_se_ss = unified_se_ss.__main__:main"]},

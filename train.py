@@ -36,7 +36,7 @@ from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.metrics import evaluate_item
 from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses
-from unified_se_ss.inference.pretrained import load_pretrained_ss
+from unified_se_ss.inference.speechbrain_format import load_pretrained_ss
 from unified_se_ss.losses import (
     REPRESENTATION_LOSSES,
     permutation_invariant_si_snr,

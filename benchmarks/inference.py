@@ -21,8 +21,7 @@ import torch
 
 from benchmarks.frame import Options, Table, alternate, in_mebibytes, peak_bytes
 from benchmarks.networks import recipe
-from unified_se_ss.inference import Model
-from unified_se_ss.inference.separator import Separator
+from unified_se_ss.inference import Model, Separator
 from unified_se_ss.inference.speechbrain_format import (
     speechbrain_states,
     speechbrain_yaml,

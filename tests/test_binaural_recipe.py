@@ -11,8 +11,7 @@ from librimix import voice
 from running import ROOT, as_arguments, rows, run_python
 
 from unified_se_ss.data import audio
-from unified_se_ss.inference import load_model
-from unified_se_ss.inference.binaural import BinauralSeparator
+from unified_se_ss.inference import BinauralSeparator, load_model
 
 RECIPE = ROOT / "recipes" / "BinauralWSJ0Mix"
 RATE = 8000

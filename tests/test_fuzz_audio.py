@@ -17,7 +17,7 @@ from unified_se_ss.data import audio
 from unified_se_ss.data.corpora.librimix import _check_recording
 from unified_se_ss.data.corpora.speech_folder import _measure
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference import sound_files
+from unified_se_ss.inference.sound_files import Recording
 
 RATE = 8000
 
@@ -31,8 +31,8 @@ def encoded(signal, kind, subtype, rate=RATE) -> bytes:
 
 def read_in_blocks(path):
     """The samples as ``separate`` and ``enhance`` read them."""
-    with sound_files.opened(path) as file:
-        return np.concatenate([*sound_files.SoundFile(file, str(path)).blocks(), [0]])[:-1]
+    recording = Recording.of_file(path, lambda channels, name: 0)
+    return np.concatenate([*recording.read(), [0]])[:-1]
 
 
 def measured(path):

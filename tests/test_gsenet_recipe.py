@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from running import ROOT, as_arguments, rows, run_python
 
-from unified_se_ss.inference.guided import GuidedEnhancer
+from unified_se_ss.inference import GuidedEnhancer
 
 RECIPE = ROOT / "recipes" / "GSENet"
 RATE = 16000

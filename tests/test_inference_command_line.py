@@ -16,7 +16,7 @@ from test_inference_separator import BandSplit, ratio_db, two_voices
 
 from unified_se_ss.__main__ import main
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference import batch
+from unified_se_ss.inference import pipeline
 from unified_se_ss.inference.batch import find_inputs
 from unified_se_ss.inference.export import write_native
 from unified_se_ss.inference.sound_files import Writer
@@ -28,7 +28,7 @@ RATE = 8000
 def model(monkeypatch):
     """A stand-in whose two outputs are right; loaded whatever the folder's name."""
     stub = BandSplit()
-    monkeypatch.setattr(batch, "load_model", lambda *_: stub)
+    monkeypatch.setattr(pipeline, "load_model", lambda *_: stub)
     return stub
 
 
@@ -336,10 +336,10 @@ def test_no_model_there(tmp_path, out, capsys):
 
 def test_a_model_without_se_module(tmp_path, out, monkeypatch, capsys):
     model = small_model(use_se=False)
-    monkeypatch.setattr(batch, "load_model", lambda *_: model)
+    monkeypatch.setattr(pipeline, "load_model", lambda *_: model)
     path = sound(tmp_path / "in" / "a.wav")
     assert main(["enhance", "MODEL", str(path), "-o", str(out)]) == 2
-    assert "no SE module" in capsys.readouterr().err
+    assert "cannot enhance; it can separate" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ for real

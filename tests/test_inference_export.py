@@ -21,9 +21,8 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.inference import export as exporting
 from unified_se_ss.inference import load_model, onnx_format, speechbrain_format
 from unified_se_ss.inference.export import export, write_native
-from unified_se_ss.inference.max_length import longest_input
 from unified_se_ss.inference.onnx_format import write_onnx
-from unified_se_ss.inference.speechbrain_format import write_speechbrain
+from unified_se_ss.inference.speechbrain_format import longest_input, write_speechbrain
 from unified_se_ss.plain_yaml import plain_yaml
 
 SIZES = {"n_basis": 32, "n_features": 12, "hidden": 10, "ss_blocks": 2, "save_waves": 0}

@@ -9,9 +9,8 @@ import torch
 
 from unified_se_ss.__main__ import main
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference import Model, load_model
+from unified_se_ss.inference import GuidedEnhancer, Model, load_model
 from unified_se_ss.inference.configuration import build_network
-from unified_se_ss.inference.guided import GuidedEnhancer
 from unified_se_ss.networks import GSENet
 from unified_se_ss.spatial import BeamformerFrontend
 
@@ -64,7 +63,7 @@ def test_a_run_and_its_export_give_the_network_itself(run, tmp_path):
     shared = load_model(tmp_path / "shared", "cpu").enhance(signals)
     torch.testing.assert_close(shared, expected, rtol=1e-4, atol=1e-6)
     assert "[B, 2, T] at 16000 Hz" in (tmp_path / "shared" / "README.md").read_text()
-    with pytest.raises(UserError, match="only enhances"):
+    with pytest.raises(UserError, match="cannot separate; it can enhance"):
         model.separate(signals)
 
 
@@ -131,7 +130,7 @@ def test_what_cannot_be_done_is_said(run, tmp_path, capsys):
     assert main(command) == 1
     assert "has 4 channels; expected two" in capsys.readouterr().err
     assert main([*command, "--guide", "mvdr"]) == 2
-    assert "mvdr has to be told where microphones" in capsys.readouterr().err
+    assert "mvdr needs to know where microphones" in capsys.readouterr().err
     assert main([*command, "--guide", "nothing"]) == 2
     assert "--guide: beamformer: 'nothing'" in capsys.readouterr().err
     assert main([*command, "--downmix"]) == 1

@@ -12,20 +12,18 @@ import pytest
 import torch
 from bomb import Bomb
 from safetensors.torch import load_file, save_file
-from small_models import configuration, small_model
+from small_models import configuration, masks, small_model
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference import Model, load_model
 from unified_se_ss.inference.configuration import (
     DEEPEST,
-    NETWORKS,
     build_network,
     describe_network,
 )
 from unified_se_ss.inference.export import export, write_native
 from unified_se_ss.inference.families import KINDS, ModelFamily
-from unified_se_ss.inference.folders import best_checkpoint
-from unified_se_ss.inference.weights import read_safetensors
+from unified_se_ss.inference.folders import best_checkpoints, read_safetensors
 from unified_se_ss.plain_yaml import plain_yaml
 
 
@@ -41,14 +39,6 @@ def folder(tmp_path, model):
     path.mkdir()
     write_native(model, path)
     return path
-
-
-def rewrite(folder, change):
-    """Change config.json."""
-    path = folder / "config.json"
-    found = json.loads(path.read_text())
-    change(found)
-    path.write_text(json.dumps(found))
 
 
 # ------------------------------------------------------------------ what a model can do
@@ -80,7 +70,7 @@ def test_without_an_se_module():
     sources, enhanced = model.both(torch.randn(1, 100))
     assert sources.shape == (1, 3, 100) and enhanced is None
     assert not model.can_enhance
-    with pytest.raises(UserError, match="no SE module"):
+    with pytest.raises(UserError, match="cannot enhance; it can separate"):
         model.enhance(torch.randn(1, 100))
 
 
@@ -167,13 +157,11 @@ def test_a_model_of_another_recipe_is_one_entry(tmp_path, monkeypatch):
     """And everything else works: loading, checks, export, card."""
     facts = {"n_sources": 0, "channels": 2, "causal": True, "can_enhance": True}
     follower = ModelFamily(
-        network="Follower",
+        network=Follower,
         best="si_snr_i",
-        facts=lambda network: {**facts, "minimum_samples": network.taps},
-        both=lambda network, mixture, lengths: (None, network(mixture)),
-        enhance=lambda network, mixture, lengths: network(mixture),
+        properties=lambda network: {**facts, "minimum_samples": network.taps},
+        forward=lambda network, mixture, lengths: (None, network(mixture)),
     )
-    monkeypatch.setitem(NETWORKS, "Follower", Follower)
     monkeypatch.setitem(KINDS, "follower", follower)
     described = {
         "format": 1,
@@ -190,7 +178,7 @@ def test_a_model_of_another_recipe_is_one_entry(tmp_path, monkeypatch):
     assert again.both(mixture)[0] is None and again.causal
     card = (tmp_path / "b" / "README.md").read_text()
     assert "removes noise" in card and "model.enhance(mixture)  # [B, 2, T]" in card
-    with pytest.raises(UserError, match="only enhances"):
+    with pytest.raises(UserError, match="cannot separate; it can enhance"):
         again.separate(mixture)
     with pytest.raises(UserError, match=r"expected \[B, 2, T\]"):
         again.enhance(torch.randn(3, 50))
@@ -201,8 +189,24 @@ def test_a_model_of_another_recipe_is_one_entry(tmp_path, monkeypatch):
 # ------------------------------------------------------------------ hostile config.json
 
 
-def network_of(found):
-    return found["network"]["arguments"]
+def change(folder, where, value=None):
+    """Give one value of config.json, or take it away; keys joined by dots.
+
+    The keys of ``arguments`` are reached through their network's name.
+    """
+    path = folder / "config.json"
+    found = json.loads(path.read_text())
+    *way, last = where.split(".")
+    place = found
+    for key in way:
+        place = place[key] if key in place else place["arguments"][key]
+    if value is ABSENT:
+        del place[last]
+    elif last in place or "arguments" not in place or last in ("partial", "init"):
+        place[last] = value
+    else:
+        place["arguments"][last] = value
+    path.write_text(json.dumps(found))
 
 
 def nested(levels):
@@ -213,139 +217,57 @@ def nested(levels):
     return description
 
 
-HOSTILE = {
-    "unknown class": (
-        lambda c: network_of(c)["encoder"].update({"class": "Evil"}),
-        "class",
-    ),
-    "dotted class": (
-        lambda c: network_of(c)["encoder"].update({"class": "os.system"}),
-        "no class 'os.system'",
-    ),
-    "dunder class": (
-        lambda c: network_of(c)["encoder"].update({"class": "__import__"}),
-        "no class '__import__'",
-    ),
-    "class of the module": (
-        lambda c: network_of(c)["encoder"].update({"class": "UnifiedOutput"}),
-        "no class 'UnifiedOutput'",
-    ),
-    "class is a list": (
-        lambda c: network_of(c)["encoder"].update({"class": ["Encoder"]}),
-        "no class",
-    ),
-    "no arguments": (
-        lambda c: network_of(c)["encoder"].pop("arguments"),
-        "expected a class",
-    ),
-    "arguments is a list": (
-        lambda c: network_of(c)["encoder"].update(arguments=[1, 2]),
-        "expected an object",
-    ),
-    "unknown argument": (
-        lambda c: network_of(c)["encoder"]["arguments"].update(__class__=1),
-        "no such argument",
-    ),
-    "self as an argument": (
-        lambda c: network_of(c)["encoder"]["arguments"].update(self=1),
-        "no such argument",
-    ),
-    "missing argument": (
-        lambda c: network_of(c)["encoder"]["arguments"].pop("n_basis"),
-        "n_basis",
-    ),
-    "unknown key": (lambda c: network_of(c)["encoder"].update(init="x"), "unknown key"),
-    "string for a number": (
-        lambda c: network_of(c)["encoder"]["arguments"].update(n_basis="32"),
-        "expected int",
-    ),
-    "true for a number": (
-        lambda c: network_of(c)["encoder"]["arguments"].update(n_basis=True),
-        "expected int",
-    ),
-    "float for a number": (
-        lambda c: network_of(c)["encoder"]["arguments"].update(n_basis=32.5),
-        "expected int",
-    ),
-    "null for a network": (lambda c: network_of(c).update(encoder=None), "expected Module"),
-    "number for a network": (lambda c: network_of(c).update(encoder=1), "expected Module"),
-    "list for a network": (lambda c: network_of(c).update(encoder=[1]), "expected Module"),
-    "string for what makes a network": (
-        lambda c: network_of(c)["separator"]["arguments"].update(intra="os.system"),
-        "what makes a network",
-    ),
-    "network for what makes one": (
-        lambda c: network_of(c)["separator"]["arguments"]["intra"].pop("partial"),
-        "what makes a network",
-    ),
-    "partial for a network": (
-        lambda c: network_of(c)["encoder"].update(partial=True),
-        "expected Module",
-    ),
-    "partial as a number": (
-        lambda c: network_of(c)["encoder"].update(partial=1),
-        "expected true or false",
-    ),
-    "huge size": (
-        lambda c: network_of(c)["encoder"]["arguments"].update(n_basis=10**12),
-        "expected 1 to",
-    ),
-    "number of a thousand digits": (
-        lambda c: network_of(c)["encoder"]["arguments"].update(n_basis=10**4000),
-        "expected 1 to",
-    ),
-    "many blocks": (
-        lambda c: network_of(c)["separator"]["arguments"].update(blocks=65536),
-        "expected 1 to 64",
-    ),
-    "zero": (
-        lambda c: network_of(c)["encoder"]["arguments"].update(stride=0),
-        "expected 1 to",
-    ),
-    "negative": (
-        lambda c: network_of(c)["encoder"]["arguments"].update(kernel_size=-16),
-        "expected 1 to",
-    ),
-    "odd chunks": (
-        lambda c: network_of(c)["separator"]["arguments"].update(chunk_length=11),
-        "expected an even number",
-    ),
-    "unknown word": (
-        lambda c: network_of(c)["encoder"]["arguments"].update(initial="evil"),
-        "initial is 'evil'",
-    ),
-    "long word": (
-        lambda c: network_of(c)["encoder"]["arguments"].update(initial="x" * 9999),
-        "expected a name",
-    ),
-    "deep nesting": (
-        lambda c: c.update(network=nested(DEEPEST + 1)),
-        f"more than {DEEPEST} networks",
-    ),
-    "other network": (
-        lambda c: c.update(network=network_of(c)["encoder"]),
-        "a model of kind unified",
-    ),
-    "network is a string": (lambda c: c.update(network="os.system"), "kind unified"),
-    "parts that do not fit": (
-        lambda c: network_of(c).update(separator=network_of(c)["enhancer"]),
-        "not the weights",
-    ),
-    "unknown kind": (lambda c: c.update(kind="os"), "kind is 'os'"),
-    "kind is a list": (lambda c: c.update(kind=["unified"]), "kind is"),
-    "later format": (lambda c: c.update(format=2), "reads format 1"),
-    "format is true": (lambda c: c.update(format=True), "reads format 1"),
-    "rate of zero": (lambda c: c.update(sample_rate=0), "sample_rate is 0"),
-    "rate in words": (lambda c: c.update(sample_rate="8000"), "sample_rate is '8000'"),
-    "a key too many": (lambda c: c.update(code="import os"), "'code'"),
-    "a key too few": (lambda c: c.pop("kind"), "'kind'"),
-}
+ABSENT = object()
+ENCODER = {"class": "Encoder", "arguments": {"n_basis": 32, "kernel_size": 16, "stride": 8}}
+NO_ENCODER = (None, 1, [1])  # for a network
+HOSTILE = [
+    ("network.encoder.class", "Evil", "class"),
+    ("network.encoder.class", "os.system", "no class 'os.system'"),
+    ("network.encoder.class", "__import__", "no class '__import__'"),
+    ("network.encoder.class", "UnifiedOutput", "no class 'UnifiedOutput'"),
+    ("network.encoder.class", ["Encoder"], "no class"),
+    ("network.encoder.arguments", ABSENT, "expected a class"),
+    ("network.encoder.arguments", [1, 2], "expected an object"),
+    ("network.encoder.__class__", 1, "no such argument"),
+    ("network.encoder.self", 1, "no such argument"),
+    ("network.encoder.arguments.n_basis", ABSENT, "n_basis"),
+    ("network.encoder.init", "x", "unknown key"),
+    ("network.encoder.n_basis", "32", "expected int"),
+    ("network.encoder.n_basis", True, "expected int"),
+    ("network.encoder.n_basis", 32.5, "expected int"),
+    ("network.encoder.n_basis", 10**12, "expected 1 to"),
+    ("network.encoder.n_basis", 10**4000, "expected 1 to"),
+    *[("network.encoder", value, "expected Module") for value in NO_ENCODER],
+    ("network.separator.intra", "os.system", "what makes a network"),
+    ("network.separator.intra.partial", ABSENT, "what makes a network"),
+    ("network.encoder.partial", True, "expected Module"),
+    ("network.encoder.partial", 1, "expected true or false"),
+    ("network.separator.blocks", 65536, "expected 1 to 64"),
+    ("network.encoder.stride", 0, "expected 1 to"),
+    ("network.encoder.kernel_size", -16, "expected 1 to"),
+    ("network.separator.chunk_length", 11, "expected an even number"),
+    ("network.encoder.initial", "evil", "initial is 'evil'"),
+    ("network.encoder.initial", "x" * 9999, "expected a name"),
+    ("network", nested(DEEPEST + 1), f"more than {DEEPEST} networks"),
+    ("network", ENCODER, "a model of kind unified"),
+    ("network", "os.system", "kind unified"),
+    ("network.separator", masks("dprnn", 1, 1), "not the weights"),
+    ("kind", "os", "kind is 'os'"),
+    ("kind", ["unified"], "kind is"),
+    ("format", 2, "reads format 1"),
+    ("format", True, "reads format 1"),
+    ("sample_rate", 0, "sample_rate is 0"),
+    ("sample_rate", "8000", "sample_rate is '8000'"),
+    ("code", "import os", "'code'"),
+    ("kind", ABSENT, "'kind'"),
+]
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_configuration_is_refused(folder, name):
-    change, word = HOSTILE[name]
-    rewrite(folder, change)
+@pytest.mark.parametrize(
+    "where, value, word", HOSTILE, ids=[f"{where}, {word}" for where, _, word in HOSTILE]
+)
+def test_hostile_configuration_is_refused(folder, where, value, word):
+    change(folder, where, value)
     with pytest.raises(UserError, match=word) as caught:
         load_model(folder, "cpu")
     assert "config.json" in str(caught.value) or "safetensors" in str(caught.value)
@@ -379,7 +301,7 @@ def test_not_json(folder, text, word):
 def test_a_size_that_the_weights_do_not_have_costs_no_memory(folder):
     """65536 x 65536 numbers are 16 GiB: compared by shape, never made."""
     big = {"n_basis": 65536, "kernel_size": 65536, "stride": 1}
-    rewrite(folder, lambda c: network_of(c)["encoder"].update(arguments=big))
+    change(folder, "network.encoder.arguments", big)
     with pytest.raises(UserError, match="another shape.*65536"):
         load_model(folder, "cpu")
 
@@ -387,7 +309,7 @@ def test_a_size_that_the_weights_do_not_have_costs_no_memory(folder):
 def test_parts_that_do_not_fit_are_found_before_use(tmp_path):
     """A decoder for fewer basis functions, with weights to match."""
     wrong = configuration()
-    network_of(wrong)["decoder"]["arguments"] |= {"n_basis": 16}
+    wrong["network"]["arguments"]["decoder"]["arguments"]["n_basis"] = 16
     network = build_network(wrong["network"])
     model = Model(network, "unified", 8000, "cpu", configuration=wrong)
     write_native(model, tmp_path)
@@ -409,7 +331,10 @@ def test_a_configuration_with_random_damage_is_loaded_or_refused(folder, seed):
                 return
             found = found[key]
 
-    rewrite(folder, damage)
+    path = folder / "config.json"
+    found = json.loads(path.read_text())
+    damage(found)
+    path.write_text(json.dumps(found))
     with contextlib.suppress(UserError):
         assert isinstance(load_model(folder, "cpu"), Model)
 
@@ -582,11 +507,11 @@ def test_the_best_checkpoint_is_taken_and_the_later_of_equals(tmp_path):
     for name, text in metas.items():
         (tmp_path / "save" / name).mkdir(parents=True)
         (tmp_path / "save" / name / "CKPT.yaml").write_text(f"# yamllint disable\n{text}\n")
-    assert best_checkpoint(tmp_path, "si_snr_i").name == "CKPT+c"
+    assert best_checkpoints(tmp_path, "si_snr_i")[0].name == "CKPT+c"
     for name in ("CKPT+a", "CKPT+b", "CKPT+c"):
         shutil.rmtree(tmp_path / "save" / name)
     with pytest.raises(UserError, match="no checkpoint of a whole epoch"):
-        best_checkpoint(tmp_path, "si_snr_i")
+        best_checkpoints(tmp_path, "si_snr_i")
 
 
 def test_descriptions_of_yaml_and_of_json_are_the_same():

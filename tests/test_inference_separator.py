@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from small_models import small_model
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference import separator as separator_module
-from unified_se_ss.inference.gain import LevelFit, consistent
-from unified_se_ss.inference.separator import Separator
+from unified_se_ss.inference import Model, Separator, pipeline
+from unified_se_ss.inference.chunks import LevelFit
+from unified_se_ss.inference.pipeline import consistent
 
 RATE = 8000
 
 
-class BandSplit:
+class BandSplit(Model):
     """Stands in for a model that hears two voices, one below and one above 1 kHz.
 
     A linear-phase filter of 401 samples, so what it gives depends on 25 ms around. Like a
@@ -28,7 +28,8 @@ class BandSplit:
 
     kind, sample_rate, n_sources, channels = "unified", RATE, 2, 1
     causal, minimum_samples, can_enhance = False, 16, True
-    device, precision = torch.device("cpu"), "fp32"
+    device, precision, decoding = torch.device("cpu"), "fp32", None
+    network = torch.nn.Identity()
 
     def __init__(self, gains=(3.0, -0.2), offset=0.5, seed=None):
         self.gains, self.offset = torch.tensor(gains), offset
@@ -252,7 +253,7 @@ def test_forward_wav_is_the_network_itself():
 
 
 def test_what_a_model_cannot_do():
-    with pytest.raises(UserError, match="no SE module"):
+    with pytest.raises(UserError, match="cannot enhance; it can separate"):
         Separator(small_model(use_se=False)).enhance(np.ones(100), RATE)
     with pytest.raises(UserError, match="not causal"):
         Separator(small_model()).stream()
@@ -324,11 +325,11 @@ def test_memory_does_not_keep_the_recording(tmp_path, monkeypatch):
     soundfile.write(path, two_voices(30).sum(0), RATE, "FLOAT")
     sizes = []
 
-    class Watching(separator_module.Writer):
+    class Watching(pipeline.Writer):
         def write(self, blocks):
             super().write(sizes.append(block.shape[1]) or block for block in blocks)
 
-    monkeypatch.setattr(separator_module, "Writer", Watching)
+    monkeypatch.setattr(pipeline, "Writer", Watching)
     separator = Separator(BandSplit(), chunk_seconds=2, overlap_seconds=0.5)
     outputs = [tmp_path / "out" / "1.wav", tmp_path / "out" / "2.wav"]
     result = separator.separate_file(path, outputs)
@@ -346,7 +347,7 @@ def test_memory_does_not_keep_the_recording(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "task, message",
     [
-        ("recognise", "has no recogniser; take separate or enhance"),
+        ("recognise", "cannot recognise; it can separate and enhance"),
         ("seperate", "task: is 'seperate'; expected one of separate, enhance, recognise"),
     ],
 )

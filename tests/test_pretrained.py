@@ -14,8 +14,7 @@ from test_train import command, run
 
 import train
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference.pretrained import load_pretrained_ss
-from unified_se_ss.inference.speechbrain_format import write_speechbrain
+from unified_se_ss.inference.speechbrain_format import load_pretrained_ss, write_speechbrain
 
 
 def speechbrain_model(sort, n_sources=2, n_features=12):

@@ -25,7 +25,7 @@ from test_brain import batches, make
 from unified_se_ss.data.hrirs import _read_kept
 from unified_se_ss.data.rooms import RoomBank, RoomSettings
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference.weights import read_checkpoint, read_safetensors
+from unified_se_ss.inference.folders import read_checkpoint, read_safetensors
 from unified_se_ss.plain_yaml import plain_yaml
 from unified_se_ss.training.checkpoints import FILES, AtomicCheckpointer, _listing
 from unified_se_ss.training.nonfinite import load_suspect

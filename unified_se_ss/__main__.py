@@ -196,6 +196,7 @@ def add_separation(commands, task: str, **how) -> None:
         separate_files,
         **how,
     )
+    command.set_defaults(task=task)
     add_model(command)
     command.add_argument(
         "inputs",
@@ -204,85 +205,73 @@ def add_separation(commands, task: str, **how) -> None:
         help="sound files, folders, patterns, or - for standard input",
     )
     command.add_argument("-o", "--output", required=True, help="folder for the results")
-    command.add_argument(
-        "--channel", type=int, help="the channel to take of files with several, from 0"
-    )
-    command.add_argument(
-        "--downmix", action="store_true", help="take the mean of the channels"
-    )
-    command.add_argument(
-        "--subtype",
-        default="float",
-        choices=("float", "pcm16"),
-        help="32 bit float, which never changes a level, or 16 bit, where all of a file's "
-        "outputs are turned down alike if one would clip; default %(default)s",
-    )
-    if task == "separate":
-        command.add_argument(
-            "--mixture_consistency",
-            action="store_true",
-            help="share out what the sources lack to the mixture, noise included",
-        )
-    if task == "enhance":
-        command.add_argument(
-            "--guide",
-            metavar="BEAMFORMER",
-            help="for GSENet: files hold all microphones, the reference first, and "
+    for name, option in (OPTIONS_OF_TASKS[task] | OPTIONS_OF_ALL_TASKS).items():
+        # What is not given is left to the class that works with the model.
+        command.add_argument(f"--{name}", **{"default": argparse.SUPPRESS, **option})
+
+
+# By task, what its command has more than the others. Except those of all tasks and
+# text_only, arguments of the classes of inference/pipeline.py.
+OPTIONS_OF_TASKS: dict[str, dict] = {
+    "separate": {
+        "mixture_consistency": {
+            "action": "store_true",
+            "help": "share out what the sources lack to the mixture, noise included",
+        },
+    },
+    "enhance": {
+        "guide": {
+            "metavar": "BEAMFORMER",
+            "help": "for GSENet: files hold all microphones, the reference first, and "
             "multichannel_wiener, souden_mvdr or rtf_mvdr makes the guide; by default "
             "they hold two channels, the microphone and a beamformer's output",
-        )
-        command.add_argument(
-            "--context_seconds",
-            type=float,
-            default=0.5,
-            help="files begin with noise alone for so long, which the guide learns; "
-            "default %(default)s",
-        )
-    if task == "recognise":
-        add_recognition(command)
-    command.add_argument(
-        "--chunk_seconds",
-        type=float,
-        default=20.0,
-        help="long files are done in chunks, which bound the memory; default %(default)s",
-    )
-    command.add_argument(
-        "--overlap_seconds", type=float, default=4.0, help="of chunks; default %(default)s"
-    )
-    command.add_argument("--force", action="store_true", help="replace what exists")
-    command.add_argument(
-        "--json", action="store_true", help="write one JSON object, for machines"
-    )
-    unused = {"guide": None, "mixture_consistency": False, "text_only": False}
-    command.set_defaults(task=task)
-    for name, value in unused.items():
-        if command.get_default(name) is None:
-            command.set_defaults(**{name: value})
-
-
-def add_recognition(command) -> None:
-    """What ``recognise`` has more than ``enhance``."""
-    command.add_argument(
-        "--segment_seconds",
-        type=float,
-        default=20.0,
-        help="longer recordings are recognised in pieces, cut where it is quiet; "
-        "default %(default)s",
-    )
-    command.add_argument(
-        "--beam_size",
-        type=int,
-        help="hypotheses that the search follows; default that of the model's test",
-    )
-    command.add_argument(
-        "--keep_level",
-        action="store_true",
-        help="let the model hear recordings at their own level, as in its test, not at "
-        "the one it was trained at",
-    )
-    command.add_argument(
-        "--text_only", action="store_true", help="leave the enhanced recordings out"
-    )
+        },
+        "context_seconds": {
+            "type": float,
+            "help": "files begin with noise alone for so long, which the guide learns; "
+            "default 0.5",
+        },
+    },
+    "recognise": {
+        "segment_seconds": {
+            "type": float,
+            "help": "longer recordings are recognised in pieces, cut where it is quiet; "
+            "default 20",
+        },
+        "beam_size": {
+            "type": int,
+            "help": "hypotheses that the search follows; default that of the model's test",
+        },
+        "keep_level": {
+            "action": "store_false",
+            "dest": "match_level",
+            "help": "give the model recordings at their own level, as in its test, not at "
+            "the one it was trained at",
+        },
+        "text_only": {"action": "store_true", "help": "leave out the enhanced recordings"},
+    },
+}
+OPTIONS_OF_ALL_TASKS: dict[str, dict] = {
+    "chunk_seconds": {
+        "type": float,
+        "help": "long files are done in chunks, which bound the memory; default 20",
+    },
+    "overlap_seconds": {"type": float, "help": "of chunks; default 4"},
+    "channel": {"type": int, "help": "the channel to take of files with several, from 0"},
+    "downmix": {"action": "store_true", "help": "take the mean of the channels"},
+    "subtype": {
+        "default": "float",
+        "choices": ("float", "pcm16"),
+        "help": "32 bit float, which never changes a level, or 16 bit, where all of a file's "
+        "outputs are turned down alike if one would clip; default %(default)s",
+    },
+    "force": {"action": "store_true", "help": "replace what exists"},
+    "json": {
+        "action": "store_true",
+        "default": False,
+        "help": "write one JSON object, for machines",
+    },
+}
 
 
 def add_evaluation(commands) -> None:
@@ -447,65 +436,30 @@ def separate_files(options) -> int:
     """Separate or enhance files, or recognise what is said in them."""
     from unified_se_ss.inference import batch
 
+    known = {**vars(options)}
+    for key in ("command", "debug"):
+        del known[key]
     return batch.run(
-        options.task,
-        options.model,
-        options.inputs,
-        options.output,
-        device=options.device,
-        precision=options.precision,
-        channel=options.channel,
-        downmix=options.downmix,
-        subtype=options.subtype,
-        force=options.force,
-        as_json=options.json,
-        chunk_seconds=options.chunk_seconds,
-        overlap_seconds=options.overlap_seconds,
-        mixture_consistency=options.mixture_consistency,
-        guide=make_guide(options),
-        text_only=options.text_only,
-        recognition=recognition_options(options),
+        known.pop("task"),
+        known.pop("model"),
+        known.pop("inputs"),
+        known.pop("output"),
+        as_json=known.pop("json"),
+        **known,
     )
-
-
-def recognition_options(options) -> dict | None:
-    """How to recognise, if that was asked for."""
-    if options.task != "recognise":
-        return None
-    return {
-        "segment_seconds": options.segment_seconds,
-        "beam_size": options.beam_size,
-        "match_level": not options.keep_level,
-    }
-
-
-def make_guide(options):
-    """The beamformer that makes a GSENet's guide, if one was asked for."""
-    if options.guide is None:
-        return None
-    from unified_se_ss.inference.folders import read_folder
-    from unified_se_ss.spatial import BeamformerFrontend
-
-    rate = read_folder(options.model).sample_rate
-    try:
-        guide = BeamformerFrontend(
-            options.guide, sample_rate=rate, context_seconds=options.context_seconds
-        )
-    except ValueError as error:
-        raise UserError(f"--guide: {error}") from error
-    if guide.is_steered:
-        raise UserError(
-            f"--guide: {options.guide} has to be told where microphones and source are; "
-            "multichannel_wiener, souden_mvdr and rtf_mvdr have not"
-        )
-    return guide
 
 
 def export_model(options) -> None:
     """Export a model and say where it is."""
-    from unified_se_ss.inference.export import export_command
+    from unified_se_ss.inference.export import CARD, export
 
-    export_command(options)
+    folder = export(options.model, options.output, options.format, options.force)
+    for path in sorted(folder.iterdir()):
+        print(f"{path}  ({path.stat().st_size:,} bytes)")
+    print(
+        f"\n{folder / CARD} says what the model is; look it over before you hand it on, "
+        "it quotes the command that trained it"
+    )
 
 
 def evaluate_model(options) -> None:

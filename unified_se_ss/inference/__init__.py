@@ -1,9 +1,18 @@
-"""Use trained models: load, separate, enhance, share.
-
-Axes: B batch, T samples, J sources.
-"""
+"""Use trained models: load, separate, enhance, recognise, share."""
 
 from unified_se_ss.inference.models import Model, load_model
-from unified_se_ss.inference.separator import Separator
+from unified_se_ss.inference.pipeline import (
+    BinauralSeparator,
+    GuidedEnhancer,
+    Recognizer,
+    Separator,
+)
 
-__all__ = ["Model", "Separator", "load_model"]
+__all__ = [
+    "BinauralSeparator",
+    "GuidedEnhancer",
+    "Model",
+    "Recognizer",
+    "Separator",
+    "load_model",
+]

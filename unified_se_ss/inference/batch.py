@@ -19,18 +19,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from unified_se_ss.data import audio
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_write, csv_text
-from unified_se_ss.inference.binaural import BinauralSeparator
-from unified_se_ss.inference.guided import GuidedEnhancer
-from unified_se_ss.inference.interface import Interface
-from unified_se_ss.inference.models import load_model
-from unified_se_ss.inference.separator import Separator
-from unified_se_ss.inference.sound_files import SUBTYPES, SUFFIXES, opened
+from unified_se_ss.inference.pipeline import Pipeline, open_pipeline
+from unified_se_ss.inference.sound_files import SUBTYPES
 from unified_se_ss.progress import progress_bar
 
 STANDARD_INPUT = "-"
 TRANSCRIPTS = "transcripts.csv"
+# What a folder is searched for. A file that is named is tried whatever it is called.
+SUFFIXES = set(
+    ".aif .aiff .au .caf .flac .mp3 .oga .ogg .opus .rf64 .w64 .wav .wave".split()
+)
 
 
 # ------------------------------------------------------------------ inputs
@@ -38,16 +39,9 @@ TRANSCRIPTS = "transcripts.csv"
 
 @dataclass(frozen=True)
 class Input:
-    """A sound to work on.
+    """A sound to work on: its file, its name for messages, and where its outputs go.
 
-    Arguments
-    ---------
-    path : Path
-        The file to read.
-    name : str
-        What messages call it.
-    target : Path
-        Where its outputs go, relative to the output folder and without an ending.
+    The target is relative to the output folder and has no ending.
     """
 
     path: Path
@@ -56,23 +50,11 @@ class Input:
 
 
 def find_inputs(arguments: list[str], output: Path) -> list[Input]:
-    """The files that a command names: files, folders, patterns, ``-``.
+    """The files that arguments of the command line name, in the order given, each once.
 
     Folders are searched through, for sound files by their endings; the output folder is
     left out. A folder's files keep their subfolders, named files have none, unless two
     of one name would meet: they get theirs, and where that does not help, their ending.
-
-    Arguments
-    ---------
-    arguments : list of str
-        As on the command line.
-    output : Path
-        The output folder.
-
-    Returns
-    -------
-    list of Input
-        In the order given, each file once.
 
     Raises
     ------
@@ -103,7 +85,6 @@ def find_inputs(arguments: list[str], output: Path) -> list[Input]:
 
 
 def _named_by(argument: str, output: Path) -> list[Input]:
-    """The files that one argument names."""
     path = Path(argument)
     if argument == STANDARD_INPUT:
         return [Input(path, "standard input", Path("stdin"))]
@@ -121,18 +102,17 @@ def _named_by(argument: str, output: Path) -> list[Input]:
 def _sounds_in(folder: Path, output: Path) -> list[Path]:
     """Sound files in a folder and below, hidden ones and the output folder left out."""
     sounds = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and (Path(place) / name).resolve() != output
-        )
-        sounds += [
-            Path(place) / name
-            for name in sorted(files)
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
-    return sounds
+    for path in folder.rglob("*"):
+        above = path.parent.resolve()
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if (
+            path.suffix.lower() in SUFFIXES
+            and path.is_file()
+            and not is_hidden
+            and output not in (above, *above.parents)
+        ):
+            sounds.append(path)
+    return sorted(sounds, key=lambda path: (path.parent.parts, path.name))
 
 
 def _without_collisions(inputs: list[Input]) -> list[Input]:
@@ -151,7 +131,7 @@ def _without_collisions(inputs: list[Input]) -> list[Input]:
 
 
 def _collisions(inputs: list[Input]) -> list[list[Input]]:
-    """Groups of inputs with the same target, on file systems that ignore case too."""
+    """Groups of inputs with the same target, also where case does not count."""
     groups = defaultdict(list)
     for one in inputs:
         groups[one.target.as_posix().casefold()].append(one)
@@ -164,35 +144,23 @@ def _by_folder(group: list[Input]) -> list[Path]:
     if len(set(folders)) == 1:
         return [one.target for one in group]
     root = os.path.commonpath(folders)
-    return [
-        folder.relative_to(root) / one.target.name
-        for folder, one in zip(folders, group, strict=True)
-    ]
+    pairs = zip(folders, group, strict=True)
+    return [folder.relative_to(root) / one.target.name for folder, one in pairs]
 
 
 def _by_ending(group: list[Input]) -> list[Path]:
     """Targets that say what the files end in."""
-    endings = [one.path.suffix.replace(".", "_") for one in group]
     return [
-        one.target.with_name(one.target.name + ending)
-        for one, ending in zip(group, endings, strict=True)
+        one.target.with_name(one.target.name + one.path.suffix.replace(".", "_"))
+        for one in group
     ]
 
 
 # ------------------------------------------------------------------ outputs
 
 
-def outputs_of(one: Input, output: Path, task: str, n_signals: int) -> list[Path]:
-    """The files that come of an input.
-
-    Example
-    -------
-    >>> one = Input(Path("in/a.mp3"), "in/a.mp3", Path("a"))
-    >>> [path.as_posix() for path in outputs_of(one, Path("out"), "separate", 2)]
-    ['out/a_source1.wav', 'out/a_source2.wav']
-    >>> [path.as_posix() for path in outputs_of(one, Path("out"), "recognise", 1)]
-    ['out/a.txt', 'out/a_enhanced.wav']
-    """
+def _outputs_of(one: Input, output: Path, task: str, n_signals: int) -> list[Path]:
+    """The files that come of an input, the text first."""
     ends = [f"_source{j + 1}.wav" for j in range(n_signals)]
     if task != "separate":
         ends = ["_enhanced.wav"] * n_signals
@@ -202,14 +170,8 @@ def outputs_of(one: Input, output: Path, task: str, n_signals: int) -> list[Path
     return [stem.with_name(f"{stem.name}{end}") for end in ends]
 
 
-def check_outputs(outputs: dict[Input, list[Path]], force: bool, others=()) -> None:
-    """Stop before any work where an output would land beside an input or on a file.
-
-    Raises
-    ------
-    UserError
-        Says which, and what to do.
-    """
+def _check_outputs(outputs: dict[Input, list[Path]], force: bool, others=()) -> None:
+    """Stop before any work where an output would land beside an input or on a file."""
     beside = {one.path.resolve().parent for one in outputs if one.name != "standard input"}
     paths = [path for each in outputs.values() for path in each] + list(others)
     for path in paths:
@@ -228,46 +190,6 @@ def check_outputs(outputs: dict[Input, list[Path]], force: bool, others=()) -> N
 
 
 # ------------------------------------------------------------------ the commands
-
-
-def load_for_files(
-    folder, device=None, precision=None, guide=None, recognition=None, **options
-):
-    """What works on files with the model of a folder, whichever kind it is.
-
-    Arguments
-    ---------
-    folder : str
-        An exported folder or a run's folder.
-    device, precision : str, optional
-        As for :func:`~unified_se_ss.inference.models.load_model`.
-    guide : callable, optional
-        As for :class:`~unified_se_ss.inference.guided.GuidedEnhancer`.
-    recognition : dict, optional
-        Where words are wanted, options of
-        :class:`~unified_se_ss.inference.recognizer.Recognizer`.
-    **options
-        Those of :class:`~unified_se_ss.inference.separator.Separator`.
-
-    Returns
-    -------
-    Separator, BinauralSeparator, GuidedEnhancer or Recognizer
-    """
-    model = load_model(folder, device, precision)
-    if recognition is not None and model.kind != "recogniser":
-        raise UserError(f"a model of kind {model.kind} recognises no words; see --help")
-    if model.kind == "gsenet":
-        return GuidedEnhancer(model, guide)
-    if guide is not None:
-        raise UserError(f"--guide: a model of kind {model.kind} is guided by nothing")
-    if model.kind == "recogniser":
-        from unified_se_ss.inference.recognizer import Recognizer
-
-        options.pop("mixture_consistency", None)  # there are no sources
-        return Recognizer(model, **options, **(recognition or {}))
-    if model.kind == "binaural":
-        return BinauralSeparator(model, **options)
-    return Separator(model, **options)
 
 
 def run(
@@ -297,18 +219,16 @@ def run(
         Files, folders, patterns, ``-``.
     output : str
         The output folder; made if it is missing.
-    device, precision : str, optional
-        As for :meth:`~unified_se_ss.inference.separator.Separator.from_folder`.
     channel, downmix, subtype : optional
-        As for :meth:`~unified_se_ss.inference.separator.Separator.separate_file`.
+        As for :meth:`~unified_se_ss.inference.pipeline.Pipeline.separate_file`.
     force : bool
         Replace outputs that exist.
     as_json : bool
         Write one JSON object to standard output, and nothing else.
     text_only : bool
         Of ``"recognise"``: leave the enhanced signals out.
-    **options
-        Those of :func:`load_for_files`.
+    device, precision, **options
+        Those of :func:`~unified_se_ss.inference.pipeline.open_pipeline`.
 
     Returns
     -------
@@ -320,65 +240,57 @@ def run(
     UserError
         The command is wrong as a whole: no model, no input, outputs in the way.
     """
+    how = {"task": task, "channel": channel, "downmix": downmix, "subtype": subtype}
     try:
-        return _run(
-            task,
-            model,
-            find_inputs(arguments, Path(output)),
-            Path(output),
-            {"device": device, "precision": precision, **options},
-            {"channel": channel, "downmix": downmix, "subtype": subtype},
-            force,
-            as_json,
-            text_only,
-        )
+        inputs = find_inputs(arguments, Path(output))
+        if subtype not in SUBTYPES:
+            raise UserError(f"subtype: expected one of: {', '.join(SUBTYPES)}")
+        if downmix and channel is not None:
+            raise UserError("--channel and --downmix: give one of the two")
+        pipeline = open_pipeline(model, device, precision, **options)
+        n_signals = pipeline.n_signals(task)
+        n_signals = 0 if text_only else n_signals
+        outputs = {one: _outputs_of(one, Path(output), task, n_signals) for one in inputs}
+        table = Path(output) / TRANSCRIPTS if task == "recognise" else None
+        _check_outputs(outputs, force, [table] if table else [])
+        say = _silent if as_json else _say
+        say(str(pipeline))
+        done, failed = _work(pipeline, outputs, Path(output), how, say)
     except UserError as error:
         if as_json:
             print(json.dumps({"error": str(error)}))
         raise
+    report = _report(pipeline, done, failed)
+    if table and done:
+        _write_transcripts(table, done)
+        report["transcripts"] = str(table)
+    if as_json:
+        print(json.dumps(report))
+    say(_last_line(report))
+    return 1 if failed else 0
 
 
-def _run(
-    task, model, inputs, output, how_to_load, how_to_work, force, as_json, text_only
-) -> int:
-    if how_to_work["subtype"] not in SUBTYPES:
-        raise UserError(f"subtype: expected one of: {', '.join(SUBTYPES)}")
-    if how_to_work["downmix"] and how_to_work["channel"] is not None:
-        raise UserError("--channel and --downmix: give one of the two")
-    separator = load_for_files(model, **how_to_load)
-    n_signals = 0 if text_only else separator.n_signals(task)
-    outputs = {one: outputs_of(one, output, task, n_signals) for one in inputs}
-    transcripts = [output / TRANSCRIPTS] if task == "recognise" else []
-    check_outputs(outputs, force, transcripts)
-    say = _silent if as_json else _say
-    say(str(separator))
+def _work(pipeline: Pipeline, outputs: dict, folder: Path, how: dict, say) -> tuple:
+    """Do all inputs; entries of those that are done, and of those that failed."""
     done, failed = [], []
     with ExitStack() as stack:
-        inputs = [stack.enter_context(_on_disk(one, output)) for one in inputs]
-        bar = stack.enter_context(_progress_bar(task, inputs))
+        inputs = [stack.enter_context(_on_disk(one, folder)) for one in outputs]
+        bar = stack.enter_context(_progress_bar(how["task"], inputs))
         for one, paths in zip(inputs, outputs.values(), strict=True):
             bar.set_postfix_str(one.name, refresh=False)
             start = time.perf_counter()
             try:
-                result = separator.separate_file(
-                    one.path, paths, task, progress=bar.update, name=one.name, **how_to_work
+                result = pipeline.separate_file(
+                    one.path, paths, progress=bar.update, name=one.name, **how
                 )
             except UserError as error:
                 failed.append({"input": one.name, "error": str(error)})
                 bar.write(f"failed: {error}", file=sys.stderr)
                 continue
-            seconds = time.perf_counter() - start
-            done.append(_entry(one, paths, result, seconds))
+            done.append(_entry(one, paths, result, time.perf_counter() - start))
             with bar.external_write_mode():
                 say(_line(done[-1]))
-    report = _report(separator, done, failed)
-    for path in transcripts if done else ():
-        write_transcripts(path, done)
-        report["transcripts"] = str(path)
-    if as_json:
-        print(json.dumps(report))
-    say(_last_line(report))
-    return 1 if failed else 0
+    return done, failed
 
 
 @contextmanager
@@ -404,11 +316,10 @@ def _on_disk(one: Input, output: Path):
 
 
 def _progress_bar(task: str, inputs: list[Input]):
-    """A bar over the seconds of sound of all inputs."""
     seconds = 0.0
     for one in inputs:
         # What is wrong with a file is said when it is its turn.
-        with suppress(UserError), opened(one.path) as file:
+        with suppress(UserError), audio.opened(one.path) as file:
             seconds += file.frames / file.samplerate
     shape = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
     shape += "{postfix}"
@@ -422,14 +333,13 @@ def _entry(one: Input, paths, result, seconds: float) -> dict:
     return {
         "input": one.name,
         "outputs": [str(path) for path in paths],
-        **asdict(result),
+        **{key: value for key, value in asdict(result).items() if value is not None},
         "processing_seconds": seconds,
         "real_time_factor": seconds / result.seconds,
     }
 
 
-def write_transcripts(path: Path, done: list[dict]) -> None:
-    """What was said in all files, as one table: input, seconds, text."""
+def _write_transcripts(path: Path, done: list[dict]) -> None:
     rows = (
         {"input": of["input"], "seconds": f"{of['seconds']:.3f}", "text": of["text"]}
         for of in done
@@ -437,31 +347,24 @@ def write_transcripts(path: Path, done: list[dict]) -> None:
     atomic_write(path, csv_text(rows, ("input", "seconds", "text")))
 
 
-def _report(separator: Interface, done: list, failed: list) -> dict:
-    """All that was done, as plain data."""
+def _report(pipeline: Pipeline, done: list, failed: list) -> dict:
     sound = sum(entry["seconds"] for entry in done)
     processing = sum(entry["processing_seconds"] for entry in done)
     return {
-        "model": str(separator),
-        "device": str(separator.model.device),
-        "precision": separator.model.precision,
+        "model": str(pipeline),
+        "device": str(pipeline.model.device),
+        "precision": pipeline.model.precision,
         "files": done,
         "failed": failed,
         "seconds": sound,
         "processing_seconds": processing,
         "real_time_factor": processing / sound if sound else None,
-        **peak_memory(separator.model.device),
+        **peak_memory(pipeline.model.device),
     }
 
 
 def peak_memory(device) -> dict:
-    """The largest memory this process has held so far, and of a GPU's, in bytes.
-
-    Example
-    -------
-    >>> peak_memory("cpu")["peak_memory_bytes"] > 1e6
-    True
-    """
+    """The largest memory this process has had so far, and of a GPU's, in bytes."""
     found = {"peak_memory_bytes": _peak_of_process()}
     if str(device).startswith("cuda"):
         import torch
@@ -471,7 +374,6 @@ def peak_memory(device) -> dict:
 
 
 def _peak_of_process() -> int | None:
-    """The largest size that this process has had, in bytes; None where nobody knows."""
     with suppress(OSError):  # Linux; its ru_maxrss would begin with that of the parent
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         if peak := re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE):
@@ -485,7 +387,6 @@ def _peak_of_process() -> int | None:
 
 
 def _line(entry: dict) -> str:
-    """One file for people to read."""
     names = ", ".join(entry["outputs"])
     text = f"{entry['input']}: {entry['seconds']:.2f} s -> {names}"
     if entry["full_scale_samples"]:
@@ -501,7 +402,6 @@ def _line(entry: dict) -> str:
 
 
 def _last_line(report: dict) -> str:
-    """The whole for people to read."""
     done, failed = len(report["files"]), len(report["failed"])
     text = f"{done} file{'s' * (done != 1)} done, {failed} failed"
     if report["real_time_factor"] is not None:
@@ -520,4 +420,4 @@ def _say(text: str) -> None:
 
 
 def _silent(_text: str) -> None:
-    """Says nothing: standard output is a machine's."""
+    """Nothing: standard output is a machine's."""

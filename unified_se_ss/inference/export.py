@@ -8,15 +8,27 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from unified_se_ss import __version__
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_write
-from unified_se_ss.inference.card import model_card
-from unified_se_ss.inference.folders import CONFIGURATION, TOKENS, WEIGHTS, read_folder
+from unified_se_ss.inference.folders import (
+    CONFIGURATION,
+    TOKENS,
+    WEIGHTS,
+    read_folder,
+    read_tokens,
+)
 from unified_se_ss.inference.models import Model, as_model
 from unified_se_ss.inference.onnx_format import write_onnx
-from unified_se_ss.inference.speechbrain_format import write_speechbrain
+from unified_se_ss.inference.speechbrain_format import longest_input, write_speechbrain
 
 CARD = "README.md"
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+# Keys of a run that say what it was trained on, and how.
+QUOTED_KEYS = (
+    "mixture mode train_subset segment_seconds dynamic_mixing snr_range rule granularity "
+    "se_loss weight_se number_of_epochs system weight_ctc average_checkpoints"
+).split()
 # A folder that holds none of these, or anything but all of those, is never replaced.
 MODELS = {WEIGHTS, "masknet.ckpt", "model.onnx"}
 EXPORTED = MODELS | {
@@ -30,15 +42,7 @@ EXPORTED = MODELS | {
 
 
 def write_native(model: Model, folder) -> None:
-    """Write ``config.json`` and ``model.safetensors``; of a recogniser ``tokens.model``.
-
-    Arguments
-    ---------
-    model : unified_se_ss.inference.Model
-        With its ``configuration``.
-    folder : str or Path
-        Gets the files.
-    """
+    """Write ``config.json`` and ``model.safetensors``; of a recogniser ``tokens.model``."""
     from safetensors.torch import save
 
     folder = Path(folder)
@@ -85,7 +89,7 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
     if format not in FORMATS:
         raise UserError(f"--format: is '{format}'; expected one of: {', '.join(FORMATS)}")
     source, folder = Path(source), Path(folder)
-    check_target(source, folder, force)
+    _check_target(source, folder, force)
     contents = read_folder(source)
     model = as_model(contents, "cpu")
     if model.decoding:
@@ -93,7 +97,8 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
             raise UserError(
                 f"--format {format}: cannot hold a recogniser; take --format native"
             )
-        check_tokens(model)
+        # A damaged one is not handed on.
+        read_tokens(model.decoding.tokens, model.network.n_tokens)
     if format != "native" and model.channels > 1:
         raise UserError(
             f"--format {format}: holds models that hear one channel; this {model.kind} model "
@@ -115,14 +120,7 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
     return folder
 
 
-def check_tokens(model: Model) -> None:
-    """Stop at a recogniser whose tokenizer is damaged, before it is handed on."""
-    from unified_se_ss.inference.tokenizer import read_tokens
-
-    read_tokens(model.decoding.tokens, model.network.n_tokens)
-
-
-def check_target(source: Path, folder: Path, force: bool) -> None:
+def _check_target(source: Path, folder: Path, force: bool) -> None:
     """Stop at a target that would be lost."""
     if not folder.name or folder.is_symlink():
         raise UserError(f"-o: {folder} is a link or no folder's name; choose another")
@@ -161,12 +159,64 @@ def _move(temporary: Path, folder: Path) -> None:
         shutil.rmtree(aside)
 
 
-def export_command(options) -> None:
-    """``python -m unified_se_ss export``: export, and say where and what."""
-    folder = export(options.model, options.output, options.format, options.force)
-    for path in sorted(folder.iterdir()):
-        print(f"{path}  ({path.stat().st_size:,} bytes)")
-    print(
-        f"\n{folder / CARD} says what the model is; look it over before you hand it on, "
-        "it quotes the command that trained it"
+# ------------------------------------------------------------------ the card
+
+
+def model_card(model, contents, source, folder, format: str) -> str:
+    """The card's Markdown: what a model is, how good it is, how it was trained and is used."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    hparams, recognises = contents.hparams or {}, model.decoding is not None
+    tag = "speech-recognition" if recognises else "speech-separation"
+    data = ModelCardData(
+        pipeline_tag="automatic-speech-recognition" if recognises else "audio-to-audio",
+        tags=[tag, "speech-enhancement"],
     )
+    abilities = {
+        "separate": f"separates a mixture of {model.n_sources} talkers",
+        "enhance": "removes noise from the mixture",
+        "recognise": "recognises what is said",
+    }
+    longest = longest_input(model.network) if format != "native" else None
+    seconds = (longest or 0) / model.sample_rate
+    sizes = [model.n_sources] * bool(model.n_sources) + [model.ears] * (model.ears > 1)
+    card = ModelCard.from_template(
+        data,
+        TEMPLATE,
+        title=hparams.get("experiment_name", Path(folder).name),
+        version=__version__,
+        model=model,
+        abilities=[abilities[task] for task in model.tasks],
+        parameters=lambda module: sum(p.numel() for p in module.parameters()),
+        results=_text(Path(source) / "summary.md").strip(),
+        averaged=hparams.get("average_checkpoints", 1),
+        training=_training(hparams, Path(source)),
+        format=format,
+        folder=Path(folder).name,
+        takes="[B, T]" if model.channels == 1 else f"[B, {model.channels}, T]",
+        gives=f"[{', '.join(map(str, ['B', *sizes, 'T']))}]",
+        outputs=["sources"] * bool(model.n_sources) + ["enhanced"] * model.can_enhance,
+        limit=f" The longest input is {seconds:.0f} s." if longest else "",
+    )
+    return f"{card}\n"
+
+
+def _training(hparams: dict, source: Path) -> list[str]:
+    if not hparams:
+        return []
+    known = {"data": Path(str(hparams.get("data_folder", "unknown"))).name}
+    known |= {key: hparams[key] for key in QUOTED_KEYS if key in hparams}
+    lines = [f"{key}: {value}" for key, value in known.items() if value is not None]
+    for line in _text(source / "env.log").splitlines():
+        key, colon, value = line.partition(": ")
+        if key in ("command", "commit") and colon:
+            lines.append(f"{key}: `{value}`")
+    return lines
+
+
+def _text(path: Path) -> str:
+    """A small text file of the run; nothing if it is not there."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[: 1 << 16]
+    except OSError:
+        return ""

@@ -1,4 +1,4 @@
-"""Kinds of models: what each recipe's networks have in common.
+"""Kinds of models: all that differs between them. A new kind is one entry of KINDS.
 
 Axes: B batch, T samples, J sources.
 """
@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
+
+from unified_se_ss.networks import BinauralNetwork, GSENet, UnifiedNetwork
 
 
 @dataclass(frozen=True)
@@ -17,40 +20,47 @@ class ModelFamily:
 
     Arguments
     ---------
-    network : str
-        Class of the outermost network, a name in
-        :data:`~unified_se_ss.inference.configuration.NETWORKS`.
+    network : type
+        Class of the outermost network.
     best : str
         What the recipe chooses its checkpoint by; the larger the better.
-    facts : callable
-        From the network, what follows from it of
-        :class:`~unified_se_ss.inference.Model`:
-        ``n_sources``, ``channels``, ``causal``, ``minimum_samples``, ``can_enhance``,
-        and ``ears`` where a source has several channels.
-    both : callable
+    properties : callable
+        From the network, those of :class:`~unified_se_ss.inference.Model` that follow
+        from it: ``n_sources``, ``channels``, ``causal``, ``minimum_samples``,
+        ``can_enhance``, and ``ears`` where a source has several channels.
+    forward : callable
         ``(network, mixture, lengths)`` to sources [B, J, T] (None for a model that
         only enhances) and enhanced mixture [B, T] (None for one that only separates).
     enhance : callable, optional
         The same arguments to the enhanced mixture alone, without the work for sources;
-        none where no model of the kind can enhance.
+        by default the second of `forward`.
     shape_check : callable, optional
-        From the network alone: whatever its modules do with a short signal, where
-        `both` is not all of it. Is called of a network with memory, of which the
-        weights are known to fit.
+        From a network whose weights are known to fit: sends a short signal through its
+        modules, where `forward` does not go through all.
+    parts : tuple of str
+        A run's modules: the network, or those that are arguments of `network`; the
+        first must be there.
+    pipeline : str
+        Class of :mod:`~unified_se_ss.inference.pipeline` that takes recordings.
+    evaluation : str
+        A name in ``EVALUATIONS`` of :mod:`unified_se_ss.evaluate_model`.
     recognises : bool
         Whether there are a tokenizer and a search beside the network.
     """
 
-    network: str
+    network: type[nn.Module]
     best: str
-    facts: Callable
-    both: Callable
+    properties: Callable
+    forward: Callable
     enhance: Callable | None = None
     shape_check: Callable | None = None
+    parts: tuple[str, ...] = ("network",)
+    pipeline: str = "Separator"
+    evaluation: str = "separation"
     recognises: bool = False
 
 
-def _unified_facts(network) -> dict:
+def _unified_properties(network) -> dict:
     return {
         "n_sources": network.separator.n_sources,
         "channels": 1,
@@ -60,22 +70,12 @@ def _unified_facts(network) -> dict:
     }
 
 
-def _unified_both(network, mixture, lengths):
+def _unified_forward(network, mixture, lengths):
     output = network(mixture, lengths)
     return output.sources, output.enhanced
 
 
-def _unified_enhance(network, mixture, lengths):
-    """The front of the network: what is left out is most of the work."""
-    frames = network.real_frames(mixture, lengths)
-    h = network.encoder(mixture)
-    h = h * network.enhancer(h, frames).squeeze(1)
-    if frames is not None:
-        h = network.without_padding(h, frames)
-    return network.decoder(h, mixture.shape[-1])
-
-
-def _gsenet_facts(network) -> dict:
+def _gsenet_properties(network) -> dict:
     return {
         "n_sources": 0,
         "channels": 2,  # raw reference microphone, beamformer
@@ -85,15 +85,7 @@ def _gsenet_facts(network) -> dict:
     }
 
 
-def _gsenet_both(network, mixture, lengths):
-    return None, network(mixture, lengths)
-
-
-def _gsenet_enhance(network, mixture, lengths):
-    return network(mixture, lengths)
-
-
-def _binaural_facts(network) -> dict:
+def _binaural_properties(network) -> dict:
     return {
         "n_sources": network.n_sources,
         "channels": 2,  # left ear, right ear
@@ -104,11 +96,65 @@ def _binaural_facts(network) -> dict:
     }
 
 
-def _binaural_both(network, mixture, lengths):
-    return network(mixture, lengths), None
+class RecognitionSystem(nn.Module):
+    """A front and a recogniser as one network, so that they are weights of one file.
+
+    Arguments
+    ---------
+    recogniser : torch.nn.Module
+        A :class:`~unified_se_ss.recognition.RecognitionNetwork`.
+    front : torch.nn.Module, optional
+        A :class:`~unified_se_ss.networks.MaskingFront`; without it signals are
+        recognised as they are.
+    """
+
+    def __init__(self, recogniser: nn.Module, front: nn.Module | None = None):
+        super().__init__()
+        self.recogniser, self.front = recogniser, front
+        spectrum = recogniser.features.compute_STFT
+        if spectrum.hop_length != recogniser.hop:
+            raise ValueError(
+                f"hop: is {recogniser.hop} samples; the features' is {spectrum.hop_length}"
+            )
+
+    def forward(self, noisy: torch.Tensor, lengths=None, tokens=None):
+        """The enhanced signals [B, T], None without a front, and what is recognised."""
+        enhanced = self.enhance(noisy, lengths)
+        signals = noisy if enhanced is None else enhanced
+        return enhanced, self.recogniser(signals, lengths, tokens)
+
+    def enhance(self, noisy: torch.Tensor, lengths=None):
+        """Signals [B, T] through the front; None without one."""
+        return None if self.front is None else self.front(noisy, lengths).signal
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that the recogniser knows."""
+        return self.recogniser.attention.w.out_features
+
+    @property
+    def minimum_samples(self) -> int:
+        """The fewest samples in which the recogniser has a frame."""
+        samples = self.recogniser.hop
+        while self.recogniser.count_frames(samples) < 1:
+            samples += self.recogniser.hop
+        return samples
+
+    @property
+    def maximum_samples(self) -> int:
+        """The most whose frames and tokens all have positions.
+
+        SpeechBrain's positions end with its transformer's ``max_length``.
+        """
+        modules = self.recogniser.transformer.modules()
+        positions = min(m.max_len for m in modules if hasattr(m, "max_len"))
+        samples = 4 * positions * self.recogniser.hop
+        while self.recogniser.count_frames(samples) > positions:
+            samples -= self.recogniser.hop
+        return samples
 
 
-def _recogniser_facts(network) -> dict:
+def _recogniser_properties(network) -> dict:
     return {
         "n_sources": 0,
         "channels": 1,
@@ -118,35 +164,45 @@ def _recogniser_facts(network) -> dict:
     }
 
 
-def _recogniser_both(network, mixture, lengths):
-    return None, network.enhance(mixture, lengths)
-
-
-def _recogniser_enhance(network, mixture, lengths):
-    return network.enhance(mixture, lengths)
-
-
-def _recogniser_try_out(network):
+def _recogniser_shape_check(network):
     signal = torch.zeros(1, 2 * network.minimum_samples)
     network(signal, None, torch.tensor([[1, network.n_tokens - 1]]))
 
 
-# Models by the name that their config.json gives as "kind". A new recipe is one entry.
+# By the name that config.json gives as "kind".
 KINDS = {
     "unified": ModelFamily(
-        "UnifiedNetwork", "si_snr_i", _unified_facts, _unified_both, _unified_enhance
+        UnifiedNetwork,
+        best="si_snr_i",
+        properties=_unified_properties,
+        forward=_unified_forward,
+        enhance=UnifiedNetwork.enhance,
     ),
     "gsenet": ModelFamily(
-        "GSENet", "si_snr_i", _gsenet_facts, _gsenet_both, _gsenet_enhance
+        GSENet,
+        best="si_snr_i",
+        properties=_gsenet_properties,
+        forward=lambda network, mixture, lengths: (None, network(mixture, lengths)),
+        pipeline="GuidedEnhancer",
+        evaluation="guided",
     ),
-    "binaural": ModelFamily("BinauralNetwork", "snr_i", _binaural_facts, _binaural_both),
+    "binaural": ModelFamily(
+        BinauralNetwork,
+        best="snr_i",
+        properties=_binaural_properties,
+        forward=lambda network, mixture, lengths: (network(mixture, lengths), None),
+        pipeline="BinauralSeparator",
+        evaluation="binaural",
+    ),
     "recogniser": ModelFamily(
-        "RecognitionSystem",
-        "accuracy",
-        _recogniser_facts,
-        _recogniser_both,
-        _recogniser_enhance,
-        _recogniser_try_out,
+        RecognitionSystem,
+        best="accuracy",
+        properties=_recogniser_properties,
+        forward=lambda network, mixture, lengths: (None, network.enhance(mixture, lengths)),
+        shape_check=_recogniser_shape_check,
+        parts=("recogniser", "front"),
+        pipeline="Recognizer",
+        evaluation="recognition",
         recognises=True,
     ),
 }

@@ -1,4 +1,4 @@
-"""What lies in a model's folder, an exported one or a run's; read, never executed."""
+"""A model's folder, an exported one or a run's: read and compared, never executed."""
 
 from __future__ import annotations
 
@@ -12,33 +12,24 @@ import yaml
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.configuration import describe_network, read_json
 from unified_se_ss.inference.families import KINDS
-from unified_se_ss.inference.weights import average, read_checkpoint, read_safetensors
 from unified_se_ss.plain_yaml import plain_yaml
 
 FORMAT = 1
-CONFIGURATION, WEIGHTS = "config.json", "model.safetensors"
-TOKENS = "tokens.model"
+CONFIGURATION, WEIGHTS, TOKENS = "config.json", "model.safetensors", "tokens.model"
+RUN = "hyperparams.yaml"
 KEYS = {"format", "kind", "sample_rate", "network"}
 SEARCH = "search"  # the key of a recogniser
-BEAM_SIZE, CTC_WEIGHT = 60, 0.3  # where a run does not say; those of BeamSearch
+SEARCH_DEFAULTS = {"beam_size": 60, "ctc_weight": 0.3}  # those of BeamSearch
 LARGEST_BEAM = 1000
+LARGEST_TOKENIZER = 1 << 24  # bytes
 MOST_AVERAGED = 1000  # checkpoints
 SAMPLE_RATES = (1000, 768000)  # Hz
+NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a recogniser gets from what its network says to words.
-
-    Arguments
-    ---------
-    tokens : Path
-        The tokenizer's file, not yet read.
-    beam_size : int
-        Hypotheses that are followed.
-    ctc_weight : float
-        Of CTC in their score, 0 to 1; attention has the rest.
-    """
+    """The search from a recogniser's network to words; `ctc_weight` is of 0 to 1 in their score."""
 
     tokens: Path
     beam_size: int
@@ -52,34 +43,14 @@ class Decoding:
         if type(self.ctc_weight) not in (int, float) or not 0 <= self.ctc_weight <= 1:
             raise UserError(f"ctc_weight: is {self.ctc_weight!r:.60}; expected 0 to 1")
 
-    def settings(self) -> dict:
-        """What ``config.json`` holds of it."""
-        return {"beam_size": self.beam_size, "ctc_weight": self.ctc_weight}
-
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder says of its model.
+    """A model as its folder holds it, whose weights are not yet compared.
 
-    Arguments
-    ---------
-    kind : str
-        A name in :data:`~unified_se_ss.inference.families.KINDS`.
-    sample_rate : int
-        Hz.
-    network : dict
-        Description, for
-        :func:`~unified_se_ss.inference.configuration.build_network`.
-    state : dict
-        Weights by name.
-    configuration_path : Path
-        Where the description was found.
-    weights_path : Path
-        Where the weights were found.
-    hparams : dict or None
-        A run's keys as plain data; None for an exported model.
-    decoding : Decoding or None
-        Of a recogniser; None for other models.
+    `network` is a description for
+    :func:`~unified_se_ss.inference.configuration.build_network`; `hparams` a run's keys as
+    plain data, None of an exported model.
     """
 
     kind: str
@@ -92,29 +63,20 @@ class Contents:
     decoding: Decoding | None = None
 
     def configuration(self) -> dict:
-        """What ``config.json`` holds."""
+        """The content of ``config.json``."""
         found = {
             "format": FORMAT,
             "kind": self.kind,
             "sample_rate": self.sample_rate,
             "network": self.network,
         }
-        return {**found, SEARCH: self.decoding.settings()} if self.decoding else found
+        if self.decoding:
+            found[SEARCH] = {key: getattr(self.decoding, key) for key in SEARCH_DEFAULTS}
+        return found
 
 
 def read_folder(folder) -> Contents:
-    """Read an exported model or the best checkpoint of a run.
-
-    Arguments
-    ---------
-    folder : str or Path
-        A folder with ``config.json``, or one with ``hyperparams.yaml`` and checkpoints.
-
-    Returns
-    -------
-    Contents
-        Not yet compared: whether the weights are those of the network, see
-        :func:`~unified_se_ss.inference.weights.check_state`.
+    """Read an exported model, or the best checkpoint of a run.
 
     Raises
     ------
@@ -127,24 +89,33 @@ def read_folder(folder) -> Contents:
         hint = "; name the folder that holds it" if folder.exists() else ""
         raise UserError(f"{folder}: {problem}{hint}")
     if (folder / CONFIGURATION).is_symlink() or (folder / CONFIGURATION).exists():
-        return read_export(folder)
-    if (folder / "hyperparams.yaml").is_file():
-        return read_run(folder)
+        return _read_export(folder)
+    if (folder / RUN).is_file():
+        return _read_run(folder, folder / RUN)
     raise UserError(
         f"{folder}: holds no model; expected a folder that `export` wrote "
-        f"({CONFIGURATION}, {WEIGHTS}) or a run's folder (hyperparams.yaml, save/)"
+        f"({CONFIGURATION}, {WEIGHTS}) or a run's folder ({RUN}, save/)"
     )
+
+
+def _check_rate(rate, path) -> None:
+    least, most = SAMPLE_RATES
+    if type(rate) is not int or not least <= rate <= most:
+        raise UserError(
+            f"{path}: sample_rate is {rate!r:.60}; expected {least} to {most} (Hz)"
+        )
 
 
 # ------------------------------------------------------------------ an exported folder
 
 
-def read_export(folder: Path) -> Contents:
+def _read_export(folder: Path) -> Contents:
     """Read what ``export`` wrote, or what a stranger says it did."""
-    path = inside(folder, CONFIGURATION)
+    path = _inside(folder, CONFIGURATION)
     found = read_json(path)
-    recognises = found.get("kind") in [k for k, kind in KINDS.items() if kind.recognises]
-    keys = KEYS | {SEARCH} if recognises else KEYS
+    kind, network = found.get("kind"), found.get("network")
+    family = KINDS.get(kind) if isinstance(kind, str) else None
+    keys = KEYS | {SEARCH} if family and family.recognises else KEYS
     if set(found) != keys:
         different = ", ".join(repr(key)[:60] for key in sorted(set(found) ^ keys))
         raise UserError(
@@ -155,49 +126,40 @@ def read_export(folder: Path) -> Contents:
         raise UserError(
             f"{path}: format is {found['format']!r:.60}; this version reads format {FORMAT}"
         )
-    check_rate(found["sample_rate"], path)
-    kind, network = found["kind"], found["network"]
-    if not isinstance(kind, str) or kind not in KINDS:
+    _check_rate(found["sample_rate"], path)
+    if family is None:
         raise UserError(
             f"{path}: kind is {kind!r:.60}; expected one of: {', '.join(KINDS)}"
         )
     outermost = network.get("class") if isinstance(network, dict) else network
-    if outermost != KINDS[kind].network:
+    if outermost != family.network.__name__:
         raise UserError(
             f"{path}: network: is {outermost!r:.60}; a model of kind {kind} is a "
-            f"{KINDS[kind].network}"
+            f"{family.network.__name__}"
         )
-    weights = inside(folder, WEIGHTS)
+    weights = _inside(folder, WEIGHTS)
     state = read_safetensors(weights)
-    decoding = read_decoding(folder, found[SEARCH], path) if recognises else None
+    decoding = None
+    if family.recognises:
+        decoding = _decoding(folder, found[SEARCH], path)
     return Contents(
         kind, found["sample_rate"], network, state, path, weights, decoding=decoding
     )
 
 
-def read_decoding(folder: Path, settings, path: Path) -> Decoding:
-    """How a recogniser searches, from the settings that a file gives."""
-    keys = {"beam_size", "ctc_weight"}
-    if not isinstance(settings, dict) or set(settings) != keys:
+def _decoding(folder: Path, settings, path: Path) -> Decoding:
+    """The search of a recogniser, from the settings that a file gives."""
+    if not isinstance(settings, dict) or set(settings) != set(SEARCH_DEFAULTS):
         raise UserError(
-            f"{path}: {SEARCH}: is {settings!r:.60}; expected {' and '.join(sorted(keys))}"
+            f"{path}: {SEARCH}: is {settings!r:.60}; expected {' and '.join(SEARCH_DEFAULTS)}"
         )
     try:
-        return Decoding(inside(folder, TOKENS), **settings)
+        return Decoding(_inside(folder, TOKENS), **settings)
     except UserError as error:
         raise UserError(f"{path}: {SEARCH}: {error}") from error
 
 
-def check_rate(rate, path) -> None:
-    """Stop at a sample rate that is none."""
-    least, most = SAMPLE_RATES
-    if type(rate) is not int or not least <= rate <= most:
-        raise UserError(
-            f"{path}: sample_rate is {rate!r:.60}; expected {least} to {most} (Hz)"
-        )
-
-
-def inside(folder: Path, name: str) -> Path:
+def _inside(folder: Path, name: str) -> Path:
     """A plain file of a folder; a link that leads out of it is refused."""
     path = folder / name
     try:
@@ -216,9 +178,11 @@ def inside(folder: Path, name: str) -> Path:
 # ------------------------------------------------------------------ a run's folder
 
 
-def read_run(folder: Path) -> Contents:
-    """Read the effective configuration and the best checkpoint of a training run."""
-    path = folder / "hyperparams.yaml"
+def _read_run(folder: Path, path: Path) -> Contents:
+    """Read the configuration of a training run, and its best checkpoint.
+
+    Where its test took the mean of several, of these.
+    """
     hparams = plain_yaml(path.read_text(encoding="utf-8", errors="replace"), path)
     if "pretrainer" in hparams:
         raise UserError(
@@ -226,53 +190,58 @@ def read_run(folder: Path) -> Contents:
             "SepformerSeparation.from_hparams, or export the run once more with "
             "--format native"
         )
+    _check_rate(hparams.get("sample_rate"), path)
+    kind, network, parts = _network_of_run(hparams, path)
+    family = KINDS[kind]
+    best = best_checkpoints(folder, family.best)[: _number_averaged(hparams, path)]
+    state = {}
+    for part in parts:
+        mean = _mean([checkpoint / f"{part}.ckpt" for checkpoint in best])
+        prefix = "" if part == "network" else f"{part}."
+        state |= {prefix + name: value for name, value in mean.items()}
+    decoding = None
+    if family.recognises:
+        decoding = _decoding(folder, _search_settings(hparams, path), path)
+    rate = hparams["sample_rate"]
+    return Contents(kind, rate, network, state, path, best[0], hparams, decoding)
+
+
+def _network_of_run(hparams: dict, path: Path) -> tuple[str, dict, list[str]]:
+    """Kind and description of a run's network, and the modules that it is made of."""
     modules = hparams.get("modules")
-    if isinstance(modules, dict) and "recogniser" in modules:
-        return read_recogniser(folder, path, hparams)
-    if not isinstance(modules, dict) or "network" not in modules:
+    modules = modules if isinstance(modules, dict) else {}
+    for kind, family in KINDS.items():
+        if family.parts[0] == "network" or family.parts[0] not in modules:
+            continue
+        names = family.parts[:1] if hparams.get("system") == "noisy" else family.parts
+        missing = [name for name in names if name not in modules]
+        if missing:
+            raise UserError(f"{path}: no {missing[0]} under modules")
+        parts = {name: describe_network(modules[name], path) for name in names}
+        return kind, {"class": family.network.__name__, "arguments": parts}, list(names)
+    if "network" not in modules:
         raise UserError(f"{path}: no network under modules; not a run of this project")
     network = describe_network(modules["network"], path)
-    kind = kind_of(network, path)
-    check_rate(hparams.get("sample_rate"), path)
-    weights = best_checkpoint(folder, KINDS[kind].best) / "network.ckpt"
-    state = read_checkpoint(weights)
-    return Contents(kind, hparams["sample_rate"], network, state, path, weights, hparams)
+    outermost = network.get("class") if isinstance(network, dict) else None
+    for kind, family in KINDS.items():
+        if family.network.__name__ == outermost:
+            return kind, network, ["network"]
+    raise UserError(
+        f"{path}: modules: the network is {outermost!r:.60}; expected one of: "
+        f"{', '.join(family.network.__name__ for family in KINDS.values())}"
+    )
 
 
-def read_recogniser(folder: Path, path: Path, hparams: dict) -> Contents:
-    """Read a run of Gradient Remedy: front and recogniser, the mean of the best of each."""
-    check_rate(hparams.get("sample_rate"), path)
-    names = ["recogniser"] if hparams.get("system") == "noisy" else ["recogniser", "front"]
-    missing = [name for name in names if name not in hparams["modules"]]
-    if missing:
-        raise UserError(f"{path}: no {missing[0]} under modules")
-    parts = {name: describe_network(hparams["modules"][name], path) for name in names}
-    network = {"class": KINDS["recogniser"].network, "arguments": parts}
+def _number_averaged(hparams: dict, path: Path) -> int:
     count = hparams.get("average_checkpoints", 1)
     if type(count) is not int or not 1 <= count <= MOST_AVERAGED:
         raise UserError(
             f"{path}: average_checkpoints: is {count!r:.60}; expected 1 to {MOST_AVERAGED}"
         )
-    best = best_checkpoints(folder, KINDS["recogniser"].best)[:count]
-    state = {}
-    for name in names:
-        found = mean_of_checkpoints([place / f"{name}.ckpt" for place in best])
-        state |= {f"{name}.{key}": value for key, value in found.items()}
-    decoding = read_decoding(folder, search_settings(hparams, path), path)
-    return Contents(
-        "recogniser",
-        hparams["sample_rate"],
-        network,
-        state,
-        path,
-        best[0],
-        hparams,
-        decoding,
-    )
+    return count
 
 
-def search_settings(hparams: dict, path: Path) -> dict:
-    """What a run's file says of the search that its test made."""
+def _search_settings(hparams: dict, path: Path) -> dict:
     tagged = hparams.get("make_search")
     content = tagged[1] if isinstance(tagged, tuple) else None
     if not isinstance(content, dict):
@@ -284,61 +253,21 @@ def search_settings(hparams: dict, path: Path) -> dict:
             f"{path}: make_search: its language model cannot be shared; recognise with "
             "language_model: null, or with SpeechBrain"
         )
-    known = {"beam_size": BEAM_SIZE, "ctc_weight": CTC_WEIGHT}
-    return {key: content.get(key, default) for key, default in known.items()}
-
-
-def mean_of_checkpoints(paths: list[Path]) -> dict[str, torch.Tensor]:
-    """The mean of the weights in several checkpoints of one run."""
-    try:
-        return average(read_checkpoint(path) for path in paths)
-    except (KeyError, RuntimeError) as error:
-        raise UserError(
-            f"{paths[0]}: its weights are not those of the run's other checkpoints "
-            f"({str(error).splitlines()[0][:200]})"
-        ) from error
-
-
-def kind_of(network, path) -> str:
-    """The kind of model whose outermost network this is."""
-    outermost = network.get("class") if isinstance(network, dict) else None
-    for kind, facts in KINDS.items():
-        if facts.network == outermost:
-            return kind
-    raise UserError(
-        f"{path}: modules: the network is {outermost!r:.60}; expected one of: "
-        f"{', '.join(kind.network for kind in KINDS.values())}"
-    )
-
-
-def best_checkpoint(folder: Path, best: str) -> Path:
-    """The checkpoint of a run that its evaluation would take; as `best_checkpoints`."""
-    return best_checkpoints(folder, best)[0]
+    return {key: content.get(key, value) for key, value in SEARCH_DEFAULTS.items()}
 
 
 def best_checkpoints(folder: Path, best: str) -> list[Path]:
-    """The checkpoints of a run, the best first.
+    """The folders of a run's checkpoints, those with the largest value of `best` first.
 
-    Arguments
-    ---------
-    folder : Path
-        The run's folder.
-    best : str
-        What it is chosen by; the larger the better, and the later of equals.
-
-    Returns
-    -------
-    list of Path
-        Of each the folder.
-
-    Raises
-    ------
-    UserError
-        There is none.
+    Of equals, the later. A UserError if there is none.
     """
     found = {}
     for path in sorted(folder.glob("*/CKPT+*/CKPT.yaml")):
-        meta = _meta(path)
+        try:
+            meta = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from error
+        meta = meta if isinstance(meta, dict) else {}
         value, when = meta.get(best), meta.get("unixtime", 0)
         if isinstance(value, (int, float)) and not math.isnan(value):
             found[path.parent] = (value, when if isinstance(when, (int, float)) else 0)
@@ -350,10 +279,148 @@ def best_checkpoints(folder: Path, best: str) -> list[Path]:
     return sorted(found, key=found.get, reverse=True)
 
 
-def _meta(path: Path) -> dict:
-    """What a checkpoint says of itself."""
+def _mean(paths: list[Path]) -> dict[str, torch.Tensor]:
+    """The mean of the weights in several checkpoints, as SpeechBrain takes it.
+
+    What is no floating-point number is rounded as a module that loads the mean rounds it.
+    """
+    sums: dict = {}
+    for path in paths:
+        state = read_checkpoint(path)
+        shapes = {name: value.shape for name, value in state.items()}
+        if sums and shapes != {name: value.shape for name, value in sums.items()}:
+            raise UserError(
+                f"{path}: its weights are not those of the run's other checkpoints"
+            )
+        sums = {name: sums[name] + x for name, x in state.items()} if sums else state
+    count = float(len(paths))
+    return {name: (total / count).to(total.dtype) for name, total in sums.items()}
+
+
+# ------------------------------------------------------------------ files
+
+
+def read_safetensors(path) -> dict[str, torch.Tensor]:
+    """Read an exported model's weights; a pickle is refused unopened, by a UserError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
     try:
-        meta = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    return meta if isinstance(meta, dict) else {}
+        with open(path, "rb") as file:
+            start = file.read(9)
+        # A pickle, or torch.save's archive. Safetensors begin with the length of their
+        # header, in eight bytes of any value, and the header with a brace.
+        if start[8:] != b"{" and (start[:1] == b"\x80" or start[:2] == b"PK"):
+            raise UserError(
+                f"{path}: is a pickle, not safetensors; refused, because opening a pickle "
+                "can run code. Export the model again from its run"
+            )
+        return load_file(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: not a whole safetensors file ({error}); copy it or export it again"
+        ) from error
+
+
+def read_checkpoint(path) -> dict[str, torch.Tensor]:
+    """Read a state dictionary that ``torch.save`` wrote; anything else is a UserError."""
+    path = Path(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # torch's unpickler fails of a bad file in any way there is
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path}: not a whole checkpoint of weights ({reason}); nothing in it was run"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor)
+        for name, value in state.items()
+    ):
+        raise UserError(f"{path}: expected weights by name; it holds something else")
+    return dict(state)
+
+
+def read_tokens(path, n_tokens: int):
+    """A recogniser's tokenizer, from a sentencepiece file that anybody may have made.
+
+    Raises
+    ------
+    UserError
+        It is too large, no sentencepiece model, holds what is no text, or more tokens
+        than the network knows, `n_tokens`.
+    """
+    from unified_se_ss.recognition import Tokens  # needs SpeechBrain and sentencepiece
+
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if size > LARGEST_TOKENIZER:
+        raise UserError(
+            f"{path}: has {size} bytes, more than {LARGEST_TOKENIZER}; no tokenizer of a "
+            "recogniser here"
+        )
+    tokens = Tokens(path)
+    if len(tokens) > n_tokens:
+        raise UserError(
+            f"{path}: holds {len(tokens)} tokens, but the network knows {n_tokens}; take "
+            "the file that belongs to these weights"
+        )
+    return tokens
+
+
+def check_state(expected: dict, found: dict, path) -> None:
+    """Stop unless the weights found are those expected, in name, shape and type.
+
+    Arguments
+    ---------
+    expected : dict
+        State of the network; its tensors may be on the device ``meta``.
+    found : dict
+        Those of a file.
+
+    Example
+    -------
+    >>> check_state({"a": torch.zeros(2)}, {"b": torch.zeros(3)}, "w.safetensors")
+    Traceback (most recent call last):
+    unified_se_ss.errors.UserError: w.safetensors: these are not the weights of this network.
+      missing (1): a
+      unexpected (1): b
+    Use the config.json that belongs to these weights, or export the model again.
+    """
+    both = [name for name in expected if name in found]
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": [
+            f"{name} {list(found[name].shape)} instead of {list(expected[name].shape)}"
+            for name in both
+            if found[name].shape != expected[name].shape
+        ],
+        "of another type": [
+            f"{name} {found[name].dtype} instead of {expected[name].dtype}"
+            for name in both
+            if found[name].dtype != expected[name].dtype
+        ],
+        "not finite": [name for name in both if not found[name].isfinite().all()],
+    }
+    lines = [f"  {what} ({len(n)}): {shortened(n)}" for what, n in problems.items() if n]
+    if lines:
+        listed = "\n".join(lines)
+        raise UserError(
+            f"{path}: these are not the weights of this network.\n{listed}\nUse the "
+            f"{CONFIGURATION} that belongs to these weights, or export the model again."
+        )
+
+
+def shortened(names: list[str]) -> str:
+    """The first few of a list, and how many more there are."""
+    shown = ", ".join(name[:120] for name in names[:NAMES_SHOWN])
+    more = len(names) - NAMES_SHOWN
+    return f"{shown} … and {more} more" if more > 0 else shown

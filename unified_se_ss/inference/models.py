@@ -11,15 +11,11 @@ import torch
 from torch import nn
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference.configuration import FAULTS, build_network, outline
+from unified_se_ss.inference.configuration import build_network, outline
 from unified_se_ss.inference.families import KINDS
-from unified_se_ss.inference.folders import read_folder
-from unified_se_ss.inference.weights import check_state
+from unified_se_ss.inference.folders import check_state, read_folder
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-# ------------------------------------------------------------------ a model
 
 
 class Model:
@@ -60,20 +56,12 @@ class Model:
 
     Example
     -------
-    >>> from functools import partial
-    >>> from unified_se_ss.networks import (
-    ...     Decoder, DualPath, Encoder, Recurrent, UnifiedNetwork)
-    >>> model = partial(Recurrent, n_features=8, hidden=4)
-    >>> masks = partial(DualPath, model, model, n_basis=32, n_features=8,
-    ...     blocks=1, chunk_length=10, linear_after=True)
-    >>> network = UnifiedNetwork(
-    ...     encoder=Encoder(32, 16, 8), enhancer=masks(n_sources=1),
-    ...     separator=masks(n_sources=2), decoder=Decoder(32, 16, 8))
-    >>> model = Model(network, "unified", sample_rate=8000, device="cpu")
+    >>> from unified_se_ss.networks import GSENet
+    >>> model = Model(GSENet([[4, 8, 2, 2, True]], bottleneck=4), "gsenet", 16000, "cpu")
     >>> print(model)
-    unified model, 2 sources, 8000 Hz, 4,826 parameters, on cpu in fp32
-    >>> model.separate(torch.randn(3, 400)).shape, model.enhance(torch.randn(3, 400)).shape
-    (torch.Size([3, 2, 400]), torch.Size([3, 400]))
+    gsenet model, 0 sources, 16000 Hz, 4,454 parameters, on cpu in fp32
+    >>> model.enhance(torch.randn(3, 2, 400)).shape
+    torch.Size([3, 400])
     """
 
     n_sources: int
@@ -99,8 +87,25 @@ class Model:
         self.precision = choose_precision(precision, self.device)
         self.network = network.to(self.device).eval().requires_grad_(False)
         self.sample_rate = sample_rate
-        for name, value in KINDS[kind].facts(network).items():
+        for name, value in KINDS[kind].properties(network).items():
             setattr(self, name, value)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those of separate, enhance and recognise that the model can do."""
+        able = {
+            "separate": self.n_sources,
+            "enhance": self.can_enhance,
+            "recognise": self.decoding,
+        }
+        return [task for task, is_able in able.items() if is_able]
+
+    def check_task(self, task: str) -> None:
+        """Stop at a task that the model was not made for."""
+        if task not in self.tasks:
+            raise UserError(
+                f"this {self.kind} model cannot {task}; it can {' and '.join(self.tasks)}"
+            )
 
     def separate(self, mixture: torch.Tensor, lengths=None) -> torch.Tensor:
         """Separate mixtures, [B, T] to [B, J, T].
@@ -111,8 +116,7 @@ class Model:
             [B, T] ([B, C, T] for a model of several channels), any device, any
             floating type.
         lengths : torch.Tensor, optional
-            Real samples of each item, [B]; each then gets what it would get alone. By
-            default all are real.
+            Real samples of each item, [B]; each then gets what it would get alone.
 
         Returns
         -------
@@ -125,26 +129,20 @@ class Model:
         UserError
             The mixture has another shape, or is too short.
         """
-        if not self.n_sources:
-            raise UserError("this model only enhances; it gives no separate sources")
+        self.check_task("separate")
         return self.both(mixture, lengths)[0]
 
     def enhance(self, mixture: torch.Tensor, lengths=None) -> torch.Tensor:
         """Enhance mixtures, [B, T] to [B, T]; arguments as for :meth:`separate`."""
-        if KINDS[self.kind].enhance is None:
-            raise UserError(f"models of kind {self.kind} only separate")
-        if not self.can_enhance:
-            if not self.n_sources:
-                raise UserError("this model has no front; it can only recognise")
-            raise UserError(
-                "this model has no SE module (it was trained with use_se: False); "
-                "it can only separate"
-            )
-        return self.run(KINDS[self.kind].enhance, mixture, lengths).float()
+        self.check_task("enhance")
+        enhance = KINDS[self.kind].enhance
+        if enhance is None:
+            return self.both(mixture, lengths)[1]
+        return self.run(enhance, mixture, lengths).float()
 
     def both(self, mixture: torch.Tensor, lengths=None):
         """Sources and enhanced mixture from one pass; None for what there is not."""
-        signals = self.run(KINDS[self.kind].both, mixture, lengths)
+        signals = self.run(KINDS[self.kind].forward, mixture, lengths)
         return tuple(None if signal is None else signal.float() for signal in signals)
 
     @torch.no_grad()
@@ -157,12 +155,10 @@ class Model:
             return function(self.network, mixture, lengths)
 
     def _autocast(self):
-        """The context in which products are computed in the chosen precision."""
         dtype = PRECISIONS[self.precision]
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def _check(self, mixture, lengths) -> None:
-        """Stop at what the network would stumble over."""
         shape = tuple(mixture.shape)
         expected = "[B, T]" if self.channels == 1 else f"[B, {self.channels}, T]"
         if len(shape) != (2 if self.channels == 1 else 3) or (
@@ -177,7 +173,6 @@ class Model:
             )
 
     def __str__(self):
-        """Kind, device and precision, for people to read."""
         size = sum(parameter.numel() for parameter in self.network.parameters())
         return (
             f"{self.kind} model, {self.n_sources} sources, {self.sample_rate} Hz, "
@@ -186,18 +181,7 @@ class Model:
 
 
 def choose_device(device=None) -> torch.device:
-    """The device that was asked for, or the best there is.
-
-    Raises
-    ------
-    UserError
-        There is no such device.
-
-    Example
-    -------
-    >>> choose_device("cpu")
-    device(type='cpu')
-    """
+    """The device that was asked for, or the best there is; a UserError if there is none such."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -210,13 +194,7 @@ def choose_device(device=None) -> torch.device:
 
 
 def choose_precision(precision, device: torch.device) -> str:
-    """The precision that was asked for, fp32 by default.
-
-    Example
-    -------
-    >>> choose_precision(None, torch.device("cpu"))
-    'fp32'
-    """
+    """The precision that was asked for, fp32 by default."""
     precision = precision or "fp32"
     if precision not in PRECISIONS:
         raise UserError(
@@ -239,14 +217,8 @@ def load_model(folder, device=None, precision=None) -> Model:
     ---------
     folder : str or Path
         What ``export`` wrote, or what ``train.py`` did (``results/<name>/<seed>``).
-    device : str or torch.device, optional
-        By default a GPU if there is one.
-    precision : str, optional
-        ``"fp32"`` (default), ``"bf16"`` or ``"fp16"``.
-
-    Returns
-    -------
-    Model
+    device, precision : optional
+        As for :class:`Model`.
 
     Raises
     ------
@@ -269,7 +241,7 @@ def load_model(folder, device=None, precision=None) -> Model:
 def as_model(contents, device=None, precision=None) -> Model:
     """The model that a folder describes; arguments as for :func:`load_model`."""
     return Model(
-        make_network(contents),
+        _network(contents),
         contents.kind,
         contents.sample_rate,
         device,
@@ -279,41 +251,41 @@ def as_model(contents, device=None, precision=None) -> Model:
     )
 
 
-def make_network(contents) -> nn.Module:
+def _network(contents) -> nn.Module:
     """The network that a folder describes, with its weights, on the CPU.
 
     Names and shapes are compared first, on a network without memory, and a signal goes
     through that; only then is the network made.
     """
-    kind = KINDS[contents.kind]
+    family = KINDS[contents.kind]
     bare = outline(contents.network, contents.configuration_path)
     check_state(bare.state_dict(), contents.state, contents.weights_path)
-    if kind.shape_check is None:
-        with fitting(contents):
-            shape_check(kind, bare)
+    if family.shape_check is None:
+        with _fitting(contents):
+            _shape_check(family, bare)
     with torch.random.fork_rng(devices=[]):  # first weights, soon replaced
         network = build_network(contents.network, contents.configuration_path)
     network.load_state_dict(contents.state)
-    if kind.shape_check is not None:
-        with fitting(contents), torch.no_grad():
-            kind.shape_check(network.eval())
+    if family.shape_check is not None:
+        with _fitting(contents), torch.no_grad():
+            family.shape_check(network.eval())
     return network
 
 
-def shape_check(kind, bare: nn.Module) -> None:
+def _shape_check(family, bare: nn.Module) -> None:
     """Send shapes through a network without memory."""
-    facts = kind.facts(bare)
-    channels, samples = facts["channels"], 2 * facts["minimum_samples"]
+    properties = family.properties(bare)
+    channels, samples = properties["channels"], 2 * properties["minimum_samples"]
     shape = (1, samples) if channels == 1 else (1, channels, samples)
-    kind.both(bare, torch.empty(shape, device="meta"), None)
+    family.forward(bare, torch.empty(shape, device="meta"), None)
 
 
 @contextmanager
-def fitting(contents):
+def _fitting(contents):
     """Whatever goes wrong in the block is that modules do not fit together."""
     try:
         yield
-    except FAULTS as error:
+    except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"{contents.configuration_path}: the parts of the network do not fit "

@@ -23,9 +23,12 @@ from torch import nn
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path
-from unified_se_ss.inference.check_export import mixtures_to_compare, same_signals
 from unified_se_ss.inference.families import KINDS
-from unified_se_ss.inference.max_length import longest_input
+from unified_se_ss.inference.speechbrain_format import (
+    longest_input,
+    mixtures_to_compare,
+    same_signals,
+)
 from unified_se_ss.networks.dual_path import EPSILON, GlobalNorm
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
@@ -61,26 +64,20 @@ def write_onnx(model, folder) -> None:
             f"--format onnx: needs {', '.join(missing)}; "
             "install with: pip install 'unified_se_ss[onnx]'"
         )
-    program = export_graph(model)
+    program = _export_graph(model)
     path = Path(folder) / FILE
     with atomic_path(path) as temporary:
         program.save(temporary)
-    check_same_outputs(model, path)
+    _check_same_outputs(model, path)
 
 
 class Graph(nn.Module):
-    """What is exported: one mixture to all that the model gives.
-
-    Arguments
-    ---------
-    model : unified_se_ss.inference.Model
-        Its network is copied.
-    """
+    """What is exported: one mixture to all that the model gives; its network is copied."""
 
     def __init__(self, model):
         super().__init__()
-        self.network = for_onnx(copy.deepcopy(model.network))
-        self._both = KINDS[model.kind].both
+        self.network = _for_onnx(copy.deepcopy(model.network))
+        self._both = KINDS[model.kind].forward
 
     def forward(self, mixture: torch.Tensor):
         """[1, T] to the signals that there are."""
@@ -89,13 +86,7 @@ class Graph(nn.Module):
 
 
 class OnnxLSTM(nn.Module):
-    """An LSTM as ONNX has it; for export alone, in eager mode it gives zeros.
-
-    Arguments
-    ---------
-    rnn : torch.nn.LSTM
-        Batch first, without projections.
-    """
+    """An LSTM as ONNX has it, of a batch-first one; for export alone, in eager mode it gives zeros."""
 
     def __init__(self, rnn: nn.LSTM):
         super().__init__()
@@ -175,7 +166,7 @@ class OnnxNorm(nn.Module):
 REPLACED = {nn.LSTM: OnnxLSTM, GlobalNorm: OnnxNorm}
 
 
-def for_onnx(network: nn.Module) -> nn.Module:
+def _for_onnx(network: nn.Module) -> nn.Module:
     """Put what ONNX can do well in the place of what it cannot, in place."""
     for module in list(network.modules()):
         for name, child in module.named_children():
@@ -184,13 +175,8 @@ def for_onnx(network: nn.Module) -> nn.Module:
     return network
 
 
-def export_graph(model):
-    """The graph, with the length of the mixture left open.
-
-    Returns
-    -------
-    torch.onnx.ONNXProgram
-    """
+def _export_graph(model):
+    """The ONNX program, with the length of the mixture left open."""
     names = ["sources"] * bool(model.n_sources) + ["enhanced"] * model.can_enhance
     shape = (1,) if model.channels == 1 else (1, model.channels)
     samples = torch.export.Dim(
@@ -234,14 +220,8 @@ def _quiet():
             logger.setLevel(level)
 
 
-def check_same_outputs(model, path) -> None:
-    """Run the graph on mixtures of several lengths and compare with the model.
-
-    Raises
-    ------
-    UserError
-        They differ, or onnxruntime cannot run the graph.
-    """
+def _check_same_outputs(model, path) -> None:
+    """Run the graph on mixtures of several lengths; a UserError where it differs from the model."""
     import onnxruntime
 
     try:

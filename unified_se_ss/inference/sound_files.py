@@ -1,94 +1,37 @@
-"""Sound files in pieces: read, resampled and written without ever being held whole.
+"""Recordings and sound files in blocks: read, resampled, written, never held as a whole.
 
-Axes: C channels, T samples, J signals.
+Axes: C channels, T samples, J signals, E ears.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 
 from unified_se_ss.data import audio
+from unified_se_ss.data.audio import BLOCK
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path
 
-BLOCK = 1 << 16  # samples
 SUBTYPES = {"float": "FLOAT", "pcm16": "PCM_16"}
 LARGEST_WAV = 4_000_000_000  # bytes; beyond it RF64, the same with larger numbers
 FULL_SCALE = 1 - 2**-15  # the largest 16 bit sample
-
-# What a folder is searched for. A file that is named is tried whatever it is called.
-SUFFIXES = set(
-    ".aif .aiff .au .caf .flac .mp3 .oga .ogg .opus .rf64 .w64 .wav .wave".split()
-)
+MEAN = "mean"  # of all channels
+ALL = slice(None)  # channels
 
 
 # ------------------------------------------------------------------ reading
 
 
-class SoundFile:
-    """A sound file to read once from front to end, in one channel.
-
-    Arguments
-    ---------
-    file : soundfile.SoundFile
-        Opened for reading; see :func:`opened`.
-    name : str
-        For messages.
-    channel : int, optional
-        The channel to take, from 0.
-    downmix : bool
-        Take the mean of all channels.
-
-    Raises
-    ------
-    UserError
-        The file has several channels and neither was asked for, or not that many.
-    """
-
-    def __init__(self, file, name: str, channel: int | None = None, downmix: bool = False):
-        self.file, self.name = file, name
-        self.channel = choose_channel(file.channels, channel, downmix, name)
-        self.sample_rate = file.samplerate
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """The samples, float32, [T] each; stops at what is damaged or not a number."""
-        for place, block in read_blocks(self.file, self.name):
-            block = block.mean(1) if self.channel is None else block[:, self.channel]
-            check_finite(block, place, self.sample_rate, self.name)
-            yield np.ascontiguousarray(block)
-
-
-def read_blocks(file, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    """All channels of an open sound file, float32 [T, C] each, and where in it they begin.
-
-    Raises
-    ------
-    UserError
-        The file breaks off.
-    """
-    place = 0
-    while True:
-        try:
-            block = file.read(BLOCK, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise UserError(_damaged(name, place / file.samplerate)) from error
-        if not len(block):
-            break
-        yield place, block
-        place += len(block)
-    # The header of an mp3 may only estimate the length.
-    if place < file.frames and file.format not in ("MP3", "MPEG"):
-        raise UserError(_damaged(name, place / file.samplerate))
-
-
-class ForwardFile(soundfile.SoundFile):
+class _ForwardFile(soundfile.SoundFile):
     """A sound file that is read from its beginning to its end and never goes elsewhere.
 
     soundfile asks for its place, and goes there, around each read. Its mp3 decoder then
@@ -96,50 +39,113 @@ class ForwardFile(soundfile.SoundFile):
     """
 
     def seekable(self):
-        """Nobody here goes back."""
         return False
 
 
-def opened(path, name=None):
-    """Open a sound file to read it once from front to end.
+@dataclass
+class Recording:
+    """A sound file, an array or a tensor, to go through as often as needed.
 
-    Arguments
-    ---------
-    path : str or Path
-        Anything that libsndfile reads: wav, flac, ogg, mp3 …
-    name : str, optional
-        For messages; the path by default.
-
-    Returns
-    -------
-    contextmanager of ForwardFile
-        Whatever is wrong with the file becomes a UserError.
-
-    Example
-    -------
-    >>> with opened("no/such.wav"):
-    ...     pass
-    Traceback (most recent call last):
-    unified_se_ss.errors.UserError: no/such.wav: does not exist; a sound file was expected
+    `read` gives its samples from the beginning, float32 blocks [T], or [C, T]. `samples` and
+    `full_scale_samples` count those of all channels; they are known once all were read.
     """
-    return audio.opened(path, name, ForwardFile)
+
+    read: Callable[[], Iterator[np.ndarray]]
+    sample_rate: int
+    channels: int = 1
+    name: str = "the recording"
+    samples: int = 0
+    full_scale_samples: int = 0
+
+    @classmethod
+    def of_file(cls, path, choose: Callable, name: str | None = None) -> Recording:
+        """A sound file that libsndfile reads, opened anew for each time.
+
+        Arguments
+        ---------
+        choose : callable
+            From the number of channels and the name to what is taken: a channel's
+            number, MEAN or ALL.
+        name : str, optional
+            For messages; by default the path.
+
+        Raises
+        ------
+        UserError
+            Here, or while it is read: missing, damaged, or not finite.
+
+        Example
+        -------
+        >>> path = str(getfixture("tmpdir") / "ears.wav")
+        >>> soundfile.write(path, np.array([[0.5, 1], [0, 0], [0.5, 0]]), 8000)
+        >>> recording = Recording.of_file(path, lambda channels, name: 1)
+        >>> [block.shape for block in recording.blocks()], recording.full_scale_samples
+        ([(3,)], 1)
+        """
+        name = name or str(path)
+        with audio.opened(path, name, _ForwardFile) as file:
+            rate, channels = file.samplerate, file.channels
+            chosen = choose(channels, name)
+
+        def read():
+            with audio.opened(path, name, _ForwardFile) as file:
+                for start, block in audio.read_blocks(file, name):
+                    block = _taken(block.T, chosen)
+                    _check_finite(block, start, rate, name)
+                    yield np.ascontiguousarray(block)
+
+        return cls(read, rate, channels if chosen is ALL else 1, name)
+
+    @classmethod
+    def of_samples(cls, samples, sample_rate, choose: Callable) -> Recording:
+        """An array or tensor, [T] or [C, T]; `choose` as for :meth:`of_file`."""
+        _check_rate(sample_rate)
+        samples = np.atleast_2d(_as_array(samples))
+        if samples.shape[0] > max(samples.shape[1], 2) and samples.shape[1]:
+            raise UserError(
+                f"{cls.name} has the shape {samples.shape}: more channels than samples; "
+                "expected [C, T], so transpose it"
+            )
+        chosen = choose(len(samples), cls.name)
+        samples = np.ascontiguousarray(_taken(samples, chosen), dtype=np.float32)
+        _check_finite(samples, 0, sample_rate, cls.name)
+
+        def read():
+            starts = range(0, samples.shape[-1], BLOCK)
+            return (samples[..., start : start + BLOCK] for start in starts)
+
+        return cls(read, sample_rate, 1 if samples.ndim == 1 else len(samples))
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.sample_rate
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Its samples from the beginning, which are counted on the way."""
+        samples = full_scale_samples = 0
+        for block in self.read():
+            samples += block.shape[-1]
+            full_scale_samples += int((np.abs(block) >= FULL_SCALE).sum())
+            yield block
+        if not samples:
+            raise UserError(f"{self.name}: is empty (0 samples)")
+        self.samples, self.full_scale_samples = samples, full_scale_samples
+
+    def at_rate(self, rate: int) -> Iterator[np.ndarray]:
+        """Its blocks at another sampling rate."""
+        return resampled(self.blocks(), self.sample_rate, rate, self.channels)
 
 
-def choose_channel(channels: int, channel: int | None, downmix: bool, name: str):
-    """The channel to take, or None for the mean of all; never a guess.
+def _taken(samples: np.ndarray, chosen) -> np.ndarray:
+    return samples.mean(0) if chosen is MEAN else samples[chosen]
 
-    Example
-    -------
-    >>> choose_channel(1, None, False, "a.wav")
-    0
-    >>> choose_channel(2, None, False, "a.wav")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    unified_se_ss.errors.UserError: a.wav: has 2 channels, the model takes one; choose ...
-    """
+
+def choose_channel(channels: int, name: str, channel: int | None, downmix: bool):
+    """The channel to take, or MEAN; never a guess."""
     if downmix and channel is not None:
         raise UserError("channel and downmix: give one of the two")
     if downmix:
-        return None
+        return MEAN
     if channel is None and channels > 1:
         raise UserError(
             f"{name}: has {channels} channels, the model takes one; "
@@ -153,42 +159,72 @@ def choose_channel(channels: int, channel: int | None, downmix: bool, name: str)
     return channel or 0
 
 
-def check_finite(signal: np.ndarray, place: int, sample_rate: int, name: str) -> None:
+def _check_finite(signal: np.ndarray, start: int, sample_rate: int, name: str) -> None:
     """Stop at the first sample that is no number or infinite, and say where it is."""
-    is_finite = np.isfinite(signal)
-    if not is_finite.all():
-        first = int(np.argmin(is_finite))
+    for number, channel in enumerate(np.atleast_2d(signal)):
+        is_finite = np.isfinite(channel)
+        if not is_finite.all():
+            first = int(np.argmin(is_finite))
+            where = name if signal.ndim == 1 else f"{name}, channel {number}"
+            raise UserError(
+                f"{where}: sample {start + first} (at {(start + first) / sample_rate:.3f} "
+                f"s) is {channel[first]}; expected finite samples only. Mend the file or "
+                "cut it out"
+            )
+
+
+def _check_rate(sample_rate) -> None:
+    is_rate = isinstance(sample_rate, (int, np.integer)) and not isinstance(
+        sample_rate, bool
+    )
+    if not is_rate or sample_rate <= 0:
         raise UserError(
-            f"{name}: sample {place + first} (at {(place + first) / sample_rate:.3f} s) is "
-            f"{signal[first]}; a sound has finite samples only. Mend the file or cut it out"
+            f"sample_rate: is {sample_rate!r}; samples need their sampling rate, a whole "
+            "number of Hz"
         )
 
 
-def _damaged(name: str, seconds: float) -> str:
-    return f"{name}: is damaged, it breaks off at {seconds:.2f} s; get the file again"
+def _as_array(recording) -> np.ndarray:
+    name = Recording.name
+    if not isinstance(recording, (np.ndarray, torch.Tensor)):
+        raise UserError(
+            f"{name} is a {type(recording).__name__}; expected an array, a tensor "
+            "or the path of a sound file"
+        )
+    if isinstance(recording, torch.Tensor) and recording.is_floating_point():
+        recording = recording.detach().cpu().float().numpy()
+    if isinstance(recording, torch.Tensor) or recording.dtype.kind != "f":
+        raise UserError(
+            f"{name}'s samples are {recording.dtype}; expected floating-point "
+            "samples within ±1 (divide 16 bit samples by 32768)"
+        )
+    if recording.ndim not in (1, 2):
+        raise UserError(
+            f"{name} has the shape {recording.shape}; expected [T] or [C, T], one at a time"
+        )
+    return recording
+
+
+def as_given(signals: np.ndarray, recording):
+    """Signals as the recording was given: array or tensor, of its type, on its device.
+
+    Of a file they stay what they are.
+    """
+    if isinstance(recording, torch.Tensor):
+        return torch.from_numpy(signals).to(recording.device, recording.dtype)
+    if isinstance(recording, np.ndarray):
+        return signals.astype(recording.dtype, copy=False)
+    return signals
 
 
 # ------------------------------------------------------------------ other rates
 
 
 def resampled(blocks: Iterable[np.ndarray], from_rate, to_rate, n_signals: int = 1):
-    """Change the sampling rate of a signal that comes in blocks, by soxr (VHQ).
+    """Change the sampling rate of blocks [T] or [J, T], float32, by soxr (VHQ).
 
-    The same samples as soxr gives for the whole signal, whatever the blocks.
-
-    Arguments
-    ---------
-    blocks : iterable of np.ndarray
-        float32, [T] each, or [J, T] where `n_signals` is given.
-    from_rate, to_rate : int
-        Hz.
-    n_signals : int
-        Signals J.
-
-    Returns
-    -------
-    iterator of np.ndarray
-        The blocks themselves if the rates agree.
+    The same samples as soxr gives for the whole signal, whatever the blocks; the blocks
+    themselves if the rates agree.
 
     Example
     -------
@@ -204,20 +240,12 @@ def resampled(blocks: Iterable[np.ndarray], from_rate, to_rate, n_signals: int =
     stream = soxr.ResampleStream(from_rate, to_rate, n_signals, "float32", quality="VHQ")
     for block in blocks:
         yield stream.resample_chunk(np.ascontiguousarray(block.T)).T
-    nothing = np.zeros((0,) if n_signals == 1 and block.ndim == 1 else (0, n_signals), "f4")
+    nothing = np.zeros((0, n_signals)[: block.ndim], "f4")
     yield stream.resample_chunk(nothing, last=True).T
 
 
 def exactly(blocks: Iterable[np.ndarray], samples: int) -> Iterator[np.ndarray]:
-    """Cut the end of signals [J, T] that come in blocks, or add zeros to it.
-
-    Example
-    -------
-    >>> [block.shape for block in exactly([np.ones((2, 3)), np.ones((2, 3))], 4)]
-    [(2, 3), (2, 1)]
-    >>> [block.shape for block in exactly([np.ones((2, 3))], 4)]
-    [(2, 3), (2, 1)]
-    """
+    """Cut the end of signals [J, T] that come in blocks, or add zeros to it."""
     missing = samples
     for block in blocks:
         if missing:
@@ -232,8 +260,6 @@ def exactly(blocks: Iterable[np.ndarray], samples: int) -> Iterator[np.ndarray]:
 
 class Writer:
     """Writes signals that come in blocks, a wav file each, all whole or none.
-
-    Signals of several channels, [E, T] each, become files of as many.
 
     Arguments
     ---------
@@ -262,7 +288,7 @@ class Writer:
         self.turned_down_db = 0.0
 
     def write(self, blocks: Iterable[np.ndarray]) -> None:
-        """Write all blocks, [J, T] or [J, E, T] each.
+        """Write all blocks, [J, T] each, or [J, E, T] for files of E channels.
 
         Raises
         ------
@@ -275,12 +301,11 @@ class Writer:
                 self._write(finals, blocks, "float")
                 return
             # A peak is known at the end only: first as floats, under other names.
-            folder = self.paths[0].parent
-            floats = [stack.enter_context(_temporary(folder)) for _ in finals]
+            floats = [stack.enter_context(_temporary(path)) for path in self.paths]
             peak = self._write(floats, blocks, "float")
             gain = min(1.0, FULL_SCALE / peak) if peak > 0 else 1.0
             self.turned_down_db = float(-20 * np.log10(gain))
-            self._write(finals, self._read(floats, gain), "pcm16")
+            self._write(finals, _read_again(floats, gain), "pcm16")
 
     def _write(self, names, blocks, subtype: str) -> float:
         """Write the blocks under these names; the largest magnitude in them."""
@@ -289,18 +314,11 @@ class Writer:
         channels = first.shape[1] if first.ndim == 3 else 1
         peak, width = 0.0, channels * (4 if subtype == "float" else 2)
         kind = "WAV" if self.samples * width < LARGEST_WAV else "RF64"
+        how = {"samplerate": self.sample_rate, "channels": channels, "format": kind}
+        how["subtype"] = SUBTYPES[subtype]
         with ExitStack() as stack:
             files = [
-                stack.enter_context(
-                    soundfile.SoundFile(
-                        os.fspath(name),
-                        "w",
-                        self.sample_rate,
-                        channels,
-                        SUBTYPES[subtype],
-                        format=kind,
-                    )
-                )
+                stack.enter_context(soundfile.SoundFile(os.fspath(name), "w", **how))
                 for name in names
             ]
             for block in itertools.chain([first], blocks):
@@ -309,13 +327,14 @@ class Writer:
                     _write_block(file, signal, subtype)
         return peak
 
-    def _read(self, names, gain: float) -> Iterator[np.ndarray]:
-        """The blocks again, with a gain."""
-        with ExitStack() as stack:
-            files = [stack.enter_context(soundfile.SoundFile(os.fspath(n))) for n in names]
-            while len((block := [f.read(BLOCK, dtype="float32") for f in files])[0]):
-                # soundfile has the channels last; one is none.
-                yield gain * np.stack([signal.T for signal in block])
+
+def _read_again(names, gain: float) -> Iterator[np.ndarray]:
+    """The blocks of several files, with a gain."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(soundfile.SoundFile(os.fspath(n))) for n in names]
+        while len((block := [f.read(BLOCK, dtype="float32") for f in files])[0]):
+            # soundfile has the channels last; one is none.
+            yield gain * np.stack([signal.T for signal in block])
 
 
 def _write_block(file, signal, subtype: str) -> None:
@@ -331,12 +350,12 @@ def _write_block(file, signal, subtype: str) -> None:
 
 
 @contextmanager
-def _temporary(folder: Path):
-    """A name for a file that is gone after the block."""
+def _temporary(path: Path):
+    """A name beside a file, of one that is gone after the block."""
     import uuid
 
-    path = folder / f".{uuid.uuid4().hex}.float"
+    temporary = path.with_name(f".{uuid.uuid4().hex}.float")
     try:
-        yield path
+        yield temporary
     finally:
-        path.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

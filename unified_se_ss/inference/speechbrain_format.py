@@ -1,4 +1,4 @@
-"""A model in the form that SpeechBrain's own ``SepformerSeparation`` loads.
+"""SpeechBrain's form of a model: written for its ``SepformerSeparation``, or started from.
 
 Axes: B batch, N basis functions, L frames, J sources.
 
@@ -18,112 +18,39 @@ mixture.
 
 from __future__ import annotations
 
+import re
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import jinja2
 import torch
+from torch import nn
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path, atomic_write
-from unified_se_ss.inference.check_export import mixtures_to_compare, same_signals
-from unified_se_ss.inference.max_length import POSITIONS
+from unified_se_ss.inference.folders import read_checkpoint, shortened
 from unified_se_ss.networks import DualPath, Recurrent, Transformer
-from unified_se_ss.networks.speechbrain_weights import to_speechbrain
+from unified_se_ss.networks.dual_path import count_chunks
+from unified_se_ss.networks.speechbrain_weights import from_speechbrain, to_speechbrain
 from unified_se_ss.networks.transformer import sinusoidal_positions
 
-HEADER = """\
-# Unified enhancement and separation, for SpeechBrain:
-#   from speechbrain.inference.separation import SepformerSeparation
-#   model = SepformerSeparation.from_hparams(source="THIS FOLDER", savedir="...")
-#   sources = model.separate_batch(mixture)  # [B, T] to [B, T, J]
-# The SE module is part of the encoder; decoder(encoder(mixture)) is the enhanced mixture.
+POSITIONS = 2500  # source: max_len of speechbrain's PositionalEncoding
+TOLERANCES = {"speechbrain": 1e-5, "onnx": 1e-4}  # of the largest sample
+QUIET = 0.01  # where the largest sample is smaller, of this
 
-sample_rate: {sample_rate}
-num_spks: {n_sources}
-"""
+# SpeechBrain's files, and the parts of a unified network that they stand for.
+FILES = {
+    "encoder.ckpt": "encoder",
+    "masknet.ckpt": "separator",
+    "decoder.ckpt": "decoder",
+}
+LEAST_SHARE = 0.01  # of the parameters; a PReLU has one and always fits
+CONVOLUTIONS = {"conv1d.weight", "convolution.conv1d.weight", "weight"}
 
-CONVOLUTION = """
-{name}: !new:speechbrain.lobes.models.dual_path.Encoder
-    kernel_size: {kernel_size}
-    out_channels: {n_basis}
-"""
-
-RECURRENT = """
-{name}: !new:speechbrain.lobes.models.dual_path.SBRNNBlock
-    input_size: {n_features}
-    hidden_channels: {hidden}
-    num_layers: {layers}
-    dropout: {dropout}
-    bidirectional: True
-"""
-
-TRANSFORMER = """
-{name}: !new:speechbrain.lobes.models.dual_path.SBTransformerBlock
-    num_layers: {layers}
-    d_model: {n_features}
-    nhead: {heads}
-    d_ffn: {feed_forward}
-    dropout: {dropout}
-    use_positional_encoding: True
-    norm_before: True
-"""
-
-DUAL_PATH = """
-{name}: !new:speechbrain.lobes.models.dual_path.Dual_Path_Model
-    in_channels: {n_basis}
-    out_channels: {n_features}
-    intra_model: !ref <{name}_intra>
-    inter_model: !ref <{name}_inter>
-    num_layers: {blocks}
-    norm: ln
-    K: {chunk_length}
-    num_spks: {n_sources}
-    skip_around_intra: True
-    linear_layer_after_inter_intra: {linear_after}
-"""
-
-# ConnectBlocks is filled by a call: its constructor takes no blocks.
-ENHANCER = """
-se_mask: !new:speechbrain.nnet.containers.Sequential
-    dual_path: !ref <enhancer>
-    squeeze: !new:torch.nn.Flatten # [1, B, N, L] to [B, N, L]
-        start_dim: 0
-        end_dim: 1
-
-masked: !new:speechbrain.nnet.containers.ConnectBlocks
-    input_shape: [null, {n_basis}, null]
-    shortcut_type: residual
-    shortcut_combine_fn: !name:torch.mul
-
-filled: !apply:speechbrain.nnet.containers.ConnectBlocks.append
-    - !ref <masked>
-    - !ref <se_mask>
-
-encoder: !new:speechbrain.nnet.containers.Sequential
-    convolution: !ref <convolution>
-    enhancer: !ref <masked>
-"""
-SE_PREFIX = "enhancer.blocks.0.0.dual_path."  # where the above puts the SE module
-
-FOOTER = """
-decoder: !new:speechbrain.lobes.models.dual_path.Decoder
-    in_channels: {n_basis}
-    out_channels: 1
-    kernel_size: {kernel_size}
-    stride: {stride}
-    bias: False
-
-modules:
-    encoder: !ref <encoder>
-    masknet: !ref <masknet>
-    decoder: !ref <decoder>
-
-pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
-    loadables:
-        encoder: !ref <encoder>
-        masknet: !ref <masknet>
-        decoder: !ref <decoder>
-"""
+TEMPLATE = Path(__file__).with_name("speechbrain.yaml.jinja")
+SE_PREFIX = "enhancer.blocks.0.0.dual_path."  # where the template puts the SE module
 
 
 def write_speechbrain(model, folder) -> None:
@@ -143,15 +70,15 @@ def write_speechbrain(model, folder) -> None:
         differs.
     """
     folder = Path(folder)
-    check_expressible(model)
+    _check_expressible(model)
     atomic_write(folder / "hyperparams.yaml", speechbrain_yaml(model))
     for name, state in speechbrain_states(model.network).items():
         with atomic_path(folder / f"{name}.ckpt") as path:
             torch.save(state, path)
-    check_same_sources(model, folder)
+    _check_same_sources(model, folder)
 
 
-def check_expressible(model) -> None:
+def _check_expressible(model) -> None:
     """Stop at what SpeechBrain's classes cannot do."""
     if model.kind != "unified":
         raise UserError(
@@ -192,7 +119,6 @@ def _check_sequence_model(dual_path: DualPath, name: str, path: str) -> None:
 
 
 def _window(encoder) -> tuple[int, int]:
-    """Kernel size and stride of an encoder or a decoder."""
     return encoder.convolution.kernel_size[0], encoder.convolution.stride[0]
 
 
@@ -203,57 +129,13 @@ def speechbrain_yaml(model) -> str:
     """The ``hyperparams.yaml`` of a model."""
     network = model.network
     kernel_size, stride = _window(network.encoder)
-    sizes = {
-        "n_basis": network.encoder.convolution.out_channels,
-        "kernel_size": kernel_size,
-        "stride": stride,
-    }
-    text = HEADER.format(sample_rate=model.sample_rate, n_sources=model.n_sources)
-    if network.enhancer is None:
-        text += CONVOLUTION.format(name="encoder", **sizes)
-    else:
-        text += CONVOLUTION.format(name="convolution", **sizes)
-        text += _dual_path_yaml("enhancer", network.enhancer)
-        text += ENHANCER.format(**sizes)
-    text += _dual_path_yaml("masknet", network.separator)
-    return text + FOOTER.format(**sizes)
-
-
-def _dual_path_yaml(name: str, part: DualPath) -> str:
-    """A ``Dual_Path_Model`` and what it is made of."""
-    block = part.blocks[0]
-    text = _sequence_model_yaml(f"{name}_intra", block.intra)
-    text += _sequence_model_yaml(f"{name}_inter", block.inter)
-    return text + DUAL_PATH.format(
-        name=name,
-        n_basis=part.bottleneck.in_features,
-        n_features=part.bottleneck.out_features,
-        blocks=len(part.blocks),
-        chunk_length=part.chunk_length,
-        n_sources=part.n_sources,
-        linear_after=isinstance(block.intra_linear, torch.nn.Linear),
-    )
-
-
-def _sequence_model_yaml(name: str, sequence_model) -> str:
-    """One intra- or inter-chunk model."""
-    if isinstance(sequence_model, Recurrent):
-        rnn = sequence_model.rnn
-        return RECURRENT.format(
-            name=name,
-            n_features=rnn.input_size,
-            hidden=rnn.hidden_size,
-            layers=rnn.num_layers,
-            dropout=rnn.dropout,
-        )
-    layer = sequence_model.layers[0]
-    return TRANSFORMER.format(
-        name=name,
-        n_features=sequence_model.n_features,
-        layers=len(sequence_model.layers),
-        heads=layer.attention.heads,
-        feed_forward=layer.feed_forward[0].out_features,
-        dropout=layer.dropout.p,
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        model=model,
+        network=network,
+        n_basis=network.encoder.convolution.out_channels,
+        kernel_size=kernel_size,
+        stride=stride,
     )
 
 
@@ -291,14 +173,8 @@ def _dual_path_state(part: DualPath) -> dict[str, torch.Tensor]:
 # ------------------------------------------------------------------ the proof
 
 
-def check_same_sources(model, folder) -> None:
-    """Load the folder with SpeechBrain and compare what it separates.
-
-    Raises
-    ------
-    UserError
-        SpeechBrain is not installed, cannot load the folder, or computes other sources.
-    """
+def _check_same_sources(model, folder) -> None:
+    """Load the folder with SpeechBrain and compare what it separates; a UserError if it differs."""
     try:
         from speechbrain.inference.separation import SepformerSeparation
     except ImportError as error:
@@ -314,3 +190,202 @@ def check_same_sources(model, folder) -> None:
     for mixture in mixtures_to_compare(model, batch=2):
         found = theirs.separate_batch(mixture).transpose(1, 2)
         same_signals("speechbrain", "SpeechBrain", model.separate(mixture), found)
+
+
+def mixtures_to_compare(model, batch: int) -> Iterator[torch.Tensor]:
+    """Noise of several lengths, [B, T]: the shortest, an odd one, one second and a bit."""
+    generator = torch.Generator().manual_seed(0)
+    least, second = model.minimum_samples, model.sample_rate
+    shape = (batch,) if model.channels == 1 else (batch, model.channels)
+    for samples in (least, 3 * least + 1, second + 7):
+        yield torch.randn(*shape, samples, generator=generator)
+
+
+def same_signals(name: str, program: str, expected, found) -> None:
+    """Stop unless what another program gives agrees with the model, within a tolerance.
+
+    `name` is the format, a key of :data:`TOLERANCES`.
+    """
+    allowed = TOLERANCES[name] * max(QUIET, expected.abs().max().item())
+    if found.shape == expected.shape:
+        difference = (found - expected).abs().max().item()
+        if difference <= allowed:  # not so for NaN
+            return
+        problem = f"by {difference:.2g}, allowed are {allowed:.2g}"
+    else:
+        problem = f"in shape: {tuple(found.shape)} instead of {tuple(expected.shape)}"
+    raise UserError(
+        f"--format {name}: what {program} computes differs from the model ({problem}); "
+        "nothing was written"
+    )
+
+
+def longest_input(network) -> int | None:
+    """Samples that :data:`POSITIONS` suffice for; None where nothing counts positions.
+
+    This project's transformer makes further positions as they are needed; SpeechBrain's and
+    a graph in a file have those that they were saved with.
+    """
+    lengths = [
+        module.chunk_length
+        for module in network.modules()
+        if isinstance(module, DualPath) and isinstance(module.blocks[0].inter, Transformer)
+    ]
+    if not lengths:
+        return None
+    frames = POSITIONS * min(lengths) // 2
+    while count_chunks(frames, min(lengths)) > POSITIONS:
+        frames -= 1
+    convolution = network.encoder.convolution
+    return convolution.kernel_size[0] + (frames - 1) * convolution.stride[0]
+
+
+# ------------------------------------------------------------------ to start from
+
+
+@dataclass
+class Loaded:
+    """The weights of a pretrained model by what became of them.
+
+    Names in the network that were loaded, that are of another shape (`misshapen`), in the
+    files only (`left`), or keep their first weights (`missing`); and numbers loaded.
+    """
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    parameters: int = 0
+
+    def __str__(self):
+        """A few lines for people to read."""
+        whole = len(self.loaded) + len(self.missing)
+        parts = [
+            f"{part} {sum(name.startswith(f'{part}.') for name in self.loaded)}"
+            for part in FILES.values()
+        ]
+        lines = [
+            f"Pretrained SS module from {self.source}: {len(self.loaded)} of {whole} tensors "
+            f"({', '.join(parts)}), {self.parameters:,} parameters"
+        ]
+        for what, names in (
+            ("of another shape, not loaded", self.misshapen),
+            ("in the files only, left", self.left),
+            ("keep their first weights", self.missing),
+        ):
+            if names:
+                lines.append(f"  {what} ({len(names)}): {shortened(names)}")
+        return "\n".join(lines)
+
+
+def load_pretrained_ss(network: nn.Module, source) -> Loaded:
+    """Give encoder, SS module and decoder the weights of a SpeechBrain separation model.
+
+    What fits by name and shape is loaded; the rest keeps its first weights, and the
+    report says so. The SE module is never touched. Weights are read as weights alone,
+    and no YAML file is looked at.
+
+    Arguments
+    ---------
+    network : unified_se_ss.networks.UnifiedNetwork
+        Changed in place.
+    source : str or Path
+        A folder with ``masknet.ckpt``, ``encoder.ckpt``, ``decoder.ckpt`` (any of
+        them), or the name of a model on the Hugging Face hub, such as
+        ``speechbrain/sepformer-wsj02mix``.
+
+    Raises
+    ------
+    UserError
+        No such model, a damaged file, or next to nothing in it fits.
+    """
+    own = network.state_dict()
+    report, fitting = Loaded(str(source)), {}
+    for path in _find_files(source):
+        part = FILES[path.name]
+        for name, value in _own_names(part, read_checkpoint(path), report.left).items():
+            if name not in own:
+                report.left.append(name)
+            elif own[name].shape != value.shape:
+                shapes = f"{list(value.shape)} instead of {list(own[name].shape)}"
+                report.misshapen.append(f"{name} {shapes}")
+            else:
+                fitting[name] = value
+    parts = tuple(f"{part}." for part in FILES.values())
+    wanted = {name: value for name, value in own.items() if name.startswith(parts)}
+    report.loaded = list(fitting)
+    report.missing = [name for name in wanted if name not in fitting]
+    report.parameters = sum(value.numel() for value in fitting.values())
+    if report.parameters < LEAST_SHARE * sum(value.numel() for value in wanted.values()):
+        raise UserError(
+            f"pretrained_ss: next to nothing of {source} fits this network; choose the sizes "
+            f"of the one that was trained. (What would be loaded:)\n{report}"
+        )
+    network.load_state_dict(fitting, strict=False)
+    return report
+
+
+def _own_names(part: str, state: dict, left: list[str]) -> dict[str, torch.Tensor]:
+    """The state of a part under the network's names; what has none is noted in `left`."""
+    found = {}
+    for name, value in state.items():
+        if part != "separator":
+            if name in CONVOLUTIONS:
+                found[f"{part}.convolution.weight"] = value
+            else:
+                left.append(f"{part}: {name}")
+            continue
+        try:
+            renamed = from_speechbrain({name: value})
+        except KeyError:
+            left.append(f"{part}: {name}")
+            continue
+        found |= {f"{part}.{ours}": tensor for ours, tensor in renamed.items()}
+    return found
+
+
+# ------------------------------------------------------------------ where they lie
+
+
+def _find_files(source) -> list[Path]:
+    """The checkpoints of a pretrained model, in a folder here or from the hub."""
+    folder = Path(source)
+    if folder.is_dir():
+        found = [folder / name for name in FILES if (folder / name).is_file()]
+        if not found:
+            raise UserError(
+                f"pretrained_ss: {folder} holds none of {', '.join(FILES)}; expected the "
+                "folder of a SpeechBrain separation model or of one of its checkpoints"
+            )
+        return found
+    is_name = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not folder.exists()
+    if not is_name:
+        raise UserError(
+            f"pretrained_ss: {source} is no folder; expected one with "
+            f"{', '.join(FILES)}, or a name on the Hugging Face hub, such as "
+            "speechbrain/sepformer-wsj02mix"
+        )
+    return _from_hub(str(source))
+
+
+def _from_hub(name: str) -> list[Path]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    found = []
+    for file in FILES:
+        try:
+            found.append(Path(hf_hub_download(name, file)))
+        except Exception as error:  # the hub's and the network's have no common class
+            absent = isinstance(error, EntryNotFoundError)
+            if absent and not isinstance(error, LocalEntryNotFoundError):
+                continue
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(
+                f"pretrained_ss: {name} is no folder here, and cannot be fetched from the "
+                f"Hugging Face hub ({reason[0]})"
+            ) from error
+    if not found:
+        raise UserError(f"pretrained_ss: {name} on the hub has none of {', '.join(FILES)}")
+    return found

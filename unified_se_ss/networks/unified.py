@@ -101,13 +101,7 @@ class UnifiedNetwork(nn.Module):
             GPU). Each item then gets what it would get alone. By default, and where
             all lengths are T, everything is real.
         """
-        frames = self.real_frames(mixture, lengths)
-        representation = self.encoder(mixture)
-        h = representation
-        if self.enhancer is not None:
-            h = h * self.enhancer(h, frames).squeeze(1)
-        if frames is not None:
-            h = self.without_padding(h, frames)
+        representation, h, frames = self._represented(mixture, lengths)
         separated = self.separator(h, frames) * h.unsqueeze(1)
         samples = mixture.shape[-1]
         sources = self.decoder(separated.flatten(0, 1), samples)
@@ -118,6 +112,26 @@ class UnifiedNetwork(nn.Module):
             enhanced_representation=h,
             frames=frames,
         )
+
+    def enhance(
+        self, mixture: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The enhanced mixtures alone, [B, T]; what is left out is most of the work."""
+        _, h, _ = self._represented(mixture, lengths)
+        return self.decoder(h, mixture.shape[-1])
+
+    def _represented(
+        self, mixture: torch.Tensor, lengths: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Representations of noisy and enhanced mixtures, and real frames."""
+        frames = self.real_frames(mixture, lengths)
+        representation = self.encoder(mixture)
+        h = representation
+        if self.enhancer is not None:
+            h = h * self.enhancer(h, frames).squeeze(1)
+        if frames is not None:
+            h = self.without_padding(h, frames)
+        return representation, h, frames
 
     def real_frames(
         self, mixture: torch.Tensor, lengths: torch.Tensor | None
