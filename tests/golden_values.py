@@ -34,9 +34,9 @@ INSIDE = {
     "main": "unified_se_ss.__main__:main",
     "make_demo_corpus": "unified_se_ss.data.demo.corpus:prepare_demo_corpus",
     "stream_unified": "unified_se_ss.inference:Separator",
-    "stream_binaural": "unified_se_ss.inference.binaural:BinauralSeparator",
-    "stream_gsenet": "unified_se_ss.inference.guided:GuidedEnhancer",
-    "stream_recogniser": "unified_se_ss.inference.recognizer:Recognizer",
+    "stream_binaural": "unified_se_ss.inference:BinauralSeparator",
+    "stream_gsenet": "unified_se_ss.inference:GuidedEnhancer",
+    "stream_recogniser": "unified_se_ss.inference:Recognizer",
     # Of the tests: small trees of the corpora with transcripts.
     "make_rats": "transcribed_trees:make_rats",
     "make_chime4": "transcribed_trees:make_chime4",
