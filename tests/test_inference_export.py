@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from librimix import make_tree
 from small_models import configuration, small_model
 from speechbrain.inference.separation import SepformerSeparation
+from test_pretrained import save, speechbrain_model
 from test_train import command, run
 
 from unified_se_ss.__main__ import main
@@ -22,7 +23,11 @@ from unified_se_ss.inference import export as exporting
 from unified_se_ss.inference import load_model, onnx_format, speechbrain_format
 from unified_se_ss.inference.export import export, write_native
 from unified_se_ss.inference.onnx_format import write_onnx
-from unified_se_ss.inference.speechbrain_format import longest_input, write_speechbrain
+from unified_se_ss.inference.speechbrain_format import (
+    load_pretrained_ss,
+    longest_input,
+    write_speechbrain,
+)
 from unified_se_ss.plain_yaml import plain_yaml
 
 SIZES = {"n_basis": 32, "n_features": 12, "hidden": 10, "ss_blocks": 2, "save_waves": 0}
@@ -30,11 +35,13 @@ SIZES = {"n_basis": 32, "n_features": 12, "hidden": 10, "ss_blocks": 2, "save_wa
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a tiny run."""
+    """The folder of a tiny run that began with a pretrained SS module and learnt nothing."""
     folder = tmp_path_factory.mktemp("trained")
-    out = folder / "run"
-    name = "hparams/libri2mix_noisy_dprnn.yaml"
-    run(command(name, make_tree(folder), out, number_of_epochs=1, **SIZES))
+    keys = {**SIZES, "pretrained_ss": save(speechbrain_model("dprnn"), folder / "sb")}
+    name, out = "hparams/libri2mix_noisy_dprnn.yaml", folder / "run"
+    tree = make_tree(folder)
+    printed, _ = run(command(name, tree, out, number_of_epochs=1, lr=0, **keys))
+    assert "Pretrained SS module from" in printed
     return out
 
 
@@ -54,6 +61,15 @@ def content(folder):
 
 
 # ------------------------------------------------------------------ from a run and back
+
+
+def test_a_run_starts_from_a_pretrained_module(trained):
+    (checkpoint,) = trained.glob("save/CKPT+*/network.ckpt")
+    state = torch.load(checkpoint, weights_only=True)
+    expected = small_model(use_se=False).network
+    load_pretrained_ss(expected, trained.parent / "sb")
+    for name, value in expected.state_dict().items():
+        assert torch.equal(state[name], value), name
 
 
 def test_a_run_its_export_and_the_trained_network_are_the_same(trained, tmp_path, capsys):

@@ -7,10 +7,8 @@ import pytest
 import torch
 from bomb import Bomb
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from librimix import make_tree
 from small_models import small_model
 from speechbrain.lobes.models import dual_path as theirs
-from test_train import command, run
 
 import train
 from unified_se_ss.errors import UserError
@@ -184,23 +182,6 @@ def test_from_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", empty)
     with pytest.raises(UserError, match="on the hub has none of"):
         load_pretrained_ss(small_model().network, "someone/model")
-
-
-def test_a_run_starts_from_it(tmp_path):
-    """With lr 0 the run's SS module is the pretrained one."""
-    tree = make_tree(tmp_path)
-    folder = save(speechbrain_model("dprnn"), tmp_path / "sb")
-    out = tmp_path / "run"
-    sizes = {"n_basis": 32, "n_features": 12, "hidden": 10, "ss_blocks": 2, "lr": 0}
-    keys = {**sizes, "pretrained_ss": folder, "number_of_epochs": 1, "save_waves": 0}
-    printed, _ = run(command("hparams/libri2mix_noisy_dprnn.yaml", tree, out, **keys))
-    assert "Pretrained SS module from" in printed
-    (checkpoint,) = out.glob("save/CKPT+*/network.ckpt")
-    state = torch.load(checkpoint, weights_only=True)
-    expected = small_model(use_se=False).network
-    load_pretrained_ss(expected, folder)
-    for name, value in expected.state_dict().items():
-        assert torch.equal(state[name], value), name
 
 
 def test_a_run_that_goes_on_does_not_look_for_it():

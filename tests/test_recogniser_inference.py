@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tracemalloc
 from functools import partial
@@ -166,8 +165,11 @@ def test_an_export_is_plain_data_and_can_be_exported_again(shared, tmp_path, cap
 YAMLS = sorted((RECIPE / "hparams").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("system", ["joint", "cascade", "noisy"])
+@pytest.mark.parametrize(
+    "path, system",
+    [*((path, "joint") for path in YAMLS), (YAMLS[0], "cascade"), (YAMLS[0], "noisy")],
+    ids=lambda value: getattr(value, "stem", value),
+)
 def test_every_recipes_network_can_be_described(path, system, tmp_path, monkeypatch):
     """And the description gives the same parameters as the YAML, by name and shape."""
     text = path.read_text()
@@ -215,7 +217,7 @@ def test_padding_and_batch_change_nothing(run):
 
 @pytest.mark.parametrize(
     "attention, encoder",
-    [("regularMHA", "transformer"), ("RoPEMHA", "conformer"), ("regularMHA", "conformer")],
+    [("regularMHA", "transformer"), ("RoPEMHA", "conformer")],
 )
 def test_other_encoders(tmp_path, attention, encoder):
     transformer = {"attention_type": attention, "encoder_module": encoder}
@@ -506,14 +508,6 @@ def test_help_names_the_command(capsys):
         with pytest.raises(SystemExit):
             main(arguments)
         assert "what is said in recordings" in capsys.readouterr().out
-
-
-def test_only_the_recogniser_needs_speechbrain():
-    code = (
-        "import sys, unified_se_ss.inference.batch, unified_se_ss.inference.export; "
-        "assert not {'speechbrain', 'sentencepiece'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 # ------------------------------------------------------------------ what strangers made
