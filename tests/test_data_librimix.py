@@ -98,9 +98,9 @@ def test_made_once_and_again_when_the_data_changes(libri2mix, tmp_path, monkeypa
     looked_at = []
     check = librimix._check_item
 
-    def counted(subset, stems, name, *expected):
-        looked_at.append(name)
-        return check(subset, stems, name, *expected)
+    def counted(paths, **expected):
+        looked_at.append(paths)
+        return check(paths, **expected)
 
     monkeypatch.setattr(librimix, "_check_item", counted)
     first = prepare_librimix(libri2mix, tmp_path)["train"].read_bytes()

@@ -12,14 +12,14 @@ OTHERS = {"speechbrain", "torchaudio", "hyperpyyaml", "matplotlib", "h5py", *SOU
 # Room: (rooms that may come along, packages that must not)
 ROOMS = {
     "gradients": ({"gradients"}, OTHERS),
-    "objectives": ({"objectives", "padding"}, OTHERS),
+    "losses": ({"losses", "padding"}, OTHERS),
     "networks": ({"networks", "padding"}, OTHERS),
     "spatial": ({"spatial"}, OTHERS),
     "data": (
         {"data", "errors", "files", "progress", "spatial"},
         OTHERS - SOUND,
     ),
-    "evaluation": ({"evaluation", "errors", "files", "objectives", "spatial"}, OTHERS),
+    "evaluation": ({"evaluation", "errors", "files", "losses", "spatial"}, OTHERS),
     "inference": (
         {
             "inference",

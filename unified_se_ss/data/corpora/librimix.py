@@ -14,19 +14,17 @@ import hashlib
 import json
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.cache import fingerprint_of
-from unified_se_ss.data.manifest import (
-    DATA_ROOT,
-    is_current,
-    write_manifest,
-)
-from unified_se_ss.data.problems import BadItem, raise_for
+from unified_se_ss.data.cache import threaded_map
+from unified_se_ss.data.corpora import BadItem, check_choice, make_manifest, raise_for
+from unified_se_ss.data.manifest import DATA_ROOT
 from unified_se_ss.errors import UserError
 
 RATES = (8000, 16000)
@@ -34,7 +32,6 @@ MODES = ("min", "max")
 TRAIN_SUBSETS = ("train-100", "train-360")
 MIXTURES = ("mix_both", "mix_clean", "mix_single")
 MADE_BY = "expected are the folders that LibriMix's generate_librimix.sh writes"
-PROGRESS_FROM = 2000
 
 logger = logging.getLogger(__name__)
 
@@ -87,20 +84,33 @@ def prepare_librimix(
     Traceback (most recent call last):
     unified_se_ss.errors.UserError: data_folder: /no/such does not exist; ...
     """
-    _check_choices(n_speakers, sample_rate, mode, train_subset, mixture)
+    for key, value, allowed in (
+        ("n_speakers", n_speakers, (1, 2, 3)),
+        ("sample_rate", sample_rate, RATES),
+        ("mode", mode, MODES),
+        ("train_subset", train_subset, TRAIN_SUBSETS),
+        ("mixture", mixture, MIXTURES),
+    ):
+        check_choice(key, value, allowed)
+    if (n_speakers == 1) != (mixture == "mix_single"):
+        raise UserError(
+            f"mixture: {mixture} does not hold {n_speakers} speaker(s); mix_single"
+            " holds one, mix_both and mix_clean hold two or three"
+        )
     data_folder = Path(data_folder)
-    root = _libri_folder(data_folder, n_speakers)
+    names = [f"Libri{n}Mix" for n in ((2, 3) if n_speakers == 1 else (n_speakers,))]
+    root = find_root(data_folder, names, MADE_BY)
     place = root / f"wav{sample_rate // 1000}k" / mode
-    _check_folder(place, "sample_rate and mode")
-    subsets = {
-        "train": place / train_subset,
-        "dev": place / "dev",
-        "test": place / "test",
-    }
+    check_folder(place, "sample_rate and mode", MADE_BY)
+    subsets = {"train": place / train_subset, "dev": place / "dev", "test": place / "test"}
     for split, subset in subsets.items():
-        _check_folder(subset, "train_subset" if split == "train" else "data_folder")
+        key = "train_subset" if split == "train" else "data_folder"
+        check_folder(subset, key, MADE_BY)
     # All folders are looked at before the first recording is.
-    stems = {s: _stem_folders(subsets[s], n_speakers, mixture) for s in subsets}
+    stems = {}
+    for split, subset in subsets.items():
+        noise = mixture != "mix_clean" and (subset / "noise").is_dir()
+        stems[split] = stem_folders(subset, n_speakers, mixture, noise, MADE_BY)
     kind = f"Libri{n_speakers}Mix_{place.parent.name}_{mode}"
     manifests = {}
     for split, subset in subsets.items():
@@ -110,48 +120,24 @@ def prepare_librimix(
     return manifests
 
 
-def _check_choices(n_speakers, sample_rate, mode, train_subset, mixture):
-    """Raises a UserError for a key with a value that LibriMix does not have."""
-    for key, value, allowed in (
-        ("n_speakers", n_speakers, (1, 2, 3)),
-        ("sample_rate", sample_rate, RATES),
-        ("mode", mode, MODES),
-        ("train_subset", train_subset, TRAIN_SUBSETS),
-        ("mixture", mixture, MIXTURES),
-    ):
-        if value not in allowed:
-            expected = ", ".join(map(str, allowed))
-            raise UserError(
-                f"{key}: {value!r} is not in LibriMix; expected one of {expected}"
-            )
-    if (n_speakers == 1) != (mixture == "mix_single"):
-        raise UserError(
-            f"mixture: {mixture} does not hold {n_speakers} speaker(s); mix_single"
-            " holds one, mix_both and mix_clean hold two or three"
-        )
+# ------------------------------------------------------------------ folders
 
 
-def _libri_folder(data_folder, n_speakers):
-    """The folder that holds wav8k or wav16k: data_folder or a folder in it."""
+def find_root(data_folder: Path, names: Sequence[str], made_by: str) -> Path:
+    """The folder that holds wav8k or wav16k: data_folder or one of these names in it."""
     if not data_folder.is_dir():
-        raise UserError(
-            f"data_folder: {data_folder} does not exist; give the folder Libri2Mix or "
-            f"Libri3Mix ({MADE_BY})"
-        )
-    names = [f"Libri{n}Mix" for n in ((2, 3) if n_speakers == 1 else (n_speakers,))]
+        raise UserError(f"data_folder: {data_folder} does not exist; {made_by}")
     for folder in (data_folder, *(data_folder / name for name in names)):
         if any((folder / f"wav{rate // 1000}k").is_dir() for rate in RATES):
             return folder
-    there = _listed(data_folder)
-    other = [name for name in there if name.startswith("Libri") and name.endswith("Mix")]
-    advice = f"set n_speakers to match {other[0]}" if other else MADE_BY
+    there = ", ".join(_listed(data_folder))
     raise UserError(
         f"data_folder: {data_folder} has neither wav8k, wav16k nor {names[0]} in it,"
-        f" but {', '.join(there) if there else 'is empty'}; {advice}"
+        f" but {there or 'is empty'}; {made_by}; or set n_speakers to match"
     )
 
 
-def _check_folder(folder, key):
+def check_folder(folder: Path, key: str, made_by: str) -> None:
     """Raises a UserError that says which folder was looked for and which exist."""
     if not folder.is_dir():
         parent = folder
@@ -159,43 +145,51 @@ def _check_folder(folder, key):
             parent = parent.parent
         raise UserError(
             f"{key}: the folder {folder} does not exist; in {parent} there are: "
-            f"{', '.join(_listed(parent)) or 'no files'} ({MADE_BY})"
+            f"{', '.join(_listed(parent)) or 'no files'} ({made_by})"
         )
 
 
-def _listed(folder):
-    """Names of the first folders and files in a folder."""
+def _listed(folder: Path) -> list[str]:
     names = sorted(path.name for path in folder.iterdir())
     return names if len(names) <= 8 else [*names[:8], f"and {len(names) - 8} more"]
 
 
-def _stem_folders(subset, n_speakers, mixture):
-    """Name of the folder of each stem of a subset."""
+def stem_folders(
+    subset: Path, n_speakers: int, mixture: str, noise: bool, made_by: str
+) -> dict[str, str]:
+    """Name of the folder of each stem of a subset; raises a UserError if one is missing."""
     if n_speakers > 1 and (subset / f"s{n_speakers + 1}").is_dir():
         raise UserError(
             f"n_speakers: is {n_speakers}, but {subset} holds mixtures of more speakers"
             f" (there is a folder s{n_speakers + 1}); set n_speakers to match, or give"
-            f" the folder Libri{n_speakers}Mix as data_folder"
+            " another data_folder"
         )
     stems = {"mixture": mixture, **{f"s{j}": f"s{j}" for j in range(1, n_speakers + 1)}}
-    for folder in stems.values():
-        key = f"n_speakers: is {n_speakers}" if folder[1:].isdigit() else "data_folder"
-        _check_folder(subset / folder, key)
-    if mixture != "mix_clean" and (subset / "noise").is_dir():
+    if noise:
         stems["noise"] = "noise"
+    for stem, folder in stems.items():
+        key = (
+            "data_folder"
+            if stem in ("mixture", "noise")
+            else f"n_speakers: is {n_speakers}"
+        )
+        check_folder(subset / folder, key, made_by)
     return stems
 
 
+# ------------------------------------------------------------------ recordings
+
+
 def prepare_subset(
-    data_folder,
-    subset,
-    stems,
-    sample_rate,
-    manifest_path,
-    channels=1,
-    attributes=None,
-    made_by=MADE_BY,
-):
+    data_folder: Path,
+    subset: Path,
+    stems: dict[str, str],
+    sample_rate: int,
+    manifest_path: Path,
+    channels: int = 1,
+    attributes: dict[str, dict] | None = None,
+    made_by: str = MADE_BY,
+) -> None:
     """Checks a folder with a folder for each stem and writes its manifest.
 
     Arguments
@@ -228,29 +222,35 @@ def prepare_subset(
         raise UserError(
             f"data_folder: {subset / stems['mixture']} holds no wav files; {made_by}"
         )
-    relative = subset.relative_to(data_folder)
-    choices = {
-        "subset": relative.as_posix(),
-        "stems": stems,
-        "sample_rate": sample_rate,
-    }
+    relative = subset.relative_to(data_folder).as_posix()
+    choices = {"subset": relative, "stems": stems, "sample_rate": sample_rate}
     if channels != 1 or attributes:
-        told = json.dumps(attributes, sort_keys=True).encode()
-        choices |= {"channels": channels, "attributes": hashlib.sha256(told).hexdigest()}
+        columns = json.dumps(attributes, sort_keys=True).encode()
+        choices |= {
+            "channels": channels,
+            "attributes": hashlib.sha256(columns).hexdigest(),
+        }
     files = [f"{stems[stem]}/{name}" for stem in stems for name in names[stem]]
-    fingerprint = fingerprint_of(subset, files, choices)
-    if is_current(manifest_path, fingerprint):
-        return
-    complete = _check_names(subset, stems, names, sample_rate)
-    rows = _checked_rows(subset, relative, stems, sorted(complete), sample_rate, channels)
-    if not rows:
-        raise UserError(f"data_folder: {subset} holds no item that could be used")
-    for row in rows:
-        row.update(attributes[row["ID"]] if attributes else {})
-    write_manifest(manifest_path, rows, fingerprint)
+
+    def rows() -> list[dict]:
+        more = attributes or {}
+        complete = _check_complete(subset, stems, names, sample_rate)
+        lengths = _check_items(subset, stems, complete, sample_rate, channels)
+        return [
+            {
+                "ID": name.removesuffix(".wav"),
+                "duration": frames / sample_rate,
+                "sample_rate": sample_rate,
+                **{s: f"{DATA_ROOT}/{relative}/{f}/{name}" for s, f in stems.items()},
+                **(more and more[name.removesuffix(".wav")]),
+            }
+            for name, frames in lengths.items()
+        ]
+
+    make_manifest(manifest_path, subset, files, choices, rows)
 
 
-def _wav_names(folder):
+def _wav_names(folder: Path) -> set[str]:
     """Names of the wav files in a folder, hidden ones left out."""
     with os.scandir(folder) as entries:
         return {
@@ -260,8 +260,8 @@ def _wav_names(folder):
         }
 
 
-def _check_names(subset, stems, names, sample_rate):
-    """The names in all folders of the stems; raises a UserError if they do not agree."""
+def _check_complete(subset, stems, names, sample_rate) -> list[str]:
+    """Names in the folders of all stems; raises a UserError if they do not agree."""
     everything = set().union(*names.values())
     complete = set.intersection(*names.values())
     problems = [
@@ -272,11 +272,30 @@ def _check_names(subset, stems, names, sample_rate):
     advice = "make the missing files again, or remove the items' other files"
     bad = _bad_items(subset, stems, sorted(everything - complete), sample_rate)
     raise_for(problems, "data_folder", advice, bad)
-    return complete
+    return sorted(complete)
 
 
-def _bad_items(subset, stems, names, sample_rate):
-    """Items with which something is wrong, for an audit."""
+def _check_items(subset, stems, names, sample_rate, channels) -> dict[str, int]:
+    """Samples of the items whose recordings were all found in order, by name."""
+    paths = [{s: str(subset / f / name) for s, f in stems.items()} for name in names]
+    check = partial(_check_item, sample_rate=sample_rate, channels=channels)
+    results = threaded_map(check, paths, f"checking {subset.name}")
+    problems = [problem for result in results for problem in result.problems]
+    advice = "make these files again, or remove the items they belong to"
+    bad = [name for name, result in zip(names, results) if result.problems]
+    raise_for(problems, "data_folder", advice, _bad_items(subset, stems, bad, sample_rate))
+    silent = [result.silent_noise for result in results if result.silent_noise]
+    if silent:
+        logger.warning(
+            "%d silent noise recording(s), the first: %s", len(silent), silent[0]
+        )
+    lengths = {n: r.frames for n, r in zip(names, results) if not r.problems}
+    if not lengths:
+        raise UserError(f"data_folder: {subset} holds no item that could be used")
+    return lengths
+
+
+def _bad_items(subset, stems, names, sample_rate) -> list[BadItem]:
     return [
         BadItem(
             subset.name.split("-")[0],
@@ -288,71 +307,37 @@ def _bad_items(subset, stems, names, sample_rate):
     ]
 
 
-def _checked_rows(subset, relative, stems, names, sample_rate, channels):
-    """The rows of the manifest, when every recording was found in order."""
+class _ItemCheck(NamedTuple):
+    """Length of an item, what is wrong with it, and its noise file if that is silent."""
 
-    def check(name):
-        return _check_item(subset, stems, name, sample_rate, channels)
-
-    with ThreadPoolExecutor(max_workers=min(16, 4 * (os.cpu_count() or 1))) as pool:
-        results = pool.map(check, names)
-        if len(names) * len(stems) > PROGRESS_FROM:
-            from unified_se_ss.progress import progress_bar
-
-            results = progress_bar(results, f"checking {subset.name}", len(names), "item")
-        results = list(results)
-    problems = [problem for result in results for problem in result.problems]
-    advice = "make these files again, or remove the items they belong to"
-    bad = [name for name, result in zip(names, results) if result.problems]
-    raise_for(problems, "data_folder", advice, _bad_items(subset, stems, bad, sample_rate))
-    _warn_of_silent_noise([result.silent_noise for result in results])
-    prefix = f"{DATA_ROOT}/{relative.as_posix()}"
-    return [
-        {
-            "ID": name.removesuffix(".wav"),
-            "duration": result.frames / sample_rate,
-            "sample_rate": sample_rate,
-            **{stem: f"{prefix}/{folder}/{name}" for stem, folder in stems.items()},
-        }
-        for name, result in zip(names, results)
-        if not result.problems
-    ]
+    frames: int
+    problems: list
+    silent_noise: str | None
 
 
-class _ItemCheck:
-    """What was found of one item: its length, what is wrong, a silent noise file."""
-
-    def __init__(self):
-        self.frames = None
-        self.problems = []
-        self.silent_noise = None
-
-
-def _check_item(subset, stems, name, sample_rate, channels):
+def _check_item(paths: dict[str, str], sample_rate: int, channels: int) -> _ItemCheck:
     """Looks at all recordings of one item."""
-    found = _ItemCheck()
-    for stem, folder in stems.items():
-        path = str(subset / folder / name)
+    lengths, problems, silent_noise = {}, [], None
+    for stem, path in paths.items():
         try:
-            frames, silent = _check_recording(path, sample_rate, channels)
+            lengths[path], silent = _check_recording(path, sample_rate, channels)
         except UserError as error:
-            found.problems.append(str(error))
+            problems.append(str(error))
             continue
         if silent and stem == "noise":
-            found.silent_noise = path
+            silent_noise = path
         elif silent:
-            found.problems.append(f"{path}: is silent (below -80 dB of full scale)")
-        if found.frames is None:
-            found.frames, first = frames, path
-        elif frames != found.frames:
-            found.problems.append(
-                f"{path}: has {frames} samples, but {first} has {found.frames}; the"
-                " same length was expected"
-            )
-    return found
+            problems.append(f"{path}: is silent (below -80 dB of full scale)")
+    first, frames = next(iter(lengths.items()), ("", 0))
+    problems += [
+        f"{path}: has {length} samples, but {first} has {frames}; the same length was expected"
+        for path, length in lengths.items()
+        if length != frames
+    ]
+    return _ItemCheck(frames, problems, silent_noise)
 
 
-def _check_recording(path, sample_rate, channels):
+def _check_recording(path: str, sample_rate: int, channels: int) -> tuple[int, bool]:
     """Number of samples of a recording, and whether it is silent."""
     with audio.opened(path) as file:
         if fault := audio.channel_fault(file.channels, channels):
@@ -365,17 +350,10 @@ def _check_recording(path, sample_rate, channels):
         # Integers are finite, so that one loud second tells enough; floats may not be.
         floating = file.subtype in ("FLOAT", "DOUBLE")
         silent = True
-        for block in file.blocks(sample_rate, dtype="float32"):
+        for _, block in audio.read_blocks(file, path, sample_rate):
             if floating and not np.isfinite(block).all():
                 raise UserError(f"{path}: holds values that are not finite (NaN, infinity)")
             silent = silent and audio.is_silent(block)
             if not silent and not floating:
                 break
         return file.frames, silent
-
-
-def _warn_of_silent_noise(paths):
-    """Says how many noise recordings are silent, which does no harm."""
-    paths = [path for path in paths if path]
-    if paths:
-        logger.warning("%d silent noise recording(s), the first: %s", len(paths), paths[0])

@@ -7,25 +7,18 @@ from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
-import os
 import re
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.cache import fingerprint_of
-from unified_se_ss.data.manifest import (
-    DATA_ROOT,
-    is_current,
-    write_manifest,
-)
+from unified_se_ss.data.cache import process_pool
+from unified_se_ss.data.corpora import BadItem, list_audio, make_manifest, raise_for
+from unified_se_ss.data.manifest import DATA_ROOT
 from unified_se_ss.data.mixing import measure_loudness
-from unified_se_ss.data.problems import BadItem, raise_for
 from unified_se_ss.errors import UserError
+from unified_se_ss.progress import progress_bar
 
-SUFFIXES = (".wav", ".flac", ".ogg")
 KINDS = ("speech", "noise")
 # Above the speakers, LibriSpeech has folders of this form.
 LIBRISPEECH_SUBSET = re.compile(r"(train|dev|test)-(clean|other)(-[0-9]+)?")
@@ -86,79 +79,38 @@ def prepare_speech_folder(
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, expected one of {KINDS}")
     folder, manifest_path = Path(folder), Path(manifest_path)
-    names = _audio_names(folder)
+    names = list_audio(folder)
     choices = {
         "kind": kind,
         "sample_rate": sample_rate,
         "resample": resample,
         "channel": channel,
     }
-    fingerprint = fingerprint_of(folder, names, choices)
-    if is_current(manifest_path, fingerprint):
-        return manifest_path
-    speakers = _speakers(folder, names) if kind == "speech" else None
-    measure = partial(_measure, folder, sample_rate, resample, channel)
-    measured = _measured(measure, names, folder)
-    advice = "mend or remove these files"
-    bad = [
-        BadItem("train", name, sample_rate, {kind: str(folder / name)})
-        for name, found in zip(names, measured)
-        if isinstance(found, str)
-    ]
-    raise_for([m for m in measured if isinstance(m, str)], str(folder), advice, bad)
-    rows = _rows(names, measured, kind, speakers, channel)
-    if not rows:
-        raise UserError(f"{folder}: all of its {len(names)} recordings are silent")
-    silent = len(names) - len(bad) - len(rows)
-    if silent:
-        logger.warning("%s: %d silent left out", folder, silent)
-    write_manifest(manifest_path, rows, fingerprint)
-    return manifest_path
 
-
-def _audio_names(folder):
-    """Names of the audio files below a folder, relative to it, sorted."""
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: does not exist; a folder of wav, flac or ogg files was expected"
-        )
-    names = []
-    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not _leads_back(parent, name)
+    def rows() -> list[dict]:
+        speakers = _speakers(folder, names) if kind == "speech" else None
+        measure = partial(_measure, folder, sample_rate, resample, channel)
+        measured = dict(zip(names, _measured(measure, names, folder)))
+        faults = {name: m for name, m in measured.items() if isinstance(m, str)}
+        bad = [
+            BadItem("train", name, sample_rate, {kind: str(folder / name)})
+            for name in faults
         ]
-        here = Path(parent).relative_to(folder)
-        names += [
-            (here / name).as_posix()
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    if not names:
-        raise UserError(f"{folder}: holds no wav, flac or ogg file")
-    return sorted(names)
+        raise_for(list(faults.values()), str(folder), "mend or remove these files", bad)
+        good = {name: m for name, m in measured.items() if name not in faults}
+        found = _rows(good, kind, speakers, channel)
+        if not found:
+            raise UserError(f"{folder}: all of its {len(names)} recordings are silent")
+        if silent := len(good) - len(found):
+            logger.warning("%s: %d silent left out", folder, silent)
+        return found
 
-
-def _refuse(error):
-    """Stop at a folder that cannot be looked into; its recordings would be missing."""
-    raise UserError(
-        f"{error.filename}: cannot be looked into ({error.strerror})"
-    ) from error
-
-
-def _leads_back(parent, name):
-    """Whether a folder is a link to one that it lies in, so that it would have no end."""
-    path = os.path.join(parent, name)
-    if not os.path.islink(path):
-        return False
-    target, here = os.path.realpath(path), os.path.realpath(parent)
-    return os.path.commonpath([target, here]) == target
+    return make_manifest(manifest_path, folder, names, choices, rows)
 
 
 def _speakers(folder, names):
-    """The speaker of each file: the first folder on its way."""
-    speakers = []
+    """The speaker of each file by its name: the first folder on its way."""
+    speakers = {}
     for name in names:
         folders = name.split("/")[:-1]
         if folders and LIBRISPEECH_SUBSET.fullmatch(folders[0]):
@@ -168,7 +120,7 @@ def _speakers(folder, names):
                 f"{folder / name}: lies in no speaker's folder; one folder for each "
                 f"speaker was expected in {folder}"
             )
-        speakers.append(folders[0])
+        speakers[name] = folders[0]
     return speakers
 
 
@@ -191,31 +143,27 @@ def _measure(folder, sample_rate, resample, channel, name):
 
 
 def _measured(measure, names, folder):
-    """What `measure` says of every file, with a progress bar and several processes."""
-    if len(names) < PROCESSES_FROM:
-        return [measure(name) for name in names]
-    from unified_se_ss.progress import progress_bar
+    """Measures every file, many of them in several processes."""
+    workers = 1 if len(names) < PROCESSES_FROM else None
+    with process_pool(workers) as run:
+        results = run(measure, names)
+        few = workers == 1
+        bar = progress_bar(
+            results, f"measuring {folder.name}", len(names), "file", disable=few
+        )
+        return list(bar)
 
-    # Forked processes would inherit the locks of torch's threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        results = pool.map(measure, names, chunksize=16)
-        return list(progress_bar(results, f"measuring {folder.name}", len(names), "file"))
 
-
-def _rows(names, measured, kind, speakers, channel):
+def _rows(measured, kind, speakers, channel):
     """The rows of the manifest, without silent recordings."""
     rows = []
-    for position, (name, found) in enumerate(zip(names, measured)):
-        if isinstance(found, str):  # for an audit, which goes on without it
-            continue
-        frames, rate, loudness = found
+    for name, (frames, rate, loudness) in measured.items():
         if not math.isfinite(loudness):
             continue
         row = {"ID": name, "duration": frames / rate, "sample_rate": rate}
         row[kind] = f"{DATA_ROOT}/{name}"
         if speakers is not None:
-            row["speaker"] = speakers[position]
+            row["speaker"] = speakers[name]
         row["loudness"] = loudness
         if channel is not None:
             row["channel"] = channel

@@ -23,14 +23,20 @@ import re
 from pathlib import Path
 
 from unified_se_ss.data.binaural import UNEXPLAINED, read_ears, unexplained
-from unified_se_ss.data.corpora.librimix import MODES, RATES, prepare_subset
+from unified_se_ss.data.corpora import check_choice
+from unified_se_ss.data.corpora.librimix import (
+    MODES,
+    RATES,
+    find_root,
+    prepare_subset,
+    stem_folders,
+)
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial.geometry import from_interaural_polar
 
 FOLDERS = {"train": "tr", "dev": "cv", "test": "tt"}
 MIXTURES = ("mix", "mix_clean", "mix_both")
-SPEAKERS = (2, 3)
 PLACEMENTS = "placements.csv"
 LOOKED_AT = 10
 NUMBER = r"-?\d+(?:\.\d+)?"
@@ -162,81 +168,40 @@ def placement_in_name(name, n_speakers):
 def _prepare(
     data_folder, manifest_folder, n_speakers, sample_rate, mode, mixture, channels
 ):
-    """The manifests of all subsets."""
-    _check_choices(n_speakers, sample_rate, mode, mixture)
-    data_folder = Path(data_folder)
-    root = _root(data_folder, n_speakers)
-    place = root / f"wav{sample_rate // 1000}k" / mode
-    kind = f"{'binaural_' if channels == 2 else ''}wsj0-{n_speakers}mix_{place.parent.name}"
-    stems = {
-        split: _stem_folders(place / folder, n_speakers, mixture)
-        for split, folder in FOLDERS.items()
-    }
-    manifests = {}
-    for split, folder in FOLDERS.items():
-        path = Path(manifest_folder) / f"{kind}_{mode}_{split}_{mixture}.csv"
-        told = _placements(place / folder, mixture, n_speakers) if channels == 2 else None
-        prepare_subset(
-            data_folder,
-            place / folder,
-            stems[split],
-            sample_rate,
-            path,
-            channels,
-            told,
-            MADE_BY,
-        )
-        if channels == 2:
-            _warn_of_wrapped(read_manifest(path, data_folder), n_speakers)
-        manifests[split] = path
-    return manifests
-
-
-def _check_choices(n_speakers, sample_rate, mode, mixture):
-    """Raises a UserError for a key with a value that these sets do not have."""
     for key, value, allowed in (
-        ("n_speakers", n_speakers, SPEAKERS),
+        ("n_speakers", n_speakers, (2, 3)),
         ("sample_rate", sample_rate, RATES),
         ("mode", mode, MODES),
         ("mixture", mixture, MIXTURES),
     ):
-        if value not in allowed:
-            expected = ", ".join(map(str, allowed))
-            raise UserError(f"{key}: {value!r}, but one of {expected} was expected")
-
-
-def _root(data_folder, n_speakers):
-    """The folder that holds wav8k or wav16k: data_folder or a folder in it."""
-    if not data_folder.is_dir():
-        raise UserError(f"data_folder: {data_folder} does not exist; {MADE_BY}")
-    for folder in (data_folder, data_folder / f"{n_speakers}speakers"):
-        if any((folder / f"wav{rate // 1000}k").is_dir() for rate in RATES):
-            return folder
-    raise UserError(
-        f"data_folder: {data_folder} has neither wav8k, wav16k nor {n_speakers}speakers "
-        f"in it; {MADE_BY}"
-    )
-
-
-def _stem_folders(subset, n_speakers, mixture):
-    """Name of the folder of each stem of a subset."""
-    stems = {"mixture": mixture, **{f"s{j}": f"s{j}" for j in range(1, n_speakers + 1)}}
-    if mixture == "mix_both":
-        stems["noise"] = "noise"
-    for folder in stems.values():
-        if not (subset / folder).is_dir():
-            there = sorted(path.name for path in subset.glob("*") if path.is_dir())
-            raise UserError(
-                f"data_folder: the folder {subset / folder} does not exist (in {subset} "
-                f"there are: {', '.join(there) or 'no folders'}); {MADE_BY}; mixture is "
-                f"{mixture!r} and n_speakers {n_speakers}"
-            )
-    if (subset / f"s{n_speakers + 1}").is_dir():
-        raise UserError(
-            f"n_speakers: is {n_speakers}, but {subset} holds mixtures of more speakers"
-            f" (there is a folder s{n_speakers + 1})"
+        check_choice(key, value, allowed)
+    data_folder, binaural = Path(data_folder), channels == 2
+    root = find_root(data_folder, [f"{n_speakers}speakers"], MADE_BY)
+    place = root / f"wav{sample_rate // 1000}k" / mode
+    kind = f"{'binaural_' * binaural}wsj0-{n_speakers}mix_{place.parent.name}"
+    noise = mixture == "mix_both"
+    stems = {
+        folder: stem_folders(place / folder, n_speakers, mixture, noise, MADE_BY)
+        for folder in FOLDERS.values()
+    }
+    manifests = {}
+    for split, folder in FOLDERS.items():
+        path = Path(manifest_folder) / f"{kind}_{mode}_{split}_{mixture}.csv"
+        columns = _placements(place / folder, mixture, n_speakers) if binaural else None
+        prepare_subset(
+            data_folder,
+            place / folder,
+            stems[folder],
+            sample_rate,
+            path,
+            channels,
+            columns,
+            MADE_BY,
         )
-    return stems
+        if binaural:
+            _warn_of_wrapped(read_manifest(path, data_folder), n_speakers)
+        manifests[split] = path
+    return manifests
 
 
 def _placements(subset, mixture, n_speakers):
