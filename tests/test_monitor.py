@@ -18,7 +18,7 @@ from unified_se_ss.gradients import (
     TwoTaskLosses,
     find_rule,
 )
-from unified_se_ss.gradients.statistics import (
+from unified_se_ss.gradients.monitor import (
     COSINE_EDGES,
     LOG_RATIO_EDGES,
     MEANS,

@@ -3,18 +3,328 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from sys import intern
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from unified_se_ss.gradients.statistics import (
-    Statistics,
-    Steps,
-    scopes_of,
-    statistics,
-)
+from unified_se_ss.gradients.layout import GRANULARITIES
 from unified_se_ss.gradients.two_task import CombinedGradients
+
+#: Edges of the histograms; what lies outside is counted in the outermost bins.
+COSINE_EDGES = np.linspace(-1, 1, 21)
+LOG_RATIO_EDGES = np.linspace(-4, 4, 33)
+
+#: Means over the groups where they are defined; see :func:`statistics`.
+GROUP_MEANS = (
+    "conflict_rate",
+    "mean_cosine",
+    "log10_ratio",
+    "removed",
+    "added",
+    "lost",
+    "rescaled",
+    "stretch",
+)
+#: All means; the last is one number per step and scope.
+MEANS = (*GROUP_MEANS, "cosine")
+COUNTS = ("auxiliary_zero", "main_zero")
+#: What is counted of whole steps; the scale of the finite ones is added up.
+STEPS = ("steps", "auxiliary_nonfinite", "main_nonfinite", "finite", "auxiliary_scale")
+
+
+class Steps(NamedTuple):
+    """The numbers of N steps on the host, as ``CombinedGradients`` has them of one.
+
+    Arguments
+    ---------
+    auxiliary_squared, main_squared, product : np.ndarray
+        a = ||g_a||^2, b = ||g_m||^2 and c = <g_a, g_m> of each group, [N, G].
+    auxiliary_weight, main_weight : np.ndarray
+        w_a and w_m of each group as they were used, [N, G].
+    auxiliary_scale : np.ndarray
+        What g_a was multiplied by before the rule, [N].
+    auxiliary_finite, main_finite : np.ndarray
+        Whether a task's gradient was finite, boolean, [N].
+    """
+
+    auxiliary_squared: np.ndarray
+    main_squared: np.ndarray
+    product: np.ndarray
+    auxiliary_weight: np.ndarray
+    main_weight: np.ndarray
+    auxiliary_scale: np.ndarray
+    auxiliary_finite: np.ndarray
+    main_finite: np.ndarray
+
+    def select(self, which: slice | np.ndarray) -> Steps:
+        """Some of the steps, by a slice or a mask."""
+        return Steps(*(field[which] for field in self))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sums that add up: those of two spans of steps are those of the joined span.
+
+    Arguments
+    ---------
+    whole : np.ndarray
+        By ``STEPS``, [5].
+    sums, defined : np.ndarray
+        Sum of each of ``MEANS`` and number of its terms, [9, S], S scopes.
+    counts : np.ndarray
+        By ``COUNTS``, [2, S].
+    largest_stretch : np.ndarray
+        [S], 0 where there is none.
+    cosines, log_ratios : np.ndarray
+        Histograms over all groups, [20] and [32].
+    """
+
+    whole: np.ndarray
+    sums: np.ndarray
+    defined: np.ndarray
+    counts: np.ndarray
+    largest_stretch: np.ndarray
+    cosines: np.ndarray
+    log_ratios: np.ndarray
+
+    @classmethod
+    def none(cls, scopes: int) -> Statistics:
+        """Those of no step."""
+        shapes = {
+            "whole": len(STEPS),
+            "sums": (len(MEANS), scopes),
+            "defined": (len(MEANS), scopes),
+            "counts": (len(COUNTS), scopes),
+            "largest_stretch": scopes,
+            "cosines": len(COSINE_EDGES) - 1,
+            "log_ratios": len(LOG_RATIO_EDGES) - 1,
+        }
+        return cls(**{name: np.zeros(shape) for name, shape in shapes.items()})
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """Those of both spans."""
+        joined = {
+            f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)
+        }
+        joined["largest_stretch"] = np.maximum(self.largest_stretch, other.largest_stretch)
+        return Statistics(**joined)
+
+    @property
+    def steps(self) -> int:
+        """How many steps there were, finite or not."""
+        return int(self.whole[0])
+
+    def mean(self, name: str, scope: int = 0) -> float | None:
+        """One of ``MEANS``; None where it is undefined."""
+        row = MEANS.index(name)
+        count = self.defined[row, scope]
+        return float(self.sums[row, scope] / count) if count else None
+
+    def row(self, scopes: list[str], scope: int) -> dict:
+        """One line for people and files; see :func:`statistics` for its columns."""
+        stretch = float(self.largest_stretch[scope])
+        return {
+            "scope": scopes[scope],
+            "steps": self.steps,
+            "compared": int(self.defined[MEANS.index("conflict_rate"), scope]),
+            **{name: self.mean(name, scope) for name in MEANS},
+            "largest_stretch": stretch or None,
+            **{name: int(n) for name, n in zip(COUNTS, self.counts[:, scope])},
+        }
+
+    def rows(self, scopes: list[str]) -> list[dict]:
+        """One line per scope; what belongs to no single module stands in the first.
+
+        Arguments
+        ---------
+        scopes : list of str
+            Their names, the first of which stands for all groups, [S].
+        """
+        _, auxiliary_nonfinite, main_nonfinite, finite, scale = self.whole
+        lines = [self.row(scopes, scope) for scope in range(len(scopes))]
+        lines[0].update(
+            {
+                "auxiliary_nonfinite": int(auxiliary_nonfinite),
+                "main_nonfinite": int(main_nonfinite),
+                "auxiliary_scale": float(scale / finite) if finite else None,
+                _with_range("cosine", COSINE_EDGES): self.cosines.astype(int).tolist(),
+                _with_range("log10_ratio", LOG_RATIO_EDGES): (
+                    self.log_ratios.astype(int).tolist()
+                ),
+            }
+        )
+        return lines
+
+
+def statistics(steps: Steps, members: np.ndarray) -> Statistics:
+    """What N steps say, for each scope.
+
+    A scope is a set of groups: all of them, or those of one module. With r =
+    ||g_a|| / ||g_m|| and the rule's change along g_m,
+
+        delta = ((w_a - 1) c + (w_m - 1) b) / sqrt(b),
+
+    and what of g_a points against g_m, opposing = max(0, -c / sqrt(b)), the means are
+
+    =============  ========================================================================
+    conflict_rate  share of the groups with c < 0
+    mean_cosine    cos(g_a, g_m) of each group
+    cosine         the same of all the scope's parameters as one vector, at each step
+    log10_ratio    log10 r
+    removed        min(opposing, max(0, delta)) / ||g_a||: opposition that the rule took out
+    added          max(0, delta - opposing) / ||g_m||: what it gave along g_m beyond that
+    lost           max(0, -delta) / ||g_m||: what it took away along g_m
+    rescaled       share of the groups with w_a != 1
+    stretch        ||w_a g_a + w_m g_m|| / ||g_a + g_m||; its largest value too
+    =============  ========================================================================
+
+    so that delta = removed ||g_a|| + (added - lost) ||g_m|| for any rule. They are
+    taken over the groups in which neither gradient is zero (*compared*), and for
+    stretch in which the sum does not vanish; ``auxiliary_zero`` and ``main_zero`` count
+    the others. A step with a gradient that is not finite counts as such and in nothing
+    else. All but auxiliary_scale are free of units: a loss scale cancels.
+
+    Arguments
+    ---------
+    steps : Steps
+        The numbers.
+    members : np.ndarray
+        Which groups belong to which scope, 0 or 1, [S, G]; the first scope is all.
+
+    Returns
+    -------
+    Statistics
+
+    Example
+    -------
+    >>> one = np.ones((1, 4))
+    >>> project = Steps(one, one, one * [-0.5, 0, 0.25, 0.5], one,
+    ...                 one * [1.5, 1, 1, 1], one[:, 0], np.array([True]), np.array([True]))
+    >>> found = statistics(project, one)
+    >>> found.mean("conflict_rate"), found.mean("removed"), found.mean("cosine")
+    (0.25, 0.125, 0.0625)
+    """
+    filter_utterances = steps.auxiliary_finite & steps.main_finite
+    finite = steps.select(filter_utterances)
+    whole = [
+        len(filter_utterances),
+        (~steps.auxiliary_finite).sum(),
+        (~steps.main_finite).sum(),
+        filter_utterances.sum(),
+        finite.auxiliary_scale.sum(),
+    ]
+    terms = _of_groups(*finite[:5])  # [8, N, G], nan where undefined
+    defined = np.isfinite(terms)
+    per_group = np.where(defined, terms, 0.0)
+    dead = np.stack([finite.auxiliary_squared <= 0, finite.main_squared <= 0])
+    cosines = _of_scopes(*finite[:3], members)  # [N, S]
+    stretch = per_group[GROUP_MEANS.index("stretch")].max(0, initial=0.0)
+    return Statistics(
+        whole=np.array(whole, dtype=float),
+        sums=np.vstack([per_group.sum(1) @ members.T, np.nansum(cosines, 0)]),
+        defined=np.vstack([defined.sum(1) @ members.T, np.isfinite(cosines).sum(0)]),
+        counts=dead.sum(1) @ members.T,
+        largest_stretch=(members * stretch).max(1, initial=0.0),
+        cosines=_histogram(terms[GROUP_MEANS.index("mean_cosine")], COSINE_EDGES),
+        log_ratios=_histogram(terms[GROUP_MEANS.index("log10_ratio")], LOG_RATIO_EDGES),
+    )
+
+
+def _of_groups(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, w_a: np.ndarray, w_m: np.ndarray
+) -> np.ndarray:
+    """The terms of ``GROUP_MEANS`` of each group and step, nan where undefined."""
+    compared = (a > 0) & (b > 0)
+    a, b = np.where(compared, a, 1.0), np.where(compared, b, 1.0)
+    ratio = np.sqrt(a) / np.sqrt(b)
+    cosine = (c / np.sqrt(a) / np.sqrt(b)).clip(-1, 1)
+    opposing = np.maximum(0, -cosine)  # in units of ||g_a||, as removed
+    change = (w_a - 1) * ratio * cosine + (w_m - 1)  # in units of ||g_m||, as the others
+    plain = a + 2 * c + b
+    made = np.maximum(0, w_a**2 * a + 2 * w_a * w_m * c + w_m**2 * b)
+    vanishing = plain <= 1e-12 * (a + b)  # of such a sum only rounding is left
+    terms = [
+        cosine < 0,
+        cosine,
+        np.log10(ratio),
+        np.minimum(opposing, np.maximum(0, change) / ratio),
+        np.maximum(0, change - opposing * ratio),
+        np.maximum(0, -change),
+        w_a != 1,
+        np.where(vanishing, np.nan, np.sqrt(made / np.where(vanishing, 1.0, plain))),
+    ]
+    return np.where(compared, np.stack(terms), np.nan)
+
+
+def _of_scopes(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, members: np.ndarray
+) -> np.ndarray:
+    """Cosine of each scope's parameters as one vector at each step, nan where undefined."""
+    a, b, c = (x @ members.T for x in (a, b, c))
+    there = (a > 0) & (b > 0)
+    a, b = np.where(there, a, 1.0), np.where(there, b, 1.0)
+    return np.where(there, (c / np.sqrt(a) / np.sqrt(b)).clip(-1, 1), np.nan)
+
+
+def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Counts of the finite values, those outside in the outermost bins."""
+    values = values[np.isfinite(values)]
+    return np.histogram(values.clip(edges[0], edges[-1]), edges)[0].astype(float)
+
+
+def _with_range(name: str, edges: np.ndarray) -> str:
+    """Name of a histogram's column, which says what its equal bins span."""
+    return f"{name}_from_{edges[0]:g}_to_{edges[-1]:g}"
+
+
+def scopes_of(
+    groups: list[str], granularity: str = "parameter", most: int = 40
+) -> tuple[list[str], np.ndarray]:
+    """All groups, and the modules that they belong to.
+
+    Where there are more modules than people can look at, the deepest are taken
+    together with their siblings.
+
+    Arguments
+    ---------
+    groups : list of str
+        Names of the groups that the rule is applied to, [G].
+    granularity : str
+        What they are: ``"parameter"``, ``"module"`` or ``"global"``; the last has no
+        modules.
+    most : int
+        How many modules at most.
+
+    Returns
+    -------
+    tuple of list of str and np.ndarray
+        Names of the scopes, the first of which is ``"all"``, and which groups belong
+        to which, 0 or 1, [S, G].
+
+    Example
+    -------
+    >>> names, members = scopes_of(["a.0.weight", "a.0.bias", "a.1.weight"])
+    >>> names, members.tolist()
+    (['all', 'a.0', 'a.1'], [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> scopes_of(["a.0.weight", "a.1.weight", "b.weight"], most=2)[0]
+    ['all', 'a', 'b']
+    """
+    everything = np.ones((1, len(groups)))
+    if granularity == "global":
+        return ["all"], everything
+    of_parameter = GRANULARITIES["module"] if granularity == "parameter" else str
+    modules = [of_parameter(name) or name for name in groups]
+    depth = max((name.count(".") for name in modules), default=0)
+    while len(set(modules)) > most and depth:
+        modules = [".".join(name.split(".")[:depth]) for name in modules]
+        depth -= 1
+    names = list(dict.fromkeys(modules))
+    members = [[float(module == name) for module in modules] for name in names]
+    return ["all", *names], np.array([*everything.tolist(), *members])
+
 
 #: Longest ring: 1000 steps of 800 groups are 32 MB.
 MOST_KEPT = 1000
@@ -26,7 +336,7 @@ class ConflictMonitor:
     A step costs two kernels, which copy its numbers into a ring on the device, and no
     look at the device. When the ring is full, or when somebody asks, all that it holds
     comes to the host in one transfer, and
-    :func:`~unified_se_ss.gradients.statistics.statistics` says there what it means. An
+    :func:`~unified_se_ss.gradients.monitor.statistics` says there what it means. An
     epoch is divided into windows of a fixed number of steps, wherever the looks fall.
 
     Arguments
@@ -151,7 +461,7 @@ class ConflictMonitor:
         list of dict
             One per window and scope: ``step``, the last one's number; ``scope``,
             ``"all"`` or a module's name; ``steps``, ``compared`` and what
-            :func:`~unified_se_ss.gradients.statistics.statistics` explains. Non-finite
+            :func:`~unified_se_ss.gradients.monitor.statistics` explains. Non-finite
             steps, the mean of auxiliary_scale and histograms (lists of counts; the name
             says what their bins span) are in the rows of ``"all"``.
         """

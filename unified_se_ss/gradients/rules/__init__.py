@@ -8,7 +8,7 @@ for g_a the gradient of the auxiliary and g_m that of the main task. It gives tw
 weights, and the shared gradient is w_a * g_a + w_m * g_m. A rule is a pure function of
 batched tensors, one entry per group; it never waits for the device.
 
-A rule of your own is one more file in this folder. Keyword-only arguments of the
+A rule of your own is one more function with `@rule`, in any file of this folder. Keyword-only arguments of the
 function are the options of the rule (``rule_options`` in YAML).
 """
 

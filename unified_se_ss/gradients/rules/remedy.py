@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unified_se_ss.gradients.rules.geometry import norms_and_cosine
-from unified_se_ss.gradients.rules.registry import Weights, rule
+from unified_se_ss.gradients.rules.registry import Weights, norms_and_cosine, rule
 
 
 @rule(guarded=False, k=1.0)
