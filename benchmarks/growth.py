@@ -43,8 +43,8 @@ from unified_se_ss.losses import (
     si_snr,
 )
 from unified_se_ss.networks import GSENet
-from unified_se_ss.networks.attention import attend
 from unified_se_ss.networks.dual_path import count_chunks
+from unified_se_ss.networks.transformer import attend
 
 RATE = 8000
 TOLERANCE = 0.15  #: By which a fitted exponent may exceed the expected one by chance.

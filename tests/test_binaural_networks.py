@@ -16,7 +16,7 @@ with warnings.catch_warnings():
 
 from unified_se_ss.networks import BinauralNetwork
 from unified_se_ss.networks.binaural import VARIANTS, InterauralFeatures
-from unified_se_ss.networks.speechbrain_conv_tasnet import binaural_from_speechbrain
+from unified_se_ss.networks.speechbrain_weights import binaural_from_speechbrain
 
 SMALL = dict(n_basis=12, n_features=6, hidden=8, blocks=3, repeats=2)
 

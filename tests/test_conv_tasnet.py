@@ -27,9 +27,9 @@ with warnings.catch_warnings():
 
 from unified_se_ss.networks import Decoder, Encoder, TemporalConvNet, UnifiedNetwork
 from unified_se_ss.networks.conv_tasnet import CumulativeNorm, Depthwise
-from unified_se_ss.networks.speechbrain_conv_tasnet import (
-    from_speechbrain,
-    to_speechbrain,
+from unified_se_ss.networks.speechbrain_weights import (
+    conv_tasnet_from_speechbrain,
+    conv_tasnet_to_speechbrain,
 )
 
 SMALL = dict(n_basis=12, n_sources=2, n_features=6, hidden=8, blocks=3, repeats=2)
@@ -55,7 +55,7 @@ def mask_net(seed=0, blocks=3, norm="gLN", causal=False, sources=2):
 def test_forward_and_gradients_equal_speechbrain(theirs, ours, sources):
     reference = mask_net(norm=theirs, sources=sources)
     network = small(seed=1, norm=ours, n_sources=sources)
-    network.load_state_dict(from_speechbrain(reference.state_dict()))
+    network.load_state_dict(conv_tasnet_from_speechbrain(reference.state_dict()))
     x, weight = randn(3, 12, 40), randn(3, sources, 12, 40, seed=1)
     x_reference, x_ours = x.clone().requires_grad_(), x.clone().requires_grad_()
     expected, masks = reference(x_reference).transpose(0, 1), network(x_ours)
@@ -64,7 +64,7 @@ def test_forward_and_gradients_equal_speechbrain(theirs, ours, sources):
     (masks * weight).sum().backward()
     torch.testing.assert_close(x_ours.grad, x_reference.grad, rtol=1e-9, atol=1e-11)
     gradients = {name: value.grad for name, value in network.named_parameters()}
-    for name, gradient in to_speechbrain(gradients, blocks=3)[0].items():
+    for name, gradient in conv_tasnet_to_speechbrain(gradients, blocks=3)[0].items():
         expected = reference.get_parameter(name).grad
         assert expected.abs().max() > 0
         torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
@@ -74,7 +74,7 @@ def test_published_size_equals_speechbrain():
     torch.manual_seed(0)
     reference = MaskNet(128, 64, 128, 3, 8, 4, 2).double()
     network = TemporalConvNet(128, 2).double()
-    network.load_state_dict(from_speechbrain(reference.state_dict()))
+    network.load_state_dict(conv_tasnet_from_speechbrain(reference.state_dict()))
     assert sum(p.numel() for p in network.parameters()) == 577_856
     with torch.no_grad():
         x = randn(1, 128, 130).relu()
@@ -84,13 +84,15 @@ def test_published_size_equals_speechbrain():
 def test_networks_side_by_side_are_the_networks():
     references = [mask_net(seed) for seed in range(3)]
     network = small(n_networks=3)
-    network.load_state_dict(from_speechbrain(*(r.state_dict() for r in references)))
+    network.load_state_dict(
+        conv_tasnet_from_speechbrain(*(r.state_dict() for r in references))
+    )
     x = randn(2, 3, 30, 12)
     masks = network.side_by_side(x)
     for number, reference in enumerate(references):
         expected = reference(x[:, number].transpose(1, 2)).permute(1, 3, 0, 2)
         torch.testing.assert_close(masks[:, number], expected)
-    again = to_speechbrain(network.state_dict(), blocks=3)
+    again = conv_tasnet_to_speechbrain(network.state_dict(), blocks=3)
     for state, reference in zip(again, references):
         for name, value in reference.state_dict().items():
             assert torch.equal(state[name], value), name
@@ -99,10 +101,10 @@ def test_networks_side_by_side_are_the_networks():
 def test_weights_that_do_not_belong_there_are_named():
     state = mask_net().state_dict()
     with pytest.raises(KeyError, match="no_such.weight"):
-        from_speechbrain({**state, "no_such.weight": torch.zeros(1)})
+        conv_tasnet_from_speechbrain({**state, "no_such.weight": torch.zeros(1)})
     state.pop("layer_norm.gamma")
     with pytest.raises(KeyError, match="layer_norm.gamma"):
-        from_speechbrain(state)
+        conv_tasnet_from_speechbrain(state)
 
 
 def frames_seen(convolution, frame=20, frames=40, width=1):

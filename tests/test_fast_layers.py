@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from unified_se_ss.networks import Transformer, attention
-from unified_se_ss.networks.attention import attend
-from unified_se_ss.networks.linear import normed
+from unified_se_ss.networks import Transformer, transformer
+from unified_se_ss.networks.transformer import attend, normed
 
 
 def found(function, *tensors):
@@ -126,12 +125,12 @@ def exact_attention(query, key, value, mask=None):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 def test_attention_in_parts_is_attention(monkeypatch, batch, length, masked, dtype, bound):
-    monkeypatch.setattr(attention, "WEIGHTS_AT_ONCE", 3 * length**2)
+    monkeypatch.setattr(transformer, "WEIGHTS_AT_ONCE", 3 * length**2)
     tensors = heads(batch, length, dtype)
     mask = torch.arange(length) < torch.tensor([[max(1, length - 3)]] * batch)
     mask = mask if masked else None
     exact = found(lambda *x: exact_attention(*x, mask), *(x.double() for x in tensors))
-    ours = found(lambda *x: attention._MatrixAttention.apply(*x, mask), *tensors)
+    ours = found(lambda *x: transformer._MatrixAttention.apply(*x, mask), *tensors)
     assert furthest(ours, exact) < bound or length == 1  # gradients of which are zero
     assert furthest(ours[:1], exact[:1]) < bound
 

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.networks import GSENet
-from unified_se_ss.networks.causal import CausalConvolution, CausalTransposedConvolution
+from unified_se_ss.networks.causal import (
+    CausalConvolution,
+    CausalSTFT,
+    CausalTransposedConvolution,
+)
 from unified_se_ss.networks.gsenet import HEADS, PUBLISHED_BLOCKS, read_blocks
-from unified_se_ss.networks.stft import CausalSTFT
 
 HOP = 160
 TINY = [[2, 3, 1, 2, False], [3, 4, 2, 2, True], [4, 4, 1, 3, False]]

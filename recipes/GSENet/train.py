@@ -56,7 +56,7 @@ from unified_se_ss.evaluation.report.guided import guided
 from unified_se_ss.files import atomic_write
 from unified_se_ss.gradients import TaskLoss
 from unified_se_ss.losses import si_snr
-from unified_se_ss.losses.stft_losses import STFT_LOSSES, stft_loss
+from unified_se_ss.losses.spectral import STFT_LOSSES, stft_loss
 from unified_se_ss.spatial import BEAMFORMERS, BeamformerFrontend
 from unified_se_ss.training.upload import check_upload, upload
 

@@ -4,18 +4,19 @@ Axes: B batch, J sources, T samples, N basis functions, L frames.
 """
 
 from unified_se_ss.losses.interaural import CueLosses, interaural_cue_losses
-from unified_se_ss.losses.magnitude import magnitude_loss
 from unified_se_ss.losses.permutation import (
     permutation_invariant_si_snr,
+    permutation_invariant_snr,
     reorder_sources,
 )
-from unified_se_ss.losses.representation import (
+from unified_se_ss.losses.snr import si_snr, snr
+from unified_se_ss.losses.spectral import (
     REPRESENTATION_LOSSES,
+    STFT_LOSSES,
+    magnitude_loss,
     representation_loss,
+    stft_loss,
 )
-from unified_se_ss.losses.si_snr import si_snr
-from unified_se_ss.losses.snr import permutation_invariant_snr, snr
-from unified_se_ss.losses.stft_losses import STFT_LOSSES, stft_loss
 
 __all__ = [
     "REPRESENTATION_LOSSES",

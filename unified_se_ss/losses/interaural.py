@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from unified_se_ss.losses.stft_losses import spectra
+from unified_se_ss.losses.spectral import spectra
 
 #: Bins of a target more than 20 dB below its loudest have no say.
 QUIETEST = 1e-2

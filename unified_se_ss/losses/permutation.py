@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from unified_se_ss.losses.si_snr import centred_si_snr, zero_mean
+from unified_se_ss.losses.snr import centred_si_snr, centred_snr, zero_mean
 
 
 def best_permutation(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,6 +75,48 @@ def permutation_invariant_si_snr(
     estimates = zero_mean(estimates, lengths).unsqueeze(2)
     sources = zero_mean(sources, lengths).unsqueeze(1)
     return best_permutation(centred_si_snr(estimates, sources))
+
+
+def permutation_invariant_snr(
+    estimates: torch.Tensor,
+    sources: torch.Tensor,
+    lengths: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean SNR over ears and sources under the best assignment of each item.
+
+    Ears are averaged in dB before sources are assigned, so that both ears of an
+    estimate belong to the same source.
+
+    Arguments
+    ---------
+    estimates : torch.Tensor
+        Estimated sources, [B, J, E, T] or [B, J, T].
+    sources : torch.Tensor
+        True sources, of the same shape.
+    lengths : torch.Tensor, optional
+        Real samples of each item, [B].
+
+    Returns
+    -------
+    score : torch.Tensor
+        dB, [B]; its negative is the loss.
+    permutation : torch.Tensor
+        Integer, [B, J]; entry j is the estimate that belongs to source j.
+
+    Source: Han, Luo, Mesgarani, arXiv 2002.06637; ``get_snr_with_pitwrapper`` in
+    ``speechbrain.nnet.losses``.
+
+    Example
+    -------
+    >>> sources = torch.randn(4, 2, 2, 800, generator=torch.Generator().manual_seed(0))
+    >>> score, permutation = permutation_invariant_snr(0.9 * sources.flip(1), sources)
+    >>> score.round().tolist(), permutation[0].tolist()
+    ([20.0, 20.0, 20.0, 20.0], [1, 0])
+    """
+    estimates = zero_mean(estimates, lengths).unsqueeze(2)
+    sources = zero_mean(sources, lengths).unsqueeze(1)
+    scores = centred_snr(estimates, sources)  # [B, J, J] or [B, J, J, E]
+    return best_permutation(scores.flatten(3).mean(-1) if scores.dim() > 3 else scores)
 
 
 def reorder_sources(estimates: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:

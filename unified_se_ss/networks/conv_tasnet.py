@@ -388,7 +388,7 @@ class TemporalConvNet(nn.Module):
 
     Source: Luo and Mesgarani, "Conv-TasNet", arXiv 1809.07454, without skip connections;
     ``speechbrain.lobes.models.conv_tasnet.MaskNet``, whose weights load by
-    :func:`~unified_se_ss.networks.speechbrain_conv_tasnet.from_speechbrain` and give the
+    :func:`~unified_se_ss.networks.speechbrain_weights.conv_tasnet_from_speechbrain` and give the
     same masks where both are not causal.
 
     Example

@@ -1,8 +1,14 @@
-"""Weights of SpeechBrain's dual-path networks under this project's names, and back."""
+"""Weights of SpeechBrain's dual-path networks and Conv-TasNet under this project's names.
+
+SpeechBrain has one ``MaskNet`` for each ear; here they lie side by side in one state.
+
+Axes: G networks side by side, D features, P kernel size.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import torch
 
@@ -110,3 +116,190 @@ def to_speechbrain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         axes = CONVOLUTIONS.get(theirs, 0)
         translated[theirs] = value.view(value.shape + (1,) * axes)
     return translated
+
+
+BLOCK = "temporal_conv_net.temporalblock_{}_{}.layers."
+# SpeechBrain's name and this project's, outside and within the blocks.
+OUTER = {
+    "layer_norm.gamma": "norm.weight",
+    "layer_norm.beta": "norm.bias",
+    "bottleneck_conv1x1.conv.weight": "bottleneck.weight",
+    "mask_conv1x1.conv.weight": "masks.weight",
+}
+INNER = {
+    "conv.conv.weight": "expand.weight",
+    "act.weight": "activation.slope",
+    "norm.gamma": "norm.weight",
+    "norm.beta": "norm.bias",
+    "DSconv.conv_0.conv.weight": "depthwise.weight",
+    "DSconv.act.weight": "depthwise_activation.slope",
+    "DSconv.act_0.gamma": "depthwise_norm.weight",
+    "DSconv.act_0.beta": "depthwise_norm.bias",
+    "DSconv.conv_1.conv.weight": "project.weight",
+}
+
+
+def _their_names(blocks: int, repeats: int) -> dict[str, str]:
+    """This project's name of every weight of such a network, and SpeechBrain's."""
+    names = {ours: theirs for theirs, ours in OUTER.items()}
+    for number in range(repeats * blocks):
+        prefix = BLOCK.format(*divmod(number, blocks))
+        for theirs, ours in INNER.items():
+            names[f"blocks.{number}.{ours}"] = prefix + theirs
+    return names
+
+
+def _size(names: Iterable[str], pattern: str) -> list[int]:
+    """How many there are of each number in a pattern of names."""
+    found = [re.match(pattern, name) for name in names]
+    numbers = [tuple(map(int, match.groups())) for match in found if match]
+    return [1 + max(column) for column in zip(*numbers)]
+
+
+def conv_tasnet_from_speechbrain(
+    *states: dict[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """Translate states of SpeechBrain's ``MaskNet`` into that of a ``TemporalConvNet``.
+
+    Arguments
+    ---------
+    states : dict
+        ``state_dict()`` of one or several ``speechbrain.lobes.models.conv_tasnet.MaskNet``
+        of one shape with ``norm_type`` gLN or cLN; several become networks side by side.
+
+    Returns
+    -------
+    dict
+        For ``TemporalConvNet.load_state_dict``.
+
+    Raises
+    ------
+    KeyError
+        A name that such a model has, and the state has not, or the other way round.
+
+    Example
+    -------
+    >>> from unified_se_ss.networks import TemporalConvNet
+    >>> network = TemporalConvNet(8, 2, 4, 6, blocks=2, repeats=1, n_networks=2)
+    >>> states = conv_tasnet_to_speechbrain(network.state_dict(), blocks=2)
+    >>> network.load_state_dict(conv_tasnet_from_speechbrain(*states))
+    <All keys matched successfully>
+    """
+    repeats, blocks = _size(states[0], BLOCK.format(r"(\d+)", r"(\d+)"))
+    names = _their_names(blocks, repeats)
+    unknown = sorted(set(states[0]) - set(names.values()))
+    if unknown:
+        raise KeyError(unknown[0])
+    return {
+        ours: torch.cat([_to_ours(ours, state[theirs]) for state in states])
+        for ours, theirs in names.items()
+    }
+
+
+def conv_tasnet_to_speechbrain(
+    state: dict[str, torch.Tensor], blocks: int = 8
+) -> list[dict[str, torch.Tensor]]:
+    """Translate the state of a ``TemporalConvNet`` into those of SpeechBrain's ``MaskNet``.
+
+    Arguments
+    ---------
+    state : dict
+        ``state_dict()`` of a ``TemporalConvNet``.
+    blocks : int
+        Its blocks per repeat.
+
+    Returns
+    -------
+    list of dict
+        One for each of the networks side by side.
+
+    Example
+    -------
+    >>> from unified_se_ss.networks import TemporalConvNet
+    >>> state = TemporalConvNet(8, 2, 4, 6, blocks=2, repeats=1).state_dict()
+    >>> conv_tasnet_to_speechbrain(state, blocks=2)[0]["bottleneck_conv1x1.conv.weight"].shape
+    torch.Size([4, 8, 1])
+    """
+    (count,) = _size(state, r"blocks\.(\d+)\.")
+    names = _their_names(blocks, count // blocks)
+    return [
+        {theirs: _to_theirs(ours, state[ours][number]) for ours, theirs in names.items()}
+        for number in range(len(state["norm.weight"]))
+    ]
+
+
+def _to_ours(name: str, value: torch.Tensor) -> torch.Tensor:
+    """One of SpeechBrain's weights as that of one network, [1, …]."""
+    if name.endswith("slope"):
+        return value.view(1, 1, 1)
+    if value.dim() == 3 and value.shape[:2] != (1, 1):
+        # [out, in, 1] of kernel 1, or [D, 1, P] of one convolution per feature
+        return value.squeeze(1 if "depthwise" in name else 2).t().unsqueeze(0)
+    return value
+
+
+def _to_theirs(name: str, value: torch.Tensor) -> torch.Tensor:
+    """The weight of one network as SpeechBrain's."""
+    if name.endswith("slope"):
+        return value.view(1)
+    if "norm" in name:
+        return value.unsqueeze(0)
+    return value.t().unsqueeze(1 if "depthwise" in name else 2).contiguous()
+
+
+def binaural_from_speechbrain(
+    states: dict[str, dict[str, torch.Tensor]], variant: str
+) -> dict[str, torch.Tensor]:
+    """Translate a run of SpeechBrain's BinauralWSJ0Mix into the state of a BinauralNetwork.
+
+    Arguments
+    ---------
+    states : dict
+        ``state_dict()`` of each module by the name that the recipe gives it:
+        ``encoderL``, ``encoderR``, ``masknetL``, ``masknetR``, ``decoderL``,
+        ``decoderR``.
+    variant : str
+        ``"mimo"`` (there ``parallel``) or ``"independent"``. There is no ``"cross"``:
+        SpeechBrain's has a layer that is drawn anew at every call.
+
+    Returns
+    -------
+    dict
+        For ``BinauralNetwork.load_state_dict``.
+
+    Raises
+    ------
+    ValueError
+        Another variant.
+    """
+    if variant not in ("mimo", "independent"):
+        raise ValueError(f"variant is '{variant}'; expected one of: mimo, independent")
+    right = states["masknetR"]
+    if variant == "mimo":
+        right = _swap_roles(right, len(states["encoderL"]["conv1d.weight"]))
+    translated = {
+        f"separator.{name}": value
+        for name, value in conv_tasnet_from_speechbrain(states["masknetL"], right).items()
+    }
+    for number, ear in enumerate("LR"):
+        encoder, decoder = states[f"encoder{ear}"], states[f"decoder{ear}"]
+        translated[f"front.encoders.{number}.convolution.weight"] = encoder["conv1d.weight"]
+        translated[f"decoders.{number}.convolution.weight"] = decoder["weight"]
+    return translated
+
+
+def _swap_roles(state: dict[str, torch.Tensor], n_basis: int) -> dict[str, torch.Tensor]:
+    """A right ear's ``MaskNet`` that sees its own ear first, as the left one does."""
+    state = dict(state)
+    # Features in: the two halves change places.
+    for name, axis in (
+        ("layer_norm.gamma", 2),
+        ("layer_norm.beta", 2),
+        ("bottleneck_conv1x1.conv.weight", 1),
+    ):
+        state[name] = state[name].roll(n_basis, axis)
+    # Masks out: so do the halves of each source's mask.
+    masks = state["mask_conv1x1.conv.weight"]
+    halves = masks.unflatten(0, (-1, 2, n_basis)).flip(1)
+    state["mask_conv1x1.conv.weight"] = halves.flatten(0, 2)
+    return state
