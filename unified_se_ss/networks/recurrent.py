@@ -10,8 +10,17 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
+#: oneDNN, which runs LSTMs on a CPU, raises in bf16 where the processor has no AVX-512.
+FP32_ONLY = (
+    torch.backends.mkldnn.is_available()
+    and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)
+
+
 class Recurrent(nn.Module):
     """Bidirectional LSTM along a sequence.
+
+    Under bf16 autocast on a CPU that has no such LSTM it computes in fp32.
 
     Arguments
     ---------
@@ -56,6 +65,9 @@ class Recurrent(nn.Module):
             Real steps of each sequence, [B], on the CPU. What follows them does not
             reach them, not even backwards, and is zero in the output.
         """
+        if FP32_ONLY and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self.forward(x.float(), lengths)
         if lengths is None:
             return self.rnn(x)[0]
         if x.device.type == "cpu":
