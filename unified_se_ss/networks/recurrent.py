@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-
 #: oneDNN, which runs LSTMs on a CPU, raises in bf16 where the processor has no AVX-512.
 FP32_ONLY = (
     torch.backends.mkldnn.is_available()
