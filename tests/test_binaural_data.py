@@ -24,11 +24,8 @@ from unified_se_ss.data.binaural import (
     BinauralDynamicMixing,
     BinauralExample,
     mix_binaural,
-    read_ears,
     unexplained,
-    write_ears,
 )
-from unified_se_ss.data.binaural_corpus import make_binaural_corpus
 from unified_se_ss.data.corpora.librimix import prepare_librimix
 from unified_se_ss.data.corpora.wsj0mix import (
     PLACEMENTS,
@@ -40,6 +37,7 @@ from unified_se_ss.data.dataset import ItemKey, collate
 from unified_se_ss.data.hrirs import load_hrirs
 from unified_se_ss.data.hrtf_bank import SPHERE_DIRECTIONS, HRTFBank, binaural_heads
 from unified_se_ss.data.manifest import Item, Manifest, read_manifest
+from unified_se_ss.data.write import make_binaural_corpus
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.interaural import ild, itd
 from unified_se_ss.spatial import (
@@ -102,6 +100,10 @@ def utterances(tmp_path_factory):
         Manifest("speech.csv", tuple(items), ("speech",), RATE),
         Manifest("noise.csv", (noise,), ("noise",), RATE),
     )
+
+
+def ears_of(path, *region):
+    return audio.read(path, *region, channels=2)[0]
 
 
 def mixing(utterances, heads, noisy=True, n_speakers=2, **options):
@@ -364,7 +366,7 @@ def test_files_are_what_scipy_makes_of_the_mono_ones(corpus, mono, heads):
                 wet = scipy.signal.convolve(dry[None], head.filters[index].astype(float))
                 wet = wet[:, head.latency : head.latency + len(dry)]
                 wet *= np.sqrt(2 * np.sum(dry**2) / np.sum(wet**2))
-                heard = read_ears(item.paths[f"s{j}"])
+                heard = ears_of(item.paths[f"s{j}"])
                 gain = np.vdot(heard, wet) / np.vdot(wet, wet)
                 assert 0 < gain <= 1.0001
                 assert np.abs(heard - gain * wet).max() < 1e-5
@@ -374,13 +376,13 @@ def test_mixtures_in_files_are_their_sums_to_the_last_bit(corpus):
     _, manifests = corpus
     for manifest in manifests.values():
         for item in manifest.items:
-            signals = {stem: read_ears(path) for stem, path in item.paths.items()}
+            signals = {stem: ears_of(path) for stem, path in item.paths.items()}
             total = (signals["s1"] + signals["s2"]) + signals["noise"]
             assert np.array_equal(signals["mixture"], total)
             assert signals["noise"].any()
         data = BinauralDataset(manifest, 2)
         example = data[1]
-        mixture = read_ears(manifest.items[1].paths["mixture"])
+        mixture = ears_of(manifest.items[1].paths["mixture"])
         assert np.array_equal(example.mixture.numpy(), mixture)
 
 
@@ -440,10 +442,10 @@ def test_noise_recordings_surround_mixtures_without_noise(
     assert files_of(made[0]) == files_of(made[1])
     meter = pyloudnorm.Meter(RATE, block_size=0.4)
     for path in sorted((made[0] / "wav8k/min/tt/noise").iterdir()):
-        ears = read_ears(path)
+        ears = ears_of(path)
         assert abs(np.corrcoef(ears)[0, 1]) < 0.9
         loudness = {
-            stem: meter.integrated_loudness(read_ears(path.parents[1] / stem / path.name).T)
+            stem: meter.integrated_loudness(ears_of(path.parents[1] / stem / path.name).T)
             for stem in ("s1", "s2", "noise")
         }
         ratio = max(loudness["s1"], loudness["s2"]) - loudness["noise"]
@@ -509,7 +511,7 @@ def test_the_public_set_is_read_and_its_wrapped_mixtures_are_mended(tmp_path, ca
     told = manifest.items[0].attributes
     assert told["head"] == "subject_003" and told["azimuth_1"] == "45.00"
     example = BinauralDataset(manifest, 2)[0]
-    wrapped = read_ears(manifest.items[0].paths["mixture"])
+    wrapped = ears_of(manifest.items[0].paths["mixture"])
     assert np.abs(example.mixture.numpy() - wrapped).max() > 1.9
     assert torch.equal(example.mixture, example.sources.sum(0))
     assert example.mixture.abs().max() > 1.0
@@ -563,9 +565,9 @@ def test_noise_that_no_stem_holds_is_an_error(tmp_path):
          r"has 1 channel\(s\), 2 were expected"),
         (lambda tt: next((tt / "s2").iterdir()).unlink(), "does not exist, though"),
         (lambda tt: [p.unlink() for p in (tt / "mix").iterdir()], "holds no wav files"),
-        (lambda tt: write_ears(next((tt / "s1").iterdir()), np.full((2, 3000), 2e-5), RATE),
+        (lambda tt: audio.write_float(next((tt / "s1").iterdir()), np.full((2, 3000), 2e-5), RATE),
          "is silent"),
-        (lambda tt: write_ears(next((tt / "s1").iterdir()), np.ones((2, 2999)), RATE),
+        (lambda tt: audio.write_float(next((tt / "s1").iterdir()), np.ones((2, 2999)), RATE),
          "the same length was expected"),
         (lambda tt: (tt / "s3").mkdir(), "mixtures of more speakers"),
     ],
@@ -647,7 +649,7 @@ def test_a_speed_is_that_of_both_ears(corpus):
         length = example.mixture.shape[-1]
         assert length == item.frames  # that of the noise, which keeps its speed
         for j in (1, 2):
-            ears = read_ears(item.paths[f"s{j}"])
+            ears = ears_of(item.paths[f"s{j}"])
             expected = np.stack([audio.resample(ear, 95, 100) for ear in ears])[:, :length]
             assert np.abs(example.sources[j - 1].numpy() - expected).max() < 1e-4
             plain, slow = itd(ears, RATE), itd(example.sources[j - 1].numpy(), RATE)
@@ -699,19 +701,18 @@ def test_whole_turns_of_16_bits_are_explained(signal, turns):
 
 def test_float_files_hold_what_exceeds_full_scale(tmp_path):
     signal = np.random.default_rng(0).standard_normal((2, 801)).astype(np.float32)
-    write_ears(tmp_path / "a.wav", 3 * signal, 16000)
+    audio.write_float(tmp_path / "a.wav", 3 * signal, 16000)
     told = soundfile.info(str(tmp_path / "a.wav"))
     assert (told.samplerate, told.channels, told.subtype) == (16000, 2, "FLOAT")
-    assert np.array_equal(read_ears(tmp_path / "a.wav"), 3 * signal)
-    assert np.array_equal(read_ears(tmp_path / "a.wav", 5, 9), 3 * signal[:, 5:9])
-    for bad in (signal[0], np.full((2, 3), np.nan), signal.T):
-        with pytest.raises(ValueError):
-            write_ears(tmp_path / "b.wav", bad, 16000)
+    assert np.array_equal(ears_of(tmp_path / "a.wav"), 3 * signal)
+    assert np.array_equal(ears_of(tmp_path / "a.wav", 5, 9), 3 * signal[:, 5:9])
+    with pytest.raises(ValueError):
+        audio.write_float(tmp_path / "b.wav", np.full((2, 3), np.nan), 16000)
     with pytest.raises(UserError, match="has 801 samples"):
-        read_ears(tmp_path / "a.wav", 0, 900)
+        ears_of(tmp_path / "a.wav", 0, 900)
     audio.write(tmp_path / "mono.wav", np.zeros(80), RATE)
     with pytest.raises(UserError, match="is it a mono corpus"):
-        read_ears(tmp_path / "mono.wav")
+        ears_of(tmp_path / "mono.wav")
 
 
 def test_a_direction_that_is_no_number_is_told(corpus):

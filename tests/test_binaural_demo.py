@@ -8,7 +8,7 @@ import soundfile
 from librimix import voice
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.binaural import BinauralDynamicMixing, read_ears
+from unified_se_ss.data.binaural import BinauralDynamicMixing
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.corpora.wsj0mix import prepare_binaural_wsj0mix
 from unified_se_ss.data.dataset import ItemKey
@@ -142,7 +142,7 @@ def test_with_noise_it_is_made_anew(corpus, tmp_path):
         "s1",
         "s2",
     }
-    noise = read_ears(next((place / "noise").iterdir()))
+    noise = audio.read(next((place / "noise").iterdir()), channels=2)[0]
     assert noise.any() and not np.allclose(noise[0], noise[1], atol=1e-4)
     (tmp_path / "d/speech/mine").mkdir()
     with pytest.raises(UserError, match="mine"):

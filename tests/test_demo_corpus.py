@@ -20,8 +20,13 @@ from unified_se_ss.data.demo import corpus as demo_corpus
 from unified_se_ss.data.demo import espeak, noises, speakers
 from unified_se_ss.data.demo.corpus import prepare_demo_corpus
 from unified_se_ss.data.demo.espeak import ACCENTS, Voice, speak
-from unified_se_ss.data.demo.sentences import VOCABULARY, sentence
-from unified_se_ss.data.demo.speakers import SUBSETS, cast_voices, trim_silence
+from unified_se_ss.data.demo.speakers import (
+    SUBSETS,
+    VOCABULARY,
+    cast_voices,
+    sentence,
+    trim_silence,
+)
 from unified_se_ss.data.mixing import measure_loudness
 from unified_se_ss.errors import UserError
 
@@ -319,7 +324,7 @@ def test_an_interrupted_build_leaves_nothing(monkeypatch, tmp_path):
         if next(written) == 7:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo_corpus, "_write_wav", interrupted)
+    monkeypatch.setattr(demo_corpus, "write_stems", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare_demo_corpus(tmp_path / "demo", **TINY)
     assert not list(tmp_path.iterdir())

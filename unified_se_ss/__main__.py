@@ -406,13 +406,13 @@ def make_binaural_corpus(options) -> None:
     """Make a binaural corpus and say where it is."""
     import tempfile
 
-    from unified_se_ss.data import binaural_corpus
+    from unified_se_ss.data import write
     from unified_se_ss.data.binaural_rooms import binaural_rooms
     from unified_se_ss.data.hrtf_bank import binaural_heads
 
     listeners = binaural_rooms if options.rooms else binaural_heads
     with tempfile.TemporaryDirectory() as manifests:
-        mono = binaural_corpus.mono_manifests(
+        mono = write.mono_manifests(
             options.mono_folder,
             manifests,
             options.n_speakers,
@@ -420,7 +420,7 @@ def make_binaural_corpus(options) -> None:
             options.mode,
             options.noise,
         )
-    folder = binaural_corpus.make_binaural_corpus(
+    folder = write.make_binaural_corpus(
         options.folder,
         mono,
         listeners(options.heads, options.sample_rate),

@@ -27,11 +27,11 @@ from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import training
 from unified_se_ss.data.binaural import BinauralDataset, BinauralDynamicMixing
-from unified_se_ss.data.binaural_corpus import make_binaural_corpus
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.corpora.wsj0mix import prepare_binaural_wsj0mix, prepare_wsj0mix
 from unified_se_ss.data.dataset import collate
 from unified_se_ss.data.manifest import read_manifest
+from unified_se_ss.data.write import make_binaural_corpus
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.angle_report import write_angles
 from unified_se_ss.evaluation.binaural import evaluate_ears, level_ears

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import scipy.io.wavfile
 import torch
 
 from unified_se_ss.data import audio
@@ -73,7 +72,7 @@ class BinauralDataset(MixtureDataset):
     >>> folder = getfixture("tmpdir")
     >>> paths = {stem: str(folder / f"{stem}.wav") for stem in ("mixture", "s1", "s2")}
     >>> for stem, level in (("mixture", 0.75), ("s1", 0.5), ("s2", 0.25)):
-    ...     write_ears(paths[stem], np.full((2, 8000), level, dtype=np.float32), 8000)
+    ...     audio.write_float(paths[stem], np.full((2, 8000), level, dtype=np.float32), 8000)
     >>> manifest = Manifest("m.csv", (Item("a", 1.0, 8000, paths),), tuple(paths), 8000)
     >>> example = BinauralDataset(manifest, n_speakers=2, segment_seconds=0.5)[0]
     >>> example.mixture.shape, example.sources.shape
@@ -93,7 +92,7 @@ class BinauralDataset(MixtureDataset):
     def _read(self, item, stem, start, stop, ratio=1):
         """The samples [start, stop) of a stem's perturbed version, [E, T]."""
         if ratio == 1:
-            return read_ears(item.paths[stem], start, stop)
+            return audio.read(item.paths[stem], start, stop, channels=EARS)[0]
         ears = [replace(item, attributes={"channel": ear}) for ear in range(EARS)]
         return np.stack([read_perturbed(ear, stem, start, stop, ratio) for ear in ears])
 
@@ -127,7 +126,6 @@ class BinauralDynamicMixing(DynamicMixingDataset):
 
     Example
     -------
-    >>> from unified_se_ss.data import audio
     >>> from unified_se_ss.data.manifest import Item, Manifest
     >>> from unified_se_ss.spatial import spherical_head_hrirs
     >>> folder, items = getfixture("tmpdir"), []
@@ -273,84 +271,6 @@ def unexplained(mixture, total):
     difference = mixture - total
     difference = difference - WRAP * np.round(difference / WRAP)
     return float(np.linalg.norm(difference) / max(np.linalg.norm(total), 1e-12))
-
-
-def read_ears(path, start=0, stop=None):
-    """Reads the samples [start, stop) of a file of two channels, and no others.
-
-    Arguments
-    ---------
-    path : str or Path
-        Left and right ear.
-    start, stop : int
-        The region; by default the whole file.
-
-    Returns
-    -------
-    np.ndarray
-        float32 [E, T]
-
-    Raises
-    ------
-    UserError
-        If the file is missing, corrupt, too short, or has not two channels.
-
-    Example
-    -------
-    >>> path = getfixture("tmpdir") / "two.wav"
-    >>> write_ears(path, np.array([[0.5, 0.25], [1.5, 0.0]]), 8000)
-    >>> read_ears(path, 0, 1)
-    array([[0.5],
-           [1.5]], dtype=float32)
-    """
-    with audio.opened(path) as file:
-        if file.channels != EARS:
-            raise UserError(
-                f"{path}: has {file.channels} channel(s), two were expected (the left "
-                "ear, then the right one); is it a mono corpus?"
-            )
-        stop = file.frames if stop is None else stop
-        if stop > file.frames:
-            raise UserError(
-                f"{path}: has {file.frames} samples, but samples up to {stop} are asked"
-                " for; if it changed after its manifest was made, delete the manifest"
-            )
-        file.seek(start)
-        signal = file.read(stop - start, dtype="float32")
-        if len(signal) != stop - start:
-            raise UserError(
-                f"{path}: is corrupt; its header promises {file.frames} samples, but "
-                f"only {start + len(signal)} could be read; get the file again"
-            )
-    return np.ascontiguousarray(signal.T)
-
-
-def write_ears(path, signal, sample_rate):
-    """Writes both ears as a wav of 32-bit floats, which holds what exceeds full scale.
-
-    The same signal gives the same bytes (soundfile would write the time into them).
-
-    Arguments
-    ---------
-    path : str or Path
-        The file, in a folder that exists; one of the same name is replaced.
-    signal : np.ndarray
-        [E, T]
-    sample_rate : int
-        Hz.
-
-    Example
-    -------
-    >>> path = getfixture("tmpdir") / "loud.wav"
-    >>> write_ears(path, np.full((2, 3), -1.5), 8000)
-    >>> float(read_ears(path).min())
-    -1.5
-    """
-    signal = np.asarray(signal)
-    if signal.ndim != 2 or len(signal) != EARS or not np.isfinite(signal).all():
-        raise ValueError(f"finite signals [{EARS}, T] expected, not {signal.shape}")
-    samples = np.ascontiguousarray(signal.T, dtype="<f4")
-    scipy.io.wavfile.write(str(path), sample_rate, samples)
 
 
 def _degrees(text, name, item):

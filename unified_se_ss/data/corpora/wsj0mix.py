@@ -22,7 +22,8 @@ import logging
 import re
 from pathlib import Path
 
-from unified_se_ss.data.binaural import UNEXPLAINED, read_ears, unexplained
+from unified_se_ss.data import audio
+from unified_se_ss.data.binaural import EARS, UNEXPLAINED, unexplained
 from unified_se_ss.data.corpora import check_choice
 from unified_se_ss.data.corpora.librimix import (
     MODES,
@@ -240,8 +241,9 @@ def _warn_of_wrapped(manifest, n_speakers):
     looked_at = manifest.items[:: max(1, len(manifest) // LOOKED_AT)]
     wrapped = 0
     for item in looked_at:
-        mixture = read_ears(item.paths["mixture"])
-        total = sum(read_ears(item.paths[f"s{j + 1}"]) for j in range(n_speakers))
+        stems = ("mixture", *(f"s{j + 1}" for j in range(n_speakers)))
+        read = [audio.read(item.paths[stem], channels=EARS)[0] for stem in stems]
+        mixture, total = read[0], sum(read[1:])
         differs = abs(mixture - total).max() > 1.0
         wrapped += bool(differs and unexplained(mixture, total) < UNEXPLAINED)
     if wrapped:

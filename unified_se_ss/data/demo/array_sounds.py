@@ -17,18 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.cache import (
-    atomic_folder,
-    is_made_from,
-    process_pool,
-)
+from unified_se_ss.data.cache import atomic_folder, is_made_from
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
-from unified_se_ss.data.demo import espeak, noises
-from unified_se_ss.data.demo.speakers import SUBSETS as CAST_SUBSETS
+from unified_se_ss.data.demo import espeak, noises, speakers
 from unified_se_ss.data.demo.speakers import SpeakerSplit, SpokenVoice, cast_voices
 from unified_se_ss.data.manifest import Manifest, read_manifest
+from unified_se_ss.data.write import make_items
 from unified_se_ss.errors import UserError
-from unified_se_ss.progress import progress_bar
 
 # To be raised with every change that changes a sample of the sounds.
 RECIPE = 1
@@ -36,6 +31,7 @@ RECIPE = 1
 SUBSETS = ("train", "dev", "test")
 KINDS = ("speech", "noise")
 NOISE_KINDS = (*noises.MADE_NOISES, "babble")
+MANIFESTS = [f"{kind}_{subset}.csv" for kind in KINDS for subset in SUBSETS]
 
 _PAUSE_SECONDS = (0.1, 0.35)
 _NOISE_SECONDS = 12.0
@@ -47,7 +43,7 @@ _BABBLE_SENTENCES = 4
 
 
 class Sounds(NamedTuple):
-    """What one subset may use."""
+    """The manifests of one subset."""
 
     speech: Manifest
     noise: Manifest
@@ -94,7 +90,11 @@ def prepare_demo_sounds(
         If an argument cannot be used, espeak-ng is missing, or the folder holds
         anything else.
     """
-    _check_counts("n_noises", n_noises)
+    if len(n_noises) != len(SUBSETS) or min(n_noises) < 1:
+        raise UserError(
+            f"n_noises: is {list(n_noises)}, but numbers from 1 for train, dev and test "
+            "are expected"
+        )
     if sentences < 1:
         raise UserError(f"sentences: is {sentences}, but at least 1 is needed")
     folder = Path(folder)
@@ -107,29 +107,25 @@ def prepare_demo_sounds(
         "espeak": espeak.version(),
     }
     if not is_made_from(folder, fingerprint):
-        with atomic_folder(folder, fingerprint, "demo's sounds", _entries()) as building:
+        entries = {*KINDS, *MANIFESTS, *(f"{name}.fingerprint" for name in MANIFESTS)}
+        with atomic_folder(folder, fingerprint, "demo's sounds", entries) as building:
             _make_sounds(building, sample_rate, n_noises, sentences, seed, workers)
-    return {
-        subset: Sounds(
-            *(
-                read_manifest(folder / f"{kind}_{subset}.csv", folder / kind / subset)
-                for kind in KINDS
-            )
-        )
-        for subset in SUBSETS
-    }
+    return {subset: Sounds(*_manifests(folder, subset)) for subset in SUBSETS}
 
 
-def _entries() -> set[str]:
-    """Names of all that is in a folder of sounds."""
-    manifests = {f"{kind}_{subset}.csv" for kind in KINDS for subset in SUBSETS}
-    return {*KINDS, *manifests, *(f"{name}.fingerprint" for name in manifests)}
+def _manifests(folder, subset):
+    for kind in KINDS:
+        yield read_manifest(folder / f"{kind}_{subset}.csv", folder / kind / subset)
 
 
 def _make_sounds(folder, sample_rate, n_noises, sentences, seed, workers) -> None:
     """Make voices, noises and their manifests in an empty folder."""
-    casts = cast_voices(seed)
-    voices = _voices(casts, sentences)
+    casts = dict(zip(SUBSETS, map(cast_voices(seed).get, speakers.SUBSETS)))
+    voices = [
+        (subset, SpokenVoice(voice.voice, sentences))
+        for subset in SUBSETS
+        for voice in sum(casts[subset].talkers, ())
+    ]
     numbers = [
         (subset, number)
         for subset, count in zip(SUBSETS, n_noises, strict=True)
@@ -138,33 +134,12 @@ def _make_sounds(folder, sample_rate, n_noises, sentences, seed, workers) -> Non
     common = {"sample_rate": sample_rate, "seed": seed}
     make_voice = functools.partial(_make_voice, folder, **common)
     make_noise = functools.partial(_make_noise, folder, casts, **common)
-    with process_pool(workers) as run:
-        list(progress_bar(run(make_voice, voices), "demo voices", len(voices), "voice"))
-        list(progress_bar(run(make_noise, numbers), "demo noises", len(numbers), "noise"))
+    make_items(make_voice, voices, "demo voices", "voice", workers, at_once=1)
+    make_items(make_noise, numbers, "demo noises", "noise", workers, at_once=1)
     for kind in KINDS:
         for subset in SUBSETS:
             manifest = folder / f"{kind}_{subset}.csv"
             prepare_speech_folder(folder / kind / subset, manifest, sample_rate, kind)
-
-
-def _check_counts(name: str, counts) -> None:
-    """Raise a UserError unless there are three numbers from 1."""
-    if len(counts) != len(SUBSETS) or min(counts) < 1:
-        raise UserError(
-            f"{name}: is {list(counts)}, but numbers from 1 for train, dev and test are "
-            "expected"
-        )
-
-
-def _voices(
-    casts: dict[str, SpeakerSplit], sentences: int
-) -> list[tuple[str, SpokenVoice]]:
-    """Subset and voice of everybody who talks."""
-    return [
-        (subset, SpokenVoice(voice.voice, sentences))
-        for subset, cast_subset in zip(SUBSETS, CAST_SUBSETS, strict=True)
-        for voice in sum(casts[cast_subset].talkers, ())
-    ]
 
 
 def _make_voice(
@@ -177,9 +152,8 @@ def _make_voice(
     for sentence in voice.utterances(seed, sample_rate).samples:
         pause = round(rng.uniform(*_PAUSE_SECONDS) * sample_rate)
         pieces += [sentence, np.zeros(pause, dtype=np.float32)]
-    speech = np.concatenate(pieces[:-1])
     path = folder / "speech" / subset / voice.name / "1.wav"
-    audio.write(path, _with_peak(speech, _SPEECH_PEAK), sample_rate)
+    _write(path, np.concatenate(pieces[:-1]), _SPEECH_PEAK, sample_rate)
 
 
 def _make_noise(
@@ -193,26 +167,21 @@ def _make_noise(
     """Write one noise of a subset; its number tells which kind."""
     subset, number = job
     kind = NOISE_KINDS[number % len(NOISE_KINDS)]
-    which = SUBSETS.index(subset)
-    rng = np.random.default_rng([seed, 3, which, number])
+    rng = np.random.default_rng([seed, 3, SUBSETS.index(subset), number])
     n_samples = round(_NOISE_SECONDS * sample_rate)
     if kind == "babble":
-        babble_speakers = casts[CAST_SUBSETS[which]].babble_speakers
-        count = min(int(rng.integers(*_BABBLERS, endpoint=True)), len(babble_speakers))
-        voices = [
-            SpokenVoice(babble_speakers[i].voice, _BABBLE_SENTENCES).utterances(
-                seed, sample_rate
-            )
-            for i in rng.choice(len(babble_speakers), count, replace=False)
-        ]
-        spoken = [np.concatenate(voice.samples) for voice in voices]
+        people = casts[subset].babble_speakers
+        count = min(int(rng.integers(*_BABBLERS, endpoint=True)), len(people))
+        chosen = rng.choice(len(people), count, replace=False)
+        voices = [SpokenVoice(people[i].voice, _BABBLE_SENTENCES) for i in chosen]
+        spoken = [np.concatenate(v.utterances(seed, sample_rate).samples) for v in voices]
         noise = noises.babble(rng, spoken, n_samples)
     else:
         noise = noises.MADE_NOISES[kind](rng, n_samples, sample_rate)
     path = folder / "noise" / subset / f"{kind}-{number:03d}.wav"
-    audio.write(path, _with_peak(noise, _NOISE_PEAK), sample_rate)
+    _write(path, noise, _NOISE_PEAK, sample_rate)
 
 
-def _with_peak(signal: np.ndarray, peak: float) -> np.ndarray:
-    """A signal with that largest absolute sample."""
-    return signal * (peak / np.abs(signal).max())
+def _write(path, signal, peak, sample_rate):
+    """Write a signal, scaled to a largest absolute sample."""
+    audio.write(path, signal * (peak / np.abs(signal).max()), sample_rate)

@@ -19,7 +19,6 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from unified_se_ss.data.binaural_corpus import make_binaural_corpus
 from unified_se_ss.data.cache import (
     FINGERPRINT,
     atomic_folder,
@@ -29,6 +28,7 @@ from unified_se_ss.data.corpora.librimix import prepare_librimix
 from unified_se_ss.data.demo.corpus import TRANSCRIPTS, prepare_demo_corpus
 from unified_se_ss.data.hrtf_bank import binaural_heads
 from unified_se_ss.data.manifest import read_manifest
+from unified_se_ss.data.write import make_binaural_corpus
 from unified_se_ss.errors import UserError
 
 # To be raised with every change that changes which voices are there.

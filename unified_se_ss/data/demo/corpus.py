@@ -17,19 +17,13 @@ import functools
 import hashlib
 import json
 import tempfile
-import wave
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from unified_se_ss.data import mixing
-from unified_se_ss.data.cache import (
-    atomic_folder,
-    is_made_from,
-    process_pool,
-)
+from unified_se_ss.data.cache import atomic_folder, is_made_from
 from unified_se_ss.data.demo import espeak, noises
 from unified_se_ss.data.demo.speakers import (
     SUBSETS,
@@ -41,8 +35,8 @@ from unified_se_ss.data.demo.speakers import (
     list_recordings,
     split_noises,
 )
+from unified_se_ss.data.write import make_items, write_stems
 from unified_se_ss.errors import UserError
-from unified_se_ss.progress import progress_bar
 
 # To be raised with every change that changes a sample of the corpus.
 RECIPE = 2
@@ -88,6 +82,16 @@ class Scene(NamedTuple):
     talkers: tuple[str, ...]
     noise_kind: str
     noise_makers: tuple[str, ...]
+
+
+class _Choices(NamedTuple):
+    """All that a corpus follows from, but for the recordings' contents."""
+
+    n_speakers: int
+    sample_rate: int
+    counts: dict[str, int]
+    seconds: float
+    seed: int
 
 
 def prepare_demo_corpus(
@@ -136,7 +140,7 @@ def prepare_demo_corpus(
 
     Returns
     -------
-    data_folder : Path
+    Path
         The folder to give to a recipe: {folder}/Libri{n_speakers}Mix.
 
     Raises
@@ -154,79 +158,77 @@ def prepare_demo_corpus(
     ['mix_both', 'mix_clean', 'noise', 's1', 's2']
     """
     folder = Path(folder)
-    speech_folder = None if speech_folder is None else Path(speech_folder)
-    noise_folder = None if noise_folder is None else Path(noise_folder)
+    speech = None if speech_folder is None else Path(speech_folder)
+    noise = None if noise_folder is None else Path(noise_folder)
     counts = dict(zip(SUBSETS, (n_train, n_dev, n_test)))
-    _check_arguments(n_speakers, sample_rate, counts, seconds, workers)
+    choices = _Choices(n_speakers, sample_rate, counts, float(seconds), int(seed))
+    _check(choices, workers)
     fingerprint = {
         "recipe": RECIPE,
-        "n_speakers": n_speakers,
-        "sample_rate": sample_rate,
-        "counts": counts,
-        "seconds": float(seconds),
-        "seed": int(seed),
-        "espeak": espeak.version() if speech_folder is None else None,
-        "speech": _fingerprint_folder(speech_folder),
-        "noise": _fingerprint_folder(noise_folder),
+        **choices._asdict(),
+        "espeak": espeak.version() if speech is None else None,
+        "speech": _fingerprint_folder(speech),
+        "noise": _fingerprint_folder(noise),
     }
-    data_folder = folder / f"Libri{n_speakers}Mix"
-    if is_made_from(folder, fingerprint):
-        return data_folder
+    if not is_made_from(folder, fingerprint):
+        if speech is None:
+            casts = cast_voices(seed)
+        else:
+            casts = cast_recordings(speech, seed, n_speakers)
+        recorded = None if noise is None else split_noises(noise, seed)
+        with atomic_folder(folder, fingerprint, "demo corpus", OURS) as building:
+            rows = _build(building, choices, casts, recorded, workers)
+            _write_metadata(building / METADATA, fingerprint, casts, rows)
+    return folder / f"Libri{n_speakers}Mix"
 
-    if speech_folder is None:
-        casts = cast_voices(seed)
-    else:
-        casts = cast_recordings(speech_folder, seed, n_speakers)
-    recorded = None if noise_folder is None else split_noises(noise_folder, seed)
+
+def _build(
+    folder: Path,
+    choices: _Choices,
+    casts: dict[str, SpeakerSplit],
+    recorded: dict[str, tuple[RecordedPerson, ...]] | None,
+    workers: int | None,
+) -> list[dict[str, str]]:
+    """Let everybody speak, and write all items; give the rows of transcripts."""
     scenes = [
-        _draw_scene(seed, subset, index, casts[subset], n_speakers, recorded)
-        for subset, count in counts.items()
+        _draw_scene(choices, subset, index, casts[subset], recorded)
+        for subset, count in choices.counts.items()
         for index in range(count)
     ]
-    with atomic_folder(folder, fingerprint, "demo corpus", OURS) as building:
-        with (
-            process_pool(workers) as run,
-            tempfile.TemporaryDirectory(
-                prefix="utterances-", dir=building
-            ) as stored_folder,
-        ):
-            stored = _store_utterances(
-                run,
-                _needed(scenes, casts, recorded),
-                Path(stored_folder),
-                seed,
-                sample_rate,
-            )
-            wav_folder = building / data_folder.name / f"wav{sample_rate // 1000}k" / "min"
-            build = functools.partial(
-                _build_items,
-                folder=wav_folder,
-                stored=stored,
-                seed=seed,
-                sample_rate=sample_rate,
-                seconds=seconds,
-            )
-            _make_folders(wav_folder, n_speakers)
-            rows = _build_all(run, build, scenes)
-        _write_transcripts(building / TRANSCRIPTS, rows, n_speakers)
-        _write_metadata(building / METADATA, fingerprint, casts, rows)
-    return data_folder
+    inner = f"Libri{choices.n_speakers}Mix/wav{choices.sample_rate // 1000}k/min"
+    with tempfile.TemporaryDirectory(prefix="utterances-", dir=folder) as place:
+        store = functools.partial(_store_speaker, folder=Path(place), choices=choices)
+        speakers = list(enumerate(_needed(scenes, casts, recorded)))
+        stored = make_items(store, speakers, "demo voices", "voice", workers, at_once=1)
+        write = functools.partial(
+            _write_item,
+            folder=folder / inner,
+            stored={speaker.name: speaker for speaker in stored},
+            choices=choices,
+        )
+        rows = make_items(
+            write, scenes, "demo mixtures", workers=workers, at_once=_ITEMS_AT_ONCE
+        )
+    with open(folder / TRANSCRIPTS, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
 
 
 # What goes into an item
 
 
 def _draw_scene(
-    seed: int,
+    choices: _Choices,
     subset: str,
     index: int,
     cast: SpeakerSplit,
-    n_speakers: int,
     recorded: dict[str, tuple[RecordedPerson, ...]] | None,
 ) -> Scene:
     """Draw who talks in an item, and what makes its noise."""
-    rng = np.random.default_rng([seed, SUBSETS.index(subset), index, 0])
-    groups = rng.choice(len(cast.talkers), size=n_speakers, replace=False)
+    rng = np.random.default_rng([choices.seed, SUBSETS.index(subset), index, 0])
+    groups = rng.choice(len(cast.talkers), size=choices.n_speakers, replace=False)
     talkers = []
     for group in groups:
         speakers = cast.talkers[group]
@@ -246,47 +248,53 @@ def _draw_scene(
     return Scene(subset, index, tuple(talkers), kind, makers)
 
 
-def _needed(
-    scenes: Iterable[Scene],
-    casts: dict[str, SpeakerSplit],
-    recorded: dict[str, tuple[RecordedPerson, ...]] | None,
-) -> list[SpokenVoice | RecordedPerson]:
+def _needed(scenes, casts, recorded) -> list[SpokenVoice | RecordedPerson]:
     """All speakers and noise recordings that some item uses."""
-    everyone = {}
-    for cast in casts.values():
-        for speaker in (*sum(cast.talkers, ()), *cast.babble_speakers):
-            everyone[speaker.name] = speaker
-    for recording in sum((recorded or {}).values(), ()):
-        everyone[recording.name] = recording
+    everyone = [
+        speaker
+        for cast in casts.values()
+        for speaker in (*sum(cast.talkers, ()), *cast.babble_speakers)
+    ]
+    everyone += sum((recorded or {}).values(), ())
     names = {name for scene in scenes for name in scene.talkers + scene.noise_makers}
-    return [everyone[name] for name in sorted(names)]
+    by_name = {speaker.name: speaker for speaker in everyone}
+    return [by_name[name] for name in sorted(names)]
 
 
-def _build_items(
-    scenes: list[Scene],
+def _store_speaker(job, *, folder: Path, choices: _Choices) -> CachedUtterances:
+    """Write all utterances of one speaker into one file, which all processes can read."""
+    number, speaker = job
+    samples, texts = speaker.utterances(choices.seed, choices.sample_rate)
+    path = folder / f"{number}.npy"
+    np.save(path, np.concatenate(samples).astype(np.float32))
+    offsets = np.cumsum([0, *map(len, samples)])
+    return CachedUtterances(speaker.name, path, tuple(offsets.tolist()), tuple(texts))
+
+
+def _write_item(
+    scene: Scene,
     *,
     folder: Path,
     stored: dict[str, CachedUtterances],
-    seed: int,
-    sample_rate: int,
-    seconds: float,
-) -> list[dict[str, str]]:
-    """Write the stems and mixtures of some items; give their rows of transcripts."""
-    rows = []
-    for scene in scenes:
-        rng = np.random.default_rng([seed, SUBSETS.index(scene.subset), scene.index, 1])
-        talkers = [stored[name] for name in scene.talkers]
-        sources, texts = _talk(rng, talkers, seconds, sample_rate)
-        noise = _make_noise(rng, scene, stored, sources.shape[1], sample_rate)
-        identity = f"{scene.subset.split('-')[0]}-{scene.index:06d}"
-        stems = _level(rng, [*sources, noise], sample_rate)
-        _write_item(folder / scene.subset, identity, stems, sample_rate)
-        row = {"ID": identity, "subset": scene.subset, "noise": scene.noise_kind}
-        for number, (talker, text) in enumerate(zip(talkers, texts), start=1):
-            row[f"speaker_{number}"] = talker.name
-            row[f"transcript_{number}"] = text
-        rows.append(row)
-    return rows
+    choices: _Choices,
+) -> dict[str, str]:
+    """Write the stems and mixtures of one item; give its row of transcripts."""
+    key = [choices.seed, SUBSETS.index(scene.subset), scene.index, 1]
+    rng, sample_rate = np.random.default_rng(key), choices.sample_rate
+    talkers = [stored[name] for name in scene.talkers]
+    sources, texts = _talk(rng, talkers, choices.seconds, sample_rate)
+    noise = _make_noise(rng, scene, stored, sources.shape[1], sample_rate)
+    mixture = _level(rng, [*sources, noise], sample_rate)
+    sources = {f"s{j}": source for j, source in enumerate(mixture.sources, start=1)}
+    stems = {**mixture._asdict(), **sources}
+    del stems["sources"]
+    stems = {name: (32768 * stem).astype("<i2") for name, stem in stems.items()}
+    identity = f"{scene.subset.split('-')[0]}-{scene.index:06d}"
+    write_stems(folder / scene.subset, identity, stems, sample_rate)
+    row = {"ID": identity, "subset": scene.subset, "noise": scene.noise_kind}
+    for number, (talker, text) in enumerate(zip(talkers, texts), start=1):
+        row.update({f"speaker_{number}": talker.name, f"transcript_{number}": text})
+    return row
 
 
 def _talk(
@@ -457,55 +465,6 @@ def _level(
     return mixing.Mixture(mix_clean + noise, mix_clean, sources, noise)
 
 
-# Folders and files
-
-
-def _stem_names(n_speakers: int) -> list[str]:
-    """Folders of one subset, as LibriMix names them."""
-    sources = [f"s{number}" for number in range(1, n_speakers + 1)]
-    return ["mix_both", "mix_clean", *sources, "noise"]
-
-
-def _make_folders(folder: Path, n_speakers: int) -> None:
-    """Make the folders of all subsets and stems."""
-    for subset in SUBSETS:
-        for stem in _stem_names(n_speakers):
-            (folder / subset / stem).mkdir(parents=True)
-
-
-def _write_item(
-    folder: Path, identity: str, mixture: mixing.Mixture, sample_rate: int
-) -> None:
-    """Write the stems and mixtures of one item."""
-    stems = [mixture.mix_both, mixture.mix_clean, *mixture.sources, mixture.noise]
-    for name, stem in zip(_stem_names(len(mixture.sources)), stems):
-        _write_wav(folder / name / f"{identity}.wav", stem, sample_rate)
-
-
-def _write_wav(path: Path, signal: np.ndarray, sample_rate: int) -> None:
-    """Write whole 32768ths [T] as a 16-bit wav.
-
-    The folder as a whole appears when it is complete, so no file needs to be synced to
-    the disk, as soundfile does: for ten thousand files that can take minutes.
-    """
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate)
-        file.writeframes((signal * 32768).astype("<i2").tobytes())
-
-
-def _write_transcripts(path: Path, rows: list[dict[str, str]], n_speakers: int) -> None:
-    """One row for each item: who says what."""
-    columns = ["ID", "subset", "noise"]
-    for number in range(1, n_speakers + 1):
-        columns += [f"speaker_{number}", f"transcript_{number}"]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def _write_metadata(
     path: Path,
     fingerprint: dict,
@@ -526,83 +485,24 @@ def _write_metadata(
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _store_utterances(
-    run: Callable,
-    speakers: list[SpokenVoice | RecordedPerson],
-    folder: Path,
-    seed: int,
-    sample_rate: int,
-) -> dict[str, CachedUtterances]:
-    """Let everybody speak once, into files that all processes can read."""
-    store = functools.partial(
-        _store_speaker, folder=folder, seed=seed, sample_rate=sample_rate
-    )
-    jobs = list(enumerate(speakers))
-    progress = progress_bar(run(store, jobs), "demo voices", len(jobs), "voice")
-    return {entry.name: entry for entry in progress}
-
-
-def _store_speaker(
-    job: tuple[int, SpokenVoice | RecordedPerson],
-    *,
-    folder: Path,
-    seed: int,
-    sample_rate: int,
-) -> CachedUtterances:
-    """Write all utterances of one speaker into one file."""
-    number, speaker = job
-    samples, texts = speaker.utterances(seed, sample_rate)
-    path = folder / f"{number}.npy"
-    np.save(path, np.concatenate(samples).astype(np.float32))
-    offsets = np.cumsum([0, *map(len, samples)])
-    return CachedUtterances(speaker.name, path, tuple(offsets.tolist()), tuple(texts))
-
-
-def _build_all(run: Callable, build: Callable, scenes: list[Scene]) -> list[dict]:
-    """Build all items, a few at a time, with a progress bar."""
-    chunks = [
-        scenes[start : start + _ITEMS_AT_ONCE]
-        for start in range(0, len(scenes), _ITEMS_AT_ONCE)
-    ]
-    rows = []
-    with progress_bar(description="demo mixtures", total=len(scenes), unit="item") as bar:
-        for built in run(build, chunks):
-            rows += built
-            bar.update(len(built))
-    return rows
-
-
-def _check_arguments(
-    n_speakers: int,
-    sample_rate: int,
-    counts: dict[str, int],
-    seconds: float,
-    workers: int | None,
-) -> None:
+def _check(choices: _Choices, workers: int | None) -> None:
     """Raise a UserError for an argument that cannot be used."""
-    if n_speakers not in N_SPEAKERS:
+    if choices.n_speakers not in N_SPEAKERS:
+        raise UserError(f"n_speakers: {choices.n_speakers}, but 1, 2 or 3 are expected")
+    if choices.sample_rate not in RATES:
         raise UserError(
-            f"n_speakers: {n_speakers}, but a demo mixture has {_any_of(N_SPEAKERS)}"
+            f"sample_rate: {choices.sample_rate}, but 8000 or 16000 Hz are expected"
         )
-    if sample_rate not in RATES:
-        raise UserError(
-            f"sample_rate: {sample_rate}, but the demo corpus is made at "
-            f"{_any_of(RATES)} Hz"
-        )
-    for subset, count in counts.items():
+    for subset, count in choices.counts.items():
         if count < 1:
             raise UserError(f"{subset}: {count} items, but at least 1 is needed")
-    if not seconds >= SHORTEST_SECONDS:
+    if not choices.seconds >= SHORTEST_SECONDS:
         raise UserError(
-            f"seconds: {seconds}, but whole sentences need at least {SHORTEST_SECONDS}"
+            f"seconds: {choices.seconds}, but whole sentences need at least "
+            f"{SHORTEST_SECONDS}"
         )
     if workers is not None and workers < 1:
         raise UserError(f"workers: {workers}, but at least 1 is needed")
-
-
-def _any_of(choices: tuple[int, ...]) -> str:
-    """The choices in words."""
-    return f"{', '.join(map(str, choices[:-1]))} or {choices[-1]}"
 
 
 def _fingerprint_folder(folder: Path | None) -> str | None:

@@ -85,10 +85,8 @@ class Voice:
     def name(self) -> str:
         """Everything that makes this voice, in one word without spaces."""
         timbre = f"+{self.variant}" if self.variant else ""
-        return (
-            f"{self.accent}{timbre}-pitch{self.pitch}-range{self.pitch_range}"
-            f"-rate{self.rate}"
-        )
+        manner = f"pitch{self.pitch}-range{self.pitch_range}-rate{self.rate}"
+        return f"{self.accent}{timbre}-{manner}"
 
 
 def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
@@ -99,13 +97,6 @@ def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
     utterance to utterance in global variables, so the library is loaded afresh for each
     (0.2 ms) and its random numbers are seeded. Where a system never unloads a library
     (musl's dlclose), repetitions differ inaudibly.
-
-    Arguments
-    ---------
-    text : str
-        English text.
-    voice : Voice
-        Who speaks it.
 
     Returns
     -------
@@ -151,15 +142,6 @@ def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
 def variants() -> tuple[str, ...]:
     """Names of all timbres that the installed espeak-ng has, sorted.
 
-    Returns
-    -------
-    names : tuple of str
-
-    Raises
-    ------
-    UserError
-        If espeak-ng is not installed.
-
     Example
     -------
     >>> "f3" in variants()
@@ -170,15 +152,6 @@ def variants() -> tuple[str, ...]:
 
 def version() -> str:
     """Version of the installed espeak-ng, for fingerprints.
-
-    Returns
-    -------
-    version : str
-
-    Raises
-    ------
-    UserError
-        If espeak-ng is not installed.
 
     Example
     -------
@@ -191,7 +164,6 @@ def version() -> str:
 
 @functools.cache
 def _paths() -> tuple[Path, Path]:
-    """Library file and data folder of the wheel."""
     if importlib.util.find_spec("espeakng_loader") is None:
         raise UserError(
             "the demo speech needs espeak-ng, which is not installed: install it with "
@@ -204,7 +176,6 @@ def _paths() -> tuple[Path, Path]:
 
 
 def _variants_folder() -> Path:
-    """Where espeak-ng keeps its timbres, a file each."""
     return _paths()[1] / "voices" / "!v"
 
 
@@ -223,10 +194,7 @@ def _library() -> Iterator[ctypes.CDLL]:
     _declare(library)
     try:
         sample_rate = library.espeak_Initialize(
-            _AUDIO_OUTPUT_SYNCHRONOUS,
-            0,
-            str(data_path).encode(),
-            _INITIALIZE_DONT_EXIT,
+            _AUDIO_OUTPUT_SYNCHRONOUS, 0, str(data_path).encode(), _INITIALIZE_DONT_EXIT
         )
         if sample_rate != SAMPLE_RATE:
             raise UserError(
@@ -246,16 +214,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.espeak_SetVoiceByName.argtypes = [ctypes.c_char_p]
     library.espeak_Info.argtypes = [ctypes.c_void_p]
     library.espeak_Info.restype = ctypes.c_char_p
-    library.espeak_Synth.argtypes = [
-        ctypes.c_char_p,
-        ctypes.c_size_t,
-        ctypes.c_uint,
-        ctypes.c_int,
-        ctypes.c_uint,
-        ctypes.c_uint,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-    ]
+    text, numbers, pointers = ctypes.c_char_p, [ctypes.c_uint] * 4, [ctypes.c_void_p] * 2
+    library.espeak_Synth.argtypes = [text, ctypes.c_size_t, *numbers, *pointers]
 
 
 def _unload(library: ctypes.CDLL) -> None:
@@ -281,11 +241,7 @@ def _choose_voice(library: ctypes.CDLL, voice: Voice) -> None:
     name = ACCENTS[voice.accent] + (f"+{voice.variant}" if voice.variant else "")
     if library.espeak_SetVoiceByName(name.encode()) != 0:
         raise UserError(f"espeak-ng has no voice {name!r}")
-    settings = {
-        _RATE: voice.rate,
-        _VOLUME: _QUIET_VOLUME,
-        _PITCH: voice.pitch,
-        _RANGE: voice.pitch_range,
-    }
-    for parameter, value in settings.items():
+    parameters = (_RATE, _VOLUME, _PITCH, _RANGE)
+    values = (voice.rate, _QUIET_VOLUME, voice.pitch, voice.pitch_range)
+    for parameter, value in zip(parameters, values):
         library.espeak_SetParameter(parameter, value, 0)

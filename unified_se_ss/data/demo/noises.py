@@ -1,6 +1,6 @@
 """Noises of the demo, made from random numbers: [T] samples of no particular level.
 
-Levels are given by mixing (see `mixing.py`). Every noise is a function of its
+Levels are given by mixing (see `mixing.py`). Every noise is float64 and a function of its
 generator alone.
 """
 
@@ -21,20 +21,6 @@ def coloured(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.n
     The slope is drawn from 0 (white) to 2 (brown); below 50 Hz the power falls away, as
     in most recordings.
 
-    Arguments
-    ---------
-    rng : np.random.Generator
-        Gives slope and noise.
-    n_samples : int
-        Length T.
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    noise : np.ndarray
-        [T], float64.
-
     Example
     -------
     >>> coloured(np.random.default_rng(0), 8000, 8000).shape
@@ -49,20 +35,6 @@ def hum(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.ndarra
 
     Harmonics fall by 3 to 9 dB per octave and by chance; a faint coloured noise lies
     30 to 15 dB below.
-
-    Arguments
-    ---------
-    rng : np.random.Generator
-        Gives pitch, harmonics and drift.
-    n_samples : int
-        Length T.
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    noise : np.ndarray
-        [T], float64.
 
     Example
     -------
@@ -94,20 +66,6 @@ def modulated(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.
 
     The band is centred between 200 Hz and a quarter of the sample rate and 1 to 3
     octaves wide; its amplitude follows a random curve of 0.5 to 6 Hz over 10 to 25 dB.
-
-    Arguments
-    ---------
-    rng : np.random.Generator
-        Gives band, curve and noise.
-    n_samples : int
-        Length T.
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    noise : np.ndarray
-        [T], float64.
 
     Example
     -------
@@ -145,11 +103,6 @@ def babble(
         Speech of one voice each, [T_voice].
     n_samples : int
         Length T.
-
-    Returns
-    -------
-    noise : np.ndarray
-        [T], float64.
 
     Example
     -------

@@ -1,7 +1,9 @@
-"""Who speaks in the demo corpus: voices of espeak-ng, or a person's own recordings.
+"""Who speaks in the demos, and what: voices of espeak-ng, or a person's own recordings.
 
 A cast names the speakers of one subset. No speaker is in two subsets, and no timbre
-(variant of espeak-ng) either, so that a subset's voices are as new as new people.
+(variant of espeak-ng) either, so that a subset's voices are as new as new people. Voices
+say sentences of a small English grammar of this project's own: sixty words, so that a
+word recogniser can learn the demo's language in minutes.
 """
 
 from __future__ import annotations
@@ -16,65 +18,20 @@ import numpy as np
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.demo.espeak import ACCENTS, Voice, speak
-from unified_se_ss.data.demo.sentences import sentence
 from unified_se_ss.errors import UserError
 
 SUBSETS = ("train-360", "dev", "test")
 
 # Timbres of espeak-ng that sound like people, one of each family of near copies;
 # robots, whispers and voices without a clear pitch are left out.
-HIGH_TIMBRES = (
-    "f1",
-    "f2",
-    "f3",
-    "f4",
-    "f5",
-    "aunty",
-    "shelby",
-    "steph",
-    "belinda",
-    "linda",
-    "Annie",
-    "Andrea",
-    "Alicia",
-    "anika",
-    "grandma",
-)
-LOW_TIMBRES = (
-    "m1",
-    "m2",
-    "m3",
-    "m4",
-    "m5",
-    "m6",
-    "m7",
-    "m8",
-    "Mike",
-    "Gene",
-    "Andy",
-    "Lee",
-    "marcelo",
-    "robert",
-    "sandro",
-    "Denis",
-    "john",
-    "norbert",
-    "iven",
-    "boris",
-    "travis",
-    "Alex",
-    "michel",
-    "Diogo",
-    "gustave",
-    "Michael",
-    "Mario",
-    "rob",
-    "Henrique",
-    "miguel",
-    "pablo",
-    "Reed",
-    "victor",
-)
+HIGH_TIMBRES = """
+    f1 f2 f3 f4 f5 aunty shelby steph belinda linda Annie Andrea Alicia anika grandma
+""".split()
+LOW_TIMBRES = """
+    m1 m2 m3 m4 m5 m6 m7 m8 Mike Gene Andy Lee marcelo robert sandro Denis john norbert
+    iven boris travis Alex michel Diogo gustave Michael Mario rob Henrique miguel pablo
+    Reed victor
+""".split()
 # dev and test get these many timbres each of either list; train gets the others.
 _HELD_OUT_HIGH = 3
 _HELD_OUT_LOW = 6
@@ -95,6 +52,30 @@ _FRAME_SECONDS = 0.01
 _SILENCE_DB = -40.0
 
 
+# The words of the grammar.
+_ARTICLES = "the a my our".split()
+_PEOPLE_ADJECTIVES = "old young small happy quiet big".split()
+_THING_ADJECTIVES = "old small big green red cold warm".split()
+_PEOPLE = "man woman boy girl teacher farmer doctor dog cat bird".split()
+_THINGS = "book letter apple boat chair lamp coat basket".split()
+_PLACES = "house garden river window table door".split()
+_DOING = "walks sleeps waits sings runs".split()
+_HANDLING = "sees finds brings wants likes".split()
+_WHERE = "near behind beside by".split()
+_WHITHER = (*_WHERE, "towards")
+_WHEN = "today often slowly again".split()
+_JOINING = "and is an".split()
+
+VOCABULARY = tuple(
+    sorted(
+        {
+            *(*_ARTICLES, *_PEOPLE_ADJECTIVES, *_THING_ADJECTIVES, *_PEOPLE, *_THINGS),
+            *(*_PLACES, *_DOING, *_HANDLING, *_WHITHER, *_WHEN, *_JOINING),
+        }
+    )
+)
+
+
 class Utterances(NamedTuple):
     """What a speaker says: samples [T] each, and the words, or "" where not known."""
 
@@ -104,15 +85,7 @@ class Utterances(NamedTuple):
 
 @dataclass(frozen=True)
 class SpokenVoice:
-    """A voice of espeak-ng that says sentences of the grammar.
-
-    Arguments
-    ---------
-    voice : Voice
-        Who.
-    n_sentences : int
-        How many sentences this voice has.
-    """
+    """A voice of espeak-ng that says so many sentences of the grammar."""
 
     voice: Voice
     n_sentences: int
@@ -190,16 +163,8 @@ class SpeakerSplit(NamedTuple):
 def cast_voices(seed: int) -> dict[str, SpeakerSplit]:
     """Give every subset its voices of espeak-ng.
 
-    Arguments
-    ---------
-    seed : int
-        Which timbres are held out, and accent, pitch and rate of every voice, follow
-        from it.
-
-    Returns
-    -------
-    casts : dict of str to Cast
-        One for each of `SUBSETS`: 78 voices train, 24 each in dev and test.
+    Which timbres are held out, and accent, pitch and rate of every voice, follow from the
+    seed: 78 voices in train, 24 each in dev and test.
 
     Example
     -------
@@ -257,7 +222,7 @@ def cast_recordings(folder: Path, seed: int, n_speakers: int) -> dict[str, Speak
 
     Returns
     -------
-    casts : dict of str to Cast
+    dict of str to SpeakerSplit
         One for each of `SUBSETS`.
 
     Raises
@@ -327,17 +292,7 @@ def split_noises(folder: Path, seed: int) -> dict[str, tuple[RecordedPerson, ...
 
 
 def list_recordings(folder: Path) -> tuple[Path, ...]:
-    """Wav and flac files anywhere below a folder, sorted, without hidden ones.
-
-    Arguments
-    ---------
-    folder : Path
-        Where to look.
-
-    Returns
-    -------
-    files : tuple of Path
-    """
+    """Wav and flac files anywhere below a folder, sorted, without hidden ones."""
     return tuple(
         path
         for path in sorted(folder.rglob("*"))
@@ -350,17 +305,7 @@ def list_recordings(folder: Path) -> tuple[Path, ...]:
 def trim_silence(signal: np.ndarray, sample_rate: int) -> np.ndarray:
     """Cut off what is 40 dB below the loudest 10 ms at either end.
 
-    Arguments
-    ---------
-    signal : np.ndarray
-        [T].
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    speech : np.ndarray
-        [T'], T' <= T; silence stays as it is.
+    Silence stays as it is.
 
     Example
     -------
@@ -396,3 +341,64 @@ def _split(everything: Sequence, seed: int, least: int) -> dict[str, list]:
         "dev": shuffled[:held_out],
         "test": shuffled[held_out : 2 * held_out],
     }
+
+
+def sentence(rng: np.random.Generator) -> str:
+    """Draw a sentence of 4 to 9 words, all of them in `VOCABULARY`.
+
+    Example
+    -------
+    >>> words = sentence(np.random.default_rng(0)).split()
+    >>> 4 <= len(words) <= 9, set(words) <= set(VOCABULARY)
+    (True, True)
+    """
+    patterns = (_going, _handling, _being, _two_at_once)
+    return " ".join(patterns[rng.integers(len(patterns))](rng))
+
+
+def _going(rng: np.random.Generator) -> list[str]:
+    """The young farmer walks slowly towards the old house."""
+    words = _phrase(rng, _PEOPLE_ADJECTIVES, _PEOPLE) + [_one(rng, _DOING)]
+    has_time, has_place = ((True, True), (True, False), (False, True))[rng.integers(3)]
+    words += [_one(rng, _WHEN)] * has_time
+    if has_place:
+        words.append(_one(rng, _WHITHER))
+        words += _phrase(rng, _THING_ADJECTIVES, _PLACES, "the")
+    return words
+
+
+def _handling(rng: np.random.Generator) -> list[str]:
+    """Our doctor often brings an apple."""
+    words = _phrase(rng, _PEOPLE_ADJECTIVES, _PEOPLE)
+    words += [_one(rng, _WHEN)] * int(rng.integers(2))
+    return words + [_one(rng, _HANDLING)] + _phrase(rng, _THING_ADJECTIVES, _THINGS)
+
+
+def _being(rng: np.random.Generator) -> list[str]:
+    """The red boat near the house is small today."""
+    words = _phrase(rng, _THING_ADJECTIVES, _THINGS, "the")
+    words += [_one(rng, _WHERE), "the", _one(rng, _PLACES), "is"]
+    words.append(_one(rng, _THING_ADJECTIVES))
+    return words + ["today"] * int(rng.integers(2))
+
+
+def _two_at_once(rng: np.random.Generator) -> list[str]:
+    """The boy sings and the small dog sleeps."""
+    words = [_one(rng, ("the", "my", "our")), _one(rng, _PEOPLE), _one(rng, _DOING)]
+    words += ["and"] + _phrase(rng, _PEOPLE_ADJECTIVES, _PEOPLE, "the")
+    return words + [_one(rng, _DOING)]
+
+
+def _phrase(
+    rng: np.random.Generator, adjectives, nouns, article: str | None = None
+) -> list[str]:
+    """Article, in half of the cases an adjective, noun."""
+    words = [_one(rng, adjectives)] * int(rng.integers(2)) + [_one(rng, nouns)]
+    article = article or _one(rng, _ARTICLES)
+    if article == "a" and words[0][0] in "aeiou":
+        article = "an"
+    return [article, *words]
+
+
+def _one(rng, words) -> str:
+    return words[rng.integers(len(words))]

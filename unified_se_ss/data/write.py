@@ -1,13 +1,12 @@
-"""Binaural mixtures from mono ones: talkers around a head, in files.
+"""Data sets written out as corpora: items in several processes, a folder for each stem.
+
+A binaural corpus is in the shape of Binaural-WSJ0Mix, and read by
+`prepare_binaural_wsj0mix`:
 
     {folder}/wav8k|wav16k/min/tr|cv|tt/
         mix|mix_both/  s1/  s2/  [s3/]  [noise/]    ID.wav      left, right, 32-bit floats
         placements.csv                  who listens, and from where each source comes
     {folder}/fingerprint.json           all that the corpus follows from
-
-In the shape of Binaural-WSJ0Mix, and read by `prepare_binaural_wsj0mix`. Item i of a
-subset follows from its mono stems, the subset's heads and (seed, subset, i) alone. A
-mixture is the sum of its sources and its noise, to the last bit.
 """
 
 from __future__ import annotations
@@ -15,31 +14,96 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.io import wavfile
 
-from unified_se_ss.data.binaural import mix_binaural, write_ears
-from unified_se_ss.data.cache import (
-    atomic_folder,
-    is_made_from,
-    process_pool,
-)
+from unified_se_ss.data.binaural import mix_binaural
+from unified_se_ss.data.cache import atomic_folder, is_made_from, process_pool
 from unified_se_ss.data.corpora.librimix import TRAIN_SUBSETS, prepare_librimix
 from unified_se_ss.data.corpora.wsj0mix import FOLDERS, PLACEMENTS, prepare_wsj0mix
-from unified_se_ss.data.hrtf_bank import HRTFBank, Placement, heads_digest
-from unified_se_ss.data.manifest import read_manifest
-from unified_se_ss.data.mixing import Mixture, loudness_gain, measure_loudness
+from unified_se_ss.data.dataset import ItemKey, SeededDataset
+from unified_se_ss.data.hrtf_bank import HRTFBank, heads_digest
+from unified_se_ss.data.manifest import Manifest, read_manifest
+from unified_se_ss.data.mixing import loudness_gain, measure_loudness
 from unified_se_ss.data.pools import NoisePool, read_perturbed
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_write, csv_text
 from unified_se_ss.progress import progress_bar
 
-# To be raised with every change that changes a sample of a corpus.
+# To be raised with every change that changes a sample of a binaural corpus.
 RECIPE = 1
-WHAT = "binaural corpus"
 NOISE_RATIO = (-6.0, 3.0)  # dB of the loudest source to a drawn noise, as in WHAM!
 ITEMS_AT_ONCE = 8
+
+
+def make_items(
+    make: Callable,
+    jobs: Sequence,
+    description: str,
+    unit: str = "item",
+    workers: int | None = None,
+    at_once: int = ITEMS_AT_ONCE,
+) -> list:
+    """What a function gives for each job, in processes, with a progress bar.
+
+    Arguments
+    ---------
+    make : callable
+        Takes a job; what it writes must not depend on other jobs.
+    jobs : sequence
+    description, unit : str
+        Of the bar.
+    workers : int, optional
+        Processes (default: one for each core).
+    at_once : int
+        Jobs that a process takes at a time (default 8).
+
+    Returns
+    -------
+    list
+
+    Example
+    -------
+    >>> make_items(abs, [-1, 2], "numbers", workers=1)
+    [1, 2]
+    """
+    chunks = [jobs[first : first + at_once] for first in range(0, len(jobs), at_once)]
+    made = []
+    bar = progress_bar(description=description, total=len(jobs), unit=unit)
+    with process_pool(workers) as run, bar:
+        for results in run(functools.partial(_make_each, make), chunks):
+            made += results
+            bar.update(len(results))
+    return made
+
+
+def _make_each(make, jobs):
+    return [make(job) for job in jobs]
+
+
+def write_stems(folder: Path, name: str, stems: dict, sample_rate: int) -> None:
+    """Writes the stems of an item, each as `{folder}/{stem}/{name}.wav`.
+
+    The folder as a whole is to appear when it is complete, so no file is synced to the
+    disk, as `audio.write` does: for ten thousand files that can take minutes.
+
+    Arguments
+    ---------
+    folder : Path
+        Of a subset.
+    name : str
+        Of the item.
+    stems : dict
+        Signals by name: int16 or float32, [T] or [C, T].
+    sample_rate : int
+        Hz.
+    """
+    for stem, signal in stems.items():
+        (folder / stem).mkdir(parents=True, exist_ok=True)
+        wavfile.write(str(folder / stem / f"{name}.wav"), sample_rate, signal.T)
 
 
 def make_binaural_corpus(
@@ -57,7 +121,9 @@ def make_binaural_corpus(
 
     For each mixture one head is drawn, and a direction for each source, azimuth and
     elevation the same for both ears. A source's two ears together have twice its mono
-    energy, so that the relative levels stay those of the mono corpus.
+    energy, so that the relative levels stay those of the mono corpus. Item i of a subset
+    follows from its mono stems, the subset's heads and (seed, subset, i) alone. A mixture
+    is the sum of its sources and its noise, to the last bit.
 
     Arguments
     ---------
@@ -66,7 +132,7 @@ def make_binaural_corpus(
     manifests : dict of Manifest
         `train`, `dev`, `test`: mono mixtures with the stems s1, s2, ... (and noise), such
         as `prepare_librimix` or `prepare_wsj0mix` gives; a subset may be missing.
-    heads : dict of list of Head
+    heads : dict of list of HRIRSet
         `train`, `dev`, `test`, as `binaural_heads` gives them; nobody in two subsets.
     noise : bool or dict of Manifest
         True: each item's own noise surrounds the head, diffuse. Manifests of recordings
@@ -125,29 +191,19 @@ def make_binaural_corpus(
         return folder
     (rate,) = {manifest.sample_rate for manifest in manifests.values()}
     wavs = f"wav{rate // 1000}k"
-    with atomic_folder(folder, fingerprint, WHAT, {wavs}) as building:
+    with atomic_folder(folder, fingerprint, "binaural corpus", {wavs}) as building:
         for number, (name, subset) in enumerate(FOLDERS.items()):
             if name not in manifests:
                 continue
             place = building / wavs / mode / subset
-            for stem in _stem_folders(manifests[name], noise):
-                (place / stem).mkdir(parents=True)
-            bank = HRTFBank(heads[name])
-            bank.place(np.random.default_rng(0), _n_sources(manifests[name]), least_angle)
-            make = functools.partial(
-                _make_items,
-                folder=place,
-                manifest=manifests[name],
-                bank=bank,
-                noise=NoisePool(noise[name], rate, resample=True, needs=())
-                if isinstance(noise, dict)
-                else bool(noise),
-                key=(int(seed), number),
-                least_angle=least_angle,
+            of_subset = noise[name] if isinstance(noise, dict) else noise
+            data = _BinauralCopies(
+                manifests[name], heads[name], of_subset, seed, least_angle
             )
-            # Opened per subset, so that processes inherit the manifest and the heads.
-            with process_pool(workers) as run:
-                rows = _make_all(run, make, len(manifests[name]), f"binaural {name}")
+            # What an epoch is to a data set, a subset is to this corpus.
+            keys = [ItemKey(number, index) for index in range(len(data))]
+            make = functools.partial(_write_item, place, data)
+            rows = make_items(make, keys, f"binaural {name}", workers=workers)
             atomic_write(place / PLACEMENTS, csv_text(rows))
     return folder
 
@@ -188,97 +244,76 @@ def mono_manifests(
     folder = Path(folder)
     choices = {"n_speakers": n_speakers, "sample_rate": sample_rate, "mode": mode}
     inner = f"wav{sample_rate // 1000}k/{mode}"
-    for root in (folder, folder / f"Libri{n_speakers}Mix"):
-        for subset in TRAIN_SUBSETS[::-1]:
-            if (root / inner / subset).is_dir():
-                paths = prepare_librimix(
-                    folder,
-                    manifest_folder,
-                    **choices,
-                    train_subset=subset,
-                    mixture="mix_both" if noise else "mix_clean",
-                )
-                return {name: read_manifest(paths[name], folder) for name in paths}
-    mixture = "mix_both" if noise else "mix"
-    paths = prepare_wsj0mix(folder, manifest_folder, **choices, mixture=mixture)
+    places = [
+        subset
+        for root in (folder, folder / f"Libri{n_speakers}Mix")
+        for subset in TRAIN_SUBSETS[::-1]
+        if (root / inner / subset).is_dir()
+    ]
+    if places:
+        mixture = "mix_both" if noise else "mix_clean"
+        choices.update(train_subset=places[0], mixture=mixture)
+        paths = prepare_librimix(folder, manifest_folder, **choices)
+    else:
+        choices["mixture"] = "mix_both" if noise else "mix"
+        paths = prepare_wsj0mix(folder, manifest_folder, **choices)
     return {name: read_manifest(paths[name], folder) for name in paths}
 
 
-def _make_all(run, make, count, description):
-    """Makes all items, a few at a time, with a progress bar; their rows."""
-    chunks = [
-        range(first, min(first + ITEMS_AT_ONCE, count))
-        for first in range(0, count, ITEMS_AT_ONCE)
-    ]
-    rows = []
-    with progress_bar(description=description, total=count, unit="item") as bar:
-        for made in run(make, chunks):
-            rows += made
-            bar.update(len(made))
-    return rows
+class _BinauralCopies(SeededDataset):
+    """Mono mixtures around heads: stems by name, and the row of placements."""
+
+    def __init__(self, manifest, heads, noise, seed, least_angle):
+        super().__init__([item.duration for item in manifest.items], int(seed))
+        if isinstance(noise, Manifest):
+            noise = NoisePool(noise, manifest.sample_rate, resample=True, needs=())
+        self.manifest, self.noise, self.least_angle = manifest, noise, least_angle
+        self.n_sources = _n_sources(manifest)
+        self.bank = HRTFBank(heads)
+        self.bank.place(np.random.default_rng(0), self.n_sources, least_angle)
+
+    def _example(self, rng, index):
+        item = self.manifest.items[index]
+        names = [f"s{j + 1}" for j in range(self.n_sources)]
+        sources = np.stack([_read(item, name) for name in names])
+        placement = self.bank.place(rng, self.n_sources, self.least_angle)
+        noise = self._draw_noise(rng, item, sources)
+        mixture = mix_binaural(self.bank, placement, sources, noise, rng)
+        stems = dict(zip(names, mixture.sources))
+        if self.noise:
+            stems = {"mix_both": mixture.mix_both, **stems, "noise": mixture.noise}
+        else:
+            stems = {"mix": mixture.mix_both, **stems}
+        return stems, self._row(item, placement)
+
+    def _draw_noise(self, rng, item, sources):
+        """An item's noise, float32 [T]: its own, a segment of a recording, or None."""
+        if not isinstance(self.noise, NoisePool):
+            return _read(item, "noise") if self.noise else None
+        (segment,), _ = self.noise.sample(rng, sources.shape[1])
+        rate = item.sample_rate
+        loudest = max(measure_loudness(source, rate) for source in sources)
+        level = loudest - rng.uniform(*NOISE_RATIO)
+        return segment * np.float32(loudness_gain(level, measure_loudness(segment, rate)))
+
+    def _row(self, item, placement):
+        """Who listens to an item and from where its sources come."""
+        row = {"ID": Path(item.id).name, "head": self.bank.heads[placement.head].name}
+        for j, index in enumerate(placement.directions, start=1):
+            azimuth, elevation = self.bank.direction(placement.head, index)
+            row[f"azimuth_{j}"] = f"{azimuth:.2f}"
+            row[f"elevation_{j}"] = f"{elevation:.2f}"
+        return row
 
 
-def _make_items(indices, *, folder, manifest, bank, noise, key, least_angle):
-    """Writes some items; gives their rows of placements."""
-    n_sources = _n_sources(manifest)
-    rows = []
-    for index in indices:
-        item = manifest.items[index]
-        rng = np.random.default_rng([*key, index])
-        sources = np.stack([_mono(item, f"s{j + 1}") for j in range(n_sources)])
-        placement = bank.place(rng, n_sources, least_angle)
-        around = _noise(item, noise, sources, rng)
-        mixture = mix_binaural(bank, placement, sources, around, rng)
-        _write_item(folder, item, mixture, noise)
-        rows.append(_row(item, bank, placement))
-    return rows
-
-
-def _mono(item, stem):
-    """One mono stem, float32 [T]."""
-    return read_perturbed(item, stem, 0, item.frames)
-
-
-def _noise(item, noise, sources, rng):
-    """An item's noise, float32 [T]: its own, a segment of a recording, or None."""
-    if not isinstance(noise, NoisePool):
-        return _mono(item, "noise") if noise else None
-    (segment,), _ = noise.sample(rng, sources.shape[1])
-    rate = item.sample_rate
-    loudest = max(measure_loudness(source, rate) for source in sources)
-    level = loudest - rng.uniform(*NOISE_RATIO)
-    return segment * np.float32(loudness_gain(level, measure_loudness(segment, rate)))
-
-
-def _write_item(folder, item, mixture: Mixture, noise):
-    """The files of one item."""
-    name = f"{Path(item.id).name}.wav"
-    write_ears(folder / _mixture_folder(noise) / name, mixture.mix_both, item.sample_rate)
-    for j, source in enumerate(mixture.sources, start=1):
-        write_ears(folder / f"s{j}" / name, source, item.sample_rate)
-    if noise:
-        write_ears(folder / "noise" / name, mixture.noise, item.sample_rate)
-
-
-def _row(item, bank: HRTFBank, placement: Placement):
-    """Who listens to an item and from where its sources come."""
-    row = {"ID": Path(item.id).name, "head": bank.heads[placement.head].name}
-    for j, index in enumerate(placement.directions, start=1):
-        azimuth, elevation = bank.direction(placement.head, index)
-        row[f"azimuth_{j}"] = f"{azimuth:.2f}"
-        row[f"elevation_{j}"] = f"{elevation:.2f}"
+def _write_item(folder, data, key):
+    stems, row = data[key]
+    write_stems(folder, row["ID"], stems, data.manifest.sample_rate)
     return row
 
 
-def _mixture_folder(noise):
-    """Name of the folder of mixtures, as in Binaural-WSJ0Mix."""
-    return "mix_both" if noise else "mix"
-
-
-def _stem_folders(manifest, noise):
-    """Names of the folders of one subset."""
-    sources = [f"s{j + 1}" for j in range(_n_sources(manifest))]
-    return [_mixture_folder(noise), *sources, *(["noise"] if noise else [])]
+def _read(item, stem):
+    return read_perturbed(item, stem, 0, item.frames)
 
 
 def _n_sources(manifest):
@@ -289,11 +324,11 @@ def _n_sources(manifest):
 def _check(manifests, heads, noise):
     """Raises a UserError if the manifests and heads cannot serve."""
     rates = {manifest.sample_rate for manifest in manifests.values()}
-    heard = {head.sample_rate for name in manifests for head in heads[name]}
-    if len(rates | heard) != 1:
+    at_heads = {head.sample_rate for name in manifests for head in heads[name]}
+    if len(rates | at_heads) != 1:
         raise UserError(
             f"the mixtures have {sorted(map(str, rates))} Hz and the heads "
-            f"{sorted(heard)} Hz; one rate for all was expected"
+            f"{sorted(at_heads)} Hz; one rate for all was expected"
         )
     if isinstance(noise, dict) and not set(manifests) <= set(noise):
         raise UserError(
