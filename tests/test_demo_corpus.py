@@ -321,7 +321,7 @@ def test_an_interrupted_build_leaves_nothing(monkeypatch, tmp_path):
     written = itertools.count()
 
     def interrupted(*_):
-        if next(written) == 7:
+        if next(written) == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(demo_corpus, "write_stems", interrupted)
