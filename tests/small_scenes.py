@@ -31,7 +31,7 @@ def write_bank(folder, C=3, n_rooms=4, R=400, noises=2, seed=0, reflections=0.2)
         room["responses"][0] = reflections * tail[0]
         room["responses"][0, :, :DIRECT] = direct
         room["direct"][:, :DIRECT] = direct
-        room["positions"] = rng.normal(size=(settings.n_sources, 3)) + [2, 0, 0]
+        room["positions"] = rng.normal(size=room["positions"].shape) + [2, 0, 0]
         room["reverberation"] = 0.2
     path = folder / "rooms-test.npy"
     np.save(path, rooms)

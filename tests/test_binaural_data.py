@@ -34,8 +34,8 @@ from unified_se_ss.data.corpora.wsj0mix import (
     prepare_wsj0mix,
 )
 from unified_se_ss.data.dataset import ItemKey, collate
-from unified_se_ss.data.hrirs import load_hrirs
 from unified_se_ss.data.hrtf_bank import SPHERE_DIRECTIONS, HRTFBank, binaural_heads
+from unified_se_ss.data.hrtf_files import load_hrirs
 from unified_se_ss.data.manifest import Item, Manifest, read_manifest
 from unified_se_ss.data.write import make_binaural_corpus
 from unified_se_ss.errors import UserError
@@ -214,8 +214,8 @@ def test_no_place_is_an_error(utterances, heads):
 def test_the_bank_keeps_a_bounded_number_of_spectra(bank, monkeypatch):
     from unified_se_ss.data import hrtf_bank as module
 
-    monkeypatch.setattr(module, "SPECTRA_BYTES", 40_000)
-    own, signal = HRTFBank(bank.heads), np.ones(100, dtype=np.float32)
+    monkeypatch.setattr(module, "_SPECTRA_BYTES", 40_000)
+    own, signal = HRTFBank(bank.hrirs), np.ones(100, dtype=np.float32)
     first = own.render_binaural(signal, 0, 0)
     for direction in range(20):
         own.render_binaural(signal, 1, direction)

@@ -205,7 +205,7 @@ def test_a_run_can_be_used(runs):
 def test_rooms_three_talkers_cue_losses_and_speechbrains_protocol(tmp_path):
     """The YAML of rooms, with all options that the others leave alone."""
     text = (RECIPE / "hparams" / "convtasnet-reverb.yaml").read_text(encoding="utf-8")
-    small = "    settings: !new:unified_se_ss.data.binaural_rooms.BinauralRoomConfig\n"
+    small = "    settings: !new:unified_se_ss.data.rooms.BinauralRoomConfig\n"
     small += "        rooms: 1\n        directions: 4\n        seconds: 0.1\n"
     small += f"    shares: [2, 1, 1]\n    cache: {tmp_path / 'cache'}\n"
     head, listeners, tail = text.partition("listeners: !name:")

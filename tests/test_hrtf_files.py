@@ -11,14 +11,12 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unified_se_ss.data.hrirs import (
+from unified_se_ss.data.hrtf_bank import split_hrirs
+from unified_se_ss.data.hrtf_files import (
     load_hrirs,
-    read_azimuth_wavs,
-    read_cipic,
+    read_sofa,
     resample_hrirs,
-    split_hrirs,
 )
-from unified_se_ss.data.sofa import read_sofa
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.interaural import ild, itd
 from unified_se_ss.spatial import (
@@ -63,6 +61,12 @@ def write_sofa(path, rate=16000, **changes):
                 file[name] = np.asarray(variable[0])
                 file[name].attrs.update(variable[1])
     return path
+
+
+def load_one(folder, rate=16000, **options):
+    """The only head of a folder."""
+    (head,) = load_hrirs(folder, rate, folder.parent / "cache", **options)
+    return head
 
 
 def check_is_the_sphere(head, rate=16000, tolerance=1e-6):
@@ -153,24 +157,28 @@ BAD_SOFA = {
     "has no SourcePosition": {"SourcePosition": None},
     "has no Data.IR": {"Data.IR": None},
     "Data.IR has the shape": {"Data.IR": (np.ones((5, 3, 8)), {})},
-    "fit": {"Data.IR": (np.ones((4, 2, 8)), {})},
+    r"\(1, 3\) or \(4, 3\) was expected": {"Data.IR": (np.ones((4, 2, 8)), {})},
     "nan or infinite": {"Data.IR": (np.full((5, 2, 8), np.nan), {})},
     "does not hold numbers": {"Data.SamplingRate": (np.bytes_("fast"), {})},
     "one whole number": {"Data.SamplingRate": ([8000.0, 16000.0], {"Units": "hertz"})},
     "SamplingRate is .* kilohertz": {"Data.SamplingRate": ([44.0], {"Units": "kilohertz"})},
     r"Data.Delay has the shape \(3, 2\)": {"Data.Delay": (np.zeros((3, 2)), {})},
-    "minimum -1": {"Data.Delay": (np.full((1, 2), -1.0), {})},
-    "samples, at most": {"Data.Delay": (np.full((1, 2), 1e9), {})},
+    "from -1 to -1": {"Data.Delay": (np.full((1, 2), -1.0), {})},
+    "from 1e.09 to 1e.09": {"Data.Delay": (np.full((1, 2), 1e9), {})},
     "of type 'spherical' in 'radian": {
         "SourcePosition": (
             np.ones((5, 3)),
             {"Type": "spherical", "Units": "radian, radian, m"},
         )
     },
-    "measurements, 3": {"SourcePosition": (np.ones((5, 2)), {"Type": "cartesian"})},
+    r"SourcePosition has the shape \(5, 2\)": {
+        "SourcePosition": (np.ones((5, 2)), {"Type": "cartesian"})
+    },
     "middle of the head": {"SourcePosition": (np.zeros((5, 3)), {"Type": "cartesian"})},
     "point the same way": {"ListenerUp": ([[1.0, 0, 0]], {})},
-    "two ears": {"ReceiverPosition": (np.zeros((1, 3, 1)), {"Type": "cartesian"})},
+    r"ReceiverPosition has the shape \(1, 3, 1\)": {
+        "ReceiverPosition": (np.zeros((1, 3, 1)), {"Type": "cartesian"})
+    },
 }
 
 
@@ -222,7 +230,7 @@ def cipic_subject(folder, angles=(-80, 0, 45), rate=44100, taps=200):
 
 
 def test_cipics_wavs_become_a_head(tmp_path):
-    head = read_cipic(cipic_subject(tmp_path / "subject_003"))
+    head = load_one(cipic_subject(tmp_path / "subject_003"), 44100)
     assert head.name == "subject_003" and head.filters.shape == (150, 2, 200)
     left = head.nearest(80.0)  # CIPIC's azimuth -80, elevation 0
     assert head.azimuth[left] == pytest.approx(80) and abs(head.elevation[left]) < 1e-9
@@ -239,17 +247,17 @@ def test_a_bad_subject_of_cipic_is_refused(tmp_path):
     folder = cipic_subject(tmp_path / "subject_008", angles=(0, 5))
     (folder / "5azright.wav").rename(folder / "10azright.wav")
     with pytest.raises(UserError, match="azimuth 5 has no file of the right ear"):
-        read_cipic(folder)
+        load_one(folder, 44100)
     (folder / "10azright.wav").rename(folder / "5azright.wav")
     soundfile.write(folder / "5azleft.wav", np.zeros((49, 200)), 44100)
     with pytest.raises(UserError, match="49 frames"):
-        read_cipic(folder)
+        load_one(folder, 44100)
     soundfile.write(folder / "5azleft.wav", np.zeros((50, 100)), 44100)
     with pytest.raises(UserError, match="number of taps"):
-        read_cipic(folder)
+        load_one(folder, 44100)
     soundfile.write(folder / "5azleft.wav", np.zeros((50, 200)), 48000)
     with pytest.raises(UserError, match="48000 Hz"):
-        read_cipic(folder)
+        load_one(folder, 44100)
 
 
 def azimuth_wavs(folder, name="az{}.wav", angles=(-30, 0, 90), sign=1, rate=16000):
@@ -262,14 +270,14 @@ def azimuth_wavs(folder, name="az{}.wav", angles=(-30, 0, 90), sign=1, rate=1600
 
 
 def test_azimuth_wavs_become_a_head(tmp_path):
-    head = read_azimuth_wavs(azimuth_wavs(tmp_path / "dummy"))
+    head = load_one(azimuth_wavs(tmp_path / "dummy"))
     assert head.azimuth.tolist() == [-30, 0, 90] and head.elevation.tolist() == [0, 0, 0]
     assert np.array_equal(head.filters, spherical_head(16000, [-30.0, 0.0, 90.0]).filters)
 
 
 def test_names_of_ones_own_and_clockwise_angles(tmp_path):
     folder = azimuth_wavs(tmp_path / "rooms", "CATT_0_5s_{}.wav", sign=-1)
-    head = read_azimuth_wavs(folder, r"CATT_.*_(?P<azimuth>-?\d+)$", positive="right")
+    head = load_one(folder, pattern=r"CATT_.*_(?P<azimuth>-?\d+)$", positive="right")
     assert head.azimuth.tolist() == [-90, 0, 30]
     assert np.array_equal(head.filters, spherical_head(16000, [-90.0, 0.0, 30.0]).filters)
 
@@ -279,7 +287,7 @@ def test_elevations_and_angles_beyond_the_half_circle(tmp_path):
     folder.mkdir()
     for name in ("k_az330_el-10", "k_azneg180", "k_az15.5_el40", "unrelated"):
         soundfile.write(folder / f"{name}.wav", np.ones((4, 2)) / 2, 8000, "FLOAT")
-    head = read_azimuth_wavs(folder)
+    head = load_one(folder, 8000)
     assert head.azimuth.tolist() == [-30, 15.5, 180]
     assert head.elevation.tolist() == [-10, 40, 0]
 
@@ -290,21 +298,21 @@ def test_bad_azimuth_wavs_are_refused(tmp_path):
         "direction of az-30": ("az330.wav", np.ones((4, 2)) / 2, 16000),
         "has 1 channel": ("az5.wav", np.ones(4) / 2, 16000),
         "48000 Hz": ("az5.wav", np.ones((4, 2)) / 2, 48000),
-        "nan or infinite": ("az5.wav", np.full((4, 2), np.nan), 16000),
+        "not finite": ("az5.wav", np.full((4, 2), np.nan), 16000),
     }
     for message, (name, samples, rate) in cases.items():
         soundfile.write(folder / name, samples, rate, "FLOAT")
         with pytest.raises(UserError, match=message):
-            read_azimuth_wavs(folder)
+            load_one(folder)
         (folder / name).unlink()
     with pytest.raises(UserError, match="no regular expression"):
-        read_azimuth_wavs(folder, "az(")
+        load_one(folder, pattern="az(")
     with pytest.raises(UserError, match="no group"):
-        read_azimuth_wavs(folder, "az")
+        load_one(folder, pattern="az")
     with pytest.raises(UserError, match="an angle was expected"):
-        read_azimuth_wavs(folder, "(?P<azimuth>az)")
+        load_one(folder, pattern="(?P<azimuth>az)")
     with pytest.raises(UserError, match="'left' or 'right'"):
-        read_azimuth_wavs(folder, positive="front")
+        load_one(folder, positive="front")
 
 
 @pytest.mark.parametrize(
@@ -335,7 +343,7 @@ def test_heads_are_resampled_once_and_kept(tmp_path, monkeypatch):
     (first,) = load_hrirs(path, 8000, cache)
     assert [p.name[:9] for p in cache.iterdir()] == ["one-8000-"]
     with monkeypatch.context() as patched:
-        patched.setattr("unified_se_ss.data.hrirs.resample_hrirs", None)
+        patched.setattr("unified_se_ss.data.hrtf_files.resample_hrirs", None)
         (again,) = load_hrirs(path, 8000, cache)
     assert np.array_equal(first.filters, again.filters)
     assert (first.name, first.latency) == (again.name, again.latency)

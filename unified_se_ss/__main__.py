@@ -407,8 +407,8 @@ def make_binaural_corpus(options) -> None:
     import tempfile
 
     from unified_se_ss.data import write
-    from unified_se_ss.data.binaural_rooms import binaural_rooms
     from unified_se_ss.data.hrtf_bank import binaural_heads
+    from unified_se_ss.data.rooms import binaural_rooms
 
     listeners = binaural_rooms if options.rooms else binaural_heads
     with tempfile.TemporaryDirectory() as manifests:

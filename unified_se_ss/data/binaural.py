@@ -159,7 +159,7 @@ class BinauralDynamicMixing(DynamicMixingDataset):
         placement = self.bank.place(rng, self.n_speakers, self.least_angle)
         mixture = mix_binaural(self.bank, placement, sources, noise, rng)
         return BinauralExample(
-            f"{name}_{self.bank.heads[placement.head].name}",
+            f"{name}_{self.bank.hrirs[placement.head].name}",
             torch.from_numpy(mixture.mix_both),
             torch.from_numpy(mixture.sources),
             torch.from_numpy(directions_of(self.bank, placement)),

@@ -1,19 +1,18 @@
-"""Who listens, from where it sounds, and what both ears hear of it; fast.
+"""The HRIR sets that a data set draws from, and fast rendering with them.
 
 Axes: D directions, E ears (left, right), N taps, T samples, J sources.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
 
-from unified_se_ss.data.hrirs import PATTERN, load_hrirs, split_hrirs
+from unified_se_ss.data.cache import digest_of
+from unified_se_ss.data.hrtf_files import PATTERN, load_hrirs
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial.hrtf import (
     HRIRSet,
@@ -33,17 +32,10 @@ SPHERE_DIRECTIONS = {
 """Azimuths and elevations of the spheres' directions. All are in front, as a sphere makes
 no difference between in front and behind; no subset shares one with another."""
 
-BLOCK = 16  # lengths of the filter that a block is long, about
-SHORTEST_BLOCK = 2048
-SPECTRA_BYTES = 64 << 20  # of spectra that a bank keeps at most
-DRAWS = 100
-
-
-class Placement(NamedTuple):
-    """A listener, and where its talkers are: indices of a bank's head and directions."""
-
-    head: int
-    directions: tuple[int, ...]
+_BLOCK = 16  # lengths of the filter that a block is long, about
+_SHORTEST_BLOCK = 2048
+_SPECTRA_BYTES = 64 << 20  # of spectra that a bank keeps at most
+_DRAWS = 100
 
 
 def binaural_heads(
@@ -55,7 +47,7 @@ def binaural_heads(
     pattern: str = PATTERN,
     positive: str = "left",
 ) -> dict[str, list[HRIRSet]]:
-    """Heads for training, dev and test; nobody is in two of them.
+    """HRIR sets for training, dev and test; no listener is in two of them.
 
     Arguments
     ---------
@@ -66,17 +58,15 @@ def binaural_heads(
         directions of their own too (`SPHERE_DIRECTIONS`).
     sample_rate : int
         In Hz (default 8000).
-    seed : int
-        Decides, with the names alone, who goes where (default 0).
-    shares : tuple of int
-        How many parts go to train, dev and test (default 27, 9, 9).
+    seed, shares
+        As for `split_hrirs`.
     cache, pattern, positive
         As for `load_hrirs`.
 
     Returns
     -------
     dict
-        `train`, `dev`, `test`: lists of Head.
+        `train`, `dev`, `test`: lists of HRIRSet.
 
     Raises
     ------
@@ -85,69 +75,119 @@ def binaural_heads(
 
     Example
     -------
-    >>> heads = binaural_heads(shares=(3, 1, 1))
-    >>> [len(heads[subset]) for subset in SUBSETS], len(heads["test"][0])
+    >>> hrirs = binaural_heads(shares=(3, 1, 1))
+    >>> [len(hrirs[subset]) for subset in SUBSETS], len(hrirs["test"][0])
     ([3, 1, 1], 36)
     """
     if source is not None:
-        heads = load_hrirs(source, sample_rate, cache, pattern, positive)
-        return split_hrirs(heads, shares, seed)
-    # Who goes where depends on the names alone: one direction of everybody will do.
-    everyone = spherical_head_hrirs(sum(shares), sample_rate, azimuth=0.0)
-    radius = {h.name: r for h, r in zip(everyone, spherical_radii(len(everyone)))}
-    heads = {}
-    for subset, chosen in split_hrirs(everyone, shares, seed).items():
-        azimuth, elevation = (
-            grid.ravel() for grid in np.meshgrid(*SPHERE_DIRECTIONS[subset], indexing="ij")
+        return split_hrirs(
+            load_hrirs(source, sample_rate, cache, pattern, positive), shares, seed
         )
-        heads[subset] = [
-            spherical_head(sample_rate, azimuth, elevation, radius[head.name])
-            for head in chosen
+    # The split depends on the names alone: one direction of every sphere will do.
+    spheres = spherical_head_hrirs(sum(shares), sample_rate, azimuth=0.0)
+    radius = {h.name: r for h, r in zip(spheres, spherical_radii(len(spheres)))}
+    found = {}
+    for subset, chosen in split_hrirs(spheres, shares, seed).items():
+        grid = np.meshgrid(*SPHERE_DIRECTIONS[subset], indexing="ij")
+        azimuth, elevation = (angles.ravel() for angles in grid)
+        found[subset] = [
+            spherical_head(sample_rate, azimuth, elevation, radius[sphere.name])
+            for sphere in chosen
         ]
-    return heads
+    return found
+
+
+def split_hrirs(hrirs, shares=SHARES, seed: int = 0) -> dict[str, list[HRIRSet]]:
+    """Split HRIR sets, so that no listener of training is in dev or test.
+
+    Arguments
+    ---------
+    hrirs : list of HRIRSet
+        With distinct names; their order does not matter.
+    shares : tuple of int
+        How many parts go to train, dev and test (default 27, 9, 9).
+    seed : int
+        Decides, with the names alone, who goes where (default 0).
+
+    Returns
+    -------
+    dict
+        `train`, `dev`, `test`: lists sorted by name. Every subset whose share is not 0
+        has at least one; a UserError if there are too few for that.
+
+    Example
+    -------
+    >>> parts = split_hrirs(spherical_head_hrirs(5, 8000), shares=(3, 1, 1))
+    >>> [len(parts[name]) for name in SUBSETS]
+    [3, 1, 1]
+    """
+    wanted = sum(share > 0 for share in shares)
+    if len(hrirs) < wanted:
+        raise UserError(
+            f"{len(hrirs)} head(s) cannot be parted into {wanted} disjoint subsets; give "
+            "more heads, or use the spherical heads"
+        )
+    by_name = sorted(hrirs, key=lambda one: one.name)
+    order = np.random.default_rng(seed).permutation(len(hrirs))
+    ends = np.cumsum(_apportioned(len(hrirs), shares))
+    return {
+        subset: [by_name[i] for i in sorted(part)]
+        for subset, part in zip(SUBSETS, np.split(order, ends[:-1]))
+    }
+
+
+def hrirs_digest(hrirs) -> str:
+    """A fingerprint of HRIR sets: it changes with any name, direction and filter."""
+    parts = []
+    for one in hrirs:
+        parts += [[one.name, one.sample_rate, one.latency]]
+        parts += [one.azimuth, one.elevation, one.filters]
+    return digest_of(*parts)
+
+
+class Placement(NamedTuple):
+    """A listener, and where its talkers are: indices of a bank's HRIR set and directions."""
+
+    head: int
+    directions: tuple[int, ...]
 
 
 class HRTFBank:
-    """Heads of one sampling rate, with the spectra of the filters used last at hand.
+    """HRIR sets of one sampling rate, with the spectra of the filters used last at hand.
 
     A signal is filtered in blocks (overlap-save), so that the spectra are short and stay
     in the processor's cache: many times faster than one transform of the whole signal.
 
     Arguments
     ---------
-    heads : list of Head
-        At least one.
-
-    Raises
-    ------
-    UserError
-        If there are none, or their rates differ.
+    hrirs : list of HRIRSet
+        At least one; a UserError if their rates differ.
 
     Example
     -------
-    >>> bank = HRTFBank(binaural_heads(shares=(1, 1, 1))["train"])
-    >>> left = bank.heads[0].nearest(90.0)
+    >>> bank = HRTFBank([spherical_head(8000)])
+    >>> left = bank.hrirs[0].nearest(90.0)
     >>> ears = bank.render_binaural(np.sin(np.arange(800) / 9).astype(np.float32), 0, left)
     >>> bool(np.abs(ears[0]).max() > np.abs(ears[1]).max())
     True
     """
 
-    def __init__(self, heads):
-        self.heads = list(heads)
-        rates = sorted({head.sample_rate for head in self.heads})
+    def __init__(self, hrirs):
+        self.hrirs = list(hrirs)
+        rates = sorted({one.sample_rate for one in self.hrirs})
         if len(rates) != 1:
             raise UserError(
                 f"the heads have the sampling rates {rates} Hz; heads of one rate were "
                 "expected"
             )
         self.sample_rate = rates[0]
-        self._vectors = [head.vectors for head in self.heads]
+        self._vectors = [one.vectors for one in self.hrirs]
         self._around = {}
         self._spectra = OrderedDict()
         self._bytes = 0
 
     def place(self, rng, n_sources: int, least_angle: float = 0.0) -> Placement:
-        """Draws a head, and a direction for each source.
+        """Draw a listener, and a direction for each source.
 
         Arguments
         ---------
@@ -157,16 +197,7 @@ class HRTFBank:
             J
         least_angle : float
             Degrees between any two directions at least (default 0, but no direction
-            comes twice).
-
-        Returns
-        -------
-        Placement
-
-        Raises
-        ------
-        UserError
-            If in 100 draws there was no place for all sources.
+            comes twice). A UserError if in 100 draws there was no place for all sources.
 
         Example
         -------
@@ -175,8 +206,8 @@ class HRTFBank:
         >>> 0 <= placement.head < 3, len(placement.directions)
         (True, 2)
         """
-        for _ in range(DRAWS):
-            head = int(rng.integers(len(self.heads)))
+        for _ in range(_DRAWS):
+            head = int(rng.integers(len(self.hrirs)))
             vectors = self._vectors[head]
             free = np.ones(len(vectors), dtype=bool)
             drawn = []
@@ -189,36 +220,47 @@ class HRTFBank:
                 return Placement(head, tuple(drawn))
         raise UserError(
             f"least_angle: {least_angle} degrees leave no place for {n_sources} talkers "
-            f"around {self.heads[0].name}; give less, or heads of more directions"
+            f"around {self.hrirs[0].name}; give less, or heads of more directions"
         )
 
     def direction(self, head: int, direction: int) -> tuple[float, float]:
         """Azimuth and elevation in degrees."""
-        chosen = self.heads[head]
+        chosen = self.hrirs[head]
         return float(chosen.azimuth[direction]), float(chosen.elevation[direction])
 
     def render_binaural(self, signal, head: int, direction: int) -> np.ndarray:
-        """A sound from a direction, as both ears hear it, as loud as it was.
+        """A source from a direction at both ears, as loud as it was.
 
         Arguments
         ---------
         signal : np.ndarray
-            float32 [T]; silence before it is taken for granted.
+            float32 [T].
         head, direction : int
-            Indices into the bank and the head.
+            Indices into the bank and the HRIR set.
 
         Returns
         -------
         np.ndarray
-            float32 [E, T], without the head's latency and without what rings on after
-            the end. Both ears' energy together is twice that of the signal, as in
+            float32 [E, T], without the latency and without what rings on after the end.
+            Both ears' energy together is twice that of the signal, as in
             Binaural-WSJ0Mix: a direction makes nobody louder than others.
         """
-        heard = self._filtered(signal, head, direction)
-        return _as_loud(heard, signal)
+        chosen = self.hrirs[head]
+        spectra = self._spectra_of(head, direction)
+        overlap, samples = chosen.filters.shape[-1] - 1, len(signal)
+        n_fft = 2 * (spectra.shape[-1] - 1)
+        step = n_fft - overlap
+        wanted = samples + chosen.latency
+        count = -(-wanted // step)
+        padded = np.zeros(count * step + overlap, dtype=np.float32)
+        padded[overlap : overlap + samples] = signal
+        blocks = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::step]
+        ears = scipy.fft.irfft(scipy.fft.rfft(blocks) * spectra[:, None], n_fft)
+        ears = ears[..., overlap:].reshape(2, -1)[:, chosen.latency : wanted]
+        return _as_loud(np.ascontiguousarray(ears), signal)
 
     def render_diffuse(self, noise, head: int, rng) -> np.ndarray:
-        """A noise that comes from everywhere at once: diffuse, other at each ear.
+        """A noise from everywhere at once, different at each ear.
 
         From each of up to 64 directions, spread evenly over the sphere, comes the same
         noise at another time (turned around its end), and so the ears agree no more and
@@ -246,9 +288,9 @@ class HRTFBank:
         >>> bool(abs(np.corrcoef(bank.render_diffuse(noise, 0, rng))[0, 1]) < 0.5)
         True
         """
-        filters = self.heads[head].filters
+        filters = self.hrirs[head].filters
         if head not in self._around:
-            self._around[head] = self.heads[head].evenly_spread()
+            self._around[head] = self.hrirs[head].evenly_spread()
         around = self._around[head]
         samples = len(noise)
         # All of it is one filter, as long as the noise and circular like its turning.
@@ -261,72 +303,40 @@ class HRTFBank:
         spectra = scipy.fft.rfft(field) * scipy.fft.rfft(noise)
         return _as_loud(scipy.fft.irfft(spectra, samples), noise)
 
-    def _filtered(self, signal, head, direction):
-        """Overlap-save in blocks: [E, T] of a signal [T]."""
-        chosen = self.heads[head]
-        spectra = self._spectra_of(head, direction)
-        overlap, samples = chosen.filters.shape[-1] - 1, len(signal)
-        n_fft = 2 * (spectra.shape[-1] - 1)
-        step = n_fft - overlap
-        wanted = samples + chosen.latency
-        count = -(-wanted // step)
-        padded = np.zeros(count * step + overlap, dtype=np.float32)
-        padded[overlap : overlap + samples] = signal
-        blocks = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::step]
-        heard = scipy.fft.irfft(scipy.fft.rfft(blocks) * spectra[:, None], n_fft)
-        heard = heard[..., overlap:].reshape(2, -1)
-        return np.ascontiguousarray(heard[:, chosen.latency : wanted])
-
     def _spectra_of(self, head, direction):
         """Spectra of a direction's filters, [E, F]; those not used for longest are dropped."""
         key = head, direction
         if key in self._spectra:
             self._spectra.move_to_end(key)
             return self._spectra[key]
-        filters = self.heads[head].filters[direction].astype(np.float32, copy=False)
-        least = max(SHORTEST_BLOCK, BLOCK * filters.shape[-1])
+        filters = self.hrirs[head].filters[direction].astype(np.float32, copy=False)
+        least = max(_SHORTEST_BLOCK, _BLOCK * filters.shape[-1])
         spectra = scipy.fft.rfft(filters, 1 << (least - 1).bit_length())
         self._spectra[key] = spectra
         self._bytes += spectra.nbytes
-        while self._bytes > SPECTRA_BYTES and len(self._spectra) > 1:
+        while self._bytes > _SPECTRA_BYTES and len(self._spectra) > 1:
             self._bytes -= self._spectra.popitem(last=False)[1].nbytes
         return spectra
 
     def __getstate__(self):
-        """To another process go the heads, not the spectra."""
+        """To another process go the HRIR sets, not the spectra."""
         return {**self.__dict__, "_spectra": OrderedDict(), "_bytes": 0}
 
 
-def heads_digest(heads) -> str:
-    """A fingerprint of heads: it changes with any name, direction and filter.
-
-    Arguments
-    ---------
-    heads : list of Head
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal.
-
-    Example
-    -------
-    >>> from unified_se_ss.spatial import spherical_head_hrirs
-    >>> heads_digest(spherical_head_hrirs(2, 8000)) == heads_digest(spherical_head_hrirs(3, 8000))
-    False
-    """
-    digest = hashlib.sha256()
-    for head in heads:
-        told = json.dumps([head.name, head.sample_rate, head.latency, len(head)])
-        digest.update(told.encode())
-        for values in (head.azimuth, head.elevation, head.filters):
-            digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
+def _apportioned(total, shares):
+    """Whole numbers in the proportion of the shares, at least 1 where a share is not 0."""
+    exact = np.array(shares, dtype=np.float64) * total / sum(shares)
+    counts = np.where(exact > 0, np.maximum(1, np.floor(exact)), 0).astype(int)
+    while counts.sum() < total:
+        counts[np.argmax(exact - counts)] += 1
+    while counts.sum() > total:
+        counts[np.argmax(np.where(counts > 1, counts - exact, -np.inf))] -= 1
+    return counts.tolist()
 
 
-def _as_loud(heard, signal):
+def _as_loud(ears, signal):
     """Ears [E, T] whose energy together is twice that of the signal [T]."""
-    energy = float(np.vdot(heard, heard))
+    energy = float(np.vdot(ears, ears))
     if energy == 0.0:
-        return heard
-    return heard * np.float32(np.sqrt(2 * float(np.vdot(signal, signal)) / energy))
+        return ears
+    return ears * np.float32(np.sqrt(2 * float(np.vdot(signal, signal)) / energy))

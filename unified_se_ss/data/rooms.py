@@ -1,19 +1,29 @@
-"""A bank of rooms: impulse responses from several places to an array, made once.
+"""Simulated shoebox rooms: impulse responses to a microphone array or to both ears.
 
-    {folder}/rooms-{fingerprint}.npy      one record for each room
-    {folder}/rooms-{fingerprint}.json     what they follow from
+*Arrays*: `prepare_room_bank` simulates rooms by pyroomacoustics' image source method, once:
+
+    {folder}/rooms-{digest}.npy      one record for each room
+    {folder}/rooms-{digest}.json     all that they follow from
+
+*Ears*: `binaural_rooms` puts listeners into rooms. A room with somebody in it is again an
+`HRIRSet`: a few directions, and long filters that hold the direct path and the reflections,
+so everything that takes HRIR sets takes rooms. (A folder of measured room responses, such as
+CATT_0_4s_-30.wav, is read by `load_hrirs` with `pattern=r"_(?P<azimuth>-?[0-9]+)$"`.) Each
+image source (Allen and Berkley, "Image method for efficiently simulating small-room
+acoustics", J. Acoust. Soc. Am. 65(4), 1979) goes through the filters of the direction in
+which it lies, at its own fraction of a sample. From `EARLY` seconds after the direct path
+on, where there are thousands, an image comes from the nearest of 64 directions around the
+head, at a whole sample. pyroomacoustics' MeasuredDirectivity takes 60 times as long.
 
 Room i follows from (settings, seed, i) alone: a larger bank begins with the rooms of a
-smaller one, and banks of different seeds share no room. Simulated by the image source
-method of pyroomacoustics; a bank that is there is read without it.
+smaller one, and banks of different seeds share no room.
 
-Axes: C microphones, S sources (target, interferers, noises), T samples.
+Axes: C microphones, S sources, D directions, E ears (left, right), I images, T samples.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -22,32 +32,111 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+import scipy.fft
+import scipy.signal
+from scipy.spatial import cKDTree
 
-from unified_se_ss.data.cache import process_pool
+from unified_se_ss.data.cache import (
+    LEFT_OVER_SECONDS,
+    cached_arrays,
+    digest_of,
+    process_pool,
+)
+from unified_se_ss.data.hrtf_bank import (
+    SHARES,
+    SUBSETS,
+    binaural_heads,
+    hrirs_digest,
+    split_hrirs,
+)
+from unified_se_ss.data.hrtf_files import PATTERN, default_cache
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path, atomic_write
 from unified_se_ss.progress import progress_bar
-from unified_se_ss.spatial.geometry import SPEED_OF_SOUND, angle_between, to_vector
+from unified_se_ss.spatial.dsp import windowed_sinc
+from unified_se_ss.spatial.geometry import (
+    SPEED_OF_SOUND,
+    angle_between,
+    from_vector,
+    to_vector,
+)
+from unified_se_ss.spatial.hrtf import HRIRSet, spherical_head_hrirs
 
-# To be raised with every change that changes a sample of a bank.
-RECIPE = 1
+# To be raised with every change that changes a sample of a room.
+_FORMAT, _BINAURAL_FORMAT = 1, 2
 
-# pyroomacoustics draws each reflection as a windowed sinc of so many samples, so that
-# every response, the direct path too, is late by half of it.
-FRACTIONAL_DELAY = 81
-
-# What a killed build left behind is removed by the first build after this time.
-_LEFT_OVER_SECONDS = 3600.0
+_ROOMS_TRIED = 200
 _PLACES_TRIED = 100
-_ARRAYS_TRIED = 100
+_ANGLES = ("target_azimuth", "azimuth", "elevation")
+_MAY_BE_0 = ("max_order", "interferers", "noises", "wall_distance", "noise_distance")
+_MAY_BE_0 += ("least_angle",)
+
+FRACTIONAL_DELAY = 81
+"""pyroomacoustics draws each reflection as a windowed sinc of so many samples, so that every
+response, the direct path too, is late by half of it."""
+EARLY = 0.05
+"""Seconds after the direct path until which images have their own direction and delay."""
+HIGH_PASS = 50.0
+"""Hz. Walls that only reflect with a plus sign pile up a pressure that no room has."""
+SPHERE_GRID = (np.arange(-170.0, 181.0, 10.0), np.arange(-80.0, 81.0, 10.0))
+_FOLLOWED = 1.5  # RT60s for which images are followed: what comes later is below -70 dB
+_HALF_SINC = 16
+_KAISER_BETA = 7.0
+_GRID = 2.0  # degrees, of the table in which a direction's nearest filter is looked up
+
+# ------------------------------------------------------------------ settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShoeboxSettings:
+    """Ranges from which a room is drawn uniformly; a UserError for what cannot be used."""
+
+    seconds: float = 0.5
+    sizes: tuple = ((4.0, 3.5, 2.4), (9.0, 7.0, 3.5))
+    reverberation: tuple = (0.15, 0.6)
+    elevation: tuple = (-15.0, 25.0)
+    wall_distance: float = 0.5
+
+    # Metres between which the centre is: somebody holds an array, or it stands on a table.
+    _heights: ClassVar = (0.7, 1.7)
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if np.ndim(value):
+                # Plain numbers can be compared and written, and frozen ones not be changed.
+                object.__setattr__(self, name, _tuples(value))
+        for name, value in vars(self).items():
+            if name not in ("microphones", "sizes"):
+                _check_range(name, value)
+        smallest, largest = np.asarray(self.sizes)
+        if not (smallest <= largest).all() or smallest.min() <= 2 * self.wall_distance:
+            raise UserError(
+                f"sizes: from {smallest.tolist()} to {largest.tolist()} m, but rooms larger "
+                f"than twice the wall_distance of {self.wall_distance} m are wanted, the "
+                "smallest first"
+            )
+
+
+def _tuples(value):
+    values = np.asarray(value, dtype=np.float64).tolist()
+    return tuple(tuple(row) if isinstance(row, list) else row for row in values)
+
+
+def _check_range(name, value):
+    low, high = value if isinstance(value, tuple) else (value, value)
+    if not low <= high:
+        raise UserError(f"{name}: from {low} to {high}, but the first is to be less")
+    if name not in _ANGLES and not (low > 0 or (low == 0 and name in _MAY_BE_0)):
+        least = "at least 0" if name in _MAY_BE_0 else "above 0"
+        raise UserError(f"{name}: {value}, but has to be {least}")
 
 
 @dataclass(frozen=True)
-class RoomSettings:
-    """What the rooms of a bank are like; every range is drawn from uniformly.
+class RoomSettings(_ShoeboxSettings):
+    """Settings of rooms with a microphone array; every range is drawn from uniformly.
 
     Arguments
     ---------
@@ -82,11 +171,6 @@ class RoomSettings:
         The array's centre is no nearer to a wall, in metres (default 0.5); sources keep
         half of it.
 
-    Raises
-    ------
-    UserError
-        If a value cannot be used.
-
     Example
     -------
     >>> RoomSettings([[0, 0.05, 0], [0, -0.05, 0]]).microphones
@@ -95,94 +179,119 @@ class RoomSettings:
 
     microphones: tuple
     sample_rate: int = 16000
-    seconds: float = 0.5
-    sizes: tuple = ((4.0, 3.5, 2.4), (9.0, 7.0, 3.5))
-    reverberation: tuple = (0.15, 0.6)
     max_order: int = 40
     target_distance: tuple = (0.5, 2.0)
     interferer_distance: tuple = (1.0, 4.0)
     noise_distance: float = 1.0
     target_azimuth: tuple = (-180.0, 180.0)
-    elevation: tuple = (-15.0, 25.0)
     least_angle: float = 20.0
     interferers: int = 1
     noises: int = 1
-    wall_distance: float = 0.5
 
     def __post_init__(self):
-        positions = np.asarray(self.microphones, dtype=np.float64)
-        if positions.ndim != 2 or positions.shape[-1] != 3 or not len(positions):
+        shape = np.shape(self.microphones)
+        if len(shape) != 2 or shape[1] != 3 or not shape[0]:
             raise UserError(
-                f"microphones: shape {positions.shape}, but positions are [C, 3] in metres"
+                f"microphones: shape {shape}, but positions are [C, 3] in metres"
             )
-        # Frozen, so that a bank and its fingerprint cannot part.
-        object.__setattr__(self, "microphones", _as_tuples(positions))
-        object.__setattr__(self, "sizes", _as_tuples(np.asarray(self.sizes, dtype=float)))
-        for name in _RANGES:
-            low, high = object.__getattribute__(self, name)
-            object.__setattr__(self, name, (float(low), float(high)))
-            if not low <= high:
-                raise UserError(
-                    f"{name}: from {low} to {high}, but the first is to be less"
-                )
-        self._check()
-
-    def _check(self) -> None:
-        """Raise a UserError for a value that cannot be used."""
-        smallest, largest = self.sizes
-        if not all(0 < a <= b for a, b in zip(smallest, largest, strict=True)):
-            raise UserError(f"sizes: {self.sizes}, but smallest and largest are wanted")
-        if min(smallest) <= 2 * self.wall_distance:
-            raise UserError(
-                f"sizes: {min(smallest)} m, but with a wall_distance of "
-                f"{self.wall_distance} m a room has to be larger than twice that"
-            )
-        for name in ("sample_rate", "seconds"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name}: {getattr(self, name)}, but has to be above 0")
-        for name in ("reverberation", "target_distance", "interferer_distance"):
-            if not getattr(self, name)[0] > 0:
-                raise UserError(f"{name}: {getattr(self, name)}, but has to be above 0")
-        for name in ("max_order", "interferers", "noises", "wall_distance"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name}: {getattr(self, name)}, but has to be at least 0")
-        if not 0 <= self.least_angle < 180:
-            raise UserError(f"least_angle: {self.least_angle}, but has to be in 0...180")
-
-    @property
-    def n_sources(self) -> int:
-        """Target, interferers and noises."""
-        return 1 + self.interferers + self.noises
-
-    @property
-    def radius(self) -> float:
-        """Metres from the array's centre to its outermost microphone."""
-        return float(np.linalg.norm(self.microphones, axis=-1).max())
+        super().__post_init__()
+        if self.least_angle >= 180:
+            raise UserError(f"least_angle: {self.least_angle}, but has to be below 180")
 
     def record(self) -> np.dtype:
-        """What the bank holds of one room."""
-        C = len(self.microphones)
-        T = math.ceil(self.seconds * self.sample_rate)
-        farthest = self.target_distance[1] + self.radius
-        direct = math.ceil(farthest / SPEED_OF_SOUND * self.sample_rate) + FRACTIONAL_DELAY
+        """One room in the file of a bank."""
+        C, T = len(self.microphones), math.ceil(self.seconds * self.sample_rate)
+        S = 1 + self.interferers + self.noises
+        radius = float(np.linalg.norm(self.microphones, axis=-1).max())
+        farthest = (self.target_distance[1] + radius) / SPEED_OF_SOUND
+        direct = math.ceil(farthest * self.sample_rate) + FRACTIONAL_DELAY
         return np.dtype(
             [
-                ("responses", "<f4", (self.n_sources, C, T)),
+                ("responses", "<f4", (S, C, T)),
                 ("direct", "<f4", (C, min(direct, T))),
-                ("positions", "<f8", (self.n_sources, 3)),
+                ("positions", "<f8", (S, 3)),
                 ("size", "<f8", (3,)),
                 ("reverberation", "<f8"),
             ]
         )
 
 
-_RANGES = (
-    "reverberation",
-    "target_distance",
-    "interferer_distance",
-    "target_azimuth",
-    "elevation",
-)
+@dataclass(frozen=True, kw_only=True)
+class BinauralRoomConfig(_ShoeboxSettings):
+    """Settings of rooms around a listener; every range is drawn from uniformly.
+
+    Arguments
+    ---------
+    rooms : int
+        Rooms of each head (default 4).
+    directions : int
+        Directions of sources in each room (default 12).
+    seconds : float
+        Length of a response after the direct path (default 0.5); what is later is cut.
+    reverberation : pair
+        RT60 in seconds by Eyring's formula (default 0.1 to 0.6).
+    sizes : pair of 3 numbers each
+        Smallest and largest length, width and height, in metres.
+    distance : pair
+        Metres from the head to a source (default 0.8 to 2.0).
+    azimuth, elevation : pair
+        Degrees between which sources are (default -90 to 90, and -40 to 40).
+    wall_distance : float
+        The head is no nearer to a wall, in metres (default 0.8); sources keep half of it.
+
+    Example
+    -------
+    >>> BinauralRoomConfig(rooms=2).directions
+    12
+    """
+
+    rooms: int = 4
+    directions: int = 12
+    reverberation: tuple = (0.1, 0.6)
+    distance: tuple = (0.8, 2.0)
+    azimuth: tuple = (-90.0, 90.0)
+    elevation: tuple = (-40.0, 40.0)
+    wall_distance: float = 0.8
+
+    _heights: ClassVar = (-math.inf, math.inf)
+
+
+class ShoeboxGeometry(NamedTuple):
+    """A room, and an array or a head in it: `size` and `centre` [3] in metres, RT60 in seconds.
+
+    `yaw` in radians is where it looks, anticlockwise from the room's x axis.
+    """
+
+    size: np.ndarray
+    reverberation: float
+    centre: np.ndarray
+    yaw: float
+
+    @property
+    def surface(self) -> float:
+        """Square metres of all walls."""
+        length, width, height = self.size
+        return 2 * (length * width + length * height + width * height)
+
+    def is_inside(self, points: np.ndarray, margin: float) -> np.ndarray:
+        """True for points [..., 3] that are no nearer to a wall than a margin in metres."""
+        return ((points >= margin) & (points <= self.size - margin)).all(axis=-1)
+
+
+def _drawn_rooms(settings: _ShoeboxSettings, rng) -> Iterator[ShoeboxGeometry]:
+    """Rooms to try, one after the other, until there is place for all sources."""
+    margin = settings.wall_distance
+    for _ in range(_ROOMS_TRIED):
+        size = rng.uniform(*np.asarray(settings.sizes))
+        reverberation = rng.uniform(*settings.reverberation)
+        centre = rng.uniform(margin, size - margin)
+        lowest, highest = settings._heights
+        lowest, highest = max(margin, lowest), min(size[2] - margin, highest)
+        centre[2] = rng.uniform(min(lowest, highest), highest)
+        yield ShoeboxGeometry(size, reverberation, centre, rng.uniform(-math.pi, math.pi))
+
+
+# ------------------------------------------------------------------ arrays
 
 
 class Room(NamedTuple):
@@ -220,25 +329,22 @@ class RoomBank:
     Arguments
     ---------
     path : str or Path
-        rooms-*.npy, as `prepare_room_bank` wrote it.
-
-    Raises
-    ------
-    UserError
-        If the file or what belongs to it cannot be read.
+        rooms-*.npy, as `prepare_room_bank` wrote it; a UserError if it cannot be read.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         try:
-            told = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
-            self.settings = RoomSettings(**told["settings"])
+            kept = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
+            self.settings = RoomSettings(**kept["settings"])
             self._rooms = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            whole = self._rooms.dtype == self.settings.record()
+            if self._rooms.dtype != self.settings.record():
+                raise ValueError("it holds something else than its .json says")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _not_a_bank(self.path, error) from error
-        if not whole:
-            raise _not_a_bank(self.path, "it holds something else than its .json says")
+            raise UserError(
+                f"{self.path}: is no bank of rooms that can be read ({error}); remove it, "
+                "and the next run makes it anew"
+            ) from error
 
     def __reduce__(self):
         # To another process goes the name, not the samples.
@@ -285,7 +391,7 @@ def prepare_room_bank(
     folder : str or Path
         Where banks are kept; made if it is missing.
     settings : RoomSettings
-        What the rooms are like.
+        Of the rooms.
     n_rooms : int
         How many (default 1000).
     seed : int
@@ -293,11 +399,6 @@ def prepare_room_bank(
         for training and test.
     workers : int, optional
         Processes (default: one for each core). The bank does not depend on it.
-
-    Returns
-    -------
-    RoomBank
-        The rooms.
 
     Raises
     ------
@@ -314,124 +415,113 @@ def prepare_room_bank(
     >>> bank[0].target.shape
     (2, 800)
     """
-    if n_rooms < 1:
-        raise UserError(f"n_rooms: {n_rooms}, but at least 1 is needed")
-    if workers is not None and workers < 1:
-        raise UserError(f"workers: {workers}, but at least 1 is needed")
+    for name, value in (("n_rooms", n_rooms), ("workers", workers)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}: {value}, but at least 1 is needed")
     made_from = {
-        "recipe": RECIPE,
+        "format": _FORMAT,
         "n_rooms": n_rooms,
         "seed": int(seed),
         "settings": asdict(settings),
     }
-    fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
-    path = Path(folder) / f"rooms-{fingerprint}.npy"
-    told = path.with_suffix(".json")
-    if path.exists() and told.exists():
+    path = Path(folder) / f"rooms-{digest_of(made_from)[:16]}.npy"
+    description = path.with_suffix(".json")
+    if path.exists() and description.exists():
         return RoomBank(path)
     _remove_left_over(path.parent)
-    version = importlib.metadata.version("pyroomacoustics")
+    made_from["pyroomacoustics"] = importlib.metadata.version("pyroomacoustics")
     simulate = functools.partial(_simulate, settings, seed)
     with atomic_path(path) as temporary, process_pool(workers) as run:
-        _write_rooms(temporary, settings.record(), run(simulate, range(n_rooms)), n_rooms)
-    atomic_write(
-        told, json.dumps({**made_from, "pyroomacoustics": version}, indent=2) + "\n"
-    )
+        rooms = progress_bar(run(simulate, range(n_rooms)), "rooms", n_rooms, "room")
+        _write_records(temporary, settings.record(), rooms, n_rooms)
+    atomic_write(description, json.dumps(made_from, indent=2) + "\n")
     return RoomBank(path)
 
 
-# Where everything is
+def _write_records(path, record, records, count) -> None:
+    """Write a .npy record by record, so that a full disk is an error and no crash."""
+    descr = np.lib.format.dtype_to_descr(record)
+    header = {"descr": descr, "fortran_order": False, "shape": (count,)}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_2_0(file, header)
+        for content in records:
+            file.write(content)
 
 
-class _Places(NamedTuple):
-    """A room, and in its coordinates microphones [C, 3] and sources [S, 3]."""
-
-    size: np.ndarray
-    reverberation: float
-    centre: np.ndarray
-    yaw: float
-    sources: np.ndarray
+def _remove_left_over(folder: Path) -> None:
+    """Remove what builds that were killed long ago left behind."""
+    for left_over in folder.glob(".rooms-*.npy.*"):
+        if time.time() - left_over.stat().st_mtime > LEFT_OVER_SECONDS:
+            left_over.unlink(missing_ok=True)
 
 
-def _draw_places(settings: RoomSettings, rng: np.random.Generator) -> _Places:
-    """Draw a room, where the array is and looks, and the sources."""
-    for _ in range(_ARRAYS_TRIED):
-        size = rng.uniform(*np.asarray(settings.sizes))
-        reverberation = max(
-            rng.uniform(*settings.reverberation), _least_reverberation(size)
-        )
-        margin = settings.wall_distance
-        centre = rng.uniform(margin, size - margin)
-        # Somebody holds it, or it stands on a table.
-        lowest, highest = max(margin, 0.7), min(size[2] - margin, 1.7)
-        centre[2] = rng.uniform(min(lowest, highest), highest)
-        yaw = rng.uniform(-math.pi, math.pi)
-        sources = _draw_sources(settings, rng, size, centre, yaw)
+def _simulate(settings: RoomSettings, seed: int, index: int) -> bytes:
+    """The record of one room, as it is written."""
+    geometry, sources = _draw_array_room(settings, np.random.default_rng([seed, index]))
+    # A little more than the least, so that rounding does not ask for more than all absorption.
+    least = 24 * math.log(10) * geometry.size.prod() / (SPEED_OF_SOUND * geometry.surface)
+    reverberation = max(geometry.reverberation, 1.0001 * least)
+    turned = _turned(geometry.yaw)
+    microphones = geometry.centre + np.array(settings.microphones) @ turned
+    with _plain_pyroomacoustics() as pra:
+        absorption, order = pra.inverse_sabine(reverberation, geometry.size)
+        order = min(order, settings.max_order)
+        respond = functools.partial(_responses, pra, settings, geometry.size, absorption)
+        responses = respond(order, sources, microphones)
+        direct = respond(0, sources[:1], microphones)[0]
+    room = np.zeros((), dtype=settings.record())
+    scale = 1 / np.linalg.norm(direct[0])
+    room["responses"] = scale * responses
+    room["direct"] = scale * direct[:, : room["direct"].shape[-1]]
+    room["positions"] = (sources - geometry.centre) @ turned.T
+    room["size"] = geometry.size
+    room["reverberation"] = reverberation
+    return room.tobytes()
+
+
+def _draw_array_room(settings: RoomSettings, rng) -> tuple[ShoeboxGeometry, np.ndarray]:
+    """A room, and its sources [S, 3] in its coordinates."""
+    for room in _drawn_rooms(settings, rng):
+        sources = _draw_sources(settings, rng, room)
         if sources is not None:
-            return _Places(size, reverberation, centre, yaw, sources)
+            return room, sources
     raise UserError(
-        f"sizes: in {_ARRAYS_TRIED} rooms there was no place for all sources; give larger "
+        f"sizes: in {_ROOMS_TRIED} rooms there was no place for all sources; give larger "
         "rooms, smaller distances or a smaller least_angle"
     )
 
 
-def _draw_sources(settings, rng, size, centre, yaw) -> np.ndarray | None:
-    """Positions of all sources in the room, [S, 3], or None if one finds no place."""
-    target = _first_inside(
-        size,
-        settings,
-        lambda: centre + _around(rng, settings.target_distance, settings, yaw, True),
-    )
+def _draw_sources(settings, rng, room) -> np.ndarray | None:
+    """Positions of target, interferers and noises, [S, 3]; None if one finds no place."""
+    centre = room.centre
+
+    def around(distances, azimuths=(-180.0, 180.0)):
+        distance = rng.uniform(*distances)
+        azimuth = rng.uniform(*azimuths) + math.degrees(room.yaw)
+        return centre + distance * to_vector(azimuth, rng.uniform(*settings.elevation))
+
+    def first(draw, accept=lambda place: True):
+        for _ in range(_PLACES_TRIED):
+            place = draw()
+            if room.is_inside(place, settings.wall_distance / 2) and accept(place):
+                return place
+        return None
+
+    def is_apart(place):
+        return angle_between(place - centre, target - centre) >= settings.least_angle
+
+    def is_far(place):
+        return np.linalg.norm(place - centre) >= settings.noise_distance
+
+    target = first(lambda: around(settings.target_distance, settings.target_azimuth))
     if target is None:
         return None
     sources = [target]
     for _ in range(settings.interferers):
-        sources.append(
-            _first_inside(
-                size,
-                settings,
-                lambda: centre + _around(rng, settings.interferer_distance, settings, yaw),
-                lambda place: (
-                    angle_between(place - centre, target - centre) >= settings.least_angle
-                ),
-            )
-        )
+        sources.append(first(lambda: around(settings.interferer_distance), is_apart))
     for _ in range(settings.noises):
-        sources.append(
-            _first_inside(
-                size,
-                settings,
-                lambda: rng.uniform(0, size),
-                lambda place: np.linalg.norm(place - centre) >= settings.noise_distance,
-            )
-        )
+        sources.append(first(lambda: rng.uniform(0, room.size), is_far))
     return None if any(source is None for source in sources) else np.stack(sources)
-
-
-def _first_inside(size, settings, draw, accept=lambda place: True) -> np.ndarray | None:
-    """The first drawn place that is in the room and accepted."""
-    margin = settings.wall_distance / 2
-    for _ in range(_PLACES_TRIED):
-        place = draw()
-        if (place >= margin).all() and (place <= size - margin).all() and accept(place):
-            return place
-    return None
-
-
-def _around(rng, distances, settings, yaw, is_target=False) -> np.ndarray:
-    """A place around the array, in directions of the room, [3]."""
-    distance = rng.uniform(*distances)
-    azimuths = settings.target_azimuth if is_target else (-180.0, 180.0)
-    azimuth = rng.uniform(*azimuths) + math.degrees(yaw)
-    return distance * to_vector(azimuth, rng.uniform(*settings.elevation))
-
-
-def _least_reverberation(size: np.ndarray) -> float:
-    """RT60 by Sabine's formula of a room whose walls reflect nothing, in seconds."""
-    length, width, height = size
-    surface = 2 * (length * width + length * height + width * height)
-    # A little more, so that rounding does not ask for more than all absorption.
-    return 1.0001 * 24 * math.log(10) * size.prod() / (SPEED_OF_SOUND * surface)
 
 
 def _turned(yaw: float) -> np.ndarray:
@@ -440,46 +530,18 @@ def _turned(yaw: float) -> np.ndarray:
     return np.array([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
 
 
-# What is heard there
-
-
-def _simulate(settings: RoomSettings, seed: int, index: int) -> bytes:
-    """The record of one room, as it is written."""
-    places = _draw_places(settings, np.random.default_rng([seed, index]))
-    turned = _turned(places.yaw)
-    microphones = places.centre + np.array(settings.microphones) @ turned
-    with _plain_pyroomacoustics() as pra:
-        absorption, order = pra.inverse_sabine(places.reverberation, places.size)
-        order = min(order, settings.max_order)
-        hear = functools.partial(_responses, pra, settings, places.size, absorption)
-        responses = hear(order, places.sources, microphones)
-        direct = hear(0, places.sources[:1], microphones)[0]
-    room = np.zeros((), dtype=settings.record())
-    scale = 1 / np.linalg.norm(direct[0])
-    room["responses"] = scale * responses
-    room["direct"] = scale * direct[:, : room["direct"].shape[-1]]
-    room["positions"] = (places.sources - places.centre) @ turned.T
-    room["size"] = places.size
-    room["reverberation"] = places.reverberation
-    return room.tobytes()
-
-
 def _responses(pra, settings, size, absorption, order, sources, microphones) -> np.ndarray:
     """Impulse responses [S, C, T] of a shoebox."""
-    room = pra.ShoeBox(
-        size,
-        fs=settings.sample_rate,
-        materials=pra.Material(absorption),
-        max_order=order,
-    )
+    materials = pra.Material(absorption)
+    room = pra.ShoeBox(size, fs=settings.sample_rate, materials=materials, max_order=order)
     for source in sources:
         room.add_source(source)
     room.add_microphone_array(microphones.T)
     room.compute_rir()
     T = math.ceil(settings.seconds * settings.sample_rate)
     responses = np.zeros((len(sources), len(microphones), T))
-    for c, heard in enumerate(room.rir):
-        for s, response in enumerate(heard):
+    for c, of_sources in enumerate(room.rir):
+        for s, response in enumerate(of_sources):
             length = min(T, len(response))
             responses[s, c, :length] = response[:length]
     return responses
@@ -506,39 +568,270 @@ def _plain_pyroomacoustics() -> Iterator:
             pra.constants.set(name, value)
 
 
-# How they are kept
+# ------------------------------------------------------------------ ears
 
 
-def _write_rooms(
-    path: Path, record: np.dtype, rooms: Iterator[bytes], n_rooms: int
-) -> None:
-    """Write a .npy record by record, so that a full disk is an error and no crash."""
-    header = {
-        "descr": np.lib.format.dtype_to_descr(record),
-        "fortran_order": False,
-        "shape": (n_rooms,),
+def binaural_rooms(
+    source=None,
+    sample_rate: int = 8000,
+    seed: int = 0,
+    shares=SHARES,
+    cache=None,
+    pattern: str = PATTERN,
+    positive: str = "left",
+    settings: BinauralRoomConfig | None = None,
+    workers: int | None = None,
+) -> dict[str, list[HRIRSet]]:
+    """Rooms around heads for training, dev and test; no head or room is in two of them.
+
+    Arguments
+    ---------
+    source, sample_rate, seed, shares, cache, pattern, positive
+        As for `binaural_heads`; by default spheres, with directions all around.
+    settings : BinauralRoomConfig, optional
+        Of the rooms.
+    workers : int, optional
+        Processes (default: one for each core). The rooms do not depend on it.
+
+    Returns
+    -------
+    dict
+        `train`, `dev`, `test`: lists of HRIRSet, named HEAD-room0, HEAD-room1, ...
+
+    Raises
+    ------
+    UserError
+        If there are no heads, too few of them, or no place in a room.
+
+    Example
+    -------
+    >>> settings = BinauralRoomConfig(rooms=1, directions=2, seconds=0.1)
+    >>> rooms = binaural_rooms(
+    ...     shares=(1, 1, 1), cache=getfixture("tmpdir"), settings=settings, workers=1
+    ... )
+    >>> rooms["test"][0].filters.shape
+    (2, 2, 889)
+    """
+    settings = settings or BinauralRoomConfig()
+    if source is None:
+        azimuth, elevation = (g.ravel() for g in np.meshgrid(*SPHERE_GRID, indexing="ij"))
+        spheres = spherical_head_hrirs(sum(shares), sample_rate, azimuth, elevation)
+        heads = split_hrirs(spheres, shares, seed)
+    else:
+        heads = binaural_heads(source, sample_rate, seed, shares, cache, pattern, positive)
+    return {
+        subset: simulate_rooms(
+            heads[subset], settings, seed=[seed, number], cache=cache, workers=workers
+        )
+        for number, subset in enumerate(SUBSETS)
     }
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_2_0(file, header)
-        for room in progress_bar(rooms, "rooms", n_rooms, "room"):
-            file.write(room)
 
 
-def _not_a_bank(path: Path, reason) -> UserError:
-    """What to tell when a bank cannot be read."""
-    return UserError(
-        f"{path}: is no bank of rooms that can be read ({reason}); remove it, and the "
-        "next run makes it anew"
+def simulate_rooms(
+    heads, settings: BinauralRoomConfig, seed=0, cache=None, workers: int | None = None
+) -> list[HRIRSet]:
+    """Put heads into rooms; what was simulated once is kept and read again.
+
+    Arguments
+    ---------
+    heads : list of HRIRSet
+        All of one rate, with directions all around.
+    settings : BinauralRoomConfig
+        Of the rooms.
+    seed : int or list of int
+        Room i follows from it, i and the head (default 0).
+    cache : str or Path, optional
+        Folder of the kept file; by default that of `load_hrirs`. It may be deleted.
+    workers : int, optional
+        Processes (default: one for each core).
+
+    Returns
+    -------
+    list of HRIRSet
+        `settings.rooms` of each head. A filter's time zero is the arrival of the direct
+        path, whose gain is that of the head.
+
+    Example
+    -------
+    >>> from unified_se_ss.spatial import spherical_head
+    >>> settings = BinauralRoomConfig(rooms=1, directions=3, seconds=0.1)
+    >>> head = spherical_head(8000)
+    >>> (room,) = simulate_rooms([head], settings, cache=getfixture("tmpdir"), workers=1)
+    >>> room.name, len(room), room.latency == head.latency
+    ('sphere-87.50mm-room0', 3, True)
+    """
+    jobs = [(head, number) for head in heads for number in range(settings.rooms)]
+    seed = np.atleast_1d(seed).tolist()
+
+    def make():
+        simulate = functools.partial(_simulate_binaural, settings, seed)
+        with process_pool(workers) as run:
+            rooms = run(simulate, enumerate(head for head, _ in jobs))
+            rooms = list(progress_bar(rooms, "binaural rooms", len(jobs), "room"))
+        azimuth, elevation, filters = map(np.stack, zip(*rooms))
+        return {"azimuth": azimuth, "elevation": elevation, "filters": filters}
+
+    digest = digest_of([_BINAURAL_FORMAT, asdict(settings), seed], hrirs_digest(heads))
+    folder = default_cache() if cache is None else Path(cache)
+    rooms = cached_arrays(folder / f"binaural-rooms-{digest[:20]}.npz", make)
+    rooms = zip(rooms["azimuth"], rooms["elevation"], rooms["filters"], strict=True)
+    return [
+        HRIRSet(f"{head.name}-room{number}", head.sample_rate, *room, head.latency)
+        for (head, number), room in zip(jobs, rooms, strict=True)
+    ]
+
+
+def _simulate_binaural(settings, seed, job):
+    """Directions, and responses of a room around a head."""
+    index, head = job
+    rng = np.random.default_rng([*seed, index])
+    room, indices, sources = _draw_binaural_room(head, settings, rng)
+    filters = _binaural_responses(head, room, indices, sources, settings.seconds)
+    return head.azimuth[indices], head.elevation[indices], filters
+
+
+def _draw_binaural_room(head, settings: BinauralRoomConfig, rng):
+    """A room around a head, directions of the head, and sources in them, [D, 3]."""
+    (left, right), (low, high) = settings.azimuth, settings.elevation
+    in_range = (head.azimuth >= left) & (head.azimuth <= right)
+    in_range &= (head.elevation >= low) & (head.elevation <= high)
+    front = np.flatnonzero(in_range)
+    for room in _drawn_rooms(settings, rng):
+        indices = rng.permutation(front)
+        distances = rng.uniform(*settings.distance, size=len(indices))
+        azimuth = head.azimuth[indices] + math.degrees(room.yaw)
+        towards = to_vector(azimuth, head.elevation[indices])
+        sources = room.centre + distances[:, None] * towards
+        fits = np.flatnonzero(room.is_inside(sources, settings.wall_distance / 2))
+        if len(fits) >= settings.directions:
+            chosen = fits[: settings.directions]
+            return room, indices[chosen], sources[chosen]
+    raise UserError(
+        f"directions: in {_ROOMS_TRIED} rooms there was no place for "
+        f"{settings.directions} sources around {head.name}, which has {len(front)} "
+        "directions in that range; give fewer, larger rooms, or smaller distances"
     )
 
 
-def _remove_left_over(folder: Path) -> None:
-    """Remove what builds that were killed long ago left behind."""
-    for left_over in folder.glob(".rooms-*.npy.*"):
-        if time.time() - left_over.stat().st_mtime > _LEFT_OVER_SECONDS:
-            left_over.unlink(missing_ok=True)
+def _binaural_responses(head, room, indices, sources, seconds):
+    """Responses from sources in directions of a head, float32 [D, E, N].
+
+    They have the head's latency, and last `seconds` after the direct path, whose gain is
+    that of the head.
+    """
+    table = _nearest_table(head)
+    # The nearest of some directions all around, for each of the head's.
+    around = head.evenly_spread()
+    coarse = around[np.argmax(head.vectors @ head.vectors[around].T, axis=1)]
+    responses = [
+        _binaural_response(head, room, source, index, seconds, table, coarse)
+        for source, index in zip(sources, indices)
+    ]
+    rate = head.sample_rate
+    high_pass = scipy.signal.butter(2, HIGH_PASS, "highpass", fs=rate, output="sos")
+    return scipy.signal.sosfilt(high_pass, np.stack(responses)).astype(np.float32)
 
 
-def _as_tuples(positions: np.ndarray) -> tuple:
-    """Nested tuples of plain numbers, which can be compared and written."""
-    return tuple(tuple(row) for row in positions.tolist())
+def _binaural_response(head, room, source, index, seconds, table, coarse):
+    """The response from one source, [E, N] in float64."""
+    rate = head.sample_rate
+    direct = np.linalg.norm(source - room.centre)
+    followed = min(seconds, _FOLLOWED * room.reverberation)
+    vectors, gains = _image_sources(room, source, direct + followed * SPEED_OF_SOUND)
+    distances = np.linalg.norm(vectors, axis=-1)
+    arrivals = (distances - direct) / SPEED_OF_SOUND * rate
+    gains = gains * direct / distances
+    azimuth, elevation = from_vector(vectors)
+    directions = table[_cells(azimuth - math.degrees(room.yaw), elevation)]
+    directions[0] = index
+    early = arrivals < EARLY * rate
+    response = np.zeros((2, int(round(seconds * rate)) + head.filters.shape[-1]))
+    for chosen, filters_of, is_fractional in (
+        (early, directions, True),
+        (~early, coarse[directions], False),
+    ):
+        if chosen.any():
+            part = _filtered_images(
+                head, filters_of[chosen], arrivals[chosen], gains[chosen], is_fractional
+            )
+            length = min(part.shape[-1], response.shape[-1])
+            response[:, :length] += part[:, :length]
+    return response
+
+
+def _image_sources(room: ShoeboxGeometry, source, farthest):
+    """Image sources of a shoebox up to a distance in metres.
+
+    All walls reflect exp(-12 ln(10) V / (c S RT60)) of the amplitude, by Eyring's formula.
+
+    Returns
+    -------
+    vectors : np.ndarray
+        From the centre to each image, in the room's directions, [I, 3]; the source first.
+    gains : np.ndarray
+        What the walls left of the amplitude, without the distance's share, [I].
+    """
+    volume = np.prod(room.size)
+    decay = 12 * np.log(10) * volume / (SPEED_OF_SOUND * room.surface * room.reverberation)
+    axes = []
+    for extent, at, centre in zip(room.size, source, room.centre):
+        turns = int(np.ceil((farthest + extent) / (2 * extent)))
+        n, mirrored = np.meshgrid(np.arange(-turns, turns + 1), [0, 1], indexing="ij")
+        offsets = (1 - 2 * mirrored) * at + 2 * n * extent - centre
+        reflections = np.abs(n - mirrored) + np.abs(n)
+        axes.append((offsets.ravel(), reflections.ravel()))
+    x, y, z = (offsets**2 for offsets, _ in axes)
+    squares = x[:, None, None] + y[None, :, None] + z[None, None]
+    found = np.nonzero(squares <= farthest**2)
+    vectors = np.stack([offsets[i] for (offsets, _), i in zip(axes, found)], axis=-1)
+    reflections = sum(reflections[i] for (_, reflections), i in zip(axes, found))
+    # The source is the only image that met no wall.
+    first = int(np.argmin(reflections))
+    for values in (vectors, reflections):
+        values[[0, first]] = values[[first, 0]]
+    return vectors, np.exp(-decay * reflections)
+
+
+def _filtered_images(head, directions, arrivals, gains, is_fractional):
+    """Images through the filters of their directions, summed: [E, samples]."""
+    used, which = np.unique(directions, return_inverse=True)
+    lead = _HALF_SINC if is_fractional else 0
+    length = int(arrivals.max()) + 2 * _HALF_SINC + 2
+    trains = np.zeros(len(used) * length)
+    for offset, weights in _fractional_taps(arrivals, is_fractional):
+        places = which * length + np.floor(arrivals).astype(int) + offset + lead
+        trains += np.bincount(places, weights * gains, minlength=len(trains))
+    n_fft = 2 * scipy.fft.next_fast_len(
+        -(-(length + head.filters.shape[-1]) // 2), real=True
+    )
+    spectra = scipy.fft.rfft(trains.reshape(len(used), length), n_fft)
+    filters = scipy.fft.rfft(head.filters[used].astype(np.float64), n_fft)
+    ears = scipy.fft.irfft(np.einsum("df,def->ef", spectra, filters), n_fft)
+    return ears[:, lead:]
+
+
+def _fractional_taps(arrivals, is_fractional):
+    """(offset in whole samples, weight of each image) of a delay by a part of a sample."""
+    fractions = arrivals - np.floor(arrivals)
+    if not is_fractional:
+        yield 0, np.ones_like(arrivals)
+        return
+    for offset in range(1 - _HALF_SINC, _HALF_SINC + 1):
+        yield offset, windowed_sinc(offset - fractions, _HALF_SINC, _KAISER_BETA)
+
+
+def _cells(azimuth, elevation):
+    """Indices of directions into the table of `_nearest_table`, [...]."""
+    columns = round(360 / _GRID)
+    column = np.round(azimuth / _GRID).astype(int) % columns
+    row = np.round((elevation + 90) / _GRID).astype(int)
+    return row * columns + column
+
+
+def _nearest_table(head):
+    """For directions in steps of 2 degrees, the head's nearest one, [cells]."""
+    rows, columns = np.meshgrid(
+        np.arange(-90, 90.5, _GRID), np.arange(0, 360, _GRID), indexing="ij"
+    )
+    wanted = to_vector(columns.ravel(), rows.ravel())
+    return cKDTree(head.vectors).query(wanted)[1]

@@ -25,7 +25,7 @@ from unified_se_ss.data.cache import atomic_folder, is_made_from, process_pool
 from unified_se_ss.data.corpora.librimix import TRAIN_SUBSETS, prepare_librimix
 from unified_se_ss.data.corpora.wsj0mix import FOLDERS, PLACEMENTS, prepare_wsj0mix
 from unified_se_ss.data.dataset import ItemKey, SeededDataset
-from unified_se_ss.data.hrtf_bank import HRTFBank, heads_digest
+from unified_se_ss.data.hrtf_bank import HRTFBank, hrirs_digest
 from unified_se_ss.data.manifest import Manifest, read_manifest
 from unified_se_ss.data.mixing import loudness_gain, measure_loudness
 from unified_se_ss.data.pools import NoisePool, read_perturbed
@@ -185,7 +185,7 @@ def make_binaural_corpus(
         "seed": int(seed),
         "least_angle": float(least_angle),
         "mono": {name: _manifest_digest(manifests[name], noise) for name in manifests},
-        "heads": {name: heads_digest(heads[name]) for name in manifests},
+        "heads": {name: hrirs_digest(heads[name]) for name in manifests},
     }
     if is_made_from(folder, fingerprint):
         return folder
@@ -298,7 +298,7 @@ class _BinauralCopies(SeededDataset):
 
     def _row(self, item, placement):
         """Who listens to an item and from where its sources come."""
-        row = {"ID": Path(item.id).name, "head": self.bank.heads[placement.head].name}
+        row = {"ID": Path(item.id).name, "head": self.bank.hrirs[placement.head].name}
         for j, index in enumerate(placement.directions, start=1):
             azimuth, elevation = self.bank.direction(placement.head, index)
             row[f"azimuth_{j}"] = f"{azimuth:.2f}"
