@@ -1,4 +1,4 @@
-"""Who may know whom: each room in a fresh interpreter, and what came along."""
+"""Folder dependencies: all modules of a folder in a fresh interpreter, and what came along."""
 
 import subprocess
 import sys
@@ -7,42 +7,41 @@ from pathlib import Path
 import pytest
 
 SOUND = {"soundfile", "soxr", "pyloudnorm", "espeakng_loader"}
-OTHERS = {"speechbrain", "torchaudio", "hyperpyyaml", "matplotlib", "h5py", *SOUND}
+FRAMEWORKS = {"speechbrain", "torchaudio", "hyperpyyaml"}
+OTHERS = {"matplotlib", "h5py", "pyroomacoustics", *FRAMEWORKS, *SOUND}
+FILES = {"crash", "errors", "files", "progress"}
 
-# Room: (rooms that may come along, packages that must not)
-ROOMS = {
-    "gradients": ({"gradients"}, OTHERS),
-    "objectives": ({"objectives", "padding"}, OTHERS),
-    "networks": ({"networks", "padding"}, OTHERS),
-    "spatial": ({"spatial"}, OTHERS),
-    "data": (
-        {"data", "errors", "files", "progress", "spatial"},
-        OTHERS - SOUND,
-    ),
-    "evaluation": ({"evaluation", "errors", "files", "objectives", "spatial"}, OTHERS),
+# Folder: (further ones that it may import, packages that it may not)
+FOLDERS = {
+    "gradients": (set(), {"scipy", *OTHERS}),
+    "losses": ({"padding"}, {"scipy", *OTHERS}),
+    "networks": ({"padding"}, {"scipy", *OTHERS}),
+    "spatial": (set(), OTHERS),
+    "data": ({"losses", "spatial", *FILES}, OTHERS - SOUND),
+    "evaluation": ({"data", "losses", "padding", "spatial", *FILES}, OTHERS - SOUND),
+    "recognition": ({"padding", *FILES}, OTHERS - FRAMEWORKS),
     "inference": (
-        {
-            "inference",
-            "networks",
-            "errors",
-            "files",
-            "padding",
-            "plain_yaml",
-        },
-        OTHERS - {"soundfile", "soxr"},
+        {"data", "spatial", "networks", "recognition", "padding", "plain_yaml", *FILES},
+        OTHERS - SOUND - FRAMEWORKS,
     ),
 }
+CODE = """
+import importlib, pkgutil, sys
+import unified_se_ss.{0} as folder
+for module in pkgutil.walk_packages(folder.__path__, folder.__name__ + "."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print(*sys.modules)
+"""
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_knows_only_whom_it_may(room):
-    allowed, forbidden = ROOMS[room]
-    code = f"import sys, unified_se_ss.{room}; print(*sys.modules)"
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_imports_only_what_it_may(folder):
+    allowed, forbidden = FOLDERS[folder]
+    command = [sys.executable, "-c", CODE.format(folder)]
     root = Path(__file__).parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
-    )
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
     loaded = [name.split(".") for name in done.stdout.split()]
-    rooms = {name[1] for name in loaded if name[0] == "unified_se_ss" and len(name) > 1}
-    assert rooms <= allowed
+    ours = {name[1] for name in loaded if name[0] == "unified_se_ss" and len(name) > 1}
+    assert ours <= {folder, *allowed}
     assert not forbidden & {name[0] for name in loaded}
