@@ -41,8 +41,6 @@ EXTRAS = {
         "ecos>=2.0.14; sys_platform == 'linux' and platform_machine == 'x86_64' "
         "and python_version < '3.13'",
     ],
-    # What copies a run elsewhere; clouds need their own beside it, such as s3fs or gcsfs.
-    "upload": ["fsspec>=2023.5"],
 }
 EXTRAS["test"] = [
     "hypothesis>=6.100",
@@ -51,7 +49,7 @@ EXTRAS["test"] = [
     "pytest>=8",
     *(
         requirement
-        for extra in ("onnx", "sofa", "tensorboard", "torchjd", "upload")
+        for extra in ("onnx", "sofa", "tensorboard", "torchjd")
         for requirement in EXTRAS[extra]
     ),
 ]

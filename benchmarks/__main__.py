@@ -25,7 +25,7 @@ import torch
 from benchmarks.frame import ROOT, Options, machine
 from benchmarks.results import record, write_json
 from unified_se_ss.errors import UserError
-from unified_se_ss.training import keep_freed_memory
+from unified_se_ss.training.run_folder import keep_freed_memory
 
 FOLDER = Path(__file__).resolve().parent
 

@@ -36,7 +36,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's search for a G
 import torch
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.training import commit
+from unified_se_ss.training.run_folder import commit
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "speechbrain", "numpy", "scipy", "mir_eval", "torchjd", "soundfile")

@@ -12,7 +12,7 @@ from speechbrain.nnet.schedulers import (
 )
 from toy_recipe import ToyBrain, toy
 
-from unified_se_ss.training import TrainLog, time_budget
+from unified_se_ss.training import TrainLog, recipe_brain
 from unified_se_ss.training.distributed import join
 
 EPOCHS, BATCHES = 4, 4  # of the toy, eight items in batches of two
@@ -60,7 +60,7 @@ class Timed(ToyBrain):
 def make(folder, monkeypatch, seconds, clock=None, batch_seconds=10, **changes):
     """A Brain of the toy with a budget, and what it needs to be run."""
     clock = clock or Clock()
-    monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr(recipe_brain, "time", SimpleNamespace(monotonic=clock.monotonic))
     keys = {
         "lr_scheduler": LinearScheduler(RATES[0], RATES[-1], EPOCHS),
         "number_of_epochs": EPOCHS,

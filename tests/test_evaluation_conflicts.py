@@ -15,7 +15,7 @@ from unified_se_ss.evaluation.gradient_report import (
     read_gradients,
 )
 from unified_se_ss.evaluation.report.gradients import gradients
-from unified_se_ss.training.tensorboard import check_tensorboard, write_events
+from unified_se_ss.training.log import check_tensorboard, write_events
 
 COSINES = "cosine_from_-1_to_1"
 RATIOS = "log10_ratio_from_-4_to_4"

@@ -5,7 +5,7 @@ import torch
 from toy_recipe import ToyBrain, toy
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.training import precision, run_folder
+from unified_se_ss.training import autotune, run_folder
 from unified_se_ss.training.options import parse_options
 
 DEMO = "hparams/demo.yaml"
@@ -25,13 +25,13 @@ def make(tmp_path, monkeypatch, fp32=2.0, bf16=1.0, there=True, **hparams):
     keys = {"granularity": "parameter", "batch_size": 2, "auto_precision": True, **hparams}
     brain, _ = toy(tmp_path, Noting, **keys)
     brain.seen = []
-    monkeypatch.setattr(precision, "has_bf16", lambda device: there)
+    monkeypatch.setattr(autotune, "has_bf16", lambda device: there)
 
     def seconds(steps, batch):
         steps.forward_and_backward(batch)  # for its traces
         return bf16 if steps.brain.precision == "bf16" else fp32
 
-    monkeypatch.setattr(precision, "_fastest", seconds)
+    monkeypatch.setattr(autotune, "_fastest", seconds)
     return brain
 
 
@@ -83,9 +83,9 @@ def test_batches_by_seconds_are_measured_too(tmp_path, monkeypatch):
 
 
 def test_the_real_measurement_ends_in_one_of_both(tmp_path, monkeypatch):
-    measured = precision._fastest
+    measured = autotune._fastest
     brain = make(tmp_path, monkeypatch)
-    monkeypatch.setattr(precision, "_fastest", measured)
+    monkeypatch.setattr(autotune, "_fastest", measured)
     fit(brain)
     assert brain.chosen_precision.name in ("fp32", "bf16")
 

@@ -186,10 +186,13 @@ def test_from_the_hub(tmp_path, monkeypatch):
 
 def test_a_run_that_goes_on_does_not_look_for_it():
     checkpointer = SimpleNamespace(list_checkpoints=lambda: checkpoints)
-    hparams = {"pretrained_ss": "gone", "checkpointer": checkpointer}
-    hparams["modules"] = {"network": small_model().network}
+    brain = SimpleNamespace(
+        hparams=SimpleNamespace(pretrained_ss="gone"),
+        checkpointer=checkpointer,
+        modules=SimpleNamespace(network=small_model().network),
+    )
     checkpoints = ["one"]
-    train.start_from_pretrained(hparams)
+    train.UnifiedBrain.before_training(brain)
     checkpoints = []
     with pytest.raises(UserError, match="gone is no folder"):
-        train.start_from_pretrained(hparams)
+        train.UnifiedBrain.before_training(brain)

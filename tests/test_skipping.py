@@ -157,15 +157,16 @@ def test_a_run_over_bad_files(tmp_path, ranks):
     code = f"""
 import sys, runpy, unified_se_ss.data.corpora.librimix as l
 from pathlib import Path
-from unified_se_ss import training
-fit = training.train_and_test
+import unified_se_ss.training
+run = sys.modules["unified_se_ss.training.run"]
+fit = run.train_and_test
 place = Path({str(tree / PLACE)!r})
 def broken(*a, **k):
     (place / "train-360/s1/train-360-2.wav").unlink(missing_ok=True)
     (place / "dev/s2/dev-1.wav").write_bytes(b"text")
     (place / "test/mix_both/test-1.wav").unlink(missing_ok=True)
     return fit(*a, **k)
-training.train_and_test = broken
+run.train_and_test = broken
 """
     arguments = command(NAME, tree, out, **keys)
     script = tmp_path / "train.py"

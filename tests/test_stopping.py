@@ -22,7 +22,7 @@ def send(number):
 def test_a_signal_leaves_with_its_code_and_handlers_are_put_back(name):
     number = getattr(signal, name)
     before, signals = signal.getsignal(number), StopSignals()
-    with pytest.raises(Stopped, match=f"{name}: stopped") as left, signals.heard():
+    with pytest.raises(Stopped, match=f"{name}: stopped") as left, signals.installed():
         send(number)
     assert left.value.code == (130 if name == "SIGINT" else 75)
     assert signal.getsignal(number) is before
@@ -30,7 +30,7 @@ def test_a_signal_leaves_with_its_code_and_handlers_are_put_back(name):
 
 def test_a_signal_is_put_off_and_says_so(capfd):
     signals = StopSignals()
-    with signals.heard():
+    with signals.installed():
         with signals.defer():
             assert not signals.asked
             send(signal.SIGUSR1)
@@ -45,7 +45,7 @@ def test_a_signal_is_put_off_and_says_so(capfd):
 def test_impatience_leaves_at_once_but_no_key_that_a_launcher_passes_on(monkeypatch):
     monkeypatch.setattr("unified_se_ss.training.signals.IMPATIENCE", 1e6)
     signals = StopSignals()
-    with pytest.raises(Stopped), signals.heard(), signals.defer():
+    with pytest.raises(Stopped), signals.installed(), signals.defer():
         send(signal.SIGINT)
         send(signal.SIGINT)
         assert signals.asked
@@ -57,7 +57,7 @@ def test_impatience_leaves_at_once_but_no_key_that_a_launcher_passes_on(monkeypa
 def test_what_was_ignored_stays_ignored():
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
-        with StopSignals().heard():
+        with StopSignals().installed():
             send(signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -75,7 +75,7 @@ def in_a_child(function):
 
 
 def test_a_child_that_inherits_the_handlers_dies_as_if_it_had_none():
-    with StopSignals().heard():
+    with StopSignals().installed():
         assert in_a_child(lambda: send(signal.SIGTERM)) == -signal.SIGTERM
 
 

@@ -28,7 +28,6 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.inference.folders import read_checkpoint, read_safetensors
 from unified_se_ss.plain_yaml import plain_yaml
 from unified_se_ss.training.checkpoints import FILES, AtomicCheckpointer, _listing
-from unified_se_ss.training.nonfinite import load_suspect
 
 ROOT = Path(__file__).parent.parent
 
@@ -215,7 +214,7 @@ def test_a_checkpoint_that_is_as_it_was_is_loaded(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("read", [read_checkpoint, read_safetensors, load_suspect])
+@pytest.mark.parametrize("read", [read_checkpoint, read_safetensors])
 def test_no_file_of_weights_runs_anything(tmp_path, bomb, way, read):
     path = tmp_path / "weights"
     WAYS[way](bomb, path)

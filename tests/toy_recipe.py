@@ -39,6 +39,9 @@ class ToyBrain(training.RecipeBrain):
             self.rows += [{"ID": name, "score": -x} for name, x in pairs]
         return TaskLoss.of(losses)
 
+    def signals_of_id(self, item_id):
+        return {"mixture": torch.zeros(3)}
+
 
 class ToyData(torch.utils.data.Dataset):
     """Eight items of noise; `wild` ones are loud enough to overflow, `gone` cannot be read."""
@@ -72,9 +75,7 @@ def toy(folder, brain_class=ToyBrain, modules=(), wild=(), gone=(), **hparams):
     checkpointer = AtomicCheckpointer(
         folder / "save", recoverables={"network": network, "counter": counter}
     )
-    options = SimpleNamespace(
-        check=True, replay=None, overrides={}, hparams_file=folder / "toy.yaml"
-    )
+    options = SimpleNamespace(check=True, overrides={}, hparams_file=folder / "toy.yaml")
     (folder / "toy.yaml").write_text(f"output_folder: {folder / 'own'}\n")
     keys = {
         "output_folder": str(folder),

@@ -17,22 +17,17 @@ of each ear, under one permutation for both.
 import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit torch?)
 
 # isort: split
-import sys
 from functools import partial
 from pathlib import Path
 
-import torch
 from speechbrain import Stage
-from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import training
 from unified_se_ss.data.binaural import BinauralDataset, BinauralDynamicMixing
-from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.corpora.wsj0mix import prepare_binaural_wsj0mix, prepare_wsj0mix
 from unified_se_ss.data.dataset import collate
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.write import make_binaural_corpus
-from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.angle_report import write_angles
 from unified_se_ss.evaluation.binaural import evaluate_ears, level_ears
 from unified_se_ss.evaluation.interaural import PROTOCOLS
@@ -47,21 +42,11 @@ from unified_se_ss.losses import (
 from unified_se_ss.networks.binaural import VARIANTS
 
 CHOICES = {"variant": VARIANTS, "protocol": PROTOCOLS}
-LEAST = {
-    "number_of_epochs": 1,
-    "lr": 0,
-    "ild_weight": 0,
-    "ipd_weight": 0,
-    "num_workers": 0,
-    "log_interval": 1,
-    "save_waves": 0,
-    "kernel_size": 1,
-    "stride": 1,
-}
+LEAST = {"ild_weight": 0, "ipd_weight": 0, "kernel_size": 1, "stride": 1}
 
 
 class BinauralBrain(training.RecipeBrain):
-    """Separation of what two ears hear, talker by talker, into what each ear hears of it."""
+    """Separation of two ears' signals into both ears' signals of each talker."""
 
     best = "snr_i"
 
@@ -76,7 +61,7 @@ class BinauralBrain(training.RecipeBrain):
             estimates, batch.sources, batch.lengths
         )
         if stage != Stage.TRAIN:
-            self.keep_scores(batch, estimates, scores)
+            self.add_scores(batch, estimates, scores)
             return TaskLoss.of(-scores)
         threshold = self.hparams.loss_threshold
         keep = None if threshold is None else -scores > threshold
@@ -101,44 +86,39 @@ class BinauralBrain(training.RecipeBrain):
 
     # -------------------------------------------------------------- evaluation
 
-    def keep_scores(self, batch, estimates, scores):
-        """Note what an evaluation batch says of each of its items."""
-        if self.stage == Stage.VALID:
-            mixture = batch.mixture.unsqueeze(1)
-            before = snr(mixture, batch.sources, batch.lengths).mean((1, 2))
-            columns = {"loss": -scores, "snr": scores, "snr_i": scores - before}
-            values = zip(*(column.tolist() for column in columns.values()))
-            self.rows += [dict(zip(columns, row)) for row in values]
-        else:
-            for item in range(len(batch)):
-                self.rows.append(self.evaluate_signals(batch, estimates, item))
+    def add_scores(self, batch, estimates, scores):
+        """Add the rows of an evaluation batch."""
+        if self.stage == Stage.TEST:
+            for item, item_id in enumerate(batch.ids):
+                row = evaluate_ears(
+                    **self.signals_of(batch, estimates, item),
+                    sample_rate=self.hparams.sample_rate,
+                    directions=batch.directions[item].numpy(),
+                    protocol=self.hparams.protocol,
+                )
+                self.rows.append({"ID": item_id, **row})
+            return
+        mixture = batch.mixture.unsqueeze(1)
+        before = snr(mixture, batch.sources, batch.lengths).mean((1, 2))
+        self.add_rows({"loss": -scores, "snr": scores, "snr_i": scores - before})
 
-    def evaluate_signals(self, batch, estimates, item):
-        """The row of one utterance in results.csv."""
-        row = evaluate_ears(
-            **signals_of(batch, estimates, item),
-            sample_rate=self.hparams.sample_rate,
-            directions=batch.directions[item].numpy(),
-            protocol=self.hparams.protocol,
-        )
-        return {"ID": batch.ids[item], **row}
+    def signals_of(self, batch, estimates, item):
+        """Mixture, estimates and sources of one item, as NumPy arrays."""
+        signals = {
+            "mixture": batch.mixture,
+            "estimates": estimates,
+            "targets": batch.sources,
+        }
+        return training.item_arrays(signals, item, batch.lengths)
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """As every recipe; after the test, also write what depends on the angle."""
-        super().on_stage_end(stage, stage_loss, epoch)
-        if stage == Stage.TEST and if_main_process():
-            write_angles(self.rows, self.hparams.output_folder)
+    def report_options(self):
+        """Levels of two ears, and a section on their cues."""
+        findings = [partial(interaural, protocol=self.hparams.protocol)]
+        return {"level": level_ears, "findings": findings}
 
-
-def signals_of(batch, estimates, item):
-    """Mixture, estimates and sources of one item, as NumPy arrays."""
-    length = int(batch.lengths[item])
-    cut = {
-        "mixture": batch.mixture[item],
-        "estimates": estimates[item],
-        "targets": batch.sources[item],
-    }
-    return {name: x[..., :length].float().cpu().numpy() for name, x in cut.items()}
+    def after_report(self):
+        """Write how the results depend on the angle between the talkers."""
+        write_angles(self.rows, self.hparams.output_folder)
 
 
 # ------------------------------------------------------------------ data
@@ -157,7 +137,7 @@ def prepare(hparams):
             least_angle=hparams["least_angle"],
         )
     paths = prepare_binaural_wsj0mix(
-        hparams["data_folder"], manifest_folder(hparams), **shape_of(hparams)
+        hparams["data_folder"], manifest_folder(hparams), **mixtures_of(hparams)
     )
     return {s: read_manifest(path, hparams["data_folder"]) for s, path in paths.items()}
 
@@ -165,91 +145,59 @@ def prepare(hparams):
 def mono_manifests(hparams):
     """Manifests of the mono mixtures that binaural ones are to be made of."""
     root = hparams["mono_folder"]
-    paths = prepare_wsj0mix(root, manifest_folder(hparams), **shape_of(hparams))
+    paths = prepare_wsj0mix(root, manifest_folder(hparams), **mixtures_of(hparams))
     return {subset: read_manifest(path, root) for subset, path in paths.items()}
 
 
 def manifest_folder(hparams):
-    """Where manifests go."""
+    """Folder of the manifests."""
     return Path(hparams["output_folder"]) / "manifests"
 
 
-def shape_of(hparams):
-    """Which of the mixtures in a folder are meant."""
+def mixtures_of(hparams):
+    """Keys that choose mixtures from a folder."""
     return {key: hparams[key] for key in ("n_speakers", "sample_rate", "mode", "mixture")}
-
-
-def prepare_dynamic_mixing(hparams):
-    """Manifests of single utterances and, for mixtures with noise, of noises."""
-    manifests = {"speech": None, "noise": None}
-    for kind in ["speech"] + ["noise"] * (hparams["mixture"] == "mix_both"):
-        folder = hparams[f"dynamic_{kind}_folder"]
-        if folder is None:
-            raise UserError(
-                f"dynamic_{kind}_folder: must be set where dynamic_mixing is True"
-            )
-        path = prepare_speech_folder(
-            folder,
-            manifest_folder(hparams) / f"dynamic_{kind}.csv",
-            hparams["sample_rate"],
-            kind=kind,
-            resample=True,  # WSJ0 is 16 kHz, the mixtures may be 8
-            channel=0 if kind == "noise" else None,  # WHAM is stereo; as LibriMix does
-        )
-        manifests[kind] = read_manifest(path, folder, one_rate=False)
-    return manifests["speech"], manifests["noise"]
 
 
 def training_data(hparams, manifest):
     """Mixtures of the manifest, or mixed on the fly around heads of the training set."""
+    keys = ("n_speakers", "seed", "segment_seconds", "speed_percents")
+    options = {key: hparams[key] for key in keys}
     if not hparams["dynamic_mixing"]:
-        return BinauralDataset(
-            manifest,
-            hparams["n_speakers"],
-            segment_seconds=hparams["segment_seconds"],
-            speed_percents=hparams["speed_percents"],
-            seed=hparams["seed"],
-        )
-    speech, noise = training.on_main(prepare_dynamic_mixing, hparams)
+        return BinauralDataset(manifest, **options)
     return BinauralDynamicMixing(
-        speech,
-        noise,
+        *training.prepare_dynamic_mixing(hparams, noise=hparams["mixture"] == "mix_both"),
         hparams["listeners"]()["train"],
-        hparams["n_speakers"],
         n_items=hparams["dynamic_items"] or len(manifest),
-        seed=hparams["seed"],
-        segment_seconds=hparams["segment_seconds"],
         sample_rate=hparams["sample_rate"],
-        speed_percents=hparams["speed_percents"],
         resample=True,
         least_angle=hparams["least_angle"],
+        **options,
     )
 
 
-def make_datasets(hparams, manifests):
-    """Data sets for training, validation and test."""
-    n_speakers = hparams["n_speakers"]
-    return {
+def make_loaders(hparams):
+    """Loaders for training, validation and test."""
+    manifests, n_speakers = training.on_main(prepare, hparams), hparams["n_speakers"]
+    datasets = {
         "train": training_data(hparams, manifests["train"]),
         **{s: BinauralDataset(manifests[s], n_speakers) for s in ("dev", "test")},
     }
+    return training.make_loaders(datasets, collate, hparams)
 
 
-# ------------------------------------------------------------------ the whole
+# ------------------------------------------------------------------ configuration
 
 
-@torch.no_grad()
-def separate_again(brain, test_data, item_id):
-    """Signals of one utterance of the test set, for wavs and report."""
-    ids = [item.id for item in test_data.manifest.items]
-    batch = collate([test_data[ids.index(item_id)]])
-    with brain.evaluation_ctx:
-        estimates = brain.compute_forward(batch, Stage.TEST)
-    return signals_of(batch, estimates, 0)
+def check(hparams):
+    """Stop at values that cannot be used."""
+    training.check_choices(hparams, CHOICES)
+    training.check_ranges(hparams, LEAST)
+    training.check_segment(hparams)
 
 
 def facts(hparams):
-    """What --describe says beside the modules."""
+    """Properties that --describe prints beside the modules."""
     rate, network = hparams["sample_rate"], hparams["modules"]["network"]
     window, hop = 1000 * hparams["kernel_size"] / rate, 1000 * hparams["stride"] / rate
     frames = network.separator.receptive_field
@@ -267,31 +215,7 @@ def facts(hparams):
 
 def main():
     """From the command line to the report."""
-    options = training.parse_options(sys.argv[1:], __doc__)
-    hparams = training.load_hparams(options)
-    training.check_choices(hparams, CHOICES)
-    training.check_ranges(hparams, LEAST)
-    training.check_segment(hparams)
-    if options.describe:
-        print(training.describe(hparams["modules"], facts(hparams)))
-        return
-    training.begin(options, hparams)
-    training.check_testable(options.run_opts, hparams["checkpointer"])
-    datasets = make_datasets(hparams, training.on_main(prepare, hparams))
-    brain = BinauralBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["optimizer"],
-        hparams=hparams,
-        run_opts=options.run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    training.train_and_test(
-        brain,
-        training.make_loaders(datasets, collate, hparams),
-        partial(separate_again, brain, datasets["test"]),
-        level=level_ears,
-        findings=[partial(interaural, protocol=hparams["protocol"])],
-    )
+    training.train_recipe(BinauralBrain, __doc__, check, make_loaders, facts)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,12 @@ and learns from how they differ (arXiv 2303.07486). README.md says what data it 
 import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit torch?)
 
 # isort: split
-import sys
 from functools import partial
 from inspect import signature
 from pathlib import Path
 
 import numpy as np
-import torch
 from speechbrain import Stage
-from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import training
 from unified_se_ss.data.corpora.array_recordings import prepare_recordings
@@ -58,7 +55,7 @@ from unified_se_ss.gradients import TaskLoss
 from unified_se_ss.losses import si_snr
 from unified_se_ss.losses.spectral import STFT_LOSSES, stft_loss
 from unified_se_ss.spatial import BEAMFORMERS, BeamformerFrontend
-from unified_se_ss.training.upload import check_upload, upload
+from unified_se_ss.training.log import check_upload, upload
 
 SUBSETS = ("train", "dev", "test")
 RECORDED = "channel_1"  # the guide that was recorded with the microphones
@@ -67,17 +64,7 @@ CHOICES = {
     "test_on": ["recordings", "arrays"],
     "loss": STFT_LOSSES,
 }
-LEAST = {
-    "number_of_epochs": 1,
-    "lr": 0,
-    "weight_si_snr": 0,
-    "num_workers": 0,
-    "log_interval": 1,
-    "save_waves": 0,
-    "n_train": 1,
-    "n_valid": 1,
-    "n_test": 1,
-}
+LEAST = {"weight_si_snr": 0, "n_train": 1, "n_valid": 1, "n_test": 1}
 
 
 class GSENetBrain(training.RecipeBrain):
@@ -93,33 +80,24 @@ class GSENetBrain(training.RecipeBrain):
 
     def compute_objectives(self, enhanced, batch, stage):
         """Distance of spectra; with weight_si_snr also the negative SI-SNR."""
-        hparams = self.hparams
-        scores = si_snr(enhanced, batch.target, batch.lengths)
-        losses = stft_loss(
-            enhanced,
-            batch.target,
-            batch.lengths,
-            hparams.loss,
-            hparams.loss_window,
-            hparams.loss_hop,
-        )
+        hparams, pair = self.hparams, (enhanced, batch.target, batch.lengths)
+        scores = si_snr(*pair)
+        losses = stft_loss(*pair, hparams.loss, hparams.loss_window, hparams.loss_hop)
         if hparams.weight_si_snr:
             losses = losses - hparams.weight_si_snr * scores
         if stage == Stage.VALID:
-            self.keep_scores(batch, losses, scores)
+            self.add_scores(batch, losses, scores)
         elif stage == Stage.TEST:
             self.score(batch, enhanced)
         return TaskLoss.of(losses)
 
-    def keep_scores(self, batch, losses, scores):
-        """Note what validation says of each item."""
+    def add_scores(self, batch, losses, scores):
+        """Add the rows of a validation batch."""
         raw, beamformed = (
             scores - si_snr(batch.inputs[:, i], batch.target, batch.lengths) for i in (0, 1)
         )
         columns = {"loss": losses, "si_snr": scores, "si_snr_i": raw}
-        columns["over_beamformer"] = beamformed
-        rows = zip(*(column.tolist() for column in columns.values()))
-        self.rows += [dict(zip(columns, row)) for row in rows]
+        self.add_rows({**columns, "over_beamformer": beamformed})
 
     def epoch_message(self, row):
         """How much better than either input."""
@@ -142,8 +120,11 @@ class GSENetBrain(training.RecipeBrain):
         """Score the items of a test batch, or have them scored while others are made."""
         hparams = self.hparams
         for item, (name, known) in enumerate(zip(batch.ids, batch.conditions)):
-            signals, columns = signals_of(batch, enhanced, item), conditions_of(known)
-            if self.scorers is None:  # a look at one item
+            signals, columns = (
+                inputs_and_output(batch, enhanced, item),
+                conditions_of(known),
+            )
+            if self.scorers is None:  # in a sanity check
                 row = score_guided(name, signals, hparams.metrics, hparams.sample_rate)
                 self.rows.append({**row, **columns})
             else:
@@ -156,24 +137,46 @@ class GSENetBrain(training.RecipeBrain):
             self.rows += self.scorers.rest()
         super().on_stage_end(stage, stage_loss, epoch)
 
+    def signals_of(self, batch, enhanced, item):
+        """Microphone, beamformer, enhanced and target of one item, by the report's names."""
+        signals = inputs_and_output(batch, enhanced, item)
+        return {
+            "mixture": signals["raw"],
+            "estimates": signals["beamformed"][None],
+            "enhanced": signals["enhanced"],
+            "targets": signals["target"][None],
+        }
 
-def signals_of(batch, enhanced, item):
-    """What went in and came out of one item, as NumPy arrays."""
-    found = {"raw": batch.inputs[item, 0], "beamformed": batch.inputs[item, 1]}
-    found.update(enhanced=enhanced[item], target=batch.target[item])
+    def report_options(self):
+        """Levels of both inputs, and a section that compares them."""
+        return {"level": level_guided, "findings": [guided]}
+
+    def after_report(self):
+        """Compare both inputs and the output; copy the run to where upload_uri says."""
+        folder = self.hparams.output_folder
+        table = guided_markdown(self.rows)
+        path = atomic_write(Path(folder) / "guided.md", table)
+        print(f"compared      {path}\n\n{table}")
+        best = self.checkpointer.find_checkpoint(max_key=self.best)
+        if upload(folder, best and best.path, self.hparams.upload_uri):
+            print(f"uploaded to   {self.hparams.upload_uri}")
+
+
+def inputs_and_output(batch, enhanced, item):
+    """Signals of one item as NumPy arrays, as `score_guided` takes them."""
+    raw, beamformed = batch.inputs.unbind(1)
+    signals = {"raw": raw, "beamformed": beamformed}
+    signals |= {"enhanced": enhanced, "target": batch.target}
     if batch.components is not None:  # of interferer and noise, at the microphone
-        found["interference"] = batch.components[item, 1:, 0]
-    length = int(batch.lengths[item])
-    return {name: x[..., :length].float().cpu().numpy() for name, x in found.items()}
+        signals["interference"] = batch.components[:, 1:, 0]
+    return training.item_arrays(signals, item, batch.lengths)
 
 
 def conditions_of(known):
-    """What is known of an item, as columns of results.csv."""
-    names = {
-        "sir": "input_sir",
-        "snr": "input_snr",
-        "sir_beamformed": "beamformed_input_sir",
-        "snr_beamformed": "beamformed_input_snr",
+    """Known levels and names of an item, as columns of results.csv."""
+    names = {"sir": "input_sir", "snr": "input_snr"}
+    names |= {
+        f"{name}_beamformed": f"beamformed_{column}" for name, column in names.items()
     }
     row = {names.get(name, name): value for name, value in known.items()}
     return {k: v if isinstance(v, str) or np.isfinite(v) else None for k, v in row.items()}
@@ -215,7 +218,7 @@ def prepare_rooms(hparams, subset):
     )
 
 
-def guide(hparams, name):
+def frontend(hparams, name):
     """A beamformer by its name in the YAML."""
     options = hparams["guide_options"].get(name) or {}
     try:
@@ -236,7 +239,7 @@ def array_data(hparams, sounds, name, n_items, seconds, **options):
         *sounds,
         n_items,
         seconds,
-        guide=guide(hparams, name),
+        guide=frontend(hparams, name),
         resample=True,
         **{key: hparams[key] for key in keys},
         **options,
@@ -269,7 +272,7 @@ def recording_data(hparams, subset, seconds=None):
         folder,
         path,
         hparams["sample_rate"],
-        guide=None if name == RECORDED else guide(hparams, name),
+        guide=None if name == RECORDED else frontend(hparams, name),
         resample=True,
         **{key: hparams[key] for key in keys},
     )
@@ -277,67 +280,32 @@ def recording_data(hparams, subset, seconds=None):
     return RecordingDataset(read_recordings(path, folder), seconds, **options)
 
 
-def make_datasets(hparams):
-    """Data sets for training, validation and test, the last with every guide."""
+def make_loaders(hparams):
+    """Loaders for training, validation and test, the last with every guide."""
     train_on, test_on = hparams["train_on"], hparams["test_on"]
-    datasets = {}
+    recordings = partial(training.on_main, recording_data, hparams)
     if train_on != "recordings" or test_on != "recordings":
         scenes = training.on_main(prepare_scenes, hparams)
     if train_on == "recordings":
-        arguments = hparams, "train", hparams["segment_seconds"]
-        datasets["train"] = training.on_main(recording_data, *arguments)
+        train = recordings("train", hparams["segment_seconds"])
     else:
-        datasets["train"] = training_data(hparams, scenes["train"])
+        train = training_data(hparams, scenes["train"])
     if test_on == "recordings":
-        datasets["dev"] = training.on_main(recording_data, hparams, "val")
-        recorded = training.on_main(recording_data, hparams, "test")
-        tests = {hparams["guide_of_recordings"]: recorded}
+        dev, tests = recordings("val"), {hparams["guide_of_recordings"]: recordings("test")}
     else:
-        seconds, guides = hparams["test_seconds"], hparams["guides"]
-        arguments = hparams, scenes["dev"], guides[0], hparams["n_valid"], seconds
-        datasets["dev"] = array_data(*arguments)
-        arguments = hparams["n_test"], seconds
-        tests = {
-            name: array_data(hparams, scenes["test"], name, *arguments, components=True)
-            for name in guides
-        }
-    return {**datasets, "test": MultiBeamformerTestSet(tests)}
+        seconds, guides, n_test = (hparams[k] for k in ("test_seconds", "guides", "n_test"))
+        dev = array_data(hparams, scenes["dev"], guides[0], hparams["n_valid"], seconds)
+        make = partial(array_data, hparams, scenes["test"], components=True)
+        tests = {name: make(name, n_test, seconds) for name in guides}
+    datasets = {"train": train, "dev": dev, "test": MultiBeamformerTestSet(tests)}
+    return training.make_loaders(datasets, collate, hparams)
 
 
-# ------------------------------------------------------------------ the whole
-
-
-@torch.no_grad()
-def enhance_again(brain, test_data, item_id):
-    """Signals of one item of the test set, for wavs and report."""
-    batch = collate([test_data.find(item_id)])
-    with brain.evaluation_ctx:
-        enhanced = brain.compute_forward(batch, Stage.TEST)
-    signals = signals_of(batch, enhanced, 0)
-    return {
-        "mixture": signals["raw"],
-        "estimates": signals["beamformed"][None],
-        "enhanced": signals["enhanced"],
-        "targets": signals["target"][None],
-    }
-
-
-def finish(brain):
-    """Say how both inputs and the network did; copy the run to where upload_uri says."""
-    if not if_main_process():
-        return
-    table = guided_markdown(brain.rows)
-    path = atomic_write(Path(brain.hparams.output_folder) / "guided.md", table)
-    print(f"compared      {path}\n\n{table}")
-    best = brain.checkpointer.find_checkpoint(max_key=brain.best)
-    folder = brain.hparams.output_folder
-    done = upload(folder, best and best.path, brain.hparams.upload_uri)
-    if done:
-        print(f"uploaded to   {done}")
+# ------------------------------------------------------------------ configuration
 
 
 def facts(hparams):
-    """What --describe says beside the modules."""
+    """Properties that --describe prints beside the modules."""
     network = hparams["modules"]["network"]
     latency = 1000 * network.latency / hparams["sample_rate"]
     return {
@@ -376,7 +344,7 @@ def check(hparams):
             training.check_choices({key: name}, {key: choices})
     check_guide_options(hparams["guide_options"])
     for name in hparams["guides"]:
-        guide(hparams, name)  # those that can be made before they are steered, are
+        frontend(hparams, name)  # those that can be made before they are steered, are
     check_upload(hparams["upload_uri"])
     rate = hparams["sample_rate"]
     if hparams["metrics"] is None:
@@ -386,25 +354,7 @@ def check(hparams):
 
 def main():
     """From the command line to the report."""
-    options = training.parse_options(sys.argv[1:], __doc__)
-    hparams = training.load_hparams(options)
-    check(hparams)
-    if options.describe:
-        print(training.describe(hparams["modules"], facts(hparams)))
-        return
-    training.begin(options, hparams)
-    training.check_testable(options.run_opts, hparams["checkpointer"])
-    loaders = training.make_loaders(make_datasets(hparams), collate, hparams)
-    brain = GSENetBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["optimizer"],
-        hparams=hparams,
-        run_opts=options.run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    signals = partial(enhance_again, brain, loaders["test"].dataset)
-    training.train_and_test(brain, loaders, signals, level=level_guided, findings=[guided])
-    finish(brain)
+    training.train_recipe(GSENetBrain, __doc__, check, make_loaders, facts)
 
 
 if __name__ == "__main__":

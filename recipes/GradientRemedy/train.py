@@ -20,15 +20,13 @@ import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit tor
 # isort: split
 import copy
 import io
-import sys
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from speechbrain import Stage
-from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from unified_se_ss import training
@@ -57,11 +55,11 @@ from unified_se_ss.recognition import (
 from unified_se_ss.recognition.tokens import BEGIN, END, KINDS
 from unified_se_ss.training.brain import percent
 
-# joint: both train the front. cascade: SE alone does, and ASR hears what comes out.
+# joint: both train the front. cascade: SE alone does, and ASR gets its output.
 # noisy: ASR alone, without a front.
 SYSTEMS = ["joint", "cascade", "noisy"]
-# What is counted of each set, and what it is called.
-SYSTEMS_HEARD = {
+# Columns that are counted of each set, and their names.
+ERROR_RATES = {
     "word_errors": "WER",
     "word_errors_noisy": "WER without the front",
     "word_errors_untrained": "WER before training",
@@ -76,7 +74,7 @@ CHOICES = {
 
 
 class Predictions(NamedTuple):
-    """What front and recogniser say of a batch."""
+    """Outputs of front and recogniser."""
 
     enhanced: Enhanced | None
     recognised: Recognised
@@ -86,18 +84,39 @@ class RemedyBrain(training.RecipeBrain):
     """Main task: recognition. Auxiliary task: enhancement, on the front."""
 
     best = "accuracy"
-    untrained = None  # modules as training found them, for their WER beside the others
+    untrained = None  # modules before training, for their WER beside the others
+
+    def before_training(self):
+        """Fit the front to the noisy training set, or give it a trained one's weights."""
+        pretrained = self.hparams.pretrained_front
+        if "front" in self.modules and not self.checkpointer.list_checkpoints():
+            if pretrained:
+                training.on_main(load_front, self.modules.front, pretrained)
+            else:
+                self.fit_front(self.loaders["train"].dataset.dataset)
+        if self.hparams.score_untrained:
+            self.untrained = copy.deepcopy(self.modules).eval()
+        items = self.loaders["test"].dataset.manifest.items
+        # Where the corpus tells sets of its test apart.
+        self.sets = {i.id: i.attributes["set"] for i in items if "set" in i.attributes}
+
+    def fit_front(self, dataset):
+        """Fit the normalisation of the front to items evenly over a data set."""
+        indices = range(0, len(dataset), max(1, len(dataset) // self.hparams.normalise_by))
+        self.modules.front.fit_normalisation(
+            dataset[index].noisy.to(self.device) for index in indices
+        )
 
     def compute_forward(self, batch, stage):
         """Enhance the noisy signals and recognise what comes out."""
         batch = batch.to(self.device)
         enhanced, signals = self.enhance(batch.noisy, batch.lengths)
-        tokens = None if stage == Stage.TEST else begun(batch.tokens)
+        tokens = None if stage == Stage.TEST else with_begin(batch.tokens)
         recognised = self.modules.recogniser(signals, batch.lengths, tokens)
         return Predictions(enhanced, recognised)
 
     def enhance(self, noisy, lengths):
-        """What the front says, and the signals that the recogniser hears."""
+        """Output of the front, and the signals that the recogniser gets."""
         if self.hparams.system == "noisy":
             return None, noisy
         enhanced = self.modules.front(noisy, lengths)
@@ -116,7 +135,7 @@ class RemedyBrain(training.RecipeBrain):
         asr = hparams.weight_ctc * ctc + (1 - hparams.weight_ctc) * attention
         asr = (1 - weight) * asr
         if stage == Stage.VALID:
-            self.keep_scores(predictions, batch, asr, ended)
+            self.add_scores(predictions, batch, asr, ended)
         main = TaskLoss.of(asr)
         if not weight:
             return TwoTaskLosses(main)
@@ -155,17 +174,19 @@ class RemedyBrain(training.RecipeBrain):
 
     # -------------------------------------------------------------- evaluation
 
-    def keep_scores(self, predictions, batch, losses, ended):
-        """Note what validation says of each item."""
+    def add_scores(self, predictions, batch, losses, ended):
+        """Add the rows of a validation batch."""
         right = predictions.recognised.attention.argmax(-1) == ended
         counted = ended != 0
-        accuracy = 100 * (right & counted).sum(-1) / counted.sum(-1)
-        heard = greedy_words(predictions.recognised, self.hparams.tokens)
-        for row in zip(losses.tolist(), accuracy.tolist(), batch.transcripts, heard):
-            loss, share, said, text = row
-            scored = score_texts(said, {"": text})
-            wer = 100 * scored["word_errors"] / max(1, scored["words"])
-            self.rows.append({"loss": loss, "accuracy": share, "wer": wer})
+        recognised = greedy_words(predictions.recognised, self.hparams.tokens)
+        scored = [score_texts(t, {"": r}) for t, r in zip(batch.transcripts, recognised)]
+        self.add_rows(
+            {
+                "loss": losses,
+                "accuracy": 100 * (right & counted).sum(-1) / counted.sum(-1),
+                "wer": [100 * s["word_errors"] / max(1, s["words"]) for s in scored],
+            }
+        )
 
     def recognise(self, predictions, batch):
         """Search for the words of a test batch: enhanced, as it is, and before training."""
@@ -176,19 +197,18 @@ class RemedyBrain(training.RecipeBrain):
             texts["_noisy"] = search(recognised)
         if self.untrained is not None:
             texts["_untrained"] = self.untrained_texts(batch)
-        for item, said in enumerate(batch.transcripts):
-            found = {name: heard[item] for name, heard in texts.items()}
-            row = {"ID": batch.ids[item], **score_texts(said, found)}
-            if batch.ids[item] in self.sets:
-                row["set"] = self.sets[batch.ids[item]]
-            enhanced = predictions.enhanced
-            if enhanced is not None and batch.has_clean[item]:
-                signals = signals_of(enhanced.signal, batch, item)
+        for item, (item_id, transcript) in enumerate(zip(batch.ids, batch.transcripts)):
+            of_item = {name: recognised[item] for name, recognised in texts.items()}
+            row = {"ID": item_id, **score_texts(transcript, of_item)}
+            if item_id in self.sets:
+                row["set"] = self.sets[item_id]
+            if predictions.enhanced is not None and batch.has_clean[item]:
+                signals = self.signals_of(batch, predictions, item)
                 row |= evaluate_item(**signals, sample_rate=self.hparams.sample_rate)
             self.rows.append(row)
 
     def untrained_texts(self, batch):
-        """What is recognised with the weights that training began with."""
+        """Texts by the weights that training began with."""
         signals = batch.noisy
         if "front" in self.untrained:
             signals = self.untrained["front"](signals, batch.lengths).signal
@@ -196,49 +216,47 @@ class RemedyBrain(training.RecipeBrain):
         search = self.hparams.make_search(recogniser, self.hparams.tokens)
         return search(recogniser(signals, batch.lengths))
 
-    def on_evaluate_start(self, max_key=None, min_key=None):
-        """Take the means of the best checkpoints' weights."""
-        super().on_evaluate_start(max_key, min_key)
-        count = self.hparams.average_checkpoints
-        best = self.checkpointer.find_checkpoints(
-            max_key=max_key, max_num_checkpoints=count
-        )
-        load = partial(torch.load, map_location=self.device, weights_only=True)
-        for name, module in self.modules.items() if best else ():
-            module.load_state_dict(average_checkpoints(best, name, load))
+    def signals_of(self, batch, predictions, item):
+        """Noisy, enhanced and clean signal of one item, as NumPy arrays."""
+        enhanced = predictions.enhanced
+        estimate = batch.noisy if enhanced is None else enhanced.signal
+        signals = {"mixture": batch.noisy, "estimates": estimate.unsqueeze(1)}
+        signals["targets"] = batch.clean.unsqueeze(1)
+        return training.item_arrays(signals, item, batch.lengths)
+
+    def report_options(self):
+        """A section on transcripts."""
+        return {"findings": [transcripts]}
+
+    def after_report(self):
+        """Write the alignments and, where the corpus has sets, the rates of each."""
+        write_alignments(self.rows, self.hparams.output_folder)
+        if self.sets:
+            write_sets(self.rows, self.hparams.output_folder)
 
 
-def begun(tokens):
-    """Sentences with the token that begins them: what the decoder has heard so far."""
+def with_begin(tokens):
+    """Sentences with the token that begins them: input of the decoder."""
     return torch.nn.functional.pad(tokens, (1, 0), value=BEGIN)
 
 
 def with_end(tokens, n_tokens):
-    """Sentences with the token that ends them: what the decoder shall say next."""
+    """Sentences with the token that ends them: target of the decoder."""
     ended = torch.nn.functional.pad(tokens, (0, 1))
     last = n_tokens.to(tokens.device, non_blocking=True).unsqueeze(-1)
     return ended.scatter(1, last, END)
 
 
-def score_texts(said, texts):
-    """Columns of results.csv for what was recognised, by the suffix of the columns."""
-    words = normalise_text(said)
-    row = {"transcript": said, "words": len(words)}
+def score_texts(transcript, texts):
+    """Columns of results.csv for recognised texts, by the suffix of the columns."""
+    words = normalise_text(transcript)
+    row = {"transcript": transcript, "words": len(words)}
     for name, text in texts.items():
         errors = word_errors(words, normalise_text(text))
         row[f"recognised{name}"] = text
         row[f"word_errors{name}"] = errors
         row[f"wer{name}"] = 100 * errors / len(words) if words else None
     return row
-
-
-def signals_of(enhanced, batch, item):
-    """Noisy, enhanced and clean signal of one item, as NumPy arrays."""
-    length = int(batch.lengths[item])
-    noisy, estimate, clean = (
-        x[item, :length].float().cpu().numpy() for x in (batch.noisy, enhanced, batch.clean)
-    )
-    return {"mixture": noisy, "estimates": estimate[None], "targets": clean[None]}
 
 
 # ------------------------------------------------------------------ data
@@ -268,24 +286,20 @@ def learn_tokens(hparams, manifest):
     return tokens
 
 
-def limits(hparams):
-    """What an utterance must keep to, to be trained on."""
-    tokens, recogniser = hparams["tokens"], hparams["modules"]["recogniser"]
-    return UtteranceLimits(
-        hparams["max_duration"],
-        tokens.encode,
-        tokens.unknown,
-        recogniser.count_frames,
-        hparams["sample_rate"],
-    )
-
-
 def make_dataset(hparams, subset, manifests):
     """Utterances of a subset, in pairs or mixed on the fly."""
     speech, folder = manifests["speech"], Path(hparams["output_folder"])
-    if subset != "test":  # what is hard to recognise is tested all the same
+    if subset != "test":  # the test has long and odd utterances, too
+        tokens, recogniser = hparams["tokens"], hparams["modules"]["recogniser"]
+        limits = UtteranceLimits(
+            hparams["max_duration"],
+            tokens.encode,
+            tokens.unknown,
+            recogniser.count_frames,
+            hparams["sample_rate"],
+        )
         path = folder / f"left_out_{subset}.csv"
-        speech = filter_utterances(speech, limits(hparams), hparams["unusable"], path)
+        speech = filter_utterances(speech, limits, hparams["unusable"], path)
     if "noise" not in manifests:
         return PairedSpeechDataset(speech, hparams["sample_rate"])
     return NoisySpeechDataset(
@@ -298,29 +312,19 @@ def make_dataset(hparams, subset, manifests):
     )
 
 
-def make_datasets(hparams):
-    """Data sets of all subsets; tokenizer and search of the recogniser on the way."""
+def make_loaders(hparams):
+    """Loaders of all subsets; makes tokenizer and search of the recogniser first."""
     manifests = training.on_main(prepare, hparams)
     speech = manifests["train"]["speech"]
     hparams["tokens"] = training.on_main(learn_tokens, hparams, speech)
     recogniser = hparams["modules"]["recogniser"]
     hparams["search"] = hparams["make_search"](recogniser, hparams["tokens"])
-    return {
+    datasets = {
         subset: training.on_main(make_dataset, hparams, subset, manifests[subset])
         for subset in ("train", "dev", "test")
     }
-
-
-def start_front(hparams, dataset):
-    """Fit the front to the noisy training set, or give it a trained one's weights."""
-    front = hparams["modules"].get("front")
-    if front is None or hparams["checkpointer"].list_checkpoints():
-        return
-    if hparams["pretrained_front"]:
-        training.on_main(load_front, front, hparams["pretrained_front"])
-        return
-    indices = range(0, len(dataset), max(1, len(dataset) // hparams["normalise_by"]))
-    front.fit_normalisation(dataset[index].noisy for index in indices)
+    collate = partial(collate_transcribed, encode=hparams["tokens"].encode)
+    return training.make_loaders(datasets, collate, hparams)
 
 
 def load_front(front, run_folder):
@@ -341,56 +345,38 @@ def load_front(front, run_folder):
         ) from error
 
 
-# ------------------------------------------------------------------ the whole
+# ------------------------------------------------------------------ results
 
 
-@torch.no_grad()
-def enhance_again(brain, test_data, item_id):
-    """Signals of one utterance of the test set, for wavs and report."""
-    ids = [item.id for item in test_data.manifest.items]
-    batch = collate_transcribed(
-        [test_data[ids.index(item_id)]], brain.hparams.tokens.encode
-    )
-    with brain.evaluation_ctx:
-        _, signals = brain.enhance(batch.to(brain.device).noisy, batch.lengths)
-    return signals_of(signals, batch, 0)
-
-
-def write_alignments(brain):
-    """Every test utterance word by word under what was recognised, as SpeechBrain does."""
-    stats = ErrorRateStats()
-    rows = [row for row in brain.rows if row["words"]]
-    said, heard = (
+def write_alignments(rows, folder):
+    """Write every test utterance word by word above its recognised text, as SpeechBrain."""
+    rows, stats = [row for row in rows if row["words"]], ErrorRateStats()
+    words, recognised = (
         [normalise_text(row[key]) for row in rows] for key in ("transcript", "recognised")
     )
-    stats.append([row["ID"] for row in rows], heard, said)
+    stats.append([row["ID"] for row in rows], recognised, words)
     text = io.StringIO()
     stats.write_stats(text)
-    path = Path(brain.hparams.output_folder) / "wer.txt"
-    atomic_write(path, text.getvalue())
-    print(f"alignments    {path}")
+    print(f"alignments    {atomic_write(Path(folder) / 'wer.txt', text.getvalue())}")
 
 
-def sets_of(manifest):
-    """Which set of the test an utterance is in, where the corpus tells sets apart."""
-    return {i.id: i.attributes["set"] for i in manifest.items if "set" in i.attributes}
-
-
-def write_sets(brain):
-    """Word error rates of each set apart, such as real and simulated recordings."""
-    columns = [key for key in brain.rows[0] if key.startswith("word_errors")]
-    lines = ["| set | words |" + "".join(f" {SYSTEMS_HEARD[c]} |" for c in columns)]
+def write_sets(rows, folder):
+    """Write word error rates of each set, such as real and simulated recordings."""
+    columns = [key for key in rows[0] if key.startswith("word_errors")]
+    lines = ["| set | words |" + "".join(f" {ERROR_RATES[c]} |" for c in columns)]
     lines.append("|---|--:|" + "--:|" * len(columns))
-    for name in sorted(set(brain.sets.values())):
-        rows = [row for row in brain.rows if row["set"] == name]
-        words = sum(row["words"] for row in rows)
-        rates = (100 * sum(row[c] for row in rows) / max(1, words) for c in columns)
+    for name in sorted({row["set"] for row in rows}):
+        of_set = [row for row in rows if row["set"] == name]
+        words = sum(row["words"] for row in of_set)
+        rates = (100 * sum(row[c] for row in of_set) / max(1, words) for c in columns)
         lines.append(
             f"| {name} | {words} |" + "".join(f" {rate:.2f} % |" for rate in rates)
         )
-    path = Path(brain.hparams.output_folder) / "sets.md"
-    atomic_write(path, "\n".join(lines) + "\n")
+    path = atomic_write(Path(folder) / "sets.md", "\n".join(lines) + "\n")
     print("\n".join(lines) + f"\nsets          {path}")
+
+
+# ------------------------------------------------------------------ configuration
 
 
 def use_system(hparams):
@@ -408,7 +394,7 @@ def use_system(hparams):
 
 
 def check(hparams):
-    """Stop at values that cannot be used."""
+    """Stop at values that cannot be used; make the system that was chosen."""
     training.check_choices(hparams, CHOICES)
     training.check_rule(hparams)
     trained = hparams["system"] == "joint" and hparams["pretrained_front"]
@@ -421,10 +407,11 @@ def check(hparams):
         raise UserError("weight_se: is 0; a cascade's front learns from SE alone")
     if hparams["weight_se"] >= 1:
         raise UserError(f"weight_se: is {hparams['weight_se']}; expected less than 1")
+    use_system(hparams)
 
 
 def facts(hparams):
-    """What --describe says beside the modules."""
+    """Properties that --describe prints beside the modules."""
     return {
         "system": hparams["system"],
         "shared by both tasks": ", ".join(hparams["shared_modules"]) or "nothing",
@@ -435,36 +422,7 @@ def facts(hparams):
 
 def main():
     """From the command line to the report."""
-    options = training.parse_options(sys.argv[1:], __doc__)
-    hparams = training.load_hparams(options)
-    check(hparams)
-    use_system(hparams)
-    if options.describe:
-        print(training.describe(hparams["modules"], facts(hparams)))
-        return
-    training.begin(options, hparams)
-    training.check_testable(options.run_opts, hparams["checkpointer"])
-    datasets = make_datasets(hparams)
-    start_front(hparams, datasets["train"])
-    untrained = copy.deepcopy(hparams["modules"]) if hparams["score_untrained"] else None
-    brain = RemedyBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["optimizer"],
-        hparams=hparams,
-        run_opts=options.run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    if untrained:
-        brain.untrained = torch.nn.ModuleDict(untrained).to(brain.device).eval()
-    collate = partial(collate_transcribed, encode=hparams["tokens"].encode)
-    loaders = training.make_loaders(datasets, collate, hparams)
-    brain.sets = sets_of(datasets["test"].manifest)
-    signals = partial(enhance_again, brain, datasets["test"])
-    training.train_and_test(brain, loaders, signals, findings=[transcripts])
-    if if_main_process():
-        write_alignments(brain)
-        if brain.sets:
-            write_sets(brain)
+    training.train_recipe(RemedyBrain, __doc__, check, make_loaders, facts)
 
 
 if __name__ == "__main__":

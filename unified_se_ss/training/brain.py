@@ -1,4 +1,4 @@
-"""Where SpeechBrain's Brain meets the two gradients."""
+"""SpeechBrain's Brain with the gradients of two tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 
-from unified_se_ss.data.skipping import EmptyBatch
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import (
     ConflictMonitor,
@@ -31,10 +30,10 @@ from unified_se_ss.training.signals import AsyncScalar, stop_signals
 
 logger = logging.getLogger(__name__)
 
-# What parallel and compiling wrappers put into the names of parameters.
+# In the names of parameters, by parallel and compiling wrappers.
 WRAPPERS = {"_orig_mod", "module"}
 
-# How many windows the monitor makes of an epoch and of a whole run, at most.
+# Of the monitor, at most.
 WINDOWS_PER_EPOCH = 20
 WINDOWS = 1000
 
@@ -77,7 +76,6 @@ class TaskMeans:
             Over the items of all ranks, each of which must call this; by default over
             this rank's own.
         """
-        all_ranks = all_ranks and torch.distributed.is_initialized()
         sums = self._sums_of_all_ranks() if all_ranks else self._sums
         main, main_items, auxiliary, auxiliary_items = sums.tolist()
         return {
@@ -86,16 +84,14 @@ class TaskMeans:
         }
 
     def _sums_of_all_ranks(self) -> torch.Tensor:
-        """The sums over the items of all ranks, each of which must call this."""
         sums = self._sums.clone()
-        torch.distributed.all_reduce(sums)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
         return sums
 
     @mark_as_saver
     def _save(self, path):
-        sums = (
-            self._sums_of_all_ranks() if torch.distributed.is_initialized() else self._sums
-        )
+        sums = self._sums_of_all_ranks()
         if if_main_process():
             torch.save(sums.cpu(), path)
 
@@ -111,25 +107,25 @@ register_checkpoint_hooks(TaskMeans, save_on_main_only=False)  # all ranks take 
 
 
 class Progress:
-    """A loader with a progress bar around it that says how training goes.
+    """A loader with a progress bar around it, and the time that was waited for it.
 
     Arguments
     ---------
     loader : iterable
         Batches; must have a length.
     fields : callable
-        Returns what to show, a dict; called rarely, as it may wait for the device.
+        Returns the dict to show; called rarely, as it may wait for the device.
     description : str
         Stands before the bar.
     start : int
         Batches that are done already.
     interval : int
-        Batches between two looks at `fields`.
+        Batches between two calls of `fields`.
     show : bool
-        Whether there is a bar at all.
+        Draw the bar.
     ends_early : callable
-        Returns whether to leave the rest of the batches; asked before the first and at
-        each look.
+        Returns True to leave the rest of the batches; asked before the first and with
+        `fields`.
     """
 
     def __init__(
@@ -172,7 +168,7 @@ class Progress:
             bar.set_postfix(self.fields())
 
     def timing(self) -> dict:
-        """Minutes since it began, and the share of them in which it waited for data."""
+        """Minutes since it began, and the share of them that was waited for data."""
         data_wait = self.waited / self.elapsed if self.elapsed else 0.0
         return {"minutes": round(self.elapsed / 60, 3), "data_wait": round(data_wait, 4)}
 
@@ -182,9 +178,8 @@ class TwoTaskBrain(sb.Brain):
 
     A subclass writes ``compute_forward`` and ``compute_objectives``; the latter returns
     :class:`~unified_se_ss.gradients.TwoTaskLosses`, or simply ``main, auxiliary``, two
-    mean losses (each batch then counts alike, whatever its size). A single loss makes a
-    recipe of one task, with all that follows. Everything else that a Brain does is done
-    as there, except for this:
+    mean losses (each batch then counts alike, whatever its size), or a single loss where
+    there is one task. Everything else that a Brain does is done as there, except for this:
 
     * The two gradients are summed over micro-batches and ranks and then combined by a
       rule (:class:`~unified_se_ss.gradients.TwoTaskGradients`). The modules are not
@@ -196,8 +191,8 @@ class TwoTaskBrain(sb.Brain):
       more than ``nonfinite_patience`` of them in an epoch stop the run.
     * All parameter groups are clipped to ``max_grad_norm``.
     * A checkpoint also holds random states and the gradients of micro-batches that wait
-      for their step. Where signals are heard (:func:`unified_se_ss.training.run`), one that
-      asks the run to leave has it save first, between two micro-batches.
+      for their step. A signal that asks the run to leave (under
+      :func:`unified_se_ss.training.run`) has it save first, between two micro-batches.
     * With a fused optimizer, nothing is fetched from the device but every
       ``log_interval`` steps.
 
@@ -206,10 +201,9 @@ class TwoTaskBrain(sb.Brain):
     latter are those that the auxiliary task alone uses), ``rule``, ``rule_options``,
     ``granularity``, ``aux_scale``, ``aux_ratio``, ``aux_decay``, as
     :class:`~unified_se_ss.gradients.TwoTaskGradients` takes them, ``log_interval``
-    (default 50; 1 on the CPU, where looking costs nothing), and ``number_of_epochs``:
-    what the monitor keeps of a long run is 20 windows an epoch and 1000 in all, at most;
-    and ``activation_checkpointing`` (default False): modules that have an attribute of
-    that name run their blocks again backwards instead of keeping what lies within them.
+    (default 50; always 1 on the CPU), ``number_of_epochs``, and
+    ``activation_checkpointing`` (default False): modules that have an attribute of that
+    name run their blocks again backwards instead of keeping their activations.
 
     Example
     -------
@@ -244,10 +238,8 @@ class TwoTaskBrain(sb.Brain):
         for name in ("fit_batch", "optimizers_step"):
             if getattr(type(self), name) is not getattr(TwoTaskBrain, name):
                 logger.warning(
-                    "%s has a %s of its own, so nothing that TwoTaskBrain does there is "
-                    "done; take it out, or call super's",
-                    type(self).__name__,
-                    name,
+                    f"{type(self).__name__} has a {name} of its own, so nothing that "
+                    "TwoTaskBrain does there is done; take it out, or call super's"
                 )
         if self.option("activation_checkpointing", False):
             self._checkpoint_activations()
@@ -255,7 +247,7 @@ class TwoTaskBrain(sb.Brain):
         if self.device_type == "cpu":
             self.log_interval = 1
         self.means = TaskMeans()
-        self.monitor = self.gradients = None
+        self.monitor = self.gradients = self.combined = None
         self._test_bar = progress_bar(disable=True)
         self._mean_loss = torch.zeros(())
         self._votes = AsyncScalar()
@@ -267,7 +259,6 @@ class TwoTaskBrain(sb.Brain):
             self.checkpointer.add_recoverable("ranks", self.rank_count, optional_load=True)
 
     def _checkpoint_activations(self):
-        """Have every module that can run its blocks again backwards, to save memory."""
         able = [m for m in self.modules.modules() if hasattr(m, "activation_checkpointing")]
         if not able:
             raise UserError(
@@ -277,27 +268,21 @@ class TwoTaskBrain(sb.Brain):
         for module in able:
             module.activation_checkpointing = True
 
-    def as_losses(self, losses) -> TwoTaskLosses:
-        """What ``compute_objectives`` returned, as losses of one task or two."""
-        return as_two_task_losses(losses, one_task=not self.option("shared_modules", ()))
-
     def option(self, name, default):
         """A key of hparams, or its default."""
         return getattr(self.hparams, name, default)
 
     def _make_gradients(self):
-        """Make what takes the two gradients, and what watches them."""
+        options = ("rule_options", "aux_scale", "aux_ratio", "aux_decay")
+        known = vars(self.hparams)
         with as_user_error():
             self.gradients = TwoTaskGradients(
                 [(plain_name(n), p) for n, p in self.modules.named_parameters()],
                 shared=self.option("shared_modules", ()),
                 auxiliary=self.option("auxiliary_modules", ()),
                 rule=self.option("rule", "project"),
-                rule_options=self.option("rule_options", None),
                 granularity=self.option("granularity", "parameter"),
-                aux_scale=self.option("aux_scale", None),
-                aux_ratio=self.option("aux_ratio", 1.0),
-                aux_decay=self.option("aux_decay", 0.99),
+                **{name: known[name] for name in options if name in known},
             )
         self.monitor = ConflictMonitor(
             self.gradients.groups,
@@ -319,21 +304,16 @@ class TwoTaskBrain(sb.Brain):
     def _wrap_distributed(self):
         """Give every rank rank 0's modules; gradients are reduced where they are combined.
 
-        Here the modules are what will be trained and nothing has been recovered yet, so
-        this is also where the two gradients are made.
+        Here the modules are those that will be trained and nothing has been recovered yet,
+        so this is also where the two gradients are made.
         """
-        if self.distributed_launch:
-            self._broadcast_modules()
-        self._make_gradients()
-
-    def _broadcast_modules(self):
-        """Copy rank 0's parameters and buffers to all ranks."""
-        for name, module in self.modules.items():
+        for name, module in self.modules.items() if self.distributed_launch else ():
             if self.device_type == "cuda":
                 module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
                 self.modules[name] = module
             for tensor in [*module.parameters(), *module.buffers()]:
                 torch.distributed.broadcast(tensor.detach(), src=0)
+        self._make_gradients()
 
     def _fit_train(self, train_set, epoch, enable):
         """One epoch as Brain runs it, with this class' own progress bar around the data."""
@@ -374,14 +354,14 @@ class TwoTaskBrain(sb.Brain):
             return super().evaluate(test_set, *args, progressbar=False, **kwargs)
 
     def _window(self) -> int:
-        """Steps over which the monitor averages: an epoch is divided evenly."""
+        """Steps over which the monitor averages, which divide an epoch evenly."""
         steps = -(-self._batches // self.grad_accumulation_factor)
         epochs = max(1, self.option("number_of_epochs", 1))
         most = max(1, min(WINDOWS_PER_EPOCH, WINDOWS // epochs))
         return max(1, -(-steps // max(1, min(most, steps // self.log_interval))))
 
     def progress_fields(self) -> dict:
-        """What the progress bar shows; looks at the device, and checks what it sees."""
+        """Read the device: losses and conflicts for the progress bar; checks patience."""
         means, found = self.means.read(), self.monitor.read()
         self._mean_loss = torch.tensor(means["main"] or 0.0)
         self.avg_train_loss = self._mean_loss.item()
@@ -392,10 +372,7 @@ class TwoTaskBrain(sb.Brain):
         return fields
 
     def ends_early(self) -> bool:
-        """Whether to leave the rest of the epoch's batches; all ranks say the same.
-
-        Asked before the first batch and every ``log_interval`` of them.
-        """
+        """True leaves the rest of the epoch's batches; all ranks must say the same."""
         return False
 
     def loss_fields(self, means: dict) -> dict:
@@ -413,7 +390,6 @@ class TwoTaskBrain(sb.Brain):
 
     @property
     def _completes_accumulation(self) -> bool:
-        """Whether the current batch is the last before an optimizer step."""
         if self.step % self.grad_accumulation_factor == 0 or self.step >= self._batches:
             return True
         return self.debug and self.step == self.debug_batches
@@ -424,19 +400,18 @@ class TwoTaskBrain(sb.Brain):
         Arguments
         ---------
         batch : object
-            Whatever the loader gives.
+            As the loader gives it.
 
         Returns
         -------
         torch.Tensor
-            Mean main loss of the epoch as of the last look, on the CPU.
+            Mean main loss of the epoch when the device was last read, on the CPU.
         """
         check_first_step(self, batch)
         should_step = self._completes_accumulation
         self.on_fit_batch_start(batch, should_step)
         with self.training_ctx:
             outputs, losses = self.losses_of(batch, sb.Stage.TRAIN)
-        self.on_losses(batch, losses)
         with as_user_error():
             self.gradients.accumulate(losses, self.scaler.scale)
         self.means.update(losses)
@@ -446,21 +421,11 @@ class TwoTaskBrain(sb.Brain):
         return self._mean_loss
 
     def losses_of(self, batch, stage) -> tuple:
-        """Outputs and losses of a batch; one of whose items nothing is left costs nothing.
-
-        So a rank whose items could all not be used takes its part in the step.
-        """
-        if isinstance(batch, EmptyBatch):
-            none = torch.zeros((), device=self.device)
-            return None, TwoTaskLosses(TaskLoss(none, none))
+        """Outputs of a batch, and its losses as TwoTaskLosses."""
         outputs = self.compute_forward(batch, stage)
-        return outputs, self.as_losses(self.compute_objectives(outputs, batch, stage))
-
-    def on_losses(self, batch, losses: TwoTaskLosses) -> None:
-        """Called with the losses of a training batch before its backward passes."""
-
-    def on_gradients(self, combined) -> None:
-        """Called with what was found of a step's gradients before the step is taken."""
+        losses = self.compute_objectives(outputs, batch, stage)
+        one_task = not self.option("shared_modules", ())
+        return outputs, as_two_task_losses(losses, one_task)
 
     def update_average(self, loss, avg_loss):
         """In training, the loss is an average already; else as Brain does it."""
@@ -471,10 +436,9 @@ class TwoTaskBrain(sb.Brain):
     def optimizers_step(self):
         """Combine the gradients, clip them, and step every optimizer that is not frozen."""
         self.gradients.flag = stop_signals.asked
-        combined = self.gradients.combine()
+        self.combined = combined = self.gradients.combine()
         if torch.distributed.is_initialized():
             self._votes.write(self.gradients.flags)
-        self.on_gradients(combined)
         self.monitor.update(combined)
         optimizers = list(self.freeze_optimizers(self.optimizers_dict).values())
         for optimizer in optimizers:
@@ -488,7 +452,7 @@ class TwoTaskBrain(sb.Brain):
         self.optimizer_step += 1
 
     def _step(self, optimizer, finite: torch.Tensor) -> None:
-        """Step if the gradients are finite; a fused optimizer decides that on the device."""
+        """Step if the gradients are finite; a fused optimizer finds out on the device."""
         if self.scaler.is_enabled():
             self.scaler.step(optimizer)
         elif getattr(optimizer, "_step_supports_amp_scaling", False):
@@ -513,13 +477,11 @@ class TwoTaskBrain(sb.Brain):
             stop_signals.leave(place)
 
     def _asked_to_leave(self) -> bool:
-        """Whether to leave between two batches of training: all ranks say the same."""
         if torch.distributed.is_initialized():
             return bool(self._votes.read())
         return stop_signals.asked
 
     def _save_and_leave(self, place: str) -> None:
-        """Save the state within the epoch, and leave."""
         if self.checkpointer is None:
             stop_signals.leave()
         self._save_intra_epoch_ckpt()
@@ -555,15 +517,14 @@ class TwoTaskBrain(sb.Brain):
 
 
 def as_two_task_losses(losses, one_task: bool = False) -> TwoTaskLosses:
-    """What ``compute_objectives`` returned, with plain mean losses as one item each.
+    """Make TwoTaskLosses of any losses; plain means count as one item each.
 
     Arguments
     ---------
     losses : TwoTaskLosses, tuple, TaskLoss or torch.Tensor
         The losses of both tasks or, where there is one task, one loss.
     one_task : bool
-        Whether one loss is enough: not where two tasks are said to share modules, since
-        it may be their sum.
+        Accept one loss: not where two tasks share modules, since it may be their sum.
 
     Raises
     ------
@@ -575,36 +536,31 @@ def as_two_task_losses(losses, one_task: bool = False) -> TwoTaskLosses:
     >>> as_two_task_losses((torch.tensor(3.0), torch.tensor(0.5))).main
     TaskLoss(total=tensor(3.), items=tensor(1.))
     """
-    alone = isinstance(losses, (TaskLoss, torch.Tensor))
-    if alone and one_task:
-        losses, alone = (losses, None), False
-    if alone or not isinstance(losses, tuple) or len(losses) != 2:
+    pair = losses
+    if isinstance(losses, (TaskLoss, torch.Tensor)):
+        pair = (losses, None) if one_task else None
+    if not isinstance(pair, tuple) or len(pair) != 2:
         raise UserError(
             f"compute_objectives returned a {type(losses).__name__}; expected the main and "
             "the auxiliary loss, as TwoTaskLosses or as two scalars (main, auxiliary); one loss "
             "alone where there is one task and no shared_modules"
         )
-    main, auxiliary = losses
-    if auxiliary is not None:
-        auxiliary = _as_task_loss(auxiliary, "auxiliary")
-    return TwoTaskLosses(_as_task_loss(main, "main"), auxiliary)
+    main, auxiliary = pair
+    return TwoTaskLosses(
+        _as_task_loss(main), None if auxiliary is None else _as_task_loss(auxiliary)
+    )
 
 
-def _as_task_loss(loss, task: str) -> TaskLoss:
-    """A scalar as the loss of one item."""
+def _as_task_loss(loss) -> TaskLoss:
     if isinstance(loss, TaskLoss):
         return loss
-    if not isinstance(loss, torch.Tensor):
-        raise UserError(
-            f"compute_objectives: the {task} loss is a {type(loss).__name__}; expected a "
-            "scalar tensor with its graph, or a TaskLoss"
-        )
-    if loss.dim():
-        raise UserError(
-            f"compute_objectives: the {task} loss has the shape {tuple(loss.shape)}; "
-            "expected a scalar, or TaskLoss.of(losses) for one loss per item"
-        )
-    return TaskLoss(loss, torch.ones_like(loss.detach()))
+    if isinstance(loss, torch.Tensor) and loss.dim() == 0:
+        return TaskLoss(loss, torch.ones_like(loss.detach()))
+    shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else ""
+    raise UserError(
+        f"compute_objectives: a loss is a {type(loss).__name__}{shape}; expected a scalar "
+        "tensor, or TaskLoss.of(losses) for one loss per item"
+    )
 
 
 @contextmanager

@@ -1,20 +1,20 @@
-"""Checkpoints that are whole or not there, and what they hold of the process itself.
+"""Checkpoints that are complete or not there, and the random states that they hold.
 
 A checkpoint is written into a folder that nothing ever picks, every file of it and the
 folder are flushed to the disk, and then the folder gets its name. Its ``CKPT.yaml`` lists
-the files with their sizes and checksums, so what is damaged later is noticed, too.
+the files with their sizes; torch's own files carry checksums (CRC-32), so damage is noticed.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import math
 import os
 import random
 import shutil
 import time
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,25 +36,22 @@ from unified_se_ss.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# What stands before the names of folders that are being written, or deleted.
-UNFINISHED, DELETED = ".unfinished+", ".deleted+"
-# Files' sizes and checksums in CKPT.yaml.
-FILES = "files"
+UNFINISHED = ".unfinished+"  # before the name of a folder that is written or deleted
+FILES = "files"  # of CKPT.yaml: sizes by name
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class AtomicCheckpointer(Checkpointer):
     """SpeechBrain's Checkpointer, which a kill at any moment leaves with whole checkpoints.
 
-    It is used as that is, and its checkpoints are that's: a folder with a ``CKPT.yaml``
-    and a file per recoverable. Different are these:
+    Used as that is, with its files: a folder with a ``CKPT.yaml`` and a file per
+    recoverable. Different are these:
 
-    * A checkpoint appears when it is whole and on the disk, and is deleted after its
-      successor has appeared.
-    * One that is not as it was written is passed over; :meth:`tidy` says so.
-    * The disk filling up is one clear error, and costs no checkpoint.
+    * A checkpoint appears when it is complete and on the disk.
+    * One that is not as it was written is passed over; :meth:`tidy` warns of it.
+    * A full disk is one clear error, and costs no checkpoint.
     * Nothing is loaded that could execute: ``torch.load`` with ``weights_only``.
-    * A score that is not a number is the worst.
+    * A score of NaN counts as -inf, the worst.
     * All ranks load the one that the main process chose.
 
     Example
@@ -74,7 +71,7 @@ class AtomicCheckpointer(Checkpointer):
 
     @classmethod
     def of(cls, checkpointer: Checkpointer) -> Checkpointer:
-        """One that takes a plain Checkpointer's place; any other kind is left as it is."""
+        """Take a plain Checkpointer's place; any other kind is left as it is."""
         if type(checkpointer) is not Checkpointer:
             return checkpointer
         made = cls(checkpointer.checkpoints_dir)
@@ -87,9 +84,7 @@ class AtomicCheckpointer(Checkpointer):
         Damaged checkpoints are named in a warning, and neither picked nor deleted.
         """
         if if_main_process():
-            for prefix in (UNFINISHED, DELETED):
-                for path in self.checkpoints_dir.glob(f"{prefix}*"):
-                    shutil.rmtree(path, ignore_errors=True)
+            self._remove_unfinished()
             for path in sorted(super()._list_checkpoint_dirs()):
                 fault = fault_of(path, thorough=True)
                 if fault:
@@ -97,12 +92,16 @@ class AtomicCheckpointer(Checkpointer):
                     logger.warning("%s is passed over: %s", path, fault)
         self.damaged = ddp_broadcast(self.damaged, src=0)
 
+    def _remove_unfinished(self) -> None:
+        for path in self.checkpoints_dir.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
     # ---------------------------------------------------------------- saving
 
     def save_checkpoint(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
     ):
-        """Save a checkpoint, which appears when it is whole; as Checkpointer's.
+        """Save a checkpoint, which appears when it is complete; as Checkpointer's.
 
         Raises
         ------
@@ -110,38 +109,52 @@ class AtomicCheckpointer(Checkpointer):
             It cannot be written, as where the disk is full.
         """
         meta = {key: _plain(value) for key, value in (meta or {}).items()}
-        with self._swept():
+        try:
             saved = super().save_checkpoint(meta, end_of_epoch, name, logging.NOTSET)
             ddp_barrier()  # the files of all ranks are there
-            if saved is None:
-                return None
-            saved = self._publish(saved)
-        kind = "end-of-epoch" if end_of_epoch else "intra-epoch"
-        logger.log(verbosity, f"Saved an {kind} checkpoint in {saved.path}")
+            saved = saved and self._publish(saved)
+        except (OSError, RuntimeError) as error:
+            reason = _reason_of_failure(error)
+            if reason is None:
+                raise
+            free = shutil.disk_usage(self.checkpoints_dir).free / 1e6
+            last = self.find_checkpoint()
+            there = f"the last whole one is {last.path}" if last else "there is none so far"
+            raise UserError(
+                f"{self.checkpoints_dir}: a checkpoint cannot be written ({reason}): "
+                f"{free:.2f} MB are free; {there}. Make room, and the same command goes on "
+                "from there"
+            ) from error
+        finally:
+            if if_main_process():
+                self._remove_unfinished()
+        if saved:
+            kind = "end-of-epoch" if end_of_epoch else "intra-epoch"
+            logger.log(verbosity, f"Saved an {kind} checkpoint in {saved.path}")
         return saved
 
     def _new_checkpoint_dirpath(self):
-        return _aside(super()._new_checkpoint_dirpath(), UNFINISHED)
+        return _unfinished(super()._new_checkpoint_dirpath())
 
     def _custom_checkpoint_dirpath(self, name):
-        return _aside(super()._custom_checkpoint_dirpath(name), UNFINISHED)
+        return _unfinished(super()._custom_checkpoint_dirpath(name))
 
     def _publish(self, saved: Checkpoint) -> Checkpoint:
         """Flush a checkpoint to the disk and give it its name."""
         files = sorted(path for path in saved.path.rglob("*") if path.is_file())
-        listed = {
-            path.relative_to(saved.path).as_posix(): _listing(path)
+        sizes = {
+            path.relative_to(saved.path).as_posix(): {"bytes": path.stat().st_size}
             for path in files
             if path.name != METAFNAME
         }
-        meta = {**saved.meta, "unixtime": self._newest_time(), FILES: listed}
+        meta = {**saved.meta, "unixtime": self._newest_time(), FILES: sizes}
         text = f"# yamllint disable\n{yaml.safe_dump(meta)}"
         (saved.path / METAFNAME).write_text(text, encoding="utf-8")
         for path in (*files, saved.path):
             _flush(path)
         final = saved.path.with_name(saved.path.name.removeprefix(UNFINISHED))
         if final.exists():  # one that was given a name gives way to another of that name
-            _remove(final)
+            shutil.rmtree(final)
         saved.path.rename(final)
         _flush(self.checkpoints_dir)
         paths = {key: final / path.name for key, path in saved.paramfiles.items()}
@@ -152,36 +165,6 @@ class AtomicCheckpointer(Checkpointer):
         times = [checkpoint.meta["unixtime"] for checkpoint in self.list_checkpoints()]
         return max([time.time(), *(t + 1e-3 for t in times)])
 
-    @contextmanager
-    def _swept(self):
-        """Leave nothing unfinished behind; say what a write has failed of."""
-        try:
-            yield
-        except (OSError, RuntimeError) as error:
-            reason = _reason_of_failure(error)
-            if reason is None:
-                raise
-            raise UserError(self._not_written(reason)) from error
-        finally:
-            if if_main_process():
-                for path in self.checkpoints_dir.glob(f"{UNFINISHED}*"):
-                    shutil.rmtree(path, ignore_errors=True)
-
-    def _not_written(self, reason: str) -> str:
-        """What a user has to know of a checkpoint that could not be written."""
-        parts = self.checkpoints_dir.glob(f"{UNFINISHED}*")
-        free = shutil.disk_usage(self.checkpoints_dir).free
-        needed, least = max((_size(part) for part in parts), default=0), "more than "
-        last = self.find_checkpoint()
-        if last is not None and _size(last.path) > needed:
-            needed, least = _size(last.path), "about "
-        there = f"the last whole one is {last.path}" if last else "there is none so far"
-        return (
-            f"{self.checkpoints_dir}: a checkpoint cannot be written ({reason}): it needs "
-            f"{least}{needed / 1e6:.2f} MB, {free / 1e6:.2f} MB are free; {there}. Make "
-            "room, and the same command goes on from there"
-        )
-
     # ---------------------------------------------------------------- choosing
 
     def _list_checkpoint_dirs(self):
@@ -190,36 +173,6 @@ class AtomicCheckpointer(Checkpointer):
             for path in super()._list_checkpoint_dirs()
             if path not in self.damaged and not fault_of(path)
         ]
-
-    def find_checkpoints(
-        self,
-        importance_key=None,
-        max_key=None,
-        min_key=None,
-        ckpt_predicate=None,
-        max_num_checkpoints=None,
-    ):
-        """Checkpoints in an order, as Checkpointer's; a score of NaN comes last."""
-        if (max_key or min_key) and importance_key is None:
-            key, sign = (max_key, 1) if max_key else (min_key, -1)
-
-            def importance_key(checkpoint):
-                score = sign * checkpoint.meta[key]
-                return -math.inf if math.isnan(score) else score
-
-            def has_score(checkpoint):
-                if not isinstance(checkpoint.meta.get(key), (int, float)):
-                    return False
-                return ckpt_predicate is None or ckpt_predicate(checkpoint)
-
-            return super().find_checkpoints(
-                importance_key,
-                ckpt_predicate=has_score,
-                max_num_checkpoints=max_num_checkpoints,
-            )
-        return super().find_checkpoints(
-            importance_key, max_key, min_key, ckpt_predicate, max_num_checkpoints
-        )
 
     def delete_checkpoints(
         self,
@@ -231,23 +184,20 @@ class AtomicCheckpointer(Checkpointer):
         ckpt_predicate=None,
         verbosity=logging.INFO,
     ):
-        """Delete the least important, as Checkpointer's; each vanishes in one step."""
-        if num_to_keep < 0:
-            raise ValueError(f"num_to_keep is {num_to_keep}; expected 0 or more")
+        """Delete the least important, as Checkpointer's; the main process alone decides."""
         orders = [{"min_key": key} for key in min_keys or ()]
         orders += [{"max_key": key} for key in max_keys or ()]
         orders += [{"importance_key": key} for key in importance_keys]
-        found, kept = {}, set()
-        for order in orders:
-            ranked = self.find_checkpoints(**order, ckpt_predicate=ckpt_predicate)
-            found.update((checkpoint.path, checkpoint) for checkpoint in ranked)
-            kept.update(checkpoint.path for checkpoint in ranked[:num_to_keep])
-        ddp_barrier()  # all ranks have looked
         if if_main_process():
-            for path in sorted(found.keys() - kept):
-                _remove(path)
+            found, kept = set(), set()
+            for order in orders:
+                ranked = self.find_checkpoints(**order, ckpt_predicate=ckpt_predicate)
+                found |= {checkpoint.path for checkpoint in ranked}
+                kept |= {checkpoint.path for checkpoint in ranked[:num_to_keep]}
+            for path in sorted(found - kept):
+                shutil.rmtree(path.rename(_unfinished(path)))
                 logger.log(verbosity, f"Deleted checkpoint in {path}")
-        ddp_barrier()
+        ddp_barrier()  # nobody saves meanwhile
 
     # ---------------------------------------------------------------- loading
 
@@ -285,15 +235,15 @@ class AtomicCheckpointer(Checkpointer):
 
 
 def fault_of(folder, thorough: bool = False) -> str | None:
-    """What is wrong with a checkpoint, in words; None if nothing is.
+    """Describe the damage of a checkpoint; None if there is none.
 
     Arguments
     ---------
     folder : str or Path
-        Of the checkpoint. One without sizes and checksums in its ``CKPT.yaml`` was
-        written by SpeechBrain's own Checkpointer, and is taken as it is.
+        Of the checkpoint. One without sizes in its ``CKPT.yaml`` was written by
+        SpeechBrain's own Checkpointer, and is taken as it is.
     thorough : bool
-        Read all files and compare their checksums; by default their sizes alone.
+        Read torch's files and compare their checksums; by default their sizes alone.
 
     Example
     -------
@@ -304,34 +254,29 @@ def fault_of(folder, thorough: bool = False) -> str | None:
     try:
         meta = yaml.safe_load((folder / METAFNAME).read_text(encoding="utf-8"))
         float(meta["unixtime"]), meta["end-of-epoch"]
-        listed = [(n, f["bytes"], f["sha256"]) for n, f in meta.get(FILES, {}).items()]
+        listed = {name: file["bytes"] for name, file in meta.get(FILES, {}).items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
         return f"{METAFNAME} cannot be read"
-    for name, size, checksum in listed:
+    for name, size in listed.items():
         path = folder / name
         try:
             found = path.stat().st_size
             if found != size:
                 return f"{name} has {found} bytes of {size}"
-            if thorough and _checksum(path) != checksum:
+            if thorough and zipfile.is_zipfile(path) and _is_damaged(path):
                 return f"{name} is not what was written (another checksum)"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     return None
 
 
-def _listing(path: Path) -> dict:
-    """A file's size and checksum, as CKPT.yaml lists them."""
-    return {"bytes": path.stat().st_size, "sha256": _checksum(path)}
-
-
-def _checksum(path: Path) -> str:
-    """SHA-256 of a file, in portions."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while portion := file.read(1 << 20):
-            found.update(portion)
-    return found.hexdigest()
+def _is_damaged(path: Path) -> bool:
+    """Compare the parts of a file that torch.save wrote with their checksums."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is not None
+    except zipfile.BadZipFile:
+        return True
 
 
 def _flush(path: Path) -> None:
@@ -345,31 +290,18 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _aside(path: Path, prefix: str) -> Path:
-    """The name of a folder while it is being written or deleted."""
-    return path.with_name(f"{prefix}{path.name}")
-
-
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint: first its name, so that no part of it is ever picked."""
-    doomed = _aside(folder, DELETED)
-    shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _size(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{UNFINISHED}{path.name}")
 
 
 def _plain(value):
-    """A NumPy or torch scalar as Python's, which YAML can hold."""
-    return value.item() if hasattr(value, "item") else value
+    """A NumPy or torch scalar as Python's, which YAML can hold; NaN as -inf."""
+    value = value.item() if hasattr(value, "item") else value
+    return -math.inf if isinstance(value, float) and math.isnan(value) else value
 
 
 def _reason_of_failure(error: BaseException) -> str | None:
-    """Why a file could not be written; None if that is not what went wrong."""
+    """Tell why a file could not be written; None if something else went wrong."""
     if isinstance(error, OSError):
         return "the disk is full" if error.errno in FULL else error.strerror or str(error)
     if any(word in str(error) for word in ("PytorchStreamWriter", "inline_container")):

@@ -23,6 +23,7 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.signals import EXIT_CODE
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 # As long as one rank may be busy alone while the others wait, as with a corpus it makes.
 TIMEOUT_MINUTES = 60
 SHOWN = 3
-# What the errors of gloo, NCCL and torch's store say of themselves.
+# In the errors of gloo, NCCL and torch's store.
 OF_RANKS = ("gloo", "NCCL", "ProcessGroup", "TCPStore", "Connection closed by peer")
 
 
@@ -40,6 +41,36 @@ def world_size() -> int:
     """Number of processes of this run."""
     initialized = torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if initialized else 1
+
+
+def rank_and_size() -> dict:
+    """This process' rank and the number of processes, as samplers take them."""
+    return {
+        "rank": int(os.environ.get("RANK", 0)),
+        "world_size": int(os.environ.get("WORLD_SIZE", 1)),
+    }
+
+
+def on_main(function, *arguments):
+    """Call a function on the main process, then on the others; each gets its result.
+
+    For what makes files once and is quick when they are there.
+    """
+    results = []
+    run_on_main(
+        lambda: results.append(function(*arguments)),
+        post_func=lambda: results.append(function(*arguments)),
+    )
+    return results[0]
+
+
+def gather(items: list) -> list:
+    """Join the lists of all ranks; each of them calls this and gets all items."""
+    if not torch.distributed.is_initialized():
+        return items
+    parts = [None] * world_size()
+    torch.distributed.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
 
 
 def join(backend: str, timeout_minutes: float = TIMEOUT_MINUTES) -> None:
@@ -90,7 +121,7 @@ def join(backend: str, timeout_minutes: float = TIMEOUT_MINUTES) -> None:
 
 
 def _store_of_this_life(timeout: timedelta):
-    """Where the processes find each other: torchrun's store, anew after a restart.
+    """Make the store where the processes find each other: torchrun's, anew after a restart.
 
     torchrun keeps one store over all restarts, in which the addresses of those who have
     died still stand (torch 2.11); whoever reads them waits for ever, or is refused.
@@ -132,7 +163,7 @@ def report_lost_rank():
 
 
 def is_of_ranks(error: BaseException) -> bool:
-    """Whether an error comes from an exchange among processes.
+    """Tell if an error comes from an exchange among processes.
 
     Example
     -------
@@ -141,17 +172,11 @@ def is_of_ranks(error: BaseException) -> bool:
     >>> is_of_ranks(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     False
     """
-    kinds = ("DistError", "DistBackendError", "DistNetworkError", "DistStoreError")
-    types = tuple(
-        getattr(torch.distributed, kind)
-        for kind in kinds
-        if hasattr(torch.distributed, kind)
-    )
-    return isinstance(error, types) or any(word in str(error) for word in OF_RANKS)
+    is_known = isinstance(error, torch.distributed.DistError)
+    return is_known or any(word in str(error) for word in OF_RANKS)
 
 
 def _first_line(error: BaseException) -> str:
-    """The beginning of an error, in few words."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return text if len(text) <= 200 else text[:197] + "..."
 
@@ -173,41 +198,31 @@ class RankCount:
     """
 
     def __init__(self):
-        self._forget()
-
-    def _forget(self) -> None:
-        """Nothing has been loaded, or it has been looked at."""
-        self.saved = self.folder = None
+        self.saved = self.folder = None  # nothing was loaded, or it was checked
         self.within_epoch = False
 
     def check(self) -> None:
         """Compare with the checkpoint that training goes on from, if it was loaded.
 
-        To be called before an epoch is trained. Says in the log what changes where the
-        number is another.
+        To be called before an epoch is trained. Another number is logged.
 
         Raises
         ------
         UserError
-            The number is another, and the checkpoint lies within an epoch: the rest of
-            the epoch is not known, because its batches were divided otherwise.
+            The number is another, and the checkpoint lies within an epoch, whose rest is
+            not known, because its batches were divided otherwise.
         """
-        saved, now, within, folder = (
-            self.saved,
-            world_size(),
-            self.within_epoch,
-            self.folder,
-        )
-        self._forget()
+        saved, now, self.saved = self.saved, world_size(), None
         if saved in (None, now):
             return
-        if within:
+        if self.within_epoch:
             raise UserError(
-                f"{folder}: was saved within an epoch by {saved} process(es); {now} cannot "
-                "go on from there, since the epoch's batches are divided otherwise. Start "
-                f"with {saved}, or move this folder away to go on from the end of an epoch"
+                f"{self.folder}: was saved within an epoch by {saved} process(es); {now} "
+                "cannot go on from there, since the epoch's batches are divided otherwise. "
+                f"Start with {saved}, or move this folder away to go on from the end of an "
+                "epoch"
             )
-        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        if if_main_process():
             logger.warning(
                 "Trained by %d process(es) so far, by %d from now on: a step takes %.3g "
                 "times as many items, an epoch as many fewer steps, and the items come in "
@@ -256,46 +271,30 @@ def check_agreement(equal: dict, items=None) -> None:
     if world_size() == 1:
         return
     all_ranks = [None] * world_size()
-    mine = (equal, None if items is None else list(map(str, items)))
-    torch.distributed.all_gather_object(all_ranks, mine)
-    for rank, (theirs, _) in enumerate(all_ranks):
-        _check_equal(all_ranks[0][0], theirs, rank)
-    _check_different([of_rank for _, of_rank in all_ranks])
-
-
-def _check_equal(first: dict, theirs: dict, rank: int) -> None:
-    """Stop if what a process has is not what the first has."""
-    names = [n for n in {**first, **theirs} if first.get(n) != theirs.get(n)]
-    if not names:
-        return
-    shown = [_both(name, first.get(name), theirs.get(name)) for name in names[:SHOWN]]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    raise UserError(
-        f"processes 0 and {rank} differ before the first step: {', '.join(shown)}{more}. "
-        "All must begin alike: start them with the same command and the same files (YAML, "
-        "data, checkpoints), and change no module once the Brain has begun"
-    )
-
-
-def _both(name: str, one, other) -> str:
-    """A name, with both values where they say something to people."""
-    plain = (int, float, str, bool, type(None))
-    if isinstance(one, plain) and isinstance(other, plain):
-        return f"{name} ({one} and {other})"
-    return name
-
-
-def _check_different(items: list) -> None:
-    """Stop if two processes have just the same items."""
-    for rank, mine in enumerate(items):
-        for other in range(rank):
-            if mine and mine == items[other]:
-                shown = ", ".join(mine[:SHOWN]) + (", ..." if len(mine) > SHOWN else "")
-                raise UserError(
-                    f"processes {other} and {rank} have the same items in their first batch "
-                    f"({shown}): the data are not divided among them; give the sampler its "
-                    "rank and world_size (training.rank_and_size())"
-                )
+    torch.distributed.all_gather_object(all_ranks, (equal, tuple(map(str, items or ()))))
+    first, seen = all_ranks[0][0], {}
+    for rank, (theirs, items) in enumerate(all_ranks):
+        names = [n for n in {**first, **theirs} if first.get(n) != theirs.get(n)]
+        if names:
+            pairs = ((name, first.get(name), theirs.get(name)) for name in names[:SHOWN])
+            shown = [
+                n if isinstance(x, bytes) else f"{n} ({x} and {y})" for n, x, y in pairs
+            ]
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            raise UserError(
+                f"processes 0 and {rank} differ before the first step: {', '.join(shown)}"
+                f"{more}. All must begin alike: start them with the same command and the "
+                "same files (YAML, data, checkpoints), and change no module once the Brain "
+                "has begun"
+            )
+        other = seen.setdefault(items, rank)
+        if items and other != rank:
+            shown = ", ".join(items[:SHOWN]) + (", ..." if len(items) > SHOWN else "")
+            raise UserError(
+                f"processes {other} and {rank} have the same items in their first batch "
+                f"({shown}): the data are not divided among them; give the sampler its "
+                "rank and world_size (training.rank_and_size())"
+            )
 
 
 def digests(tensors: dict) -> dict:
@@ -343,23 +342,21 @@ def check_first_step(brain, batch) -> None:
     if world_size() == 1 or getattr(brain, "ranks_agree", False):
         return
     tensors = dict(brain.modules.named_parameters()) | dict(brain.modules.named_buffers())
-    rates = {}
-    for name, optimizer in brain.optimizers_dict.items():
-        state = optimizer.state_dict()
-        for number, kept in state["state"].items():
-            for key, value in kept.items():
-                if isinstance(value, torch.Tensor):
-                    tensors[f"{name}'s {key} of parameter {number}"] = value
-        lrs = [float(group["lr"]) for group in state["param_groups"]]
-        rates[f"{name}'s learning rate"] = lrs[0] if len(lrs) == 1 else str(lrs)
     equal = {
         "batches of the epoch": getattr(brain, "_batches", None),
         "batches done": brain.step,
         "steps done": brain.optimizer_step,
         "grad_accumulation_factor": brain.grad_accumulation_factor,
         "precision": str(brain.precision),
-        **rates,
-        **digests(tensors),
     }
-    check_agreement(equal, getattr(batch, "ids", getattr(batch, "id", None)))
+    for name, optimizer in brain.optimizers_dict.items():
+        state = optimizer.state_dict()
+        for number, kept in state["state"].items():
+            for key, value in kept.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{name}'s {key} of parameter {number}"] = value
+        rates = [str(float(group["lr"])) for group in state["param_groups"]]
+        equal[f"{name}'s learning rate"] = ", ".join(rates)
+    ids = getattr(batch, "ids", getattr(batch, "id", None))
+    check_agreement({**equal, **digests(tensors)}, ids)
     brain.ranks_agree = True

@@ -1,14 +1,18 @@
-"""Loaders whose place within the epoch can be saved."""
+"""Loaders whose place within the epoch can be saved, and what they mix on the fly."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from speechbrain.dataio.dataloader import SaveableDataLoader
 
 from unified_se_ss.data.batching import BucketBatchSampler
+from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
+from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.skipping import LeavingOut, SkippingDataset
 from unified_se_ss.errors import UserError
-from unified_se_ss.training.gather import rank_and_size
+from unified_se_ss.training.distributed import on_main, rank_and_size
 from unified_se_ss.training.signals import ignore_signals_in_worker
 from unified_se_ss.training.values import AUTO
 
@@ -78,12 +82,47 @@ def make_loaders(datasets: dict, collate, hparams: dict) -> dict:
 
 
 def _check_auto(batch_size) -> None:
-    """Stop if batches are measured in items, too."""
     if batch_size is not None:
         raise UserError(
             f"batch_size is {batch_size} and batch_seconds is {AUTO}, but just one of the two "
             "must be set; give --batch_size null, too"
         )
+
+
+def prepare_dynamic_mixing(hparams: dict, noise: bool = True) -> list:
+    """Manifests of the single utterances and noises that training mixes on the fly.
+
+    Arguments
+    ---------
+    hparams : dict
+        ``dynamic_speech_folder``, ``dynamic_noise_folder``, ``output_folder``,
+        ``sample_rate``.
+    noise : bool
+        Mixtures have noise.
+
+    Returns
+    -------
+    list
+        Manifests of speech and of noise, with their loudness; None for noise that there
+        is not.
+    """
+    speech = on_main(_prepare_folder, hparams, "speech")
+    return [speech, on_main(_prepare_folder, hparams, "noise") if noise else None]
+
+
+def _prepare_folder(hparams: dict, kind: str):
+    folder = hparams[f"dynamic_{kind}_folder"]
+    if folder is None:
+        raise UserError(f"dynamic_{kind}_folder: must be set where dynamic_mixing is True")
+    path = prepare_speech_folder(
+        folder,
+        Path(hparams["output_folder"]) / "manifests" / f"dynamic_{kind}.csv",
+        hparams["sample_rate"],
+        kind=kind,
+        resample=True,  # LibriSpeech, WSJ0 and WHAM are 16 kHz, the mixtures may be 8
+        channel=0 if kind == "noise" else None,  # WHAM is stereo; as LibriMix does
+    )
+    return read_manifest(path, folder, one_rate=False)
 
 
 def end_readers(loaders: dict) -> None:

@@ -1,18 +1,28 @@
-"""What a run writes down at the end of each epoch."""
+"""Files of a run: a row per epoch, gradients, TensorBoard's events, and a copy elsewhere."""
 
 from __future__ import annotations
 
 import csv
+import logging
 from contextlib import suppress
 from pathlib import Path
 
-from unified_se_ss.evaluation.gradient_report import GradientLog, plot_conflicts
+import fsspec
+import numpy as np
+from fsspec.core import url_to_fs
+
+from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation.gradient_report import HISTOGRAM, GradientLog, plot_conflicts
 from unified_se_ss.files import atomic_write, csv_text
-from unified_se_ss.training.tensorboard import write_events
+
+logger = logging.getLogger(__name__)
+
+# Of a run's folder, what is not uploaded: other checkpoints, and what only this run needs.
+NOT_UPLOADED = {"save", "tensorboard", "manifests"}
 
 
 class EpochTable:
-    """A CSV file with one row per epoch, written whole.
+    """A CSV file with one row per epoch, replaced as a whole.
 
     A run that is resumed from an earlier epoch replaces the rows from there on.
 
@@ -35,7 +45,7 @@ class EpochTable:
 
     @property
     def rows(self) -> list[dict]:
-        """What was logged so far; numbers, empty cells left out."""
+        """The rows so far; numbers where they are some, empty cells left out."""
         if not self.csv_path.is_file():
             return []
         with open(self.csv_path, newline="", encoding="utf-8") as file:
@@ -50,7 +60,6 @@ class EpochTable:
 
 
 def _value(text: str):
-    """A cell as a number, if it is one."""
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)
@@ -60,8 +69,8 @@ def _value(text: str):
 class TrainLog(EpochTable):
     """One row per epoch in ``train_log.csv``, one line in ``train_log.txt``.
 
-    What is in it follows from the run's settings alone: a run that was killed and went on
-    writes the same. What depends on the clock stands in ``timing.csv``.
+    It follows from the run's settings alone: a run that was killed and went on writes the
+    same. Times stand in ``timing.csv``.
 
     Arguments
     ---------
@@ -82,13 +91,11 @@ class TrainLog(EpochTable):
         self.text_path = Path(folder) / "train_log.txt"
 
     def add(self, row: dict) -> None:
-        """Log an epoch; forget what was logged of it and of later ones."""
         super().add(row)
         atomic_write(self.text_path, "".join(_line(r) + "\n" for r in self.rows))
 
 
 def _line(row: dict) -> str:
-    """One epoch in one line."""
     return ", ".join(
         f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}"
         for key, value in row.items()
@@ -108,7 +115,7 @@ def describe_rule(hparams: dict) -> str:
 
 
 def log_gradients(brain, log_row: dict) -> None:
-    """Write and draw what the monitor saw in an epoch; for the main process alone.
+    """Write and draw an epoch's gradient statistics; on the main process alone.
 
     ``gradients.csv`` and ``gradients.png`` in the run's folder, and events for
     TensorBoard where ``hparams`` ask for it (``tensorboard``).
@@ -129,3 +136,156 @@ def log_gradients(brain, log_row: dict) -> None:
         plot_conflicts(log.rows, folder / "gradients.png", rule, granularity)
     if hparams.get("tensorboard"):
         write_events(folder / "tensorboard", log_row, windows)
+
+
+# ------------------------------------------------------------------ TensorBoard
+
+
+def check_tensorboard() -> None:
+    """Stop if TensorBoard's package is missing, before hours have gone by."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"tensorboard: is True, but the package tensorboard cannot be used ({error}); "
+            "pip install 'unified_se_ss[tensorboard]', or set tensorboard to False"
+        ) from error
+
+
+def write_events(folder, log_row: dict, windows: list[dict]) -> Path:
+    """Add an epoch to what ``tensorboard --logdir`` shows.
+
+    Each epoch is an event file of its own, and takes the place of what was written of
+    the same and of later steps before a run was resumed.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of the event files.
+    log_row : dict
+        The epoch's numbers, as for :class:`TrainLog`; shown as ``epoch/…``.
+    windows : list of dict
+        As ``ConflictMonitor.windows`` returns them. Of the rows of all groups, numbers
+        are shown as ``gradients/…`` and histograms as such, over the optimizer's steps.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    rows = [row for row in windows if row["scope"] == "all"]
+    first = rows[0]["step"] - rows[0]["steps"] + 1 if rows else None
+    with SummaryWriter(str(folder), purge_step=first) as writer:
+        for row in rows:
+            for key, value in row.items():
+                if HISTOGRAM.fullmatch(key):
+                    _add_histogram(writer, key, value, row["step"])
+                elif isinstance(value, (int, float)) and key != "step":
+                    writer.add_scalar(f"gradients/{key}", value, row["step"])
+        last = rows[-1]["step"] if rows else log_row["epoch"]
+        for key, value in log_row.items():
+            if isinstance(value, (int, float)):
+                writer.add_scalar(f"epoch/{key}", value, last)
+    return Path(folder)
+
+
+def _add_histogram(writer, column, counts, step) -> None:
+    """Add a histogram of counts; the column's name has the limits of its bins."""
+    name, low, high = HISTOGRAM.fullmatch(column).groups()
+    edges = np.linspace(float(low), float(high), len(counts) + 1)
+    middles, counts = (edges[:-1] + edges[1:]) / 2, np.array(counts)
+    if counts.sum():
+        writer.add_histogram_raw(
+            f"gradients/{name}_of_each_group",
+            min=edges[0],
+            max=edges[-1],
+            num=int(counts.sum()),
+            sum=float(counts @ middles),
+            sum_squares=float(counts @ middles**2),
+            bucket_limits=edges[1:].tolist(),
+            bucket_counts=counts.tolist(),
+            global_step=step,
+        )
+
+
+# ------------------------------------------------------------------ a copy elsewhere
+
+
+def check_upload(uri: str | None) -> None:
+    """Stop at a destination of :func:`upload` of an unknown kind, before hours have gone by.
+
+    Example
+    -------
+    >>> check_upload(None), check_upload("memory://bucket/run")
+    (None, None)
+    """
+    if uri is None:
+        return
+    try:
+        fsspec.get_filesystem_class(fsspec.utils.get_protocol(str(uri)))
+    except (ImportError, ValueError) as error:  # no s3fs, say; or no such protocol
+        raise UserError(
+            f"upload_uri: {uri}: {error}; expected such as s3://bucket/name, "
+            "gs://bucket/name, or a folder"
+        ) from error
+
+
+def upload(folder, checkpoint, uri: str | None) -> str | None:
+    """Copy a run's files and one checkpoint; a failure is a warning.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's folder: all files in it and in ``wavs`` and so on are copied, but no
+        other checkpoints.
+    checkpoint : str or Path or None
+        Folder of the checkpoint; goes to ``save/`` under its own name, so that the
+        destination, fetched again, is a run's folder.
+    uri : str or None
+        A folder wherever fsspec can write: ``s3://bucket/name``, ``gs://bucket/name``,
+        ``memory://name``, or a path. None: nothing is done.
+
+    Returns
+    -------
+    str or None
+        The destination if everything got there.
+
+    Example
+    -------
+    >>> folder = Path(getfixture("tmpdir"))
+    >>> _ = (folder / "results.csv").write_text("ID,si_snr")
+    >>> upload(folder, None, "memory://demo/run")
+    'memory://demo/run'
+    >>> fsspec.filesystem("memory").cat("/demo/run/results.csv")
+    b'ID,si_snr'
+    """
+    if uri is None:
+        return None
+    folder = Path(folder)
+    files = {path.relative_to(folder): path for path in _files_of(folder)}
+    files = {name: p for name, p in files.items() if name.parts[0] not in NOT_UPLOADED}
+    if checkpoint is not None:
+        place = Path("save", Path(checkpoint).name)
+        files |= {place / p.relative_to(checkpoint): p for p in _files_of(checkpoint)}
+    try:
+        system, root = url_to_fs(str(uri))
+        for name, path in files.items():
+            to = f"{root.rstrip('/')}/{name.as_posix()}"
+            system.makedirs(to.rpartition("/")[0], exist_ok=True)
+            system.put_file(str(path), to)
+    except Exception as error:  # whatever a cloud's package raises: the run is done
+        logger.warning(
+            "upload_uri: could not copy everything to %s (%s: %s); all of it is in %s",
+            uri,
+            type(error).__name__,
+            error,
+            folder,
+        )
+        return None
+    return str(uri)
+
+
+def _files_of(folder) -> list[Path]:
+    return sorted(path for path in Path(folder).rglob("*") if path.is_file())

@@ -54,8 +54,6 @@ class Options:
         Whether to print the modules and leave.
     check : bool
         Whether to look at everything that the run needs and leave.
-    replay : Path, optional
-        The batch to run alone, from the folder ``nonfinite`` of a run.
     auto_precision : bool
         Whether the command line says ``--precision auto``.
     """
@@ -65,7 +63,6 @@ class Options:
     overrides: dict
     describe: bool
     check: bool = False
-    replay: Path | None = None
     auto_precision: bool = False
 
 
@@ -97,7 +94,6 @@ def parse_options(arguments: list[str], manual: str) -> Options:
     hparams_file = _only_file(loose)
     known = KnownKeys(hparams_file)
     own = {name: given.pop(name, None) is not None for name in OWN_SWITCHES}
-    own["replay"] = _replay(given.pop("replay", None))
     own["auto_precision"] = given.get("precision") == [AUTO]
     if own["auto_precision"]:
         del given["precision"]
@@ -105,7 +101,7 @@ def parse_options(arguments: list[str], manual: str) -> Options:
         {name: given.pop(name) for name in RUN_OPTIONS if name in given}, hparams_file
     )
     joined = {key: " ".join(words) if words else None for key, words in given.items()}
-    others = [*RUN_OPTIONS, *OWN_SWITCHES, "replay", "help"]
+    others = [*RUN_OPTIONS, *OWN_SWITCHES, "help"]
     overrides = read_overrides(joined, known, others)
     return Options(hparams_file, run_opts, overrides, **own)
 
@@ -135,15 +131,6 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], dict[str, list[str
         else:
             words.append(argument)
     return loose, given
-
-
-def _replay(words: list[str] | None) -> Path | None:
-    """The file behind ``--replay``."""
-    if words is None:
-        return None
-    if len(words) != 1:
-        raise UserError("--replay: expected one file of the folder nonfinite of a run")
-    return Path(words[0])
 
 
 def _is_yaml(argument: str) -> bool:

@@ -1,29 +1,39 @@
-"""What a check of a run looks at: batches of a loader, one item's scores, space on disk."""
+"""Look at a Brain's batches, and take training steps that leave no trace."""
 
 from __future__ import annotations
 
+import copy
 import os
-import re
 import resource
 import shutil
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+from speechbrain import Stage
 
 from unified_se_ss.data.dataset import ItemKey
-from unified_se_ss.data.skipping import SkippedItem
+from unified_se_ss.data.skipping import EmptyBatch, SkippedItem
+from unified_se_ss.errors import UserError
+from unified_se_ss.training.brain import TaskMeans
+from unified_se_ss.training.checkpoints import random_state, set_random_state
+from unified_se_ss.training.signals import AsyncScalar
+from unified_se_ss.training.skipped import NonFiniteMonitor, SkippedItems
 
-GIB = 2**30
+# ------------------------------------------------------------------ batches
 
 
 def batch_of(loader, indices, epoch: int = 1):
-    """A batch of some items, as the loader makes it; those that cannot be used left out."""
+    """A batch of some items, as the loader makes it; unusable ones are left out."""
     return loader.collate_fn([loader.dataset[ItemKey(epoch, int(i))] for i in indices])
 
 
-def usable_item(loader, most: int = 20) -> int | None:
-    """The shortest of the first items that last a second and can be read, or None."""
+def short_item(loader, most: int = 20) -> int | None:
+    """Index of a short item that lasts a second and can be read, or None.
+
+    Of the first 1000 items, the `most` shortest are tried.
+    """
     durations = list(loader.dataset.durations)[:1000]
     by_length = sorted(
         range(len(durations)), key=lambda i: (durations[i] < 1, durations[i])
@@ -35,7 +45,7 @@ def usable_item(loader, most: int = 20) -> int | None:
 
 
 def planned_batches(loader) -> list[tuple[float, list]]:
-    """An epoch's batches with the seconds of audio of each, padding included."""
+    """Seconds of audio, padding included, and items' indices of an epoch's batches."""
     durations = loader.dataset.durations
     batches = []
     for keys in loader.batch_sampler:
@@ -45,20 +55,19 @@ def planned_batches(loader) -> list[tuple[float, list]]:
     return batches
 
 
-def middle_of(batch, share: float):
-    """The middle of all signals of a batch, in its place.
+def center_crop(batch, share: float):
+    """Cut all signals of a batch of equally long items to their middle, in place.
 
     Arguments
     ---------
     batch : object
-        A batch whose items are equally long; its signals are the tensors with the longest
-        last axis.
+        Its signals are the tensors with the longest last axis.
     share : float
         Of their length.
     """
-    tensors, longest = _signals(batch), longest_axis(batch)
+    longest = longest_axis(batch)
     kept = max(1, int(share * longest))
-    for name, tensor in tensors.items():
+    for name, tensor in _signals(batch).items():
         if tensor.shape[-1] == longest:
             setattr(batch, name, tensor.narrow(-1, (longest - kept) // 2, kept))
     if hasattr(batch, "lengths"):
@@ -72,7 +81,6 @@ def longest_axis(batch) -> int:
 
 
 def _signals(batch) -> dict:
-    """A batch's tensors of floating-point numbers, by name."""
     return {
         name: value
         for name, value in getattr(batch, "__dict__", {}).items()
@@ -80,23 +88,11 @@ def _signals(batch) -> dict:
     }
 
 
-@torch.no_grad()
-def scores(brain, batch, stage) -> list[dict]:
-    """The rows that a Brain makes of a batch in validation or test."""
-    before = getattr(brain, "stage", None), getattr(brain, "rows", [])
-    training = brain.modules.training
-    brain.stage, brain.rows = stage, []
-    brain.modules.eval()
-    try:
-        brain.evaluate_batch(batch, stage)
-        return brain.rows
-    finally:
-        brain.stage, brain.rows = before
-        brain.modules.train(training)
+# ------------------------------------------------------------------ room
 
 
 def checkpoint_bytes(brain) -> int:
-    """About what a checkpoint takes: the weights, and as much twice for the optimizer."""
+    """About the size of a checkpoint: the weights, and twice as much for the optimizer."""
     tensors = [*brain.modules.parameters(), *brain.modules.buffers()]
     return 3 * sum(t.numel() * t.element_size() for t in tensors)
 
@@ -117,43 +113,167 @@ def in_units(size: float) -> str:
     >>> in_units(3 * 2**30), in_units(5e6)
     ('3.0 GiB', '4.8 MiB')
     """
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-class PeakMemory:
-    """The most memory that a block took: of a GPU, else of the process as a whole."""
+def peak_memory(device) -> str:
+    """Most memory in use so far: of a GPU since its statistics were reset, else of the process."""
+    if torch.device(device).type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        peak = torch.cuda.max_memory_allocated(device)
+        return f"{in_units(peak)} of {in_units(total)} on the GPU"
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    size *= 1 if os.uname().sysname == "Darwin" else 1024
+    return f"{in_units(size)} (the whole process)"
 
-    def __init__(self, device):
-        self.cuda = torch.device(device).type == "cuda"
-        self.device = device
 
-    def __enter__(self):
-        if self.cuda:
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            with suppress(OSError):  # Linux: forget the peak so far
-                Path("/proc/self/clear_refs").write_text("5")
-        return self
+# ------------------------------------------------------------------ steps
 
-    def __exit__(self, *_):
-        self.bytes = self._device_peak() if self.cuda else self._process_peak()
 
-    def _device_peak(self) -> int:
-        torch.cuda.synchronize(self.device)
-        return torch.cuda.max_memory_allocated(self.device)
+class TrialSteps:
+    """Steps of a Brain on the longest items of its training set, within :func:`restoring`.
 
-    @staticmethod
-    def _process_peak() -> int:
-        with suppress(OSError):
-            status = Path("/proc/self/status").read_text()
-            if peak := re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE):
-                return 1024 * int(peak[1])
-        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return size if os.uname().sysname == "Darwin" else 1024 * size
+    Arguments
+    ---------
+    brain : RecipeBrain
+        As its ``on_fit_start`` leaves it, with its ``loaders``.
+    """
 
-    def __str__(self):
-        if not self.cuda:
-            return f"{in_units(self.bytes)} (the whole process)"
-        total = torch.cuda.get_device_properties(self.device).total_memory
-        return f"{in_units(self.bytes)} of {in_units(total)} on the GPU"
+    def __init__(self, brain):
+        self.brain, self.loader = brain, brain.loaders["train"]
+        self.durations = np.asarray(self.loader.dataset.durations, dtype=np.float64)
+        self._by_length = np.argsort(-self.durations, kind="stable")
+        self.longest = float(self.durations.max())
+        brain.on_stage_start(Stage.TRAIN, 1)
+        brain.modules.train()
+        brain.zero_grad(set_to_none=True)
+
+    def batch(self, items: int):
+        """A batch of the longest items, and its share of the size that these promise.
+
+        It is less than 1 where recordings are played faster or cannot be used.
+        """
+        indices = self._by_length[:items]
+        batch = self.batch_of(indices)
+        promised = float(self.durations[indices].max()) * items
+        rate, samples = self.brain.option("sample_rate", None), longest_axis(batch)
+        if rate and samples:
+            return batch, min(1.0, samples * len(batch) / rate / promised)
+        return batch, len(batch) / items
+
+    def batch_of(self, indices):
+        """A batch of items; an error where none of them can be used."""
+        batch = batch_of(self.loader, indices)
+        if isinstance(batch, EmptyBatch):
+            raise UserError(
+                "the longest items of the training set cannot be used: "
+                f"{batch.skipped[0].reason}; --check looks at all of the data"
+            )
+        if getattr(batch, "skipped", ()):
+            batch.skipped = ()  # training will meet them, and write them down
+        return batch
+
+    def forward_and_backward(self, batch) -> None:
+        """Everything of a step that grows with the batch; no exchange with other ranks."""
+        try:
+            self._fit(batch, n_batches=3, accumulation=2)
+        finally:
+            self.brain.gradients.pending = 0
+
+    def optimizer_step(self, batch) -> None:
+        """A full step, after which the optimizer has its memory; all ranks call this."""
+        self._fit(batch, n_batches=1, accumulation=1)
+
+    def _fit(self, batch, n_batches: int, accumulation: int) -> None:
+        brain = self.brain
+        brain.step, brain._batches = 1, n_batches
+        brain.grad_accumulation_factor = accumulation
+        brain.fit_batch(copy.copy(batch))
+
+
+@contextmanager
+def restoring(brain):
+    """Leave a Brain and all random generators as they were, to the last bit.
+
+    Parameters, buffers, gradients, optimizers, the loss scaler, the two gradients'
+    memory, everything else that a checkpoint holds, and the Brain's own attributes.
+
+    Arguments
+    ---------
+    brain : RecipeBrain
+        As its ``on_fit_start`` leaves it.
+
+    Example
+    -------
+    >>> from unified_se_ss.gradients import TaskLoss
+    >>> from unified_se_ss.training import RecipeBrain
+    >>> class Example(RecipeBrain):
+    ...     def compute_forward(self, batch, stage):
+    ...         return self.modules.network(batch + torch.randn(4))
+    ...     def compute_objectives(self, output, batch, stage):
+    ...         return TaskLoss.of(output.square().mean(1))
+    >>> network = torch.nn.Linear(4, 2)
+    >>> brain = Example({"network": network}, torch.optim.Adam, {}, {"device": "cpu"})
+    >>> brain.on_fit_start()
+    >>> before, drawn = network.weight.clone(), torch.get_rng_state()
+    >>> with restoring(brain):
+    ...     brain._batches = 1
+    ...     _ = brain.fit_batch(torch.ones(3, 4))
+    ...     torch.equal(network.weight, before)
+    False
+    >>> torch.equal(network.weight, before), brain.optimizer.state_dict()["state"]
+    (True, {})
+    >>> torch.equal(torch.get_rng_state(), drawn)
+    True
+    """
+    tensors = [*brain.modules.parameters(), *brain.modules.buffers()]
+    # On the host, so that on a GPU there is as much room as there will be.
+    kept = [tensor.detach().to("cpu", copy=True) for tensor in tensors]
+    training = {module: module.training for module in brain.modules.modules()}
+    states = [
+        (one, copy.deepcopy(one.state_dict()))
+        for one in (*brain.optimizers_dict.values(), brain.scaler, brain.gradients)
+    ]
+    # What they refer to and what is kept above is not copied along.
+    alone = [brain, brain.checkpointer, *brain.optimizers_dict.values(), *tensors]
+    memo = {id(one): one for one in (*alone, *brain.modules.modules())}
+    others = [(one, copy.deepcopy(vars(one), memo)) for one in _plain_recoverables(brain)]
+    attributes = dict(vars(brain))
+    drawn = random_state()
+    brain.means, brain.monitor = TaskMeans(), copy.deepcopy(brain.monitor)
+    brain.nonfinite, brain._votes = NonFiniteMonitor(), AsyncScalar()
+    brain.skipped = SkippedItems(Path(brain.option("output_folder", ".")) / "trial", 1.0)
+    brain.ranks_agree = True  # all have the same batch here, on purpose
+    try:
+        yield
+    finally:
+        vars(brain).clear()
+        vars(brain).update(attributes)
+        with torch.no_grad():
+            for tensor, before in zip(tensors, kept):
+                tensor.copy_(before)
+        for one, state in states:
+            one.load_state_dict(state)
+        for one, values in others:
+            vars(one).clear()
+            vars(one).update(values)
+        for module, mode in training.items():
+            module.training = mode
+        brain.zero_grad(set_to_none=True)
+        set_random_state(drawn)
+
+
+def _plain_recoverables(brain) -> list:
+    """Schedulers, counters: what else checkpoints hold and a step may move."""
+    if brain.checkpointer is None:
+        return []
+    kept_otherwise = (torch.nn.Module, torch.optim.Optimizer, torch.utils.data.DataLoader)
+    kept = (brain, brain.scaler, brain.gradients, brain.monitor, brain.means)
+    known = {id(one) for one in kept}
+    return [
+        one
+        for one in brain.checkpointer.recoverables.values()
+        if hasattr(one, "__dict__")
+        and not isinstance(one, kept_otherwise)
+        and id(one) not in known
+    ]

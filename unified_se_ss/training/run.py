@@ -1,22 +1,38 @@
-"""The frame around a recipe's main function."""
+"""From the command line to the report: the frame around every recipe."""
 
 from __future__ import annotations
 
 import sys
+import time
+from pathlib import Path
 
 import torch
 from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import crash
-from unified_se_ss.training.batch_size import load_batch_seconds
+from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation.gradient_report import GradientLog
+from unified_se_ss.evaluation.write_evaluation import publish
+from unified_se_ss.training.autotune import load_batch_seconds
+from unified_se_ss.training.checks import check_ranges
 from unified_se_ss.training.distributed import report_lost_rank
 from unified_se_ss.training.loaders import end_readers
-from unified_se_ss.training.preflight import preflight
-from unified_se_ss.training.replay import replay
-from unified_se_ss.training.results import Stopwatch, report
-from unified_se_ss.training.sanity_check import first_look
+from unified_se_ss.training.loading import load_hparams
+from unified_se_ss.training.log import TrainLog, describe_rule
+from unified_se_ss.training.options import parse_options
+from unified_se_ss.training.run_folder import begin, commit
+from unified_se_ss.training.sanity_check import full_check, sanity_check
 from unified_se_ss.training.scratch_dir import gathering_for_check
 from unified_se_ss.training.signals import INTERRUPTED, Stopped, stop_signals
+
+#: The smallest values of keys that all recipes have.
+LEAST = {
+    "number_of_epochs": 1,
+    "lr": 0,
+    "num_workers": 0,
+    "log_interval": 1,
+    "save_waves": 0,
+}
 
 
 def run(main) -> None:
@@ -33,7 +49,7 @@ def run(main) -> None:
         Takes no argument.
     """
     try:
-        with report_lost_rank(), stop_signals.heard(), gathering_for_check():
+        with report_lost_rank(), stop_signals.installed(), gathering_for_check():
             main()
             if torch.distributed.is_initialized():
                 # Left to the end of the process, its threads can abort it.
@@ -52,11 +68,45 @@ def run(main) -> None:
         sys.exit(crash.tell(error, debug="--debug" in sys.argv))
 
 
-def train_and_test(brain, loaders: dict, signals_of_id, **sections) -> None:
-    """Train, evaluate the best checkpoint, and report; the end of every main function.
+def train_recipe(brain_class, manual: str, check, make_loaders, facts) -> None:
+    """Do what the command line asks of a recipe: describe, check, train, test, report.
 
-    First a sample of all that this needs is looked at, in seconds. With ``--check`` or
-    ``--replay`` that, or one batch, is all that is done.
+    Arguments
+    ---------
+    brain_class : type
+        A :class:`~unified_se_ss.training.RecipeBrain`.
+    manual : str
+        Shown by ``--help``; the docstring of train.py.
+    check : callable
+        Of hparams: raises a UserError for values that cannot be used; may fill in others.
+    make_loaders : callable
+        Of hparams: loaders of train, dev and test, as
+        :func:`~unified_se_ss.training.make_loaders` makes them.
+    facts : callable
+        Of hparams: what ``--describe`` says beside the modules, a dict.
+    """
+    options = parse_options(sys.argv[1:], manual)
+    hparams = load_hparams(options)
+    check_ranges(hparams, {key: LEAST[key] for key in LEAST if key in hparams})
+    check(hparams)
+    if options.describe:
+        print(describe(hparams["modules"], facts(hparams)))
+        return
+    begin(options, hparams)
+    _check_testable(options.run_opts, hparams["checkpointer"])
+    loaders = make_loaders(hparams)
+    brain = brain_class(
+        modules=hparams["modules"],
+        opt_class=hparams["optimizer"],
+        hparams=hparams,
+        run_opts=options.run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    train_and_test(brain, loaders)
+
+
+def train_and_test(brain, loaders: dict) -> None:
+    """Check, train, evaluate the best checkpoint, and report; with ``--check`` check alone.
 
     Arguments
     ---------
@@ -64,27 +114,147 @@ def train_and_test(brain, loaders: dict, signals_of_id, **sections) -> None:
         Its ``hparams`` hold the ``epoch_counter`` and say where results go.
     loaders : dict
         As :func:`~unified_se_ss.training.make_loaders` makes them: train, dev, test.
-    signals_of_id : callable
-        Returns the signals of a test utterance by its ID; see
-        :func:`~unified_se_ss.training.report`.
-    sections : dict
-        More for the report; passed on to ``evaluation.publish``.
     """
-    watch = Stopwatch()
-    options = brain.option("options", None)
+    began, options = time.perf_counter(), brain.option("options", None)
     brain.loaders = loaders
     brain.train_sampler = loaders["train"].batch_sampler
     brain.checkpointer.add_recoverable("dataloader-TRAIN", loaders["train"])
     try:
+        brain.before_training()
         load_batch_seconds(brain)
         if options and options.check:
-            sys.exit(preflight(brain, loaders, signals_of_id))
-        if options and options.replay:
-            sys.exit(replay(brain, loaders, options.replay))
-        first_look(brain, loaders)
+            sys.exit(full_check(brain, loaders))
+        sanity_check(brain, loaders)
         brain.fit(brain.hparams.epoch_counter, loaders["train"], loaders["dev"])
         brain.evaluate(loaders["test"], max_key=brain.best)
         if if_main_process():
-            report(brain, brain.rows, signals_of_id, watch.hours, **sections)
+            report(brain, hours=(time.perf_counter() - began) / 3600)
+            brain.after_report()
     finally:
         end_readers(loaders)
+
+
+def _check_testable(run_opts, checkpointer) -> None:
+    if run_opts.test_only and not checkpointer.list_checkpoints():
+        raise UserError(
+            f"--test_only: there is no checkpoint in {checkpointer.checkpoints_dir}; "
+            "train first, with the same command without --test_only"
+        )
+
+
+# ------------------------------------------------------------------ before
+
+
+def describe(modules: dict, facts: dict, depth: int = 2) -> str:
+    """Modules with their parameter counts, and facts about them, as text.
+
+    Arguments
+    ---------
+    modules : dict
+        ``hparams["modules"]``.
+    facts : dict
+        What else is worth knowing, such as latency, by name.
+    depth : int
+        Levels of modules shown.
+
+    Example
+    -------
+    >>> print(describe({"network": torch.nn.Linear(3, 2)}, {"latency": "none"}))
+    module  | type   | parameters
+    --------+--------+-----------
+    network | Linear |          8
+    total   |        |          8
+    <BLANKLINE>
+    latency: none
+    """
+    rows = [("module", "type", "parameters")]
+    for name, module in modules.items():
+        for path, part in module.named_modules():
+            level = path.count(".") + 1 if path else 0
+            if level < depth:
+                label = name + (f".{path}" if path else "")
+                rows.append((label, type(part).__name__, f"{_n_parameters(part):,}"))
+    total = sum(_n_parameters(module) for module in modules.values())
+    rows.append(("total", "", f"{total:,}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{a:<{widths[0]}} | {b:<{widths[1]}} | {c:>{widths[2]}}" for a, b, c in rows]
+    lines.insert(1, "-+-".join("-" * width for width in widths))
+    return "\n".join(lines) + "\n\n" + "\n".join(f"{k}: {v}" for k, v in facts.items())
+
+
+def _n_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# ------------------------------------------------------------------ after
+
+
+def report(brain, hours: float) -> None:
+    """Write results, wavs and report of the evaluated network; print where they are.
+
+    Arguments
+    ---------
+    brain : RecipeBrain
+        Its ``rows`` are those of the test; its ``hparams`` say where and how much:
+        ``output_folder``, ``save_waves``.
+    hours : float
+        That the run took.
+    """
+    hparams = vars(brain.hparams)
+    folder = Path(hparams["output_folder"])
+    notes = [f"Measured on the test set with {_tested_weights(brain)}."]
+    if brain.n_skipped:
+        notes.append(
+            f"{brain.n_skipped} of {brain.skipped.n_items} test items could not be used and "
+            f"are not in these results; {brain.skipped.path.name} names them."
+        )
+    published = publish(
+        folder,
+        hparams["experiment_name"],
+        brain.rows,
+        brain.signals_of_id,
+        hparams["sample_rate"],
+        log_rows=TrainLog(folder).rows,
+        configuration=_configuration(brain, hparams, hours),
+        notes=notes,
+        keep_waves=hparams["save_waves"],
+        gradient_rows=GradientLog(folder).rows,
+        **brain.report_options(),
+    )
+    picture = folder / "gradients.png"
+    drawn = picture if picture.is_file() else "not drawn: no two gradients to compare"
+    waves = f"{folder / 'wavs'}{'/' if published.waves else ' (save_waves is 0)'}"
+    print(f"\n{published.summary.table()}\n")
+    for note in notes[1:]:
+        print(f"{note}\n")
+    print(f"results       {published.results}")
+    print(f"curves        {folder / 'curves.png'}")
+    print(f"gradients     {drawn}")
+    print(f"separated     {waves}")
+    print(f"report        {published.report}")
+
+
+def _tested_weights(brain) -> str:
+    count = brain.option("average_checkpoints", 1)
+    best = brain.checkpointer.find_checkpoints(
+        max_key=brain.best, max_num_checkpoints=count
+    )
+    if count == 1 or len(best) < 2:
+        return "the checkpoint best in validation"
+    return f"the mean weights of the {len(best)} checkpoints best in validation"
+
+
+def _configuration(brain, hparams: dict, hours: float) -> dict:
+    """Every plain key of the YAML, and the circumstances of the run."""
+    plain = {k: v for k, v in hparams.items() if isinstance(v, (str, int, float, list))}
+    if "rule" in plain:
+        plain["rule"] = describe_rule(hparams)
+    return {
+        **plain,
+        "recipe": Path(sys.argv[0]).name,
+        "parameters": f"{_n_parameters(brain.modules):,}",
+        "commit": commit() or "unknown",
+        "device": str(brain.device),
+        "precision": brain.precision,
+        "hours": round(hours, 2),
+    }

@@ -1,4 +1,4 @@
-"""The run's folder: opened, explained, and never another experiment's."""
+"""The run's folder: opened, locked, described, and never another experiment's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import logging
 import os
 import platform
 import re
+import socket
 import subprocess
 import sys
+import time
 from datetime import date
 from importlib import metadata
 from pathlib import Path
 
+import filelock
 import speechbrain as sb
 import torch
 from hyperpyyaml import resolve_references
@@ -26,15 +29,15 @@ from unified_se_ss.files import atomic_write
 from unified_se_ss.plain_yaml import plain_yaml
 from unified_se_ss.training import distributed
 from unified_se_ss.training.checkpoints import AtomicCheckpointer
-from unified_se_ss.training.lock import lock_folder
+from unified_se_ss.training.log import check_tensorboard
 from unified_se_ss.training.options import Options
-from unified_se_ss.training.tensorboard import check_tensorboard
 from unified_se_ss.training.values import AUTO
 
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "hyperparams.yaml"
-# What `files.atomic_path` calls a file that is not whole yet, and `check_folder` its probe.
+_locks = {}  # by folder; held as long as they are referred to
+# Names of an unfinished `files.atomic_path`, and of the probe of `check_folder`.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}|\.writable\.\d+")
 
 # A run may be continued with other values of these keys; all others make another
@@ -61,7 +64,7 @@ CHANGEABLE = {
 
 
 def begin(options: Options, hparams: dict) -> None:
-    """Join the other ranks, open the run's folder, and say what runs where and why.
+    """Join the other ranks, open the run's folder, and log device and precision.
 
     The folder explains itself: ``hyperparams.yaml`` (effective), ``env.log``,
     ``log.txt``, and a copy of the script. A plain ``checkpointer`` in `hparams` is
@@ -73,29 +76,32 @@ def begin(options: Options, hparams: dict) -> None:
         The folder holds another experiment, is in use by another run, or cannot be
         written to; or a package that the run needs is missing.
     """
-    run_opts = options.run_opts
+    run_opts, folder = options.run_opts, Path(hparams["output_folder"])
     _resolve_precision(options, hparams)
-    _check_precision(run_opts, hparams)
+    device = _describe_device(run_opts, hparams)
     if hparams.get("tensorboard"):
         check_tensorboard()
     keep_freed_memory()
     minutes = hparams.get("rank_timeout_minutes", distributed.TIMEOUT_MINUTES)
     distributed.join(run_opts.distributed_backend, minutes)
     if if_main_process():
-        _open_folder(options, Path(hparams["output_folder"]))
+        _open_folder(options, folder)
     sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
+        experiment_directory=folder,
         save_env_desc=False,  # it asks whichever pip is on the path
     )
-    crash.keep_reports_in(hparams["output_folder"])
+    crash.keep_reports_in(folder)
     for chatty in ("matplotlib", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if if_main_process():
-        folder = Path(hparams["output_folder"])
-        _copy_script(folder)
+        # SpeechBrain has copied the file that called it, this one, in place of the script.
+        (folder / Path(__file__).name).unlink(missing_ok=True)
+        script = Path(sys.argv[0])
+        if script.is_file() and script.suffix == ".py":
+            atomic_write(folder / script.name, script.read_bytes())
         atomic_write(folder / "env.log", environment())
         sys.excepthook = sys.__excepthook__
-    logger.info(_where(run_opts, hparams))
+    logger.info(device)
     if hparams.get("checkpointer") is not None:
         hparams["checkpointer"] = AtomicCheckpointer.of(hparams["checkpointer"])
         hparams["checkpointer"].tidy()
@@ -110,6 +116,38 @@ def _open_folder(options: Options, folder: Path) -> None:
             path.unlink(missing_ok=True)
     header = f"# Generated {date.today()} from:\n# {options.hparams_file.resolve()}\n"
     atomic_write(folder / DESCRIPTION, f"{header}# yamllint disable\n{_resolved(options)}")
+
+
+def lock_folder(folder) -> None:
+    """Have this process be the only one that runs in a folder, until it ends.
+
+    The lock is the operating system's: however the process ends, it is gone. The
+    processes that read its data do not hold it.
+
+    Raises
+    ------
+    UserError
+        Another process runs there; says which.
+
+    Example
+    -------
+    >>> lock_folder(getfixture("tmpdir"))
+    """
+    folder = Path(folder).resolve()
+    lock = _locks.setdefault(folder, filelock.FileLock(folder / ".lock"))
+    owner = folder / ".lock_owner"
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        holder = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+        raise UserError(
+            f"output_folder: {folder} is in use by {holder}; wait until that has ended, or "
+            "choose another with --output_folder"
+        ) from error
+    started, command = time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(sys.argv)
+    atomic_write(
+        owner, f"process {os.getpid()} on {socket.gethostname()} ({started}: {command})"
+    )
 
 
 def _resolved(options: Options) -> str:
@@ -142,17 +180,6 @@ def _resolve_precision(options: Options, hparams: dict) -> None:
         del hparams["precision"]
     named = "precision" in options.run_opts.overridden_args
     hparams["auto_precision"] = options.auto_precision or (in_yaml and not named)
-
-
-def _check_precision(run_opts: RunOptions, hparams: dict) -> None:
-    """Stop at fp16 without a GPU, which SpeechBrain would refuse with a traceback."""
-    device = run_opts.device or hparams.get("device") or sb.utils.distributed.infer_device()
-    for key in ("precision", "eval_precision"):
-        given = run_opts[key] if key in run_opts.overridden_args else hparams.get(key)
-        if given == "fp16" and "cuda" not in device:
-            raise UserError(
-                f"--{key} fp16 needs a CUDA device; on {device} use bf16 or fp32"
-            )
 
 
 def check_folder(options: Options, folder: Path) -> None:
@@ -189,48 +216,42 @@ def check_folder(options: Options, folder: Path) -> None:
 
 
 def _short(value) -> str:
-    """A value in few words, for messages."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _copy_script(folder: Path) -> None:
-    """Put the script that was started into the run's folder.
-
-    SpeechBrain has copied the file that called it, which is this one, in its place.
-    """
-    (folder / Path(__file__).name).unlink(missing_ok=True)
-    script = Path(sys.argv[0])
-    if script.is_file() and script.suffix == ".py":
-        atomic_write(folder / script.name, script.read_bytes())
-
-
-def _where(run_opts: RunOptions, hparams: dict) -> str:
-    """Device and precision, and why these."""
-    device = run_opts.device or hparams.get("device")
-    if device:
-        reason = "as asked for"
+def _describe_device(run_opts: RunOptions, hparams: dict) -> str:
+    """Name device and precision, and the reasons; an error for fp16 without a GPU."""
+    asked = run_opts.device or hparams.get("device")
+    device = asked or sb.utils.distributed.infer_device()
+    best = "the best there is" if device != "cpu" else "no CUDA device was found"
+    named = run_opts.overridden_args  # on the command line
+    for key in ("precision", "eval_precision"):
+        given = getattr(run_opts, key) if key in named else hparams.get(key)
+        if given == "fp16" and "cuda" not in device:
+            raise UserError(
+                f"--{key} fp16 needs a CUDA device; on {device} use bf16 or fp32"
+            )
+    if "precision" in named:
+        precision = f"{run_opts.precision} (from the command line)"
+    elif "precision" in hparams:
+        precision = f"{hparams['precision']} (from the YAML)"
+    elif hparams.get("auto_precision"):
+        precision = "measured before the first step (auto)"
     else:
-        device = sb.utils.distributed.infer_device()
-        reason = "the best there is" if device != "cpu" else "no CUDA device was found"
-    for source, values in (("command line", run_opts.overridden_args), ("YAML", hparams)):
-        if "precision" in values:
-            value = run_opts.precision if source == "command line" else hparams["precision"]
-            precision = f"{value} (from the {source})"
-            break
-    else:
-        auto = hparams.get("auto_precision")
-        precision = "measured before the first step (auto)" if auto else "fp32 (default)"
-    tf32 = f", {_tf32()}" if "cuda" in str(device) else ""
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
-    return f"Device: {device} ({reason}), precision: {precision}{tf32}, processes: {ranks}"
+        precision = "fp32 (default)"
+    if "cuda" in device:
+        precision += f", {_tf32()}"
+    ranks = os.environ.get("WORLD_SIZE", 1)
+    reason = "as asked for" if asked else best
+    return f"Device: {device} ({reason}), precision: {precision}, processes: {ranks}"
 
 
 def _tf32() -> str:
-    """Where a GPU may round what it multiplies to TF32's ten bits.
+    """Name the operations that a GPU may round to TF32's ten bits.
 
-    SpeechBrain allows it everywhere, unless ``SB_DISABLE_QUIRKS`` holds ``allow_tf32``;
-    torch by itself allows it in convolutions and LSTMs.
+    SpeechBrain allows all, unless ``SB_DISABLE_QUIRKS`` holds ``allow_tf32``; torch by
+    itself allows convolutions and LSTMs.
     """
     kinds = {
         "matrix products": torch.backends.cuda.matmul.allow_tf32,
@@ -261,21 +282,6 @@ def environment() -> str:
     if torch.cuda.is_available():
         lines.append(f"cuda: {torch.version.cuda}, {torch.cuda.get_device_name()}")
     return "\n".join([*lines, "", *sorted(packages, key=str.lower)]) + "\n"
-
-
-def check_testable(run_opts: RunOptions, checkpointer) -> None:
-    """Stop at ``--test_only`` where there is nothing to test.
-
-    Raises
-    ------
-    UserError
-        The run has no checkpoint.
-    """
-    if run_opts.test_only and not checkpointer.list_checkpoints():
-        raise UserError(
-            f"--test_only: there is no checkpoint in {checkpointer.checkpoints_dir}; "
-            "train first, with the same command without --test_only"
-        )
 
 
 def commit() -> str | None:

@@ -1,44 +1,84 @@
-"""What every start looks at before it trains, in seconds: else it would show in hours."""
+"""One ordered list of checks of what a run needs: a sample at every start, all with ``--check``."""
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
+import traceback
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from speechbrain import Stage
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.audit import items_of
-from unified_se_ss.data.skipping import EmptyBatch
+from unified_se_ss.data.audit import ADVICE, FAILED, KINDS, WARNING, audit, items_of
+from unified_se_ss.data.problems import gathered
+from unified_se_ss.data.skipping import SkippedItem
 from unified_se_ss.errors import UserError
+from unified_se_ss.training.brain import plain_name
 from unified_se_ss.training.probe import (
     batch_of,
+    center_crop,
     checkpoint_bytes,
     free_bytes,
     in_units,
-    middle_of,
+    peak_memory,
     planned_batches,
-    scores,
-    usable_item,
+    short_item,
 )
+from unified_se_ss.training.run_folder import check_folder
+from unified_se_ss.training.scratch_dir import own_folder
 
 logger = logging.getLogger(__name__)
 
-HEADERS = 24  #: Items of each subset whose files' headers are read.
-CPU_SECONDS = 1.0  #: Of an item, for a large network on a CPU.
-BATCHES = 8  #: Of the training set that are tried until one can be made.
-SECONDS = 1.0  #: For the headers of one subset, at most.
+OK = "ok"
+#: In this order; True: also at every start.
+CHECKS = {
+    "folder": False,
+    "space": True,
+    "headers": True,
+    "recordings": False,
+    "items": False,
+    "one_item": True,
+    "checkpoints": True,
+    "longest_batch": False,
+    "gradients": False,
+    "evaluation": False,
+    "saving": False,
+    "test": False,
+    "time": False,
+}
+HEADERS = 24  #: Items of each subset whose headers are read at every start,
+HEADER_SECONDS = 1.0  #: for so long at most.
+CPU_SECONDS = 1.0  #: Of an item that is evaluated at every start on a CPU.
+ITEMS = 16  #: Of each subset that are made by --check.
+STEPS = 5  #: Training steps that --check times,
+STEP_SECONDS = 60.0  #: for so long at most.
+ROUNDING = 1e-4  #: Relative difference of scores that a GPU's sums may have.
+TAKE_OUT = "take them out, freeze them, or use them in compute_objectives"
 
 
-def first_look(brain, loaders: dict) -> float:
-    """Look at a sample of everything that a run will need.
+class Check(NamedTuple):
+    """One line: what was checked, how it went, what was found, what to do."""
 
-    The headers of files evenly over each subset, one training batch, an item of the
-    validation and of the test set through the network and its metrics (so a metric's
-    package that is missing shows now), the scores that checkpoints are chosen by, and
-    the room on the disk. Nothing is written, no weight changes, and no random number that
-    training would draw is drawn.
+    name: str
+    status: str
+    found: str
+    advice: str = ""
+
+    def __str__(self):
+        advice = f" -> {self.advice}" if self.advice else ""
+        return f"{self.name:<17} {self.status:<8} {self.found}{advice}"
+
+
+def sanity_check(brain, loaders: dict) -> float:
+    """Check a sample of everything that a run will need, in seconds.
+
+    Nothing is written, no weight changes, and no random number that training would draw
+    is drawn.
 
     Arguments
     ---------
@@ -57,69 +97,386 @@ def first_look(brain, loaders: dict) -> float:
     UserError
         What would end the run later.
     """
-    began = time.perf_counter()
+    began, checks = time.perf_counter(), SanityCheck(brain, loaders)
     devices = [brain.device] if brain.device_type == "cuda" else []
-    _check_space(brain)
-    for subset, loader in loaders.items():
-        _check_headers(subset, items_of(loader.dataset))
     with torch.random.fork_rng(devices):
-        if not brain.test_only:
-            _check_batch(loaders["train"])
-            _check_scores(brain, loaders["dev"], Stage.VALID, {"loss", brain.best})
-        _check_scores(brain, loaders["test"], Stage.TEST, {"ID"})
-    _check_checkpoints(brain)
+        for name, is_quick in CHECKS.items():
+            for check in getattr(checks, name)() if is_quick else ():
+                message = f"{check.found}; {check.advice}"
+                if check.status == FAILED:
+                    raise UserError(message)
+                if check.status == WARNING:
+                    logger.warning(message)
     seconds = time.perf_counter() - began
-    logger.info("Looked at a sample of all that the run needs in %.1f s", seconds)
+    logger.info("Checked a sample of all that the run needs in %.1f s", seconds)
     return seconds
 
 
-def _check_space(brain) -> None:
-    """Stop if there is no room for the first two checkpoints; warn if it is scarce."""
-    folder = brain.hparams.output_folder
-    size, free = checkpoint_bytes(brain), free_bytes(folder)
-    if free < 2 * size:
-        raise UserError(
-            f"output_folder: {folder} has {in_units(free)} of free space, but a checkpoint "
-            f"takes about {in_units(size)} and there are two at a time at least; make "
-            "room, or choose another with --output_folder"
-        )
-    if free < 5 * size:
-        logger.warning(
-            "%s has room for %d checkpoints only (%s free)",
-            folder,
-            free // size,
-            in_units(free),
-        )
+def full_check(brain, loaders: dict) -> int:
+    """Run all checks, on everything, and print a line for each.
+
+    Arguments
+    ---------
+    brain : RecipeBrain
+        Before its ``fit``, with a scratch folder; its weights are changed.
+    loaders : dict
+        Of train, dev and test.
+
+    Returns
+    -------
+    int
+        0, or 1 if a check failed.
+    """
+    checks, lines = SanityCheck(brain, loaders), []
+    print(f"\n{'check':<17} {'result':<8} what was found -> what to do")
+    print(f"{'-' * 17} {'-' * 8} {'-' * 50}")
+    for name in CHECKS:
+        for check in _survived(name, getattr(checks, name)):
+            lines.append(check)
+            print(check, flush=True)
+    count = {s: sum(c.status == s for c in lines) for s in (OK, WARNING, FAILED)}
+    print(f"\n{count[OK]} ok, {count[WARNING]} warning(s), {count[FAILED]} failed")
+    return 1 if count[FAILED] else 0
 
 
-def _check_headers(subset: str, items: list) -> None:
-    """Read the headers of some items' files; warn of faults, stop if they are the rule."""
-    until = time.perf_counter() + SECONDS
-    looked, faults = 0, []
-    for item in items[:: max(1, len(items) // HEADERS)]:
-        if time.perf_counter() > until:
-            break
-        looked += 1
-        faults += _header_faults(item)[:1]
-    if 2 * len(faults) > looked:
-        raise UserError(
-            f"{len(faults)} of {looked} items of the subset {subset} that were looked at "
-            f"cannot be used; the first: {faults[0]}. Is the data in its place? --check "
-            "looks at all of it"
+def _survived(name, method):
+    """The lines of one check; an exception is a line, too."""
+    try:
+        yield from method()
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        yield Check(name.replace("_", " "), FAILED, kind + _one_line(error))
+
+
+def _one_line(error) -> str:
+    return " ".join(str(error).split())
+
+
+class SanityCheck:
+    """The checks of :data:`CHECKS`; each yields lines, and may use what those before found.
+
+    Arguments
+    ---------
+    brain : RecipeBrain
+    loaders : dict
+    """
+
+    def __init__(self, brain, loaders):
+        self.brain, self.loaders = brain, loaders
+
+    # -------------------------------------------------------------- folder
+
+    def folder(self):
+        """The run's own folder can be written to and is no other experiment's."""
+        options = self.brain.hparams.options
+        folder = own_folder(options)
+        if folder.exists():
+            check_folder(options, folder)
+        above = folder.absolute()
+        while not above.exists():
+            above = above.parent
+        if os.access(above, os.W_OK):
+            yield Check("folder", OK, str(folder))
+        else:
+            yield Check("folder", FAILED, f"{above} is not writable", "--output_folder")
+
+    def space(self):
+        """The disk has space for the first two checkpoints."""
+        options, folder = (
+            self.brain.option("options", None),
+            self.brain.hparams.output_folder,
         )
-    if faults:
-        logger.warning(
-            "%d of %d items of the subset %s that were looked at cannot be used; the first: "
-            "%s. --check looks at all of them",
-            len(faults),
-            looked,
-            subset,
-            faults[0],
+        if options and options.check:  # in a scratch folder
+            folder = own_folder(options)
+        size, free = checkpoint_bytes(self.brain), free_bytes(folder)
+        yield Check(
+            "space",
+            FAILED if free < 2 * size else WARNING if free < 5 * size else OK,
+            f"output_folder: {folder} has {in_units(free)} of free space, a checkpoint takes "
+            f"about {in_units(size)}, and there are two at a time at least",
+            "make room, or choose another --output_folder" if free < 5 * size else "",
         )
+
+    def checkpoints(self):
+        """Those that are there were chosen by the score that this recipe chooses by."""
+        best = self.brain.best
+        for checkpoint in self.brain.checkpointer.list_checkpoints():
+            meta = checkpoint.meta
+            if meta.get("end-of-epoch", True) and "epoch" in meta and best not in meta:
+                found = f"{checkpoint.path}: was chosen by another score than {best}"
+                yield Check("checkpoints", FAILED, found, "choose another --output_folder")
+
+    # -------------------------------------------------------------- data
+
+    def headers(self):
+        """Headers of the files of items evenly over each subset."""
+        for subset, loader in self.loaders.items():
+            items = items_of(loader.dataset)
+            until, n_checked, faults = time.perf_counter() + HEADER_SECONDS, 0, []
+            for item in items[:: max(1, len(items) // HEADERS)]:
+                if time.perf_counter() > until:
+                    break
+                n_checked += 1
+                faults += _header_faults(item)[:1]
+            most = 2 * len(faults) > n_checked
+            if faults:
+                yield Check(
+                    f"data: {subset}",
+                    FAILED if most else WARNING,
+                    f"{len(faults)} of {n_checked} items of the subset {subset} that were "
+                    f"looked at cannot be used; the first: {faults[0]}",
+                    "is the data in its place? --check looks at all of it",
+                )
+
+    def recordings(self):
+        """Every sample of every file of every item."""
+        subsets = [(s, items_of(loader.dataset)) for s, loader in self.loaders.items()]
+        found = audit(subsets, gathered())
+        for subset, loader in self.loaders.items():
+            if subset not in found.items:
+                text = f"{len(loader.dataset)} items, of no files that are known"
+            else:
+                hours = found.seconds[subset] / 3600
+                text = f"{found.items[subset]:,} items, {found.files[subset]:,} files"
+                text += f", {hours:.2f} h of recordings"
+            yield Check(f"data: {subset}", OK, text)
+        for kind in KINDS:
+            findings = found.of_kind(kind)
+            if not findings:
+                continue
+            for line in found.listed(kind):
+                print(f"    {line}")
+            severity, text = findings[0].severity, found.summary(kind)
+            yield Check(f"data: {kind}", severity, text, ADVICE[kind])
+        if not found.findings:
+            yield Check("data: faults", OK, f"none ({', '.join(KINDS)})")
+
+    def items(self):
+        """Items evenly over each subset, as training will get them."""
+        self.item_seconds = {}
+        for subset, loader in self.loaders.items():
+            dataset, began = loader.dataset, time.perf_counter()
+            indices = range(0, len(dataset), -(-len(dataset) // ITEMS))
+            made = [dataset[(1, index)] for index in indices]
+            self.item_seconds[subset] = (time.perf_counter() - began) / len(made)
+            bad = [item for item in made if isinstance(item, SkippedItem)]
+            status, advice = OK, ""
+            found = f"{len(made)} made, {1000 * self.item_seconds[subset]:.1f} ms each"
+            if bad:
+                status, advice = FAILED, "mend or take out these items"
+                reason = _one_line(bad[0].reason)
+                found = f"{len(bad)} of {len(made)} cannot be used: {reason}"
+            yield Check(f"items: {subset}", status, found, advice)
+
+    # -------------------------------------------------------------- training
+
+    def longest_batch(self):
+        """The batch with most seconds, forward and backward, and a step."""
+        brain, loader = self.brain, self.loaders["train"]
+        brain.on_fit_start()
+        self.start_training()
+        self.plan = sorted(planned_batches(loader), key=lambda batch: batch[0])
+        seconds, indices = self.plan[-1]
+        before = [p.detach().clone() for p in brain.modules.parameters()]
+        if brain.device_type == "cuda":
+            torch.cuda.reset_peak_memory_stats(brain.device)
+        self.step(batch_of(loader, indices))
+        found = f"{len(indices)} items, {seconds:.1f} s with padding: peak memory "
+        yield Check("longest batch", OK, found + peak_memory(brain.device))
+        yield self._finite()
+        pairs = zip(before, brain.modules.parameters())
+        changed = sum(not torch.equal(old, new) for old, new in pairs)
+        found = f"a step changes {changed} of {len(before)} parameter tensors"
+        advice = "" if changed else "look at lr and the optimizer"
+        yield Check("step", OK if changed else FAILED, found, advice)
+
+    def _finite(self) -> Check:
+        means, found = self.brain.means.read(), self.brain.monitor.read()
+        if means["main"] is None or found["main_nonfinite"]:
+            task = "main"
+        elif found["auxiliary_nonfinite"]:
+            task = "auxiliary"
+        else:
+            text = ", ".join(f"{k} {v:.4g}" for k, v in means.items() if v is not None)
+            return Check("finite", OK, f"losses ({text}) and gradients are finite")
+        text = f"the {task} loss or its gradient is not finite"
+        return Check(
+            "finite", FAILED, text, "look at the loss, the data, and the precision"
+        )
+
+    def start_training(self):
+        """Bring the Brain where an epoch begins."""
+        brain = self.brain
+        brain.train_sampler.set_epoch(1)
+        brain.on_stage_start(Stage.TRAIN, 1)
+        brain.modules.train()
+        brain.zero_grad()
+        brain.means.reset()
+        brain.monitor.reset()
+
+    def step(self, batch) -> float:
+        """One optimizer step; the seconds that it took."""
+        brain = self.brain
+        brain.step = brain._batches = 1  # the last of its epoch, so that a step is taken
+        began = time.perf_counter()
+        brain.fit_batch(batch)
+        if brain.device_type == "cuda":
+            torch.cuda.synchronize(brain.device)
+        return time.perf_counter() - began
+
+    def gradients(self):
+        """Every parameter is reached by the task that trains it."""
+        brain = self.brain
+        _, indices = self.plan[0]
+        self.start_training()
+        with brain.training_ctx:
+            batch = batch_of(self.loaders["train"], indices[:2])
+            _, losses = brain.losses_of(batch, Stage.TRAIN)
+        parameters = {
+            plain_name(n): p for n, p in brain.modules.named_parameters() if p.requires_grad
+        }
+        shared, auxiliary = brain.gradients.shared, brain.gradients.auxiliary
+        by_auxiliary = {**shared.parameters, **auxiliary.parameters}
+        peaks = _gradient_peaks(losses.main, parameters)
+        for name, peak in _gradient_peaks(losses.auxiliary, by_auxiliary).items():
+            peaks[name] = peaks.get(name, 0) + peak
+        faults = {
+            "no gradient": [name for name in parameters if name not in peaks],
+            "always zero here": [name for name, peak in peaks.items() if peak == 0],
+            "not finite": [name for name, peak in peaks.items() if peak.isnan()],
+        }
+        for fault, names in faults.items():
+            if names:
+                status = FAILED if fault == "not finite" else WARNING
+                yield Check("gradients", status, f"{fault}: {', '.join(names)}", TAKE_OUT)
+        if not any(faults.values()):
+            yield Check("gradients", OK, f"all {len(parameters)} parameter tensors get one")
+
+    # -------------------------------------------------------------- evaluation
+
+    def one_item(self):
+        """One item of each subset; of validation and test through network and metrics."""
+        if not self.brain.test_only:
+            self.short_batch("train")
+            self.rows(self.short_batch("dev"), Stage.VALID)
+        self.rows(self.short_batch("test"), Stage.TEST)
+        yield Check("one item", OK, "of each subset can be made and evaluated")
+
+    def short_batch(self, subset, crop=True):
+        """One item of a subset; its middle where a large network would take long on a CPU."""
+        loader = self.loaders[subset]
+        index = short_item(loader)
+        if index is None:
+            raise UserError(
+                f"no item of the subset {subset} can be used, of those that were tried, such "
+                f"as: {loader.dataset[(1, 0)].reason}; --check looks at all of them"
+            )
+        batch, seconds = batch_of(loader, [index]), loader.dataset.durations[index]
+        if crop and self.brain.device_type == "cpu" and seconds > CPU_SECONDS:
+            batch = center_crop(batch, CPU_SECONDS / seconds)
+        return batch
+
+    @torch.no_grad()
+    def rows(self, batch, stage) -> list[dict]:
+        """The rows that the Brain makes of a batch in validation or test."""
+        brain = self.brain
+        before = getattr(brain, "stage", None), getattr(brain, "rows", [])
+        training = brain.modules.training
+        brain.stage, brain.rows = stage, []
+        brain.modules.eval()
+        try:
+            brain.evaluate_batch(batch, stage)
+            rows = brain.rows
+        finally:
+            brain.stage, brain.rows = before
+            brain.modules.train(training)
+        wanted = {"ID"} if stage == Stage.TEST else {"loss", brain.best}
+        lacking = wanted - set(rows[0] if rows else ())
+        if lacking:
+            raise UserError(
+                f"compute_objectives appends no {', '.join(sorted(lacking))} to self.rows in "
+                f"{stage}; there are: {', '.join(rows[0]) if rows else 'no rows'}"
+            )
+        return rows
+
+    def evaluation(self):
+        """The same items, evaluated twice, get the same scores."""
+        seconds, indices = planned_batches(self.loaders["dev"])[0]
+        self.valid_indices = indices
+        began = time.perf_counter()
+        first = self.valid_rows()
+        self.valid_speed = (time.perf_counter() - began) / seconds
+        advice = "something random is left in evaluation, such as dropout"
+        yield _same("evaluation", "twice", first, self.valid_rows(), advice)
+
+    def valid_rows(self) -> list[dict]:
+        """Scores of the first items of the validation set."""
+        return self.rows(batch_of(self.loaders["dev"], self.valid_indices), Stage.VALID)
+
+    def saving(self):
+        """Saved and loaded weights give the same scores."""
+        brain, before = self.brain, self.valid_rows()
+        began = time.perf_counter()
+        saved = brain.checkpointer.save_checkpoint(meta={"epoch": 1, brain.best: 0.0})
+        seconds = time.perf_counter() - began
+        size = sum(path.stat().st_size for path in saved.path.rglob("*") if path.is_file())
+        with torch.no_grad():
+            for tensor in brain.modules.parameters():
+                tensor.add_(1.0)
+        brain.checkpointer.recover_if_possible()
+        found = f"saved ({in_units(size)}, {seconds:.1f} s) and loaded"
+        advice = "name every module in the checkpointer's recoverables"
+        yield _same("saving", found, before, self.valid_rows(), advice)
+
+    def test(self):
+        """One item of the test set with all its metrics, and the signals for the report."""
+        batch, began = self.short_batch("test", crop=False), time.perf_counter()
+        row = self.rows(batch, Stage.TEST)[0]
+        seconds = time.perf_counter() - began
+        signals = self.brain.signals_of_id(row["ID"])
+        bad = [name for name, x in signals.items() if not np.isfinite(x).all()]
+        bad += [k for k, v in row.items() if isinstance(v, float) and not np.isfinite(v)]
+        if bad:
+            yield Check("test", WARNING, f"not finite: {', '.join(bad)}", "look at them")
+        else:
+            yield Check("test", OK, f"{len(row) - 1} columns, {seconds:.2f} s an item")
+        self.test_seconds = seconds * len(self.loaders["test"].dataset)
+
+    # -------------------------------------------------------------- time
+
+    def time(self):
+        """About how long an epoch and the run will take."""
+        brain, loader = self.brain, self.loaders["train"]
+        self.start_training()
+        until, spent, audio_seconds = time.perf_counter() + STEP_SECONDS, 0.0, 0.0
+        for place in np.linspace(0, len(self.plan) - 1, STEPS).round().astype(int):
+            if spent and time.perf_counter() > until:
+                break
+            seconds, indices = self.plan[place]
+            spent += self.step(batch_of(loader, indices))
+            audio_seconds += seconds
+        steps = spent / audio_seconds * sum(seconds for seconds, _ in self.plan)
+        reading = self.item_seconds["train"] * len(loader.dataset)
+        reading /= max(1, loader.num_workers)
+        valid = self.valid_speed * sum(s for s, _ in planned_batches(self.loaders["dev"]))
+        epoch, epochs = max(steps, reading) + valid, brain.option("number_of_epochs", 1)
+        found = (
+            f"an epoch about {duration(epoch)} ({len(self.plan):,} batches, validation "
+            f"{duration(valid)}), {epochs} epochs and the test "
+            f"{duration(epochs * epoch + self.test_seconds)}"
+        )
+        yield Check("time", OK, found)
+        if reading > 1.2 * steps:
+            found = (
+                f"reading takes {duration(reading)} of an epoch, steps {duration(steps)}"
+            )
+            yield Check("time: data", WARNING, found, "raise num_workers")
 
 
 def _header_faults(item) -> list[str]:
-    """What the headers of an item's files say against it."""
+    """Differences of an item's files from its manifest."""
     faults = []
     for path in item.paths.values():
         try:
@@ -135,45 +492,44 @@ def _header_faults(item) -> list[str]:
     return faults
 
 
-def _check_batch(loader) -> None:
-    """Make a batch: of the first, which may be a single bad item, one that can be made."""
-    for _, indices in planned_batches(loader)[:BATCHES]:
-        batch = batch_of(loader, indices[:4])
-        if not isinstance(batch, EmptyBatch):
-            return
-    raise UserError(
-        "the first items of the training set cannot be used, such as: "
-        f"{batch.skipped[0].reason}; --check looks at all of the data"
+def _gradient_peaks(loss, parameters: dict) -> dict:
+    """The largest magnitude in each gradient of a loss, where there is one."""
+    if loss is None or not loss.total.requires_grad or not parameters:
+        return {}
+    found = torch.autograd.grad(
+        loss.total, list(parameters.values()), retain_graph=True, allow_unused=True
     )
+    pairs = zip(parameters, found)
+    return {name: gradient.abs().max() for name, gradient in pairs if gradient is not None}
 
 
-def _check_scores(brain, loader, stage, wanted: set) -> None:
-    """Take one item through the network and the metrics."""
-    subset = stage.name.lower()
-    index = usable_item(loader)
-    if index is None:
-        raise UserError(
-            f"no item of the {subset} set can be used, as far as was looked; --check looks "
-            "at all of them"
-        )
-    batch, seconds = batch_of(loader, [index]), loader.dataset.durations[index]
-    if brain.device_type == "cpu" and seconds > CPU_SECONDS:
-        batch = middle_of(batch, CPU_SECONDS / seconds)
-    rows = scores(brain, batch, stage)
-    lacking = wanted - set(rows[0] if rows else ())
-    if lacking:
-        raise UserError(
-            f"compute_objectives appends no {', '.join(sorted(lacking))} to self.rows in "
-            f"{stage}; there are: {', '.join(rows[0]) if rows else 'no rows'}"
-        )
+def _same(name: str, how: str, first: list, second: list, advice: str) -> Check:
+    """Compare the scores of two evaluations."""
+    pairs = [
+        (value, other[key])
+        for one, other in zip(first, second, strict=True)
+        for key, value in one.items()
+        if isinstance(value, (int, float))
+    ]
+    a, b = np.array(pairs, dtype=float).reshape(-1, 2).T
+    with np.errstate(invalid="ignore"):
+        differences = np.abs(a - b) / np.maximum(np.abs(a), 1.0)
+    equal = (a == b) | (np.isnan(a) & np.isnan(b))
+    worst = np.where(equal, 0.0, np.nan_to_num(differences, nan=np.inf)).max(initial=0.0)
+    if worst < ROUNDING:
+        how_near = f"{worst:.0e}" if worst else "the last bit"
+        return Check(name, OK, f"{how}: the same scores to {how_near}")
+    return Check(name, FAILED, f"{how}: scores differ by {worst:.2g}", advice)
 
 
-def _check_checkpoints(brain) -> None:
-    """Stop if the checkpoints that are there were chosen by another score."""
-    for checkpoint in brain.checkpointer.list_checkpoints():
-        meta = checkpoint.meta
-        if meta.get("end-of-epoch", True) and "epoch" in meta and brain.best not in meta:
-            raise UserError(
-                f"{checkpoint.path}: was chosen by another score than {brain.best}; choose "
-                "another folder with --output_folder"
-            )
+def duration(seconds: float) -> str:
+    """A duration for people.
+
+    Example
+    -------
+    >>> duration(42), duration(600), duration(7200)
+    ('42 s', '10 min', '2.0 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

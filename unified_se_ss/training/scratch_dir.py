@@ -1,4 +1,4 @@
-"""A folder aside, so that a check or a replay leaves the run's own as it was."""
+"""A folder aside, so that a check leaves the run's own as it was."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH_SECONDS = "batch_seconds.json"  #: What --batch_seconds auto has found.
 
 def is_dry_run(options) -> bool:
     """Whether the command line asks for a look instead of a run."""
-    return bool(options.check or options.replay)
+    return options.check
 
 
 def dry_run_overrides(options, keys) -> dict:
@@ -51,7 +51,7 @@ def dry_run_overrides(options, keys) -> dict:
         There are several processes.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("--check and --replay run in one process; start without torchrun")
+        raise UserError("--check runs in one process; start without torchrun")
     folder = Path(tempfile.mkdtemp(prefix="unified_se_ss_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     own = own_folder(options)

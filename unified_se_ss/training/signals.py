@@ -1,4 +1,4 @@
-"""Signals that ask a run to leave: heard at once, obeyed where nothing is lost."""
+"""Signals that ask a run to leave: obeyed where nothing is lost."""
 
 from __future__ import annotations
 
@@ -10,30 +10,28 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-#: What a run leaves with that was asked to: "temporary failure, try again" (sysexits.h).
-#: 128 + 15 would be what a run leaves with that died of SIGTERM without saving.
+#: Of a run that was asked to leave: "temporary failure, try again" (sysexits.h). One that
+#: died of SIGTERM without saving has 128 + 15.
 EXIT_CODE = 75
 INTERRUPTED = 130
 
-# SIGUSR1 is what schedulers can be told to send some time before the end.
+# Schedulers can send SIGUSR1 some time before the end.
 NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
-# A key pressed again within this many seconds is the same press, passed on by a launcher.
+# Seconds within which a second Ctrl-C is the same one, passed on by a launcher.
 IMPATIENCE = 1.0
-# How long a process that reads data goes on after SIGTERM, for its parent to save.
+# Seconds that a process that reads data goes on after SIGTERM, for its parent to save.
 GRACE = 60
 
 
 class Stopped(BaseException):
-    """A run leaves because a signal asked it to.
-
-    Not an Exception, so that nothing takes it for an error.
+    """Raised where a run leaves because a signal asked it to; not an Exception.
 
     Arguments
     ---------
     number : int
         The signal.
     place : str
-        Where the run was, if it was training: its state there has been saved.
+        Place in the training at which the state was saved.
     """
 
     def __init__(self, number: int, place: str = ""):
@@ -52,14 +50,14 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """Hears SIGTERM, SIGUSR1 and SIGINT: raises :class:`Stopped`, or keeps it for later.
+    """Handler of SIGTERM, SIGUSR1 and SIGINT: raises :class:`Stopped` at once, or later.
 
     There is one of it, as signals come to the process: ``stop_signals``.
 
     Example
     -------
     >>> signals = StopSignals()
-    >>> with signals.heard(), signals.defer():
+    >>> with signals.installed(), signals.defer():
     ...     os.kill(os.getpid(), signal.SIGUSR1)
     ...     signals.asked
     True
@@ -69,16 +67,16 @@ class StopSignals:
 
     def __init__(self):
         self.number = None
-        self._put_off = False
+        self._deferred = False
 
     @property
     def asked(self) -> bool:
-        """Whether a signal has come and is put off."""
+        """A signal has come and is deferred."""
         return self.number is not None
 
     @contextmanager
-    def heard(self):
-        """Hear signals in this block; as before after it. Nothing where it is no main thread.
+    def installed(self):
+        """Handle signals in this block, if this is the main thread.
 
         A signal that was ignored before, as nohup does it, goes on being ignored.
         """
@@ -87,7 +85,7 @@ class StopSignals:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 with suppress(ValueError):  # not the main thread
-                    before[number] = signal.signal(number, self._hear)
+                    before[number] = signal.signal(number, self._handle)
         try:
             yield
         finally:
@@ -97,12 +95,12 @@ class StopSignals:
 
     @contextmanager
     def defer(self):
-        """Only note a signal in this block, which asks (``asked``) where it can leave."""
-        self._put_off = True
+        """Only remember a signal in this block, which asks (``asked``) where it can leave."""
+        self._deferred = True
         try:
             yield
         finally:
-            self._put_off = False
+            self._deferred = False
 
     def leave_if_asked(self) -> None:
         """Raise :class:`Stopped` if a signal has come."""
@@ -113,21 +111,20 @@ class StopSignals:
         """Raise :class:`Stopped`; if it was another rank that got the signal, too."""
         raise Stopped(self.number or signal.SIGTERM, place)
 
-    def _hear(self, number, _frame):
-        """The handler."""
+    def _handle(self, number, _frame):
         if os.getpid() != self._process:  # a child that has inherited it
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
         now = time.monotonic()
-        if not self._put_off:
+        if not self._deferred:
             raise Stopped(number)
         if self.number is None:
-            self.number, self._heard_at = number, now
+            self.number, self._first_at = number, now
             # Not through a buffer, whose lock the interrupted code may hold.
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: saving and leaving after this batch\n".encode())
-        elif number == signal.SIGINT and now - self._heard_at > IMPATIENCE:
+        elif number == signal.SIGINT and now - self._first_at > IMPATIENCE:
             raise Stopped(number)
 
 
@@ -137,8 +134,8 @@ stop_signals = StopSignals()
 class AsyncScalar:
     """A number on the device, read on the host without waiting for it: two steps late.
 
-    What every rank writes is the same, and so at each step every rank reads the same. A
-    number on the CPU is not late.
+    Every rank must write the same; then at each step every rank reads the same. A number
+    on the CPU is not late.
 
     Example
     -------
@@ -154,7 +151,7 @@ class AsyncScalar:
         self._last = 0.0
 
     def write(self, number: torch.Tensor) -> None:
-        """Note a scalar of this step."""
+        """Copy a scalar of this step to the host."""
         if number.device.type == "cpu":
             self._last = float(number)
             return
@@ -171,25 +168,24 @@ class AsyncScalar:
             self._free.append((host, event))
 
     def read(self) -> float:
-        """What is known by now; 0 at the beginning."""
+        """The newest number that is there; 0 at the beginning."""
         return self._last
 
 
 def ignore_signals_in_worker(_worker: int) -> None:
-    """Have a process that reads data live as long as the training that needs it.
+    """Keep a process that reads data alive until training has saved.
 
-    A signal to all processes of a run must not end those before training has saved. For
-    ``worker_init_fn`` of a loader. A second SIGTERM ends it at once, as does its parent's
-    end after some seconds.
+    For ``worker_init_fn`` of a loader. A second SIGTERM ends it at once, as does its
+    parent's end after some seconds.
     """
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):  # not all of them are there on Windows
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):
-        signal.signal(signal.SIGTERM, _put_off_the_end)
+        signal.signal(signal.SIGTERM, _end_later)
 
 
-def _put_off_the_end(number, _frame) -> None:
+def _end_later(number, _frame) -> None:
     signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(GRACE)

@@ -1,17 +1,20 @@
-"""Which items a run could not use: written down at once, and not too many."""
+"""Items and steps that a run leaves out: named at once, and not too many of them."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
+import logging
 from pathlib import Path
 
+import torch
 from speechbrain.utils.distributed import run_on_main
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_write
-from unified_se_ss.training.gather import gather
+from unified_se_ss.training.distributed import gather
+
+logger = logging.getLogger(__name__)
 
 MAX_SKIPPED_SHARE = 0.01
 COLUMNS = ("epoch", "subset", "batch", "ID", "file", "reason")
@@ -33,9 +36,8 @@ class SkippedItems:
 
     Example
     -------
-    >>> import tempfile
     >>> from unified_se_ss.data.skipping import SkippedItem
-    >>> items = SkippedItems(tempfile.mkdtemp(), most=0.5)
+    >>> items = SkippedItems(getfixture("tmpdir"), most=0.5)
     >>> items.begin("train", epoch=1, n_items=4)
     >>> items.add([SkippedItem("a", "a.wav", "a.wav: does not exist")], batch=3)
     >>> items.count, items.rows[0]["ID"]
@@ -52,7 +54,7 @@ class SkippedItems:
 
     @property
     def rows(self) -> list[dict]:
-        """What was skipped so far, all ranks' and epochs' items."""
+        """All ranks' and epochs' items so far."""
         if not self.path.is_file():
             return []
         with open(self.path, newline="", encoding="utf-8") as file:
@@ -68,7 +70,7 @@ class SkippedItems:
         subset : str
             "train", "dev" or "test".
         epoch : int
-            Its number; 0 for the test.
+            0 for the test.
         n_items : int
             Items of the subset, of all ranks.
         batches : int
@@ -80,7 +82,6 @@ class SkippedItems:
         run_on_main(self._forget_later)  # before any rank adds rows
 
     def _forget_later(self) -> None:
-        """Take out what was written after the place at which this pass begins."""
         if not self.path.is_file():
             return
         kept = _as_text(filter(self._came_before, self.rows), header=True)
@@ -88,32 +89,24 @@ class SkippedItems:
             atomic_write(self.path, kept)
 
     def _of_this_pass(self, row) -> bool:
-        """Whether a row was written in this pass, before the place at which it begins."""
         this = (row["subset"], int(row["epoch"])) == (self.subset, self.epoch)
         return this and int(row["batch"]) <= self.start
 
     def _came_before(self, row) -> bool:
-        """Whether a row would have been written by now had the run never been stopped."""
+        """True for a row that a run never stopped would have written by now."""
         place = _place(row["subset"], int(row["epoch"]))
         return place < _place(self.subset, self.epoch) or self._of_this_pass(row)
 
     def add(self, skipped, batch: int) -> None:
-        """Write items down; stop the run if they have become too many.
+        """Write down the items that a batch left out; stop the run at too many.
 
         Arguments
         ---------
-        skipped : iterable of SkippedItem
-            From one batch.
+        skipped : sequence of SkippedItem
         batch : int
             Its number in this pass, from 1.
-
-        Raises
-        ------
-        UserError
-            More than the share that is allowed.
         """
-        skipped = list(skipped)
-        if not skipped:  # also in a look at one item, which begins no pass
+        if not skipped:
             return
         here = {"epoch": self.epoch, "subset": self.subset, "batch": batch}
         rows = [
@@ -125,14 +118,10 @@ class SkippedItems:
         self.check(self.count, rows[0]["reason"])
 
     def _append(self, rows) -> None:
-        """Add rows in one write, which no other process' rows can come into."""
+        """Add rows in one write, into which no other process can write."""
         try:
-            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                text = _as_text(rows, header=os.fstat(handle).st_size == 0)
-                os.write(handle, text.encode("utf-8"))
-            finally:
-                os.close(handle)
+            with open(self.path, "ab", buffering=0) as file:
+                file.write(_as_text(rows, header=file.tell() == 0).encode("utf-8"))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
@@ -149,7 +138,7 @@ class SkippedItems:
         )
 
     def end(self) -> int:
-        """All ranks' number of skipped items of this pass; stops if they are too many."""
+        """All ranks' number of skipped items of this pass; stops the run at too many."""
         total = self._before + sum(gather([self.count - self._before]))
         if total:
             self.check(total)
@@ -157,15 +146,87 @@ class SkippedItems:
 
 
 def _place(subset: str, epoch: int) -> tuple:
-    """Where a pass stands in a run: training, validation, the next epoch, the test last."""
+    """Order of a run's passes: training, validation, the next epoch; the test is last."""
     return (subset == "test", epoch, subset != "train")
 
 
 def _as_text(rows, header: bool) -> str:
-    """Rows as lines of a CSV file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     if header:
         writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+class NonFiniteMonitor:
+    """Names the batches of a run whose losses or gradients are not finite, in the log.
+
+    A step leaves flags on the device and the items' names on the host. Nothing is fetched
+    until :meth:`flush`, which is called where the device is read anyhow.
+
+    Example
+    -------
+    >>> from unified_se_ss.gradients import TaskLoss, TwoTaskLosses
+    >>> monitor = NonFiniteMonitor()
+    >>> losses = TwoTaskLosses(TaskLoss.of(torch.tensor([1.0, torch.nan])))
+    >>> monitor.record("epoch 1, batch 3", ["a", "b"], losses)
+    >>> monitor.flush()
+    [{'place': 'epoch 1, batch 3', 'ids': ['a', 'b'], 'found': ['main loss']}]
+    """
+
+    def __init__(self):
+        self._pending, self._since_step = [], []
+
+    def record(self, place: str, ids, losses, combined=None) -> None:
+        """Keep the flags of one batch.
+
+        Arguments
+        ---------
+        place : str
+            Of the batch in the run.
+        ids : sequence of str
+            Of its items.
+        losses : TwoTaskLosses
+        combined : CombinedGradients, optional
+            Of the step that ends with this batch; its flags concern all batches since the
+            last one.
+        """
+        batch = {"place": place, "ids": list(map(str, ids)), "found": []}
+        self._since_step.append(batch)
+        flags = {
+            f"{task} loss": loss.total.detach().isfinite()
+            for task, loss in losses._asdict().items()
+            if loss is not None
+        }
+        self._pending.append((flags, [batch]))
+        if combined is not None:
+            flags = {
+                "main gradient": combined.main_finite,
+                "auxiliary gradient": combined.auxiliary_finite,
+            }
+            self._pending.append((flags, self._since_step))
+            self._since_step = []
+
+    def flush(self) -> list[dict]:
+        """Fetch the flags in one transfer; log and return the batches that were not finite."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return []
+        flags = [flag for of_batch, _ in pending for flag in of_batch.values()]
+        finite = iter(torch.stack(flags).tolist())
+        bad = []
+        for names, batches in pending:
+            found = [name for name in names if not next(finite)]
+            # A loss that is not finite makes the gradients so, which is no news.
+            bad += [b | {"found": found} for b in batches if found and not b["found"]]
+            for batch in batches:
+                batch["found"] += found
+        for batch in bad:
+            logger.warning(
+                "%s: not finite: %s; its items: %s",
+                batch["place"],
+                ", ".join(batch["found"]),
+                ", ".join(batch["ids"]),
+            )
+        return bad

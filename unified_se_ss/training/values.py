@@ -13,7 +13,7 @@ from unified_se_ss.errors import shortened
 
 #: What a whole number may be at most where nothing else is said.
 LARGEST = 2**31 - 1
-#: What stands for the largest budget that fits (see training.batch_size).
+#: What stands for the largest budget that fits (see training.autotune).
 AUTO = "auto"
 
 

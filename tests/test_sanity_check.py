@@ -1,9 +1,9 @@
-"""--check, and the first look of every start: what is wrong is named before it costs time."""
+"""--check, and the checks of every start: what is wrong is named before it costs time."""
 
 import copy
 import runpy
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from broken_data import broken_tree
@@ -14,16 +14,16 @@ from toy_recipe import ToyBrain, toy
 from unified_se_ss.data.audit import KINDS
 from unified_se_ss.data.dataset import Batch
 from unified_se_ss.errors import UserError
-from unified_se_ss.training.preflight import preflight
-from unified_se_ss.training.probe import middle_of
-from unified_se_ss.training.sanity_check import first_look
+from unified_se_ss.training import sanity_check as module
+from unified_se_ss.training.probe import center_crop
+from unified_se_ss.training.sanity_check import full_check, sanity_check
 
 NAME = "hparams/libri2mix_noisy_dprnn.yaml"
 
 
-def check(brain, loaders, capsys, signals=lambda _: {"mixture": np.zeros(3)}):
+def check(brain, loaders, capsys):
     """Exit code and the table's lines, by the name of the check."""
-    code = preflight(brain, loaders, signals)
+    code = full_check(brain, loaders)
     lines = capsys.readouterr().out.splitlines()
     table = {}
     for line in lines:
@@ -75,7 +75,7 @@ class NoScore(ToyBrain):
         (NotFinite, False, "finite", "failed the main loss or its gradient is not finite"),
         (Random, False, "evaluation", "failed twice: scores differ"),
         (Forgetful, True, "saving", "failed saved"),
-        (NoScore, False, "evaluation", "failed the rows of validation lack score"),
+        (NoScore, False, "evaluation", "failed compute_objectives appends no score"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_named(
@@ -142,11 +142,11 @@ def test_train_py_on_data_broken_in_many_ways(tmp_path, monkeypatch, capsys):
 # ------------------------------------------------------------------ every start
 
 
-def test_the_first_look_changes_nothing(tmp_path):
+def test_the_check_of_every_start_changes_nothing(tmp_path):
     brain, loaders = toy(tmp_path)
     state = copy.deepcopy(brain.modules.state_dict())
     random, files = torch.get_rng_state(), listing(tmp_path)
-    assert first_look(brain, loaders) > 0
+    assert sanity_check(brain, loaders) > 0
     assert torch.equal(torch.get_rng_state(), random)
     for name, tensor in brain.modules.state_dict().items():
         assert torch.equal(tensor, state[name])
@@ -160,38 +160,39 @@ def test_the_middle_of_a_batch():
         torch.tensor([10]),
         {"mixture": signal, "sources": torch.stack([signal, signal], 1)},
     )
-    middle = middle_of(batch, 0.4)
+    middle = center_crop(batch, 0.4)
     assert middle.mixture.tolist() == [[3.0, 4.0, 5.0, 6.0]]
     assert middle.sources.shape == (1, 2, 4) and middle.lengths.tolist() == [4]
 
 
-def test_the_first_look_sees_what_would_end_the_run_later(tmp_path, monkeypatch):
+def test_every_start_sees_what_would_end_the_run_later(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no score to self.rows"):
-        first_look(*toy(tmp_path, NoScore))
-    first_look(*toy(tmp_path, gone=(0, 1, 2)))  # bad items are left out later
-    with pytest.raises(UserError, match="first items of the training set.*does not exist"):
-        first_look(*toy(tmp_path, gone=range(8)))
+        sanity_check(*toy(tmp_path, NoScore))
+    sanity_check(*toy(tmp_path, gone=(0, 1, 2)))  # bad items are left out later
+    with pytest.raises(UserError, match="no item of the subset train.*does not exist"):
+        sanity_check(*toy(tmp_path, gone=range(8)))
     monkeypatch.setattr("unified_se_ss.training.sanity_check.free_bytes", lambda folder: 10)
     with pytest.raises(UserError, match="output_folder: .*free space"):
-        first_look(*toy(tmp_path))
+        sanity_check(*toy(tmp_path))
 
 
-def test_the_first_look_finds_data_that_is_gone(tmp_path, caplog):
+def test_data_that_is_gone_is_found(tmp_path):
     from unified_se_ss.data.audit import items_of
     from unified_se_ss.data.corpora.librimix import prepare_librimix
     from unified_se_ss.data.dataset import MixtureDataset
     from unified_se_ss.data.manifest import read_manifest
-    from unified_se_ss.training import sanity_check as module
 
     tree = make_tree(tmp_path)
     path = prepare_librimix(tree, tmp_path / "manifests")["train"]
     items = items_of(MixtureDataset(read_manifest(path, tree), 2))
     assert len(items) == 6
-    module._check_headers("train", items)
-    assert not caplog.records
+    loaders = {"train": SimpleNamespace(dataset=items)}
+    checks = module.SanityCheck(None, loaders)
+    assert not list(checks.headers())
     (tree / "wav8k/min/train-360/s1/train-360-0.wav").unlink()
-    module._check_headers("train", items)
-    assert "1 of 6 items of the subset train" in caplog.text
+    (check,) = checks.headers()
+    assert check.status == "warning" and "1 of 6 items of the subset train" in check.found
     (tree / "wav8k/min/train-360/s1").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="6 of 6 items.*Is the data in its place"):
-        module._check_headers("train", items)
+    (check,) = checks.headers()
+    assert check.status == "failed" and "6 of 6 items" in check.found
+    assert "is the data in its place" in check.advice

@@ -2,29 +2,22 @@
 
 import json
 import random
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 from forked_ranks import start_ranks
-from librimix import make_tree
-from test_train import command
-from test_train import run as run_command
 from toy_recipe import ToyBrain, ToyData, toy
 
 from unified_se_ss import training
 from unified_se_ss.data.dataset import Example, collate
 from unified_se_ss.errors import UserError
-from unified_se_ss.training import batch_size
-from unified_se_ss.training.batch_size import (
-    _of_container,
-    find_batch_seconds,
-    load_batch_seconds,
-    memory_model,
-)
+from unified_se_ss.training import autotune
+from unified_se_ss.training.autotune import find_batch_seconds, load_batch_seconds
 from unified_se_ss.training.distributed import join
-from unified_se_ss.training.dry_run import TrialSteps, as_it_was
-from unified_se_ss.training.preflight import preflight
+from unified_se_ss.training.probe import TrialSteps, restoring
+from unified_se_ss.training.sanity_check import full_check
 from unified_se_ss.training.scratch_dir import dry_run_overrides
 from unified_se_ss.training.values import kind_of
 
@@ -47,7 +40,7 @@ class Cramped(ToyBrain):
 class Pretended:
     """A GPU whose bytes are what Cramped says that it needs."""
 
-    can_be_tried, margin, limit = True, 0.1, 10**6
+    limit = 10**6
 
     def __init__(self, brain):
         self.network = brain.modules.network
@@ -89,7 +82,7 @@ def make(
     brain.loaders = training.make_loaders(datasets, collate, {**AUTO, "num_workers": 0})
     brain.train_sampler = brain.loaders["train"].batch_sampler
     brain.checkpointer.add_recoverable("dataloader-TRAIN", brain.loaders["train"])
-    monkeypatch.setattr(batch_size, "memory_of", lambda device: memory(brain))
+    monkeypatch.setattr(autotune, "memory_of", lambda device: memory(brain))
     return brain
 
 
@@ -111,7 +104,7 @@ def test_as_many_of_the_longest_items_as_fit(tmp_path, monkeypatch, capsys, room
     assert brain.hparams.batch_seconds == brain.train_sampler.batch_seconds
     assert brain.train_sampler.batch_seconds == items * LONGEST
     kept = json.loads((tmp_path / "batch_seconds.json").read_text())
-    assert kept["longest_items"] == items and kept["peak_is"] == "measured"
+    assert kept["longest_items"] == items
     assert f"batch_seconds: {items * LONGEST:g}" in capsys.readouterr().out
     for keys in brain.loaders["train"].batch_sampler:
         longest = max(80 + 8 * key.index for key in keys)
@@ -167,8 +160,8 @@ def test_what_a_gpu_is_asked(monkeypatch):
     }
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, answer)
-    memory = batch_size.memory_of("cuda:0")
-    assert memory.limit == 90 and memory.can_be_tried
+    memory = autotune.memory_of("cuda:0")
+    assert memory.limit == 90
     assert memory.peak(lambda: reserved.update(peak=55)) == 55
 
     def fails(error):
@@ -185,102 +178,6 @@ def test_shorter_recordings_than_promised_are_reckoned_with(tmp_path, monkeypatc
     brain = make(tmp_path, monkeypatch, sample_rate=160)
     brain.on_fit_start()
     assert brain.train_sampler.batch_seconds == 1 * LONGEST
-
-
-# ------------------------------------------------------------------ on a CPU
-
-
-class Foretold(Pretended):
-    """A CPU: too much is the end; c + n (a T + b T²) of samples T."""
-
-    can_be_tried, margin, limit = False, 0.2, 10_000
-
-    def peak(self, run):
-        run()
-        assert self.network.size[0] * self.network.size[1] <= 2 * SAMPLES
-        return self.bytes(*self.network.size)
-
-    @staticmethod
-    def bytes(n, t):
-        return 2000 + n * (5 * t + t * t / 40)
-
-
-class Sized(ToyBrain):
-    def compute_forward(self, batch, stage):
-        self.modules.network.size = tuple(batch.mixture.shape)
-        return super().compute_forward(batch, stage)
-
-
-@pytest.mark.parametrize("limit, items", [(4000, 1), (6000, 3), (8000, 5), (99999, 6)])
-def test_what_fits_is_foretold_from_small_batches(tmp_path, monkeypatch, limit, items):
-    assert (Foretold.bytes(items, SAMPLES) <= limit) and (
-        items == 6 or Foretold.bytes(items + 1, SAMPLES) > limit
-    )
-    monkeypatch.setattr(Foretold, "limit", limit)
-    monkeypatch.setattr(batch_size, "ENOUGH", 500)
-    brain = make(tmp_path, monkeypatch, Sized, Foretold)
-    brain.on_fit_start()
-    assert brain.train_sampler.batch_seconds == items * LONGEST
-    kept = json.loads((tmp_path / "batch_seconds.json").read_text())
-    assert kept["peak_is"] == "foretold"
-    # Crops are whole samples, so what is measured is a little less than what is fitted.
-    assert kept["peak_bytes"] == pytest.approx(Foretold.bytes(items, SAMPLES), rel=0.02)
-
-
-def test_too_little_for_one_item_is_foretold(tmp_path, monkeypatch):
-    monkeypatch.setattr(Foretold, "limit", 3000)
-    with pytest.raises(UserError, match="alone does not fit"):
-        make(tmp_path, monkeypatch, Sized, Foretold).on_fit_start()
-
-
-def test_the_model_of_memory_is_exact_where_it_applies():
-    sizes = [(1, 0.5), (1, 1.0), (1, 2.0), (2, 2.0)]
-    peaks = [Foretold.bytes(n, 100 * t) for n, t in sizes]
-    needed = memory_model(sizes, peaks)
-    assert needed(7, 15.0) == pytest.approx(Foretold.bytes(7, 1500.0))
-    worst = memory_model(sizes[:2], [10.0, 16.0])
-    assert worst(3, 2.0) == pytest.approx(8 + 3 * 8 * 4)
-
-
-class Spacious(ToyBrain):
-    """Keeps 64 KiB for each sample until the backward pass."""
-
-    def compute_forward(self, batch, stage):
-        wide = batch.mixture.unsqueeze(-1) * torch.ones(16384)
-        return super().compute_forward(batch, stage) + 0 * wide.square().mean(-1)
-
-
-def test_the_memory_of_this_very_process(tmp_path, monkeypatch):
-    """What is foretold is what the process then takes, by a quarter."""
-    monkeypatch.setattr(batch_size, "ENOUGH", 10 * 2**20)
-    memory = batch_size.ProcessMemory()
-    monkeypatch.setattr(memory, "limit", memory.now() + 120 * 2**20)
-    brain = make(tmp_path, monkeypatch, Spacious, lambda brain: memory)
-    brain.on_fit_start()
-    items = round(brain.train_sampler.batch_seconds / LONGEST)
-    # Each takes 2 to 3 times 8.5 MiB: the product, its square, and a gradient of that size.
-    assert 3 <= items <= 6
-    foretold = json.loads((tmp_path / "batch_seconds.json").read_text())["peak_bytes"]
-    with as_it_was(brain):
-        steps = TrialSteps(brain)
-        now = memory.now()
-        taken = memory.peak(lambda: steps.forward_and_backward(steps.batch(items)[0]))
-    assert taken - now == pytest.approx(foretold - now, rel=0.35)
-
-
-def test_what_a_container_leaves(tmp_path):
-    assert _of_container(tmp_path) is None
-    for name, text in (("max", "max"), ("current", "600"), ("stat", "inactive_file 50\n")):
-        (tmp_path / f"memory.{name}").write_text(text)
-    assert _of_container(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1000\n")
-    assert _of_container(tmp_path) == 450
-    old = tmp_path / "old" / "memory"
-    old.mkdir(parents=True)
-    (old / "memory.limit_in_bytes").write_text("1000")
-    (old / "memory.usage_in_bytes").write_text("700")
-    (old / "memory.stat").write_text("cache 1\ntotal_inactive_file 100\n")
-    assert _of_container(tmp_path / "old") == 400
 
 
 # ------------------------------------------------------------------ no trace
@@ -341,7 +238,8 @@ def states_of(brain):
         torch.set_printoptions(profile="default")
 
 
-def test_everything_is_as_it_was(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fails", [False, True])
+def test_trial_steps_leave_no_trace(tmp_path, monkeypatch, fails):
     brain = make(tmp_path, monkeypatch, Moved)
     monkeypatch.setattr(
         "unified_se_ss.training.recipe_brain.find_batch_seconds", lambda brain: None
@@ -350,31 +248,18 @@ def test_everything_is_as_it_was(tmp_path, monkeypatch):
     brain.on_fit_start()
     brain.rows, brain.stage = ["mine"], "mine"
     before = states_of(brain)
-    with as_it_was(brain):
+    with suppress(KeyError), restoring(brain):
         steps = TrialSteps(brain)
-        steps.whole_step(steps.batch(2)[0])
+        steps.optimizer_step(steps.batch(2)[0])
         assert brain.optimizer.state_dict()["state"] and brain.optimizer_step == 1
         moved = states_of(brain)
+        if fails:
+            raise KeyError("stopped")
         steps.forward_and_backward(steps.batch(3)[0])
     assert moved != before
     assert states_of(brain) == before
     assert brain.rows == ["mine"] and brain.stage == "mine"
-    assert not (tmp_path / "nonfinite").exists() and not (tmp_path / "trial").exists()
-
-
-def test_it_is_as_it_was_after_a_failure_too(tmp_path, monkeypatch):
-    brain = make(tmp_path, monkeypatch, Moved)
-    monkeypatch.setattr(
-        "unified_se_ss.training.recipe_brain.find_batch_seconds", lambda brain: None
-    )
-    brain.checkpointer.recover_if_possible = lambda: None
-    brain.on_fit_start()
-    before = states_of(brain)
-    with pytest.raises(KeyError), as_it_was(brain):
-        steps = TrialSteps(brain)
-        steps.whole_step(steps.batch(1)[0])
-        raise KeyError("stopped")
-    assert states_of(brain) == before
+    assert not (tmp_path / "trial").exists()
 
 
 def test_a_run_has_the_bits_of_one_that_was_told_the_number(tmp_path, monkeypatch):
@@ -407,7 +292,7 @@ def test_the_same_command_goes_on_with_what_was_found(tmp_path, monkeypatch):
     def never(device):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(batch_size, "memory_of", never)
+    monkeypatch.setattr(autotune, "memory_of", never)
     for name, tensor in fit(second).items():
         assert torch.equal(tensor, whole[name]), name
     assert second.train_sampler.batch_seconds == 3 * LONGEST
@@ -442,22 +327,15 @@ def test_the_key_takes_seconds_null_or_auto():
     assert kind.error_for(0) == "more than 0"
 
 
-def test_a_device_that_cannot_be_asked_is_named():
-    with pytest.raises(UserError, match="cannot ask mps"):
-        batch_size.memory_of("mps")
-
-
-def test_a_replay_does_not_ask(tmp_path, monkeypatch):
-    brain = make(tmp_path, monkeypatch, memory=None)
-    brain.hparams.options.replay = "nonfinite/epoch0001_batch000001_rank0.pt"
-    find_batch_seconds(brain)
-    assert brain.hparams.batch_seconds == "auto"
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_another_device_than_a_gpu_is_refused(device):
+    with pytest.raises(UserError, match=f"auto needs a GPU; on {device} set a number"):
+        autotune.memory_of(device)
 
 
 def test_a_check_finds_it_or_takes_what_the_run_has_found(tmp_path, monkeypatch, capsys):
     brain = make(tmp_path, monkeypatch)
-    signals = {"mixture": np.zeros(3)}
-    assert preflight(brain, brain.loaders, lambda _: signals) == 0
+    assert full_check(brain, brain.loaders) == 0
     told = capsys.readouterr().out
     assert "batch_seconds: 5.1 (3 of the longest items" in told
     assert "3 items, " in told.partition("longest batch")[2].partition("\n")[0]
@@ -505,21 +383,3 @@ def test_two_ranks_agree_on_the_least(tmp_path, rooms, items):
         assert f"found {items}.000" in ranks.said(rank)
     kept = json.loads((tmp_path / "batch_seconds.json").read_text())
     assert kept["longest_items"] == items
-
-
-# ------------------------------------------------------------------ from the command line
-
-
-@pytest.mark.slow
-def test_a_recipe_finds_says_and_keeps_it(tmp_path):
-    tree, out = make_tree(tmp_path), tmp_path / "run"
-    name = "hparams/libri2mix_noisy_dprnn.yaml"
-    given = {"batch_size": "null", "batch_seconds": "auto", "number_of_epochs": 1}
-    printed, _ = run_command(command(name, tree, out, **given))
-    kept = json.loads((out / "batch_seconds.json").read_text())
-    # Six items of 0.5 to 0.6 s, which any machine holds: one batch is the epoch.
-    assert kept["longest_items"] == 5 and "5 of the longest items" in printed
-    first = (out / "train_log.csv").read_text()
-    printed, _ = run_command(command(name, tree, out, **{**given, "number_of_epochs": 2}))
-    assert "5 of the longest items" not in printed
-    assert (out / "train_log.csv").read_text().startswith(first)

@@ -1,0 +1,381 @@
+"""``--batch_seconds auto`` and ``--precision auto``: found by training steps before the first.
+
+The steps leave no trace (:func:`unified_se_ss.training.probe.restoring`).
+
+* Batches of 1, 2, 4 … of the longest items are tried until one is too large for the GPU,
+  then those in between; a tenth of the memory is left. All ranks agree on the result, and
+  it is kept in the run's folder, so that the same command goes on with the same batches.
+* bf16 is taken where the processor multiplies in it and it is measured to be faster. A
+  checkpoint holds what was chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from pathlib import Path
+
+import torch
+from speechbrain.utils.autocast import TorchAutocast
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import if_main_process
+
+from unified_se_ss.crash import NO_MEMORY
+from unified_se_ss.errors import UserError
+from unified_se_ss.files import atomic_write
+from unified_se_ss.training.probe import TrialSteps, in_units, planned_batches, restoring
+from unified_se_ss.training.scratch_dir import BATCH_SECONDS
+from unified_se_ss.training.values import AUTO
+
+logger = logging.getLogger(__name__)
+
+MARGIN = 0.1  #: Of the memory, for what fragments and what other lengths need.
+FASTER = 1.1  #: Times that bf16 must be as fast as fp32 to be taken.
+STEPS = 3  #: Timed in each precision, after one that is not.
+# Flags of Linux for x86 and Arm processors that multiply in bf16.
+CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+FEW_STEPS = 100  #: An epoch of fewer is worth a warning.
+NO_ROOM = re.compile(r"CU\w+_STATUS_ALLOC_FAILED")  # what cuBLAS and cuDNN say instead
+
+
+def load_batch_seconds(brain) -> None:
+    """Take over the result of an earlier start of the run, if there was one.
+
+    Arguments
+    ---------
+    brain : RecipeBrain
+        With its ``loaders``; nothing is done unless its ``batch_seconds`` is auto.
+
+    Raises
+    ------
+    UserError
+        The run has checkpoints, but the result is not there any more; or the device is no
+        GPU.
+    """
+    if brain.option("batch_seconds", None) != AUTO:
+        return
+    path = Path(brain.hparams.output_folder) / BATCH_SECONDS
+    if path.is_file():
+        try:
+            seconds = float(json.loads(path.read_text(encoding="utf-8"))["batch_seconds"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{path}: does not hold batch_seconds any more; mend it, or start anew "
+                "with another --output_folder"
+            ) from error
+        _use(brain, seconds)
+        logger.info("batch_seconds: %g, as found when this run began (%s)", seconds, path)
+    elif brain.checkpointer is not None and brain.checkpointer.list_checkpoints():
+        raise UserError(
+            f"{path}: is not there, but checkpoints are; the run cannot go on with the same "
+            "batches. Put it back, or start anew with another --output_folder"
+        )
+    else:
+        memory_of(brain.device)  # an error where it cannot be asked
+
+
+def find_batch_seconds(brain) -> None:
+    """Find how many seconds fit, unless that is known, and have the Brain train with them.
+
+    Arguments
+    ---------
+    brain : RecipeBrain
+        As its ``on_fit_start`` leaves it, with its ``loaders``; all ranks call this.
+
+    Raises
+    ------
+    UserError
+        Not even the longest item fits.
+    """
+    if brain.option("batch_seconds", None) != AUTO:
+        return
+    began = time.perf_counter()
+    memory = memory_of(brain.device)
+    with restoring(brain):
+        steps = TrialSteps(brain)
+        # No batch is larger than an epoch; all ranks begin with the same items.
+        epoch_seconds = steps.durations.sum() / brain.train_sampler.world_size
+        items, peak = _search(steps, memory, max(1, int(epoch_seconds / steps.longest)))
+    seconds = items * steps.longest
+    _use(brain, seconds)
+    found = {
+        "batch_seconds": seconds,
+        "longest_item_seconds": steps.longest,
+        "longest_items": items,
+        "device": str(brain.device),
+        "peak_bytes": peak,
+        "limit_bytes": memory.limit,
+        "margin": MARGIN,
+    }
+    if if_main_process():
+        _report(brain, found, time.perf_counter() - began)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # nobody trains before it is written down
+
+
+def _use(brain, seconds: float) -> None:
+    brain.hparams.batch_seconds = seconds
+    brain.train_sampler.set_batch_seconds(seconds)
+
+
+def _report(brain, found: dict, took: float) -> None:
+    path = Path(brain.hparams.output_folder) / BATCH_SECONDS
+    atomic_write(path, json.dumps(found, indent=2) + "\n")
+    steps = len(brain.loaders["train"])
+    print(
+        f"batch_seconds: {found['batch_seconds']:g} ({found['longest_items']} of the longest "
+        f"items, {found['longest_item_seconds']:g} s): {in_units(found['peak_bytes'])} "
+        f"of {in_units(found['limit_bytes'])}, which leave {100 * MARGIN:.0f} % free; "
+        f"{steps} batches an epoch; found in {took:.1f} s and kept in {path.name}"
+    )
+    if steps < FEW_STEPS:
+        logger.warning(
+            "An epoch has %d steps only with batches of %g s. What fits need not be what "
+            "learns best: with fewer, larger steps raise lr or number_of_epochs, or set "
+            "batch_seconds yourself",
+            steps,
+            found["batch_seconds"],
+        )
+
+
+# ------------------------------------------------------------------ the search
+
+
+def _search(steps, memory, most: int) -> tuple[int, int]:
+    """The largest number of items by trying, and the bytes that it takes."""
+    peaks = {}
+
+    def fits(items: int) -> bool:
+        batch, share = steps.batch(items)
+        peaks[items] = _peak(steps.forward_and_backward, batch, memory, share)
+        return _all_ranks(peaks[items] <= memory.limit, steps.brain.device)
+
+    batch, share = steps.batch(1)
+    peak = _peak(steps.optimizer_step, batch, memory, share)
+    if not _all_ranks(peak <= memory.limit, steps.brain.device) or not fits(1):
+        raise UserError(
+            f"batch_seconds: auto finds that the longest item ({steps.longest:.1f} s) alone "
+            f"does not fit into {in_units(memory.limit)} of {steps.brain.device}; cut items "
+            "with --segment_seconds, or make the network smaller"
+        )
+    items = largest(fits, most)
+    while items > 1 and not (fits(items) and _many_short_fit(steps, memory, items)):
+        items -= max(1, items // 16)
+    return items, int(peaks[items])
+
+
+def _peak(step, batch, memory, share: float) -> float:
+    """Bytes of a step at the size that its items' durations promise; inf: too much."""
+    idle = memory.now()
+    peak = memory.peak(lambda: step(batch))
+    return float("inf") if peak is None else idle + max(0, peak - idle) / share
+
+
+def _many_short_fit(steps, memory, items: int) -> bool:
+    """Try the planned batch of most items, whose padding and losses cost memory too."""
+    steps.brain.train_sampler.set_batch_seconds(items * steps.longest)
+    _, indices = max(planned_batches(steps.loader), key=lambda batch: len(batch[1]))
+    peak = _peak(steps.forward_and_backward, steps.batch_of(indices), memory, 1.0)
+    return _all_ranks(peak <= memory.limit, steps.brain.device)
+
+
+def _all_ranks(fits: bool, device) -> bool:
+    if not torch.distributed.is_initialized():
+        return bool(fits)
+    least = torch.tensor(int(fits), device=device)
+    torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN)
+    return bool(least)
+
+
+def largest(fits, most: int) -> int:
+    """The largest number for which something holds, if it holds for all smaller ones.
+
+    Arguments
+    ---------
+    fits : callable
+        Of a whole number.
+    most : int
+        Numbers above are not asked for.
+
+    Returns
+    -------
+    int
+        0 if it does not hold for 1.
+
+    Example
+    -------
+    >>> largest(lambda n: n <= 37, 1000), largest(lambda n: True, 5), largest(bool, 0)
+    (37, 5, 0)
+    """
+    low, high = 0, 1
+    while high <= most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def memory_of(device) -> GpuMemory:
+    """The memory of a GPU; an error for any other device, which would not survive trying."""
+    if torch.device(device).type != "cuda":
+        raise UserError(
+            f"batch_seconds: auto needs a GPU; on {device} set a number of seconds, or "
+            "batch_size"
+        )
+    return GpuMemory(device)
+
+
+class GpuMemory:
+    """Memory of a GPU.
+
+    Attributes
+    ----------
+    limit : int
+        Bytes that may be reserved, the margin left out.
+    """
+
+    def __init__(self, device):
+        self.device = device
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(device)
+        self.limit = int((1 - MARGIN) * (free + self.now()))
+
+    def now(self) -> int:
+        """Bytes that are reserved."""
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved(self.device)
+
+    def peak(self, run) -> int | None:
+        """Most bytes reserved while ``run()`` works; None if there were not enough."""
+        torch.cuda.reset_peak_memory_stats(self.device)
+        try:
+            run()
+            torch.cuda.synchronize(self.device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        return torch.cuda.max_memory_reserved(self.device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell if an error says that a device has no more memory.
+
+    Example
+    -------
+    >>> is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    True
+    >>> is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when ..."))
+    True
+    >>> is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+    False
+    """
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or bool(
+        NO_MEMORY.search(text) or NO_ROOM.search(text)
+    )
+
+
+# ------------------------------------------------------------------ precision
+
+
+@register_checkpoint_hooks
+class ChosenPrecision:
+    """The precision that ``auto`` has become; a run that is resumed keeps it.
+
+    Example
+    -------
+    >>> ChosenPrecision().name  # not chosen yet
+    """
+
+    name: str | None = None
+
+    @mark_as_saver
+    def _save(self, path):
+        Path(path).write_text(self.name or "", encoding="utf-8")
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch):
+        del end_of_epoch
+        self.name = Path(path).read_text(encoding="utf-8") or None
+
+
+def choose_precision(brain) -> None:
+    """Train in bf16 if that is faster here, unless that was decided when the run began.
+
+    Arguments
+    ---------
+    brain : RecipeBrain
+        As its ``on_fit_start`` leaves it, with its ``loaders``; all ranks call this. Nothing
+        is done unless its ``auto_precision`` is set.
+    """
+    if not brain.option("auto_precision", False):
+        return
+    chosen = brain.chosen_precision
+    if chosen.name is None:
+        chosen.name, reason = _measured(brain)
+        if if_main_process():
+            print(f"precision: {chosen.name} ({reason})")
+    if chosen.name == "bf16":
+        _use_bf16(brain)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Tell if a device multiplies in bf16 by itself.
+
+    Example
+    -------
+    >>> isinstance(has_bf16(torch.device("cpu")), bool)
+    True
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        return bool(CPU_FLAGS & set(Path("/proc/cpuinfo").read_text("utf-8").split()))
+    except OSError:  # not Linux
+        return False
+
+
+def _measured(brain) -> tuple[str, str]:
+    if not has_bf16(torch.device(brain.device)):
+        return "fp32", "auto: this processor does not multiply in bf16"
+    with restoring(brain):
+        steps = TrialSteps(brain)
+        items = brain.option("batch_size", None) or max(
+            1, int(brain.hparams.batch_seconds / steps.longest)
+        )
+        batch, _ = steps.batch(items)
+        fp32 = _fastest(steps, batch)
+        _use_bf16(brain)
+        bf16 = _fastest(steps, batch)
+    if torch.distributed.is_initialized():  # the first rank decides
+        both = [fp32, bf16]
+        torch.distributed.broadcast_object_list(both, src=0)
+        fp32, bf16 = both
+    taken = "bf16" if fp32 > FASTER * bf16 else "fp32"
+    return taken, f"auto: a step takes {fp32:.2g} s in fp32 and {bf16:.2g} s in bf16 here"
+
+
+def _fastest(steps: TrialSteps, batch) -> float:
+    times = []
+    for _ in range(1 + STEPS):
+        began = time.perf_counter()
+        steps.forward_and_backward(batch)
+        if steps.brain.device_type == "cuda":
+            torch.cuda.synchronize(steps.brain.device)
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
+
+
+def _use_bf16(brain) -> None:
+    brain.precision = "bf16"
+    brain.training_ctx = TorchAutocast(device_type=brain.device_type, dtype=torch.bfloat16)
