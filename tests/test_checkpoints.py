@@ -15,7 +15,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 import unified_se_ss.training.checkpoints as module
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import TaskLoss, TwoTaskGradients, TwoTaskLosses
-from unified_se_ss.training.checkpoints import AtomicCheckpointer, RandomStates, fault_of
+from unified_se_ss.training.checkpoints import AtomicCheckpointer, RandomStates, _fault_of
 
 
 @pytest.fixture()
@@ -135,7 +135,7 @@ def test_names_that_are_given_are_kept_and_can_be_used_again(checkpointer):
 
 def test_numbers_of_numpy_and_torch_are_plain_in_the_meta(checkpointer):
     saved = save(checkpointer, 1.0, a=np.float64(0.5), b=torch.tensor(2))
-    assert fault_of(saved.path, thorough=True) is None
+    assert _fault_of(saved.path, thorough=True) is None
     assert checkpointer.find_checkpoint(max_key="a").meta["b"] == 2
 
 

@@ -25,7 +25,7 @@ def make(tmp_path, monkeypatch, fp32=2.0, bf16=1.0, there=True, **hparams):
     keys = {"granularity": "parameter", "batch_size": 2, "auto_precision": True, **hparams}
     brain, _ = toy(tmp_path, Noting, **keys)
     brain.seen = []
-    monkeypatch.setattr(autotune, "has_bf16", lambda device: there)
+    monkeypatch.setattr(autotune, "_has_bf16", lambda device: there)
 
     def seconds(steps, batch):
         steps.forward_and_backward(batch)  # for its traces

@@ -23,9 +23,9 @@ from unified_se_ss.training import distributed
 from unified_se_ss.training.checkpoints import AtomicCheckpointer
 from unified_se_ss.training.distributed import (
     RankCount,
-    check_agreement,
-    digests,
-    is_of_ranks,
+    _check_agreement,
+    _digests,
+    _is_of_ranks,
     join,
 )
 
@@ -314,7 +314,7 @@ def test_epochs_of_another_length_are_named():
     def main():
         join("gloo")
         rank = torch.distributed.get_rank()
-        check_agreement(
+        _check_agreement(
             {"batches of the epoch": 10 + rank // 2, "lr": 0.1}, [f"item {rank}"]
         )
 
@@ -329,7 +329,7 @@ def test_epochs_of_another_length_are_named():
 def test_what_agrees_is_looked_at_once(monkeypatch):
     calls = []
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "check_agreement", lambda *given: calls.append(given))
+    monkeypatch.setattr(distributed, "_check_agreement", lambda *given: calls.append(given))
     module, parameter = torch.nn.Linear(2, 1), torch.nn.Parameter(torch.ones(1))
     brain = SimpleNamespace(
         modules=module,
@@ -350,13 +350,13 @@ def test_fingerprints_see_every_bit(dtype):
     generator = torch.Generator().manual_seed(0)
     tensor = torch.randint(0, 2, (3, 5), generator=generator).to(dtype)
     same = tensor.t().contiguous().t()  # other strides
-    assert digests({"a": tensor}) == digests({"a": same})
+    assert _digests({"a": tensor}) == _digests({"a": same})
     for place in range(15):
         changed = tensor.clone()
         changed.view(-1)[place] = 1 - changed.view(-1)[place].to(torch.int64)
-        assert digests({"a": tensor}) != digests({"a": changed})
-    assert digests({"a": tensor}) != digests({"a": tensor.reshape(5, 3)})
-    assert digests({"a": torch.tensor(1.0)}) != digests({"a": torch.empty(0)})
+        assert _digests({"a": tensor}) != _digests({"a": changed})
+    assert _digests({"a": tensor}) != _digests({"a": tensor.reshape(5, 3)})
+    assert _digests({"a": torch.tensor(1.0)}) != _digests({"a": torch.empty(0)})
 
 
 # ------------------------------------------------------------------ joining
@@ -379,4 +379,4 @@ def test_what_cannot_join_is_said(monkeypatch):
 def test_other_errors_are_left_alone():
     with pytest.raises(RuntimeError, match="shapes"), distributed.report_lost_rank():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (gloo)")
-    assert not is_of_ranks(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not _is_of_ranks(torch.OutOfMemoryError("CUDA out of memory"))

@@ -100,7 +100,7 @@ def bits(folder):
 
 def give_back(folder):
     """What the end of a process does to the lock that it holds."""
-    run_folder._locks.pop(folder.resolve()).release(force=True)
+    run_folder._locks.pop(folder.resolve() / ".lock").release(force=True)
 
 
 def assert_same_bits(one, other):
@@ -108,7 +108,7 @@ def assert_same_bits(one, other):
     assert a.keys() == b.keys()
     for name in a:
         assert a[name] == b[name], name
-    hidden = [p.name for p in other.rglob(".*") if p.is_file() and ".lock" not in p.name]
+    hidden = [p.name for p in other.rglob(".*") if p.is_file() and p.name != ".lock"]
     assert not hidden and not list((other / "save").glob(".*"))
 
 

@@ -164,7 +164,7 @@ def _search(steps, memory, most: int) -> tuple[int, int]:
             f"does not fit into {in_units(memory.limit)} of {steps.brain.device}; cut items "
             "with --segment_seconds, or make the network smaller"
         )
-    items = largest(fits, most)
+    items = _largest(fits, most)
     while items > 1 and not (fits(items) and _many_short_fit(steps, memory, items)):
         items -= max(1, items // 16)
     return items, int(peaks[items])
@@ -193,24 +193,12 @@ def _all_ranks(fits: bool, device) -> bool:
     return bool(least)
 
 
-def largest(fits, most: int) -> int:
-    """The largest number for which something holds, if it holds for all smaller ones.
-
-    Arguments
-    ---------
-    fits : callable
-        Of a whole number.
-    most : int
-        Numbers above are not asked for.
-
-    Returns
-    -------
-    int
-        0 if it does not hold for 1.
+def _largest(fits, most: int) -> int:
+    """The largest number up to `most` that fits, if all smaller ones do; 0 if 1 does not.
 
     Example
     -------
-    >>> largest(lambda n: n <= 37, 1000), largest(lambda n: True, 5), largest(bool, 0)
+    >>> _largest(lambda n: n <= 37, 1000), _largest(lambda n: True, 5), _largest(bool, 0)
     (37, 5, 0)
     """
     low, high = 0, 1
@@ -223,24 +211,18 @@ def largest(fits, most: int) -> int:
     return low
 
 
-def memory_of(device) -> GpuMemory:
+def memory_of(device) -> _GpuMemory:
     """The memory of a GPU; an error for any other device, which would not survive trying."""
     if torch.device(device).type != "cuda":
         raise UserError(
             f"batch_seconds: auto needs a GPU; on {device} set a number of seconds, or "
             "batch_size"
         )
-    return GpuMemory(device)
+    return _GpuMemory(device)
 
 
-class GpuMemory:
-    """Memory of a GPU.
-
-    Attributes
-    ----------
-    limit : int
-        Bytes that may be reserved, the margin left out.
-    """
+class _GpuMemory:
+    """Bytes of a GPU: ``limit`` may be reserved, the margin left out."""
 
     def __init__(self, device):
         self.device = device
@@ -249,7 +231,6 @@ class GpuMemory:
         self.limit = int((1 - MARGIN) * (free + self.now()))
 
     def now(self) -> int:
-        """Bytes that are reserved."""
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
         return torch.cuda.memory_reserved(self.device)
@@ -261,24 +242,13 @@ class GpuMemory:
             run()
             torch.cuda.synchronize(self.device)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
             return None
         return torch.cuda.max_memory_reserved(self.device)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell if an error says that a device has no more memory.
-
-    Example
-    -------
-    >>> is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    True
-    >>> is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when ..."))
-    True
-    >>> is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
-    False
-    """
+def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or bool(
         NO_MEMORY.search(text) or NO_ROOM.search(text)
@@ -329,14 +299,7 @@ def choose_precision(brain) -> None:
         _use_bf16(brain)
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Tell if a device multiplies in bf16 by itself.
-
-    Example
-    -------
-    >>> isinstance(has_bf16(torch.device("cpu")), bool)
-    True
-    """
+def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
@@ -346,7 +309,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def _measured(brain) -> tuple[str, str]:
-    if not has_bf16(torch.device(brain.device)):
+    if not _has_bf16(torch.device(brain.device)):
         return "fp32", "auto: this processor does not multiply in bf16"
     with restoring(brain):
         steps = TrialSteps(brain)

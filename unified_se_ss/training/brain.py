@@ -275,7 +275,7 @@ class TwoTaskBrain(sb.Brain):
     def _make_gradients(self):
         options = ("rule_options", "aux_scale", "aux_ratio", "aux_decay")
         known = vars(self.hparams)
-        with as_user_error():
+        with _as_user_error():
             self.gradients = TwoTaskGradients(
                 [(plain_name(n), p) for n, p in self.modules.named_parameters()],
                 shared=self.option("shared_modules", ()),
@@ -412,7 +412,7 @@ class TwoTaskBrain(sb.Brain):
         self.on_fit_batch_start(batch, should_step)
         with self.training_ctx:
             outputs, losses = self.losses_of(batch, sb.Stage.TRAIN)
-        with as_user_error():
+        with _as_user_error():
             self.gradients.accumulate(losses, self.scaler.scale)
         self.means.update(losses)
         if should_step:
@@ -564,7 +564,7 @@ def _as_task_loss(loss) -> TaskLoss:
 
 
 @contextmanager
-def as_user_error():
+def _as_user_error():
     """Turn what the gradients cannot work with into one message."""
     try:
         yield

@@ -86,7 +86,7 @@ class AtomicCheckpointer(Checkpointer):
         if if_main_process():
             self._remove_unfinished()
             for path in sorted(super()._list_checkpoint_dirs()):
-                fault = fault_of(path, thorough=True)
+                fault = _fault_of(path, thorough=True)
                 if fault:
                     self.damaged[path] = fault
                     logger.warning("%s is passed over: %s", path, fault)
@@ -171,7 +171,7 @@ class AtomicCheckpointer(Checkpointer):
         return [
             path
             for path in super()._list_checkpoint_dirs()
-            if path not in self.damaged and not fault_of(path)
+            if path not in self.damaged and not _fault_of(path)
         ]
 
     def delete_checkpoints(
@@ -234,21 +234,12 @@ class AtomicCheckpointer(Checkpointer):
             ) from error
 
 
-def fault_of(folder, thorough: bool = False) -> str | None:
+def _fault_of(folder, thorough: bool = False) -> str | None:
     """Describe the damage of a checkpoint; None if there is none.
 
-    Arguments
-    ---------
-    folder : str or Path
-        Of the checkpoint. One without sizes in its ``CKPT.yaml`` was written by
-        SpeechBrain's own Checkpointer, and is taken as it is.
-    thorough : bool
-        Read torch's files and compare their checksums; by default their sizes alone.
-
-    Example
-    -------
-    >>> fault_of(getfixture("tmpdir"))
-    'CKPT.yaml cannot be read'
+    One without sizes in its ``CKPT.yaml`` was written by SpeechBrain's own Checkpointer,
+    and is taken as it is. Where `thorough`, torch's files are read and compared with their
+    checksums, else the sizes alone.
     """
     folder = Path(folder)
     try:
@@ -340,10 +331,10 @@ class RandomStates:
 
     @mark_as_saver
     def _save(self, path):
-        states = [random_state()]
+        states = [_random_state()]
         if torch.distributed.is_initialized():
             states *= torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(states, random_state())
+            torch.distributed.all_gather_object(states, _random_state())
         if if_main_process():
             torch.save(states, path)
 
@@ -353,14 +344,13 @@ class RandomStates:
         states = torch.load(path, map_location="cpu", weights_only=True)
         distributed = torch.distributed.is_initialized()
         if len(states) == (torch.distributed.get_world_size() if distributed else 1):
-            set_random_state(states[torch.distributed.get_rank() if distributed else 0])
+            _set_random_state(states[torch.distributed.get_rank() if distributed else 0])
 
 
 register_checkpoint_hooks(RandomStates, save_on_main_only=False)  # all ranks take part
 
 
-def random_state() -> dict:
-    """The states of this process' global random generators, as tensors and plain values."""
+def _random_state() -> dict:
     name, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -370,8 +360,7 @@ def random_state() -> dict:
     }
 
 
-def set_random_state(state: dict) -> None:
-    """Put the global random generators into the states of :func:`random_state`."""
+def _set_random_state(state: dict) -> None:
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     name, keys, *rest = state["numpy"]

@@ -1,4 +1,4 @@
-"""The processes of a run: they join, agree before the first step, and notice a loss.
+"""The processes of a run: they join, agree before the first step, and notice a lost one.
 
 A rank is one of the processes that torchrun has started. One that ends ends the others:
 
@@ -149,7 +149,7 @@ def report_lost_rank():
     try:
         yield
     except RuntimeError as error:
-        if not (torch.distributed.is_initialized() and is_of_ranks(error)):
+        if not (torch.distributed.is_initialized() and _is_of_ranks(error)):
             raise
         rank = torch.distributed.get_rank()
         print(
@@ -162,14 +162,14 @@ def report_lost_rank():
         sys.exit(EXIT_CODE)
 
 
-def is_of_ranks(error: BaseException) -> bool:
+def _is_of_ranks(error: BaseException) -> bool:
     """Tell if an error comes from an exchange among processes.
 
     Example
     -------
-    >>> is_of_ranks(RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed"))
+    >>> _is_of_ranks(RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed"))
     True
-    >>> is_of_ranks(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    >>> _is_of_ranks(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     False
     """
     is_known = isinstance(error, torch.distributed.DistError)
@@ -181,7 +181,7 @@ def _first_line(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-# ------------------------------------------------------------------ how many there are
+# ------------------------------------------------------------------ their number
 
 
 @register_checkpoint_hooks
@@ -243,30 +243,14 @@ class RankCount:
         self.within_epoch, self.folder = not end_of_epoch, Path(path).parent
 
 
-# ------------------------------------------------------------------ what they agree on
+# ------------------------------------------------------------------ agreement
 
 
-def check_agreement(equal: dict, items=None) -> None:
-    """Stop all processes unless they are equal and have different items.
+def _check_agreement(equal: dict, items=None) -> None:
+    """Stop all processes unless `equal` is the same everywhere and the items differ.
 
-    Every process calls this; each gets the same error. One exchange.
-
-    Arguments
-    ---------
-    equal : dict
-        What must be the same everywhere, plain values by name; tensors as
-        :func:`digests` gives them.
-    items : list of str, optional
-        Names of the items that this process has and no other should have.
-
-    Raises
-    ------
-    UserError
-        Names the processes and what they differ in, or the items that they share.
-
-    Example
-    -------
-    >>> check_agreement({"lr": 0.1}, ["a", "b"])  # one process agrees with itself
+    Every process calls this and gets the same error. Digests are bytes, which no message
+    shows.
     """
     if world_size() == 1:
         return
@@ -297,22 +281,12 @@ def check_agreement(equal: dict, items=None) -> None:
             )
 
 
-def digests(tensors: dict) -> dict:
-    """A fingerprint of each tensor's bits, by name.
-
-    Example
-    -------
-    >>> one, other = torch.zeros(2), torch.zeros(2)
-    >>> digests({"a": one}) == digests({"a": other})
-    True
-    >>> digests({"a": one}) == digests({"a": other + 1e-30})
-    False
-    """
+def _digests(tensors: dict) -> dict:
+    """A hash of each tensor's type, shape and bits, by name."""
     return {name: _digest(tensor.detach()) for name, tensor in tensors.items()}
 
 
 def _digest(tensor: torch.Tensor) -> bytes:
-    """A fingerprint of a tensor's type, shape and bits."""
     found = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=8)
     if tensor.numel():
         bits = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -321,7 +295,7 @@ def _digest(tensor: torch.Tensor) -> bytes:
 
 
 def check_first_step(brain, batch) -> None:
-    """Before the first step of a run, or of a resumed one: do all processes agree?
+    """Stop before the first step of a run, or of a resumed one, unless all ranks agree.
 
     Equal must be parameters, buffers, the optimizers' state and learning rates, the
     length of the epoch and the place in it. Different must be the items of the batch,
@@ -337,7 +311,7 @@ def check_first_step(brain, batch) -> None:
     Raises
     ------
     UserError
-        See :func:`check_agreement`.
+        Names the processes and their differences, or the items that they share.
     """
     if world_size() == 1 or getattr(brain, "ranks_agree", False):
         return
@@ -358,5 +332,5 @@ def check_first_step(brain, batch) -> None:
         rates = [str(float(group["lr"])) for group in state["param_groups"]]
         equal[f"{name}'s learning rate"] = ", ".join(rates)
     ids = getattr(batch, "ids", getattr(batch, "id", None))
-    check_agreement({**equal, **digests(tensors)}, ids)
+    _check_agreement({**equal, **_digests(tensors)}, ids)
     brain.ranks_agree = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import resource
 import shutil
@@ -12,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from speechbrain import Stage
+from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.data.skipping import EmptyBatch, SkippedItem
 from unified_se_ss.errors import UserError
-from unified_se_ss.training.brain import TaskMeans
-from unified_se_ss.training.checkpoints import random_state, set_random_state
 from unified_se_ss.training.signals import AsyncScalar
 from unified_se_ss.training.skipped import NonFiniteMonitor, SkippedItems
 
@@ -56,16 +56,8 @@ def planned_batches(loader) -> list[tuple[float, list]]:
 
 
 def center_crop(batch, share: float):
-    """Cut all signals of a batch of equally long items to their middle, in place.
-
-    Arguments
-    ---------
-    batch : object
-        Its signals are the tensors with the longest last axis.
-    share : float
-        Of their length.
-    """
-    longest = longest_axis(batch)
+    """Cut a batch's signals, the tensors with the longest last axis, to their middle."""
+    longest = _longest_axis(batch)
     kept = max(1, int(share * longest))
     for name, tensor in _signals(batch).items():
         if tensor.shape[-1] == longest:
@@ -75,7 +67,7 @@ def center_crop(batch, share: float):
     return batch
 
 
-def longest_axis(batch) -> int:
+def _longest_axis(batch) -> int:
     """Samples of a batch's signals, padding included; 0 where it has no tensors."""
     return max((tensor.shape[-1] for tensor in _signals(batch).values()), default=0)
 
@@ -156,7 +148,7 @@ class TrialSteps:
         indices = self._by_length[:items]
         batch = self.batch_of(indices)
         promised = float(self.durations[indices].max()) * items
-        rate, samples = self.brain.option("sample_rate", None), longest_axis(batch)
+        rate, samples = self.brain.option("sample_rate", None), _longest_axis(batch)
         if rate and samples:
             return batch, min(1.0, samples * len(batch) / rate / promised)
         return batch, len(batch) / items
@@ -195,85 +187,31 @@ class TrialSteps:
 def restoring(brain):
     """Leave a Brain and all random generators as they were, to the last bit.
 
-    Parameters, buffers, gradients, optimizers, the loss scaler, the two gradients'
-    memory, everything else that a checkpoint holds, and the Brain's own attributes.
+    A checkpoint of everything that a run resumes from is written, and loaded afterwards.
+    All ranks call this.
 
     Arguments
     ---------
     brain : RecipeBrain
-        As its ``on_fit_start`` leaves it.
-
-    Example
-    -------
-    >>> from unified_se_ss.gradients import TaskLoss
-    >>> from unified_se_ss.training import RecipeBrain
-    >>> class Example(RecipeBrain):
-    ...     def compute_forward(self, batch, stage):
-    ...         return self.modules.network(batch + torch.randn(4))
-    ...     def compute_objectives(self, output, batch, stage):
-    ...         return TaskLoss.of(output.square().mean(1))
-    >>> network = torch.nn.Linear(4, 2)
-    >>> brain = Example({"network": network}, torch.optim.Adam, {}, {"device": "cpu"})
-    >>> brain.on_fit_start()
-    >>> before, drawn = network.weight.clone(), torch.get_rng_state()
-    >>> with restoring(brain):
-    ...     brain._batches = 1
-    ...     _ = brain.fit_batch(torch.ones(3, 4))
-    ...     torch.equal(network.weight, before)
-    False
-    >>> torch.equal(network.weight, before), brain.optimizer.state_dict()["state"]
-    (True, {})
-    >>> torch.equal(torch.get_rng_state(), drawn)
-    True
+        As its ``on_fit_start`` leaves it, with a checkpointer.
     """
-    tensors = [*brain.modules.parameters(), *brain.modules.buffers()]
-    # On the host, so that on a GPU there is as much room as there will be.
-    kept = [tensor.detach().to("cpu", copy=True) for tensor in tensors]
-    training = {module: module.training for module in brain.modules.modules()}
-    states = [
-        (one, copy.deepcopy(one.state_dict()))
-        for one in (*brain.optimizers_dict.values(), brain.scaler, brain.gradients)
-    ]
-    # What they refer to and what is kept above is not copied along.
-    alone = [brain, brain.checkpointer, *brain.optimizers_dict.values(), *tensors]
-    memo = {id(one): one for one in (*alone, *brain.modules.modules())}
-    others = [(one, copy.deepcopy(vars(one), memo)) for one in _plain_recoverables(brain)]
+    folder = Path(brain.checkpointer.checkpoints_dir).with_name(".trial")
+    scratch = copy.copy(brain.checkpointer)
+    scratch.checkpoints_dir = folder
+    if if_main_process():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     attributes = dict(vars(brain))
-    drawn = random_state()
-    brain.means, brain.monitor = TaskMeans(), copy.deepcopy(brain.monitor)
+    scratch.save_checkpoint(verbosity=logging.DEBUG)
     brain.nonfinite, brain._votes = NonFiniteMonitor(), AsyncScalar()
-    brain.skipped = SkippedItems(Path(brain.option("output_folder", ".")) / "trial", 1.0)
+    brain.skipped = SkippedItems(folder, 1.0)
     brain.ranks_agree = True  # all have the same batch here, on purpose
     try:
         yield
     finally:
         vars(brain).clear()
         vars(brain).update(attributes)
-        with torch.no_grad():
-            for tensor, before in zip(tensors, kept):
-                tensor.copy_(before)
-        for one, state in states:
-            one.load_state_dict(state)
-        for one, values in others:
-            vars(one).clear()
-            vars(one).update(values)
-        for module, mode in training.items():
-            module.training = mode
         brain.zero_grad(set_to_none=True)
-        set_random_state(drawn)
-
-
-def _plain_recoverables(brain) -> list:
-    """Schedulers, counters: what else checkpoints hold and a step may move."""
-    if brain.checkpointer is None:
-        return []
-    kept_otherwise = (torch.nn.Module, torch.optim.Optimizer, torch.utils.data.DataLoader)
-    kept = (brain, brain.scaler, brain.gradients, brain.monitor, brain.means)
-    known = {id(one) for one in kept}
-    return [
-        one
-        for one in brain.checkpointer.recoverables.values()
-        if hasattr(one, "__dict__")
-        and not isinstance(one, kept_otherwise)
-        and id(one) not in known
-    ]
+        scratch.recover_if_possible()
+        if if_main_process():
+            shutil.rmtree(folder)

@@ -257,7 +257,6 @@ class RecipeBrain(TwoTaskBrain):
                 module.load_state_dict(average_checkpoints(best, name, load))
 
     def on_stage_start(self, stage, epoch=None):
-        """Begin a list of rows."""
         self.stage, self.rows = stage, []
         subset = SUBSETS[stage]
         loader = self.loaders.get(subset)
@@ -277,7 +276,6 @@ class RecipeBrain(TwoTaskBrain):
             self.rows = sorted(gather(self.rows), key=lambda row: row["ID"])
 
     def training_row(self, epoch) -> dict:
-        """Training's columns of the log."""
         means, found = self.means.read(all_ranks=True), self.monitor.read()
         row = {
             "epoch": epoch,
@@ -349,7 +347,6 @@ class RecipeBrain(TwoTaskBrain):
             self.change_learning_rate(epoch - 1, None)
 
     def end_with_this_epoch(self):
-        """Have no further epoch."""
         counter = self.hparams.epoch_counter
         counter.limit = min(counter.limit, counter.current)
 

@@ -90,7 +90,7 @@ def train_recipe(brain_class, manual: str, check, make_loaders, facts) -> None:
     check_ranges(hparams, {key: LEAST[key] for key in LEAST if key in hparams})
     check(hparams)
     if options.describe:
-        print(describe(hparams["modules"], facts(hparams)))
+        print(_describe(hparams["modules"], facts(hparams)))
         return
     begin(options, hparams)
     _check_testable(options.run_opts, hparams["checkpointer"])
@@ -128,7 +128,7 @@ def train_and_test(brain, loaders: dict) -> None:
         brain.fit(brain.hparams.epoch_counter, loaders["train"], loaders["dev"])
         brain.evaluate(loaders["test"], max_key=brain.best)
         if if_main_process():
-            report(brain, hours=(time.perf_counter() - began) / 3600)
+            _report(brain, hours=(time.perf_counter() - began) / 3600)
             brain.after_report()
     finally:
         end_readers(loaders)
@@ -145,21 +145,12 @@ def _check_testable(run_opts, checkpointer) -> None:
 # ------------------------------------------------------------------ before
 
 
-def describe(modules: dict, facts: dict, depth: int = 2) -> str:
+def _describe(modules: dict, facts: dict, depth: int = 2) -> str:
     """Modules with their parameter counts, and facts about them, as text.
-
-    Arguments
-    ---------
-    modules : dict
-        ``hparams["modules"]``.
-    facts : dict
-        What else is worth knowing, such as latency, by name.
-    depth : int
-        Levels of modules shown.
 
     Example
     -------
-    >>> print(describe({"network": torch.nn.Linear(3, 2)}, {"latency": "none"}))
+    >>> print(_describe({"network": torch.nn.Linear(3, 2)}, {"latency": "none"}))
     module  | type   | parameters
     --------+--------+-----------
     network | Linear |          8
@@ -189,17 +180,8 @@ def _n_parameters(module: torch.nn.Module) -> int:
 # ------------------------------------------------------------------ after
 
 
-def report(brain, hours: float) -> None:
-    """Write results, wavs and report of the evaluated network; print where they are.
-
-    Arguments
-    ---------
-    brain : RecipeBrain
-        Its ``rows`` are those of the test; its ``hparams`` say where and how much:
-        ``output_folder``, ``save_waves``.
-    hours : float
-        That the run took.
-    """
+def _report(brain, hours: float) -> None:
+    """Write results, wavs and report of the evaluated network; print where they are."""
     hparams = vars(brain.hparams)
     folder = Path(hparams["output_folder"])
     notes = [f"Measured on the test set with {_tested_weights(brain)}."]

@@ -36,7 +36,7 @@ from unified_se_ss.training.values import AUTO
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "hyperparams.yaml"
-_locks = {}  # by folder; held as long as they are referred to
+_locks = {}  # by file; held as long as they are referred to
 # Names of an unfinished `files.atomic_path`, and of the probe of `check_folder`.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}|\.writable\.\d+")
 
@@ -99,7 +99,7 @@ def begin(options: Options, hparams: dict) -> None:
         script = Path(sys.argv[0])
         if script.is_file() and script.suffix == ".py":
             atomic_write(folder / script.name, script.read_bytes())
-        atomic_write(folder / "env.log", environment())
+        atomic_write(folder / "env.log", _environment())
         sys.excepthook = sys.__excepthook__
     logger.info(device)
     if hparams.get("checkpointer") is not None:
@@ -133,21 +133,19 @@ def lock_folder(folder) -> None:
     -------
     >>> lock_folder(getfixture("tmpdir"))
     """
-    folder = Path(folder).resolve()
-    lock = _locks.setdefault(folder, filelock.FileLock(folder / ".lock"))
-    owner = folder / ".lock_owner"
+    file = Path(folder).resolve() / ".lock"
+    lock = _locks.setdefault(file, filelock.FileLock(file))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        holder = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+        holder = file.read_text(encoding="utf-8").strip() or "another process"
         raise UserError(
             f"output_folder: {folder} is in use by {holder}; wait until that has ended, or "
             "choose another with --output_folder"
         ) from error
     started, command = time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(sys.argv)
-    atomic_write(
-        owner, f"process {os.getpid()} on {socket.gethostname()} ({started}: {command})"
-    )
+    host = socket.gethostname()
+    file.write_text(f"process {os.getpid()} on {host} ({started}: {command})\n", "utf-8")
 
 
 def _resolved(options: Options) -> str:
@@ -248,11 +246,7 @@ def _describe_device(run_opts: RunOptions, hparams: dict) -> str:
 
 
 def _tf32() -> str:
-    """Name the operations that a GPU may round to TF32's ten bits.
-
-    SpeechBrain allows all, unless ``SB_DISABLE_QUIRKS`` holds ``allow_tf32``; torch by
-    itself allows convolutions and LSTMs.
-    """
+    # SpeechBrain allows all, unless SB_DISABLE_QUIRKS holds allow_tf32.
     kinds = {
         "matrix products": torch.backends.cuda.matmul.allow_tf32,
         "convolutions and LSTMs": torch.backends.cudnn.allow_tf32,
@@ -261,14 +255,8 @@ def _tf32() -> str:
     return f"TF32 in {' and '.join(allowed)}" if allowed else "no TF32"
 
 
-def environment() -> str:
-    """Command, commit, machine and versions of all packages, for ``env.log``.
-
-    Example
-    -------
-    >>> "torch==" in environment()
-    True
-    """
+def _environment() -> str:
+    """Command, commit, machine and versions of all packages, for ``env.log``."""
     packages = {
         f"{package.metadata['Name']}=={package.version}"
         for package in metadata.distributions()

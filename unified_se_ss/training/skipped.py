@@ -63,19 +63,7 @@ class SkippedItems:
         return [dict(zip(COLUMNS, line)) for line in lines if line != list(COLUMNS)]
 
     def begin(self, subset: str, epoch: int, n_items: int, batches: int = 0) -> None:
-        """Begin a pass over a subset, or go on in it.
-
-        Arguments
-        ---------
-        subset : str
-            "train", "dev" or "test".
-        epoch : int
-            0 for the test.
-        n_items : int
-            Items of the subset, of all ranks.
-        batches : int
-            Batches of the pass that are done already.
-        """
+        """Begin a pass over a subset of `n_items`, or go on in it after some batches."""
         self.subset, self.epoch, self.n_items = subset, int(epoch), n_items
         self.start = batches
         self.count = self._before = sum(self._of_this_pass(row) for row in self.rows)
