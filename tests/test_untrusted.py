@@ -27,7 +27,7 @@ from unified_se_ss.data.rooms import RoomBank, RoomSettings
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.folders import read_checkpoint, read_safetensors
 from unified_se_ss.plain_yaml import plain_yaml
-from unified_se_ss.training.checkpoints import FILES, AtomicCheckpointer, _listing
+from unified_se_ss.training.checkpoints import FILES, AtomicCheckpointer
 
 ROOT = Path(__file__).parent.parent
 
@@ -149,7 +149,7 @@ def planted(checkpoint, folder, name, write):
     write(place / name)
     if name != METAFNAME:
         meta = yaml.safe_load((place / METAFNAME).read_text())
-        meta[FILES][name] = _listing(place / name)
+        meta[FILES][name] = {"bytes": (place / name).stat().st_size}
         (place / METAFNAME).write_text(yaml.safe_dump(meta))
 
 
