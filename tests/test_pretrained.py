@@ -6,7 +6,7 @@ import huggingface_hub
 import pytest
 import torch
 from bomb import Bomb
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from small_models import small_model
 from speechbrain.lobes.models import dual_path as theirs
 
@@ -154,33 +154,26 @@ def test_no_such_model(tmp_path):
 def test_from_the_hub(tmp_path, monkeypatch):
     """The hub's client is asked for the three files; what it says is passed on."""
     folder = save(speechbrain_model("dprnn"), tmp_path / "sb")
+    (folder / "decoder.ckpt").unlink()
     asked = []
 
-    def download(name, file):
-        asked.append((name, file))
-        if file == "decoder.ckpt":
-            raise EntryNotFoundError(f"no {file} in {name}")
-        return str(folder / file)
+    def download(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(folder)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     report = load_pretrained_ss(small_model().network, "someone/model")
-    assert asked == [
-        ("someone/model", f"{n}.ckpt") for n in ("encoder", "masknet", "decoder")
-    ]
+    assert asked == [("someone/model", ["encoder.ckpt", "masknet.ckpt", "decoder.ckpt"])]
     assert report.missing == ["decoder.convolution.weight"]
-
-    def offline(name, file):
-        raise LocalEntryNotFoundError("no connection\nmore")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(UserError, match=r"someone/model is no folder.*\(no connection\)"):
+    folder = tmp_path
+    with pytest.raises(UserError, match="someone/model holds none of encoder.ckpt"):
         load_pretrained_ss(small_model().network, "someone/model")
 
-    def empty(name, file):
-        raise EntryNotFoundError("absent")
+    def offline(name, allow_patterns):
+        raise LocalEntryNotFoundError("no connection\nmore")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", empty)
-    with pytest.raises(UserError, match="on the hub has none of"):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(UserError, match=r"someone/model is no folder.*\(no connection\)"):
         load_pretrained_ss(small_model().network, "someone/model")
 
 

@@ -207,17 +207,13 @@ def _export_graph(model):
 @contextlib.contextmanager
 def _quiet():
     """Without the exporter's remarks on packages that nobody asked for."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export")]
-    levels = [logger.level for logger in loggers]
+    logging.disable(logging.WARNING)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)
 
 
 def _check_same_outputs(model, path) -> None:

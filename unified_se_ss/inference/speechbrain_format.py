@@ -345,47 +345,34 @@ def _own_names(part: str, state: dict, left: list[str]) -> dict[str, torch.Tenso
     return found
 
 
-# ------------------------------------------------------------------ where they lie
-
-
 def _find_files(source) -> list[Path]:
     """The checkpoints of a pretrained model, in a folder here or from the hub."""
     folder = Path(source)
-    if folder.is_dir():
-        found = [folder / name for name in FILES if (folder / name).is_file()]
-        if not found:
-            raise UserError(
-                f"pretrained_ss: {folder} holds none of {', '.join(FILES)}; expected the "
-                "folder of a SpeechBrain separation model or of one of its checkpoints"
-            )
-        return found
-    is_name = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not folder.exists()
-    if not is_name:
+    if not folder.is_dir():
+        folder = _from_hub(folder, str(source))
+    found = [folder / name for name in FILES if (folder / name).is_file()]
+    if not found:
         raise UserError(
-            f"pretrained_ss: {source} is no folder; expected one with "
+            f"pretrained_ss: {source} holds none of {', '.join(FILES)}; expected the "
+            "folder of a SpeechBrain separation model or of one of its checkpoints"
+        )
+    return found
+
+
+def _from_hub(folder: Path, name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(
+            f"pretrained_ss: {name} is no folder; expected one with "
             f"{', '.join(FILES)}, or a name on the Hugging Face hub, such as "
             "speechbrain/sepformer-wsj02mix"
         )
-    return _from_hub(str(source))
-
-
-def _from_hub(name: str) -> list[Path]:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    found = []
-    for file in FILES:
-        try:
-            found.append(Path(hf_hub_download(name, file)))
-        except Exception as error:  # the hub's and the network's have no common class
-            absent = isinstance(error, EntryNotFoundError)
-            if absent and not isinstance(error, LocalEntryNotFoundError):
-                continue
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(
-                f"pretrained_ss: {name} is no folder here, and cannot be fetched from the "
-                f"Hugging Face hub ({reason[0]})"
-            ) from error
-    if not found:
-        raise UserError(f"pretrained_ss: {name} on the hub has none of {', '.join(FILES)}")
-    return found
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except Exception as error:  # the hub's and the network's have no common class
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"pretrained_ss: {name} is no folder here, and cannot be fetched from the "
+            f"Hugging Face hub ({reason[0]})"
+        ) from error
