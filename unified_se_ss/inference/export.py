@@ -70,16 +70,10 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
     folder : str or Path
         Where it goes.
     format : str
-        ``"native"``: ``model.safetensors`` and ``config.json``, for this project;
-        ``"speechbrain"``: for SpeechBrain's ``SepformerSeparation``;
+        ``"native"``: for this project; ``"speechbrain"``: for its ``SepformerSeparation``;
         ``"onnx"``: ``model.onnx``. Each with a model card, ``README.md``.
     force : bool
         Replace what an earlier export left there; never anything else.
-
-    Returns
-    -------
-    Path
-        The folder.
 
     Raises
     ------
@@ -144,7 +138,6 @@ def _check_target(source: Path, folder: Path, force: bool) -> None:
 
 
 def _move(temporary: Path, folder: Path) -> None:
-    """Put a finished folder in its place; what was there is kept until it is."""
     if not folder.exists():
         temporary.rename(folder)
         return

@@ -97,16 +97,7 @@ def _binaural_properties(network) -> dict:
 
 
 class RecognitionSystem(nn.Module):
-    """A front and a recogniser as one network, so that they are weights of one file.
-
-    Arguments
-    ---------
-    recogniser : torch.nn.Module
-        A :class:`~unified_se_ss.recognition.RecognitionNetwork`.
-    front : torch.nn.Module, optional
-        A :class:`~unified_se_ss.networks.MaskingFront`; without it signals are
-        recognised as they are.
-    """
+    """A recogniser and, if there is one, its front, so that they are weights of one file."""
 
     def __init__(self, recogniser: nn.Module, front: nn.Module | None = None):
         super().__init__()
@@ -118,7 +109,6 @@ class RecognitionSystem(nn.Module):
             )
 
     def forward(self, noisy: torch.Tensor, lengths=None, tokens=None):
-        """The enhanced signals [B, T], None without a front, and what is recognised."""
         enhanced = self.enhance(noisy, lengths)
         signals = noisy if enhanced is None else enhanced
         return enhanced, self.recogniser(signals, lengths, tokens)

@@ -239,7 +239,6 @@ def load_model(folder, device=None, precision=None) -> Model:
 
 
 def as_model(contents, device=None, precision=None) -> Model:
-    """The model that a folder describes; arguments as for :func:`load_model`."""
     return Model(
         _network(contents),
         contents.kind,

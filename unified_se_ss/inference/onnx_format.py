@@ -45,18 +45,7 @@ GATES = (
 def write_onnx(model, folder) -> None:
     """Write ``model.onnx``, run it with onnxruntime, and compare.
 
-    Arguments
-    ---------
-    model : unified_se_ss.inference.Model
-        On the CPU.
-    folder : str or Path
-        Gets ``model.onnx``.
-
-    Raises
-    ------
-    UserError
-        A package is not installed, the network cannot be exported, or what the graph
-        gives differs from what the model does.
+    A UserError where a package is missing, the network cannot be exported, or they differ.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:

@@ -213,15 +213,12 @@ class Pipeline:
             Anything that libsndfile reads: in one channel or one to choose, for a
             binaural model in two, for a guided one in two or all microphones.
         outputs : list of str or Path
-            A wav file for each signal, of a binaural model a stereo file. For
-            ``"recognise"`` the text file, and a wav file for the enhanced signal where
-            one is wanted. Those that exist are replaced.
+            A wav file for each signal (of a binaural model in stereo), which are replaced if they
+            exist. For ``"recognise"`` the text file, and a wav file if one is wanted.
         task : str
-            ``"separate"``, ``"enhance"`` or ``"recognise"``; by default what the class is
-            for.
+            ``"separate"``, ``"enhance"`` or ``"recognise"``; by default that of the class.
         channel : int, optional
-            The channel to take, from 0, where there are several. Refused by binaural and
-            guided models, which need all.
+            The channel to take, from 0; refused by models that need all.
         downmix : bool
             Take the mean of the channels instead.
         subtype : str
@@ -395,22 +392,14 @@ class Separator(Pipeline):
             Floating-point samples within ±1, [T] or [C, T], or a sound file.
         sample_rate : int
             Of the samples, in Hz; a file has its own.
-        channel : int, optional
-            The channel to take, from 0, where there are several.
-        downmix : bool
-            Take the mean of the channels instead.
+        channel, downmix : optional
+            As for :meth:`separate_file`.
 
         Returns
         -------
         np.ndarray or torch.Tensor
             [J, T]: an array for an array (of its type) and for a file (float32), a
             tensor for a tensor (of its type, on its device).
-
-        Raises
-        ------
-        UserError
-            The recording is empty, damaged, not finite, or has several channels and
-            none was chosen.
         """
         return self._in_memory("separate", recording, sample_rate, channel, downmix)[1]
 
@@ -453,11 +442,10 @@ class BinauralSeparator(Pipeline):
     """Separates binaural recordings into what both ears hear of each talker.
 
     A recording has two channels, left ear first. What comes out is as long as what went
-    in, to the sample, at its sampling rate. Levels are the model's own, those of the
-    talkers in the mixture: no ear, no talker and no chunk gets a gain of its own, which
-    would move the talkers. The network is given everything at the level of LibriMix's
-    mixtures; a causal one as a stream, others in overlapping chunks. The recording is held
-    in memory.
+    in, to the sample, at its sampling rate. Levels are the model's own: no ear, talker or
+    chunk gets a gain of its own, which would move the talkers. The network is given
+    everything at the level of LibriMix's mixtures; a causal one as a stream, others in
+    overlapping chunks. The recording is held in memory.
 
     Arguments are those of :class:`Pipeline`; a model of kind ``binaural``.
 
@@ -629,13 +617,11 @@ class Recognizer(Pipeline):
     """Recognises what is said in recordings with a model of Gradient Remedy.
 
     The recording is brought to the model's sampling rate and, as a whole, to the level
-    that the front was trained at. Recordings longer than a chunk are enhanced in
-    overlapping chunks that are faded into each other. What comes out is recognised in
-    segments, which are cut at the quietest 0.3 s of the second half of the longest that
-    a segment may be; their texts are joined by spaces. Neither memory nor the search
-    grows with the length. A recording within a chunk and a segment is one piece, as
-    in the recipe's test. The enhanced signal is as long as the recording, at its
-    sampling rate and its level.
+    that the front was trained at. Longer ones are enhanced in overlapping chunks that are
+    faded into each other. What comes out is recognised in segments, which are cut at the
+    quietest 0.3 s of the second half of the longest that a segment may be; their texts are
+    joined by spaces. A recording within a chunk and a segment is one piece, as in the
+    recipe's test. The enhanced signal is as long as the recording, at its rate and level.
 
     A segment of nothing but zeros, and one too short for a frame of the recogniser, has
     no words. Needs SpeechBrain and sentencepiece.
@@ -646,11 +632,9 @@ class Recognizer(Pipeline):
         As for :class:`Pipeline`; a model of kind ``recogniser``, whose front is given
         the chunks.
     segment_seconds : float
-        Longest piece that is recognised at once; at most as long as there are positions
-        for (of `max_length` frames and tokens).
+        Longest piece that is recognised at once; at most as long as there are positions for.
     beam_size : int, optional
         Hypotheses that the search follows; by default as many as in the recipe's test.
-        Fewer are faster.
     match_level : bool
         False: the network is given the recording at the level it has, as in the recipe's
         test, whose recordings have the level of the corpus.

@@ -54,20 +54,9 @@ SE_PREFIX = "enhancer.blocks.0.0.dual_path."  # where the template puts the SE m
 
 
 def write_speechbrain(model, folder) -> None:
-    """Write a model in SpeechBrain's form, load it there, and compare the sources.
+    """Write a model of kind ``unified`` in SpeechBrain's form, load it there, and compare.
 
-    Arguments
-    ---------
-    model : unified_se_ss.inference.Model
-        Of kind ``unified``, on the CPU.
-    folder : str or Path
-        Gets ``hyperparams.yaml``, ``encoder.ckpt``, ``masknet.ckpt``, ``decoder.ckpt``.
-
-    Raises
-    ------
-    UserError
-        SpeechBrain's classes cannot express the network, or what SpeechBrain computes
-        differs.
+    A UserError where SpeechBrain's classes cannot express the network, or give other sources.
     """
     folder = Path(folder)
     _check_expressible(model)
@@ -259,7 +248,6 @@ class Loaded:
     parameters: int = 0
 
     def __str__(self):
-        """A few lines for people to read."""
         whole = len(self.loaded) + len(self.missing)
         parts = [
             f"{part} {sum(name.startswith(f'{part}.') for name in self.loaded)}"
