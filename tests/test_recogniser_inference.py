@@ -282,26 +282,19 @@ def test_the_level_is_that_of_training(level):
 def test_stereo_at_44100_hz(run, tmp_path):
     recognizer = Recognizer.from_folder(run, "cpu")
     voices = talk(1.5, 44100)
-    stereo = np.stack([voices, voices])
-    mono = recognizer.recognise(voices, 44100)
-    assert len(mono.enhanced) == len(voices) and mono.enhanced.dtype == np.float32
+    mono = recognizer.recognise(torch.from_numpy(voices).double(), 44100)
+    assert len(mono.enhanced) == len(voices) and mono.enhanced.dtype == torch.float64
+    soundfile.write(tmp_path / "a.wav", np.stack([voices] * 2, 1), 44100, "FLOAT")
     with pytest.raises(UserError, match="2 channels"):
-        recognizer.recognise(stereo, 44100)
-    soundfile.write(tmp_path / "a.wav", stereo.T, 44100, subtype="FLOAT")
-    for found in (
-        recognizer.recognise(stereo, 44100, downmix=True),
-        recognizer.recognise(tmp_path / "a.wav", channel=1),
-    ):
-        assert found.text == mono.text
-        np.testing.assert_allclose(found.enhanced, mono.enhanced, atol=1e-6)
-    tensor = recognizer.recognise(torch.from_numpy(voices).double(), 44100)
-    assert tensor.enhanced.dtype == torch.float64 and tensor.text == mono.text
-    with pytest.raises(UserError, match="has 44100 Hz, not 8000"):
-        recognizer.recognise(tmp_path / "a.wav", 8000, downmix=True)
+        recognizer.recognise(tmp_path / "a.wav")
+    stereo = recognizer.recognise(tmp_path / "a.wav", downmix=True)
+    assert stereo.text == mono.text
+    np.testing.assert_allclose(stereo.enhanced, mono.enhanced, atol=1e-6)
 
 
-@pytest.mark.parametrize("samples", [1, 2, 100, 767])
-@pytest.mark.parametrize("rate", [8000, 48000])
+@pytest.mark.parametrize(
+    "samples, rate", [(1, 8000), (2, 48000), (100, 48000), (767, 8000)]
+)
 def test_what_is_too_short_has_no_words(run, samples, rate):
     recognizer = Recognizer.from_folder(run, "cpu")
     text, enhanced = recognizer.recognise(talk()[1000 : 1000 + samples], rate)
@@ -312,23 +305,6 @@ def test_silence_has_no_words(run, noisy_run):
     text, enhanced = Recognizer.from_folder(run, "cpu").recognise(np.zeros(20000), 16000)
     assert text == "" and enhanced.shape == (20000,) and not enhanced.any()
     assert Recognizer.from_folder(noisy_run).recognise(np.zeros(9000), RATE).text == ""
-
-
-def test_what_is_no_sound_is_said(run, tmp_path):
-    recognizer = Recognizer.from_folder(run, "cpu")
-    soundfile.write(tmp_path / "none.wav", np.zeros(0), RATE)
-    (tmp_path / "empty.wav").write_bytes(b"")
-    for name, word in (("none", "0 samples"), ("empty", "0 bytes"), ("gone", "not exist")):
-        with pytest.raises(UserError, match=f"{name}.wav.*{word}"):
-            recognizer.recognise(tmp_path / f"{name}.wav")
-    with pytest.raises(UserError, match="is empty"):
-        recognizer.recognise(np.zeros(0), RATE)
-    bad = talk()
-    bad[5] = np.nan
-    with pytest.raises(UserError, match="sample 5 "):
-        recognizer.recognise(bad, RATE)
-    with pytest.raises(UserError, match="need their sampling rate"):
-        recognizer.recognise(talk())
 
 
 # ------------------------------------------------------------------ long recordings
