@@ -57,7 +57,7 @@ import yaml
 from unified_se_ss import crash
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.comparison import METRICS, compare, write_comparison
-from unified_se_ss.evaluation.results import HEADLINES, read_results, summarise
+from unified_se_ss.evaluation.results import KNOWN, read_results, summarise
 
 # How long a run may take to leave after Ctrl-C before it is ended, in seconds.
 PATIENCE = 30.0
@@ -721,8 +721,8 @@ def headline(run: Run) -> str:
     """What a finished run got, in a few words."""
     metrics = summarise(read_results(run.folder / "results.csv")).metrics
     found = [
-        f"{heading} {metrics[key].mean:.2f} {unit}"
-        for key, heading, unit in HEADLINES
+        f"{column.heading} {metrics[key].mean:.2f} {column.unit}"
+        for key, column in KNOWN.items()
         if key in METRICS and key in metrics and metrics[key].mean is not None
     ]
     return ", ".join(found) or "finished"

@@ -31,7 +31,7 @@ from unified_se_ss.data.dataset import MixtureDataset, collate
 from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.metrics import evaluate_item
+from unified_se_ss.evaluation.rows import evaluate_item
 from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses
 from unified_se_ss.inference.speechbrain_format import load_pretrained_ss
 from unified_se_ss.losses import (

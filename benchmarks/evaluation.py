@@ -27,13 +27,14 @@ import scipy.signal
 import torch
 
 from benchmarks.frame import Options, Table, alternate, compared, needs
+from unified_se_ss.data.cache import count_cores
 from unified_se_ss.evaluation.evaluate import (
     Utterance,
-    available_cores,
     evaluate,
     one_thread_each,
 )
-from unified_se_ss.evaluation.metrics import evaluate_item, sdr
+from unified_se_ss.evaluation.metrics import sdr
+from unified_se_ss.evaluation.rows import evaluate_item
 
 RATE = 8000
 SECONDS = 10.0
@@ -140,7 +141,7 @@ class Utterances:
 def whole_set(options: Options) -> Table:
     """A test set scored by 1, 2, 4 … processes."""
     rows = []
-    cores = available_cores()
+    cores = count_cores()
     jobs_tried = (1,) if options.quick else [n for n in PROCESSES if n <= max(2, cores)]
     for jobs in jobs_tried:
         count = 4 if options.quick else SET * jobs

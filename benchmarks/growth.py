@@ -35,7 +35,7 @@ from benchmarks.frame import (
 )
 from benchmarks.networks import recipe
 from benchmarks.steps import Batch, ProjectStep
-from unified_se_ss.evaluation.metrics import evaluate_item
+from unified_se_ss.evaluation.rows import evaluate_item
 from unified_se_ss.gradients import TaskLoss, TwoTaskGradients, TwoTaskLosses
 from unified_se_ss.losses import (
     permutation_invariant_si_snr,

@@ -14,8 +14,8 @@ from unified_se_ss import evaluate_model
 from unified_se_ss.__main__ import main
 from unified_se_ss.data.dataset import MixtureDataset
 from unified_se_ss.data.manifest import read_manifest
-from unified_se_ss.evaluation.metrics import evaluate_item
 from unified_se_ss.evaluation.results import read_results
+from unified_se_ss.evaluation.rows import evaluate_item
 from unified_se_ss.inference.export import write_native
 
 

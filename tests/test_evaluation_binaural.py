@@ -13,26 +13,21 @@ from test_evaluation_report import Page
 
 from unified_se_ss import losses
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.angle_report import (
-    by_angle,
-    by_angle_csv,
-    perceived_azimuth,
-    sources_of,
-    top_view_png,
+from unified_se_ss.evaluation.audio_examples import level_ears
+from unified_se_ss.evaluation.breakdown import (
+    _by_angle,
+    _perceived_azimuth,
+    _sources_of,
+    _top_view_png,
+    interaural_section,
     write_angles,
 )
-from unified_se_ss.evaluation.binaural import (
-    angles_between,
-    evaluate_ears,
-    level_ears,
-    snr,
-)
 from unified_se_ss.evaluation.interaural import interaural_errors
-from unified_se_ss.evaluation.report.interaural import interaural
+from unified_se_ss.evaluation.metrics import FLOOR, snr
+from unified_se_ss.evaluation.report import publish
 from unified_se_ss.evaluation.results import read_results, summarise
-from unified_se_ss.evaluation.write_evaluation import publish
+from unified_se_ss.evaluation.rows import score_binaural
 from unified_se_ss.spatial import spherical_head
-from unified_se_ss.spatial.geometry import to_vector
 
 RATE = 8000
 
@@ -49,15 +44,24 @@ def scene(azimuths, seed=0, samples=8000):
     )
 
 
+def evaluate(mixture, estimates, targets, directions=None, protocol="default"):
+    """The row of an utterance, without its ID."""
+    signals = {"mixture": mixture, "estimates": estimates, "targets": targets}
+    signals["directions"] = directions
+    row = score_binaural("a", signals, (), RATE, protocol)
+    del row["ID"]
+    return row
+
+
 def test_snr_is_that_of_the_loss():
     rng = np.random.default_rng(0)
     target = rng.standard_normal((5, 2000))
     estimate = target + rng.standard_normal((5, 1)) * rng.standard_normal((5, 2000)) + 0.3
     expected = losses.snr(*map(torch.from_numpy, (estimate, target)))
-    found = [snr(e, t) for e, t in zip(estimate, target)]
+    found = [snr(e, t, True, FLOOR) for e, t in zip(estimate, target)]
     assert found == pytest.approx(expected.tolist(), abs=1e-5)
-    assert snr(target[0], target[0]) == pytest.approx(80, abs=1e-3)
-    assert snr(1e9 * target[1], target[0]) == pytest.approx(-80, abs=0.1)
+    assert snr(target[0], target[0], True, FLOOR) == pytest.approx(80, abs=1e-3)
+    assert snr(1e9 * target[1], target[0], True, FLOOR) == pytest.approx(-80, abs=0.1)
 
 
 @settings(deadline=None, max_examples=6)
@@ -68,8 +72,8 @@ def test_one_order_for_every_metric(order, seed):
     rng = np.random.default_rng(seed)
     estimates = targets + 0.02 * rng.standard_normal(targets.shape)
     mixture = targets.sum(0)
-    row = evaluate_ears(mixture, estimates, targets, RATE)
-    other = evaluate_ears(mixture, estimates[list(order)], targets, RATE)
+    row = evaluate(mixture, estimates, targets)
+    other = evaluate(mixture, estimates[list(order)], targets)
     assert [order[i] for i in other.pop("permutation")] == [0, 1, 2]
     row.pop("permutation")
     assert set(other) == set(row)
@@ -83,7 +87,7 @@ def test_the_order_is_that_of_the_best_mean_over_ears_and_agrees_with_the_loss()
     targets = rng.standard_normal((3, 2, 1000))
     mixing = rng.standard_normal((3, 3))
     estimates = np.einsum("ij,jet->iet", mixing, targets)
-    row = evaluate_ears(targets.sum(0), estimates, targets, RATE)
+    row = evaluate(targets.sum(0), estimates, targets)
     score, order = losses.permutation_invariant_snr(
         torch.from_numpy(estimates)[None], torch.from_numpy(targets)[None]
     )
@@ -96,11 +100,11 @@ def test_the_order_is_that_of_the_best_mean_over_ears_and_agrees_with_the_loss()
 def test_silent_sources_and_ears_are_no_numbers():
     targets = scene([-60, 60])
     targets[1, 0] = 0  # not heard on the left
-    row = evaluate_ears(targets.sum(0), 0.9 * targets, targets, RATE)
+    row = evaluate(targets.sum(0), 0.9 * targets, targets)
     assert row["cues_1"] == "measured" and row["cues_2"] == "monaural"
     assert row["snr_2"] == pytest.approx(20, abs=1e-3) and row["itd_2"] is None
     targets[1] = 0
-    row = evaluate_ears(targets.sum(0), 0.9 * targets, targets, RATE)
+    row = evaluate(targets.sum(0), 0.9 * targets, targets)
     assert row["snr_2"] is row["snr_i_2"] is row["si_snr_2"] is None
     assert row["snr"] == row["snr_1"] and row["cues_2"] == "silent"
 
@@ -110,37 +114,28 @@ def test_what_is_not_finite_or_does_not_fit_is_refused():
     broken = targets.copy()
     broken[0, 0, 3] = np.nan
     with pytest.raises(UserError, match="estimates: .*diverged"):
-        evaluate_ears(targets.sum(0), broken, targets, RATE)
-    with pytest.raises(ValueError, match="expected"):
-        evaluate_ears(targets.sum(0)[:, 1:], targets, targets, RATE)
+        evaluate(targets.sum(0), broken, targets)
+    with pytest.raises(ValueError, match="shapes differ"):
+        evaluate(targets.sum(0)[:, 1:], targets, targets)
 
 
 def test_protocol_of_speechbrain():
     targets = scene([-60, 60])
-    row = evaluate_ears(targets.sum(0), targets, targets, RATE, protocol="speechbrain")
+    row = evaluate(targets.sum(0), targets, targets, protocol="speechbrain")
     assert row["delta_itd"] == row["delta_ild"] == 0 and "cues_1" not in row
-    assert "ΔITD: mean 0.00" in interaural([{"ID": "a", **row}], "speechbrain")
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.tuples(st.floats(-180, 180), st.floats(-90, 90)), min_size=1, max_size=4)
-)
-def test_angles_between_directions(directions):
-    vectors = np.stack([to_vector(*direction) for direction in directions])
-    expected = np.degrees(np.arccos(np.clip(vectors @ vectors.T, -1, 1)))
-    np.testing.assert_allclose(angles_between(directions), expected, atol=1e-4)
+    words = interaural_section([{"ID": "a", **row}], "speechbrain").parts[1].text
+    assert "ΔITD: mean 0.00" in words
 
 
 def test_places_of_talkers():
     targets = scene([-60, 10, 50])
     directions = [[-60, 0], [10, 0], [50, 0]]
-    row = evaluate_ears(targets.sum(0), targets, targets, RATE, directions)
+    row = evaluate(targets.sum(0), targets, targets, directions)
     assert [row[f"min_separation_deg_{j}"] for j in (1, 2, 3)] == pytest.approx(
         [70, 40, 40]
     )
     assert row["angle"] == pytest.approx(40) and row["azimuth_1"] == -60
-    unknown = evaluate_ears(targets.sum(0), targets, targets, RATE, [[np.nan] * 2] * 3)
+    unknown = evaluate(targets.sum(0), targets, targets, [[np.nan] * 2] * 3)
     assert "azimuth_1" not in unknown and "angle" not in unknown
 
 
@@ -158,31 +153,28 @@ def test_one_gain_for_all_signals_of_an_utterance():
 
 def test_itd_of_the_average_sphere_is_heard_at_its_azimuth():
     azimuths = np.array([-80, -30, 0, 45, 75, 120, -150])
-    itds = [
-        evaluate_ears(x, x[None], x[None], RATE)["itd_1"] for x in scene(azimuths, 1, 16000)
-    ]
+    itds = [evaluate(x, x[None], x[None])["itd_1"] for x in scene(azimuths, 1, 16000)]
     np.testing.assert_allclose(
-        perceived_azimuth(np.array(itds), azimuths), azimuths, atol=1
+        _perceived_azimuth(np.array(itds), azimuths), azimuths, atol=1
     )
-    assert perceived_azimuth(-5000.0) == -90
+    assert _perceived_azimuth(-5000.0) == -90
 
 
 def test_by_angle_puts_every_source_into_one_class_of_each_kind(tmp_path):
     rows = results([(-90, 0), (-29.9, 30), (180, 45), (150, -150)])
-    table = by_angle(rows)
+    table = _by_angle(rows)
     for by in ("azimuth", "min_separation_deg"):
         assert sum(row["sources"] for row in table if row["by"] == by) == 8
     found = {row["low"]: row for row in table if row["by"] == "azimuth"}
     assert found[150.0]["sources"] == 3 and found[90.0]["sources"] == 1
-    values = [s["snr_i"] for s in sources_of(rows) if abs(s["azimuth"]) >= 150]
+    values = [s["snr_i"] for s in _sources_of(rows) if abs(s["azimuth"]) >= 150]
     assert found[150.0]["snr_i"] == pytest.approx(np.mean(values))
-    lines = by_angle_csv(table).splitlines()
-    assert (
-        lines[0].startswith("by,low,high,sources,snr_i,") and len(lines) == len(table) + 1
-    )
-    assert by_angle([{"ID": "a", "snr_i_1": 1.0}]) == []
+    assert _by_angle([{"ID": "a", "snr_i_1": 1.0}]) == []
     names = [path.name for path in write_angles(rows, tmp_path)]
     assert names == ["interaural.json", "by_angle.csv"]
+    lines = (tmp_path / "by_angle.csv").read_text().splitlines()
+    assert lines[0].startswith("by,low,high,sources,snr_i,")
+    assert len(lines) == len(table) + 1
     assert json.loads((tmp_path / "interaural.json").read_text())["measured"] == 8
 
 
@@ -194,7 +186,7 @@ def results(pairs):
         rng = np.random.default_rng(number)
         estimates = targets + 0.01 * rng.standard_normal(targets.shape)
         directions = [[azimuth, 0] for azimuth in azimuths]
-        row = evaluate_ears(targets.sum(0), estimates, targets, RATE, directions)
+        row = evaluate(targets.sum(0), estimates, targets, directions)
         rows.append({"ID": str(number), **row})
     return rows
 
@@ -219,7 +211,7 @@ def test_results_report_and_stereo_wavs(tmp_path):
         RATE,
         keep_waves=1,
         level=level_ears,
-        findings=[interaural],
+        findings=[interaural_section],
     )
     assert "ΔITD" in published.summary.table() and "itd_1" not in published.summary.table()
     assert read_results(tmp_path / "results.csv")[0]["cues_1"] == "measured"
@@ -249,6 +241,7 @@ def decoded(source):
 
 def test_no_view_where_nothing_was_measured():
     targets = np.zeros((1, 2, 100))
-    row = evaluate_ears(targets[0], targets, targets, RATE)
-    assert row["snr"] is None and top_view_png([{"ID": "a", **row}]) is None
-    assert "0 sources measured, 1 silent" in interaural([{"ID": "a", **row}])
+    row = evaluate(targets[0], targets, targets)
+    assert row["snr"] is None and _top_view_png([{"ID": "a", **row}]) is None
+    words = interaural_section([{"ID": "a", **row}]).parts[1].text
+    assert "0 sources measured, 1 silent" in words

@@ -7,7 +7,7 @@ from test_evaluation_perceptual import NO_PESQ, speech
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.evaluate import DIED, Utterance, evaluate
-from unified_se_ss.evaluation.metrics import evaluate_item
+from unified_se_ss.evaluation.rows import evaluate_item, score_separation
 
 RATE = 8000
 
@@ -26,7 +26,7 @@ def separate(mixture):
 
 
 def test_rows_are_those_of_one_process_in_the_order_of_the_utterances():
-    utterances = [utterance(number) for number in range(5)]
+    utterances = [utterance(number) for number in range(3)]
     rows = evaluate(utterances, separate, RATE, metrics=["stoi"], jobs=2)
     assert [row["ID"] for row in rows] == [u.id for u in utterances]
     for row, (_, mixture, sources) in zip(rows, utterances):
@@ -35,7 +35,7 @@ def test_rows_are_those_of_one_process_in_the_order_of_the_utterances():
         )
         assert row["permutation"] == expected.pop("permutation")
         assert {key: row[key] for key in expected} == pytest.approx(expected)
-        assert 0 < row["stoi_1"] < 100
+        assert 0 < row["stoi_1"] < 100 and "why_empty" not in row
 
 
 def test_utterances_are_read_when_it_is_their_turn():
@@ -43,7 +43,7 @@ def test_utterances_are_read_when_it_is_their_turn():
     ahead, separated = [], []
 
     def reading():
-        for number in range(12):
+        for number in range(6):
             ahead.append(number - len(separated))
             yield utterance(number)
 
@@ -51,17 +51,17 @@ def test_utterances_are_read_when_it_is_their_turn():
         separated.append(0)
         return separate(mixture)
 
-    assert len(evaluate(reading(), one, RATE, jobs=1)) == 12
+    assert len(evaluate(reading(), one, RATE, jobs=1)) == 6
     assert set(ahead) == {0}
 
 
 def test_a_silent_reference_is_empty_counted_and_named():
     quiet = utterance(1)
     quiet.sources[1] = 0
-    rows = evaluate([quiet, utterance(2)], separate, RATE, jobs=1)
-    assert rows[0]["si_snr_2"] is None and rows[0]["sdr"] == rows[0]["sdr_1"]
-    assert rows[0]["why_empty"] == "the reference of source 2 is silent"
-    assert "why_empty" not in rows[1]
+    signals = {"mixture": quiet.mixture, "targets": quiet.sources}
+    row = score_separation("u1", signals | separate(quiet.mixture), (), RATE)
+    assert row["si_snr_2"] is None and row["sdr"] == row["sdr_1"]
+    assert row["why_empty"] == "the reference of source 2 is silent"
 
 
 def test_an_output_that_is_not_finite_is_named():

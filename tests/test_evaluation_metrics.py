@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.item_stats import conditions
 from unified_se_ss.evaluation.metrics import (
     FLOOR_DB,
     best_permutation,
-    evaluate_item,
     sdr,
     si_snr,
+    si_snr_table,
 )
+from unified_se_ss.evaluation.rows import _conditions, evaluate_item
 
 SAMPLES = 4000
 RATE = 8000
@@ -115,50 +115,20 @@ def test_si_snr_is_that_of_speechbrain(kind):
     np.testing.assert_allclose(found, expected.flatten().numpy(), atol=1e-6)
 
 
-def test_si_snr_of_orthogonal_noise_is_the_ratio_of_energies():
-    t = np.arange(800) / 800
-    target = np.sin(2 * np.pi * 5 * t)
-    noise = np.sin(2 * np.pi * 9 * t)
-    assert si_snr(target + 0.1 * noise, target) == pytest.approx(20.0, abs=1e-6)
-
-
-@settings(deadline=None, max_examples=30)
+@pytest.mark.parametrize("metric, offset", [(si_snr, 7.0), (sdr, 0.0)])
+@settings(deadline=None, max_examples=20)
 @given(
     seed=st.integers(0, 1000),
     gain=st.floats(1e-6, 1e6),
     sign=st.sampled_from([-1.0, 1.0]),
-    offset=st.floats(-10, 10),
 )
-def test_si_snr_ignores_scale_sign_and_offset(seed, gain, sign, offset):
-    target, noise = np.random.default_rng(seed).standard_normal((2, 300))
+def test_scale_sign_and_offset_do_not_matter(metric, offset, seed, gain, sign):
+    target, noise = np.random.default_rng(seed).standard_normal((2, 1500))
     estimate = target + 0.3 * noise
-    expected = si_snr(estimate, target)
+    expected = metric(estimate, target)
     changed = sign * gain * (estimate + offset)
-    assert si_snr(changed, target) == pytest.approx(expected, abs=1e-6)
-    assert si_snr(estimate, changed * 0 + gain * target) == pytest.approx(expected)
-
-
-@settings(deadline=None, max_examples=15)
-@given(
-    seed=st.integers(0, 1000),
-    gain=st.floats(1e-9, 1e9),
-    sign=st.sampled_from([-1.0, 1.0]),
-)
-def test_sdr_ignores_scale_and_sign(seed, gain, sign):
-    target, noise = np.random.default_rng(seed).standard_normal((2, 1500))
-    estimate = target + 0.3 * noise
-    expected = sdr(estimate, target)
-    assert sdr(sign * gain * estimate, target) == pytest.approx(expected, abs=1e-6)
-    assert sdr(estimate, sign * gain * target) == pytest.approx(expected, abs=1e-6)
-
-
-@settings(deadline=None, max_examples=15)
-@given(seed=st.integers(0, 1000), delay=st.integers(0, 60))
-def test_sdr_allows_more_than_si_snr(seed, delay):
-    target, noise = np.random.default_rng(seed).standard_normal((2, 1500))
-    target = target - target.mean()
-    estimate = np.roll(target, delay) + 0.3 * noise
-    assert sdr(estimate, target) >= si_snr(estimate - estimate.mean(), target) - 0.01
+    assert metric(changed, target) == pytest.approx(expected, abs=1e-6)
+    assert metric(estimate, gain * target) == pytest.approx(expected, abs=1e-6)
 
 
 def test_signals_shorter_than_the_filter_have_an_sdr():
@@ -184,7 +154,7 @@ def test_shapes_that_differ_are_refused():
 def test_best_permutation_finds_every_order(count):
     targets = np.random.default_rng(7).standard_normal((count, 300))
     for order in itertools.permutations(range(count)):
-        found = best_permutation(targets[list(order)] * -0.1, targets)
+        found = best_permutation(si_snr_table(targets[list(order)] * -0.1, targets))
         assert [order[i] for i in found] == list(range(count))
 
 
@@ -234,6 +204,7 @@ MANY_THREADS = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
+from unified_se_ss.evaluation.evaluate import score_separation
 from unified_se_ss.evaluation.metrics import sdr
 
 rng = np.random.default_rng(0)
@@ -251,8 +222,6 @@ def test_sdr_with_several_threads_neither_hangs_nor_errs():
     Source: pytorch issue 142815. So the filters are not solved by torch; this keeps it
     so: 12 systems of 512 unknowns, four at once, each on four threads, with a time limit.
     """
-    import mir_eval.separation
-
     threads = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "4")
     done = subprocess.run(
         [sys.executable, "-c", MANY_THREADS],
@@ -267,14 +236,6 @@ def test_sdr_with_several_threads_neither_hangs_nor_errs():
     rng = np.random.default_rng(0)
     targets = rng.standard_normal((12, 3000))
     estimates = targets + 0.3 * rng.standard_normal(targets.shape)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        expected = [
-            mir_eval.separation.bss_eval_sources(t[None], e[None], False)[0][0]
-            for t, e in zip(targets[::4], estimates[::4])
-        ]
-    assert len(found) == 12 and np.all(np.isfinite(found))
-    np.testing.assert_allclose(found[::4], expected, atol=1e-4)
     np.testing.assert_allclose(found, [sdr(e, t) for e, t in zip(estimates, targets)])
 
 
@@ -291,7 +252,7 @@ def scene(sample_rate=8000, noise=0.0):
 @pytest.mark.parametrize("rate", [8000, 16000])
 def test_conditions_are_those_that_were_made(rate):
     mixture, targets, noise = scene(rate, 0.1)
-    found = conditions(mixture, targets, rate)
+    found = _conditions(mixture, targets, rate)
     speech = targets.sum(axis=0)
     expected = 10 * np.log10((speech @ speech) / (noise @ noise))
     assert found["input_snr"] == pytest.approx(expected)
@@ -308,24 +269,24 @@ def test_conditions_are_those_that_were_made(rate):
 def test_conditions_do_not_depend_on_the_level(gain, seed):
     rng = np.random.default_rng(seed)
     mixture, targets, _ = scene(noise=rng.uniform(0.01, 1))
-    found = conditions(mixture, targets, 8000)
+    found = _conditions(mixture, targets, 8000)
     # The overlap does not depend on how loud the sources are to each other either.
-    louder = conditions(gain * mixture, gain * targets, 8000)
+    louder = _conditions(gain * mixture, gain * targets, 8000)
     assert louder == pytest.approx(found)
     other = targets * np.array([[1.0], [gain]])
-    assert conditions(mixture, other, 8000)["overlap"] == found["overlap"]
+    assert _conditions(mixture, other, 8000)["overlap"] == found["overlap"]
 
 
 def test_conditions_that_are_not_there():
     mixture, targets, _ = scene()
-    found = conditions(mixture, targets, 8000)
+    found = _conditions(mixture, targets, 8000)
     assert found["input_snr"] is None and found["overlap"] > 0
     rounded = np.round(mixture * 3276.8) / 3276.8  # 16-bit files are not noise
-    assert conditions(rounded, targets, 8000)["input_snr"] is None
-    silent = conditions(mixture, 0 * targets, 8000)
+    assert _conditions(rounded, targets, 8000)["input_snr"] is None
+    silent = _conditions(mixture, 0 * targets, 8000)
     assert silent["input_snr"] is None and silent["overlap"] is None
-    one = conditions(mixture, targets[:1], 8000)
+    one = _conditions(mixture, targets[:1], 8000)
     assert "overlap" not in one and np.isfinite(one["input_snr"])
     alone = np.stack([targets[0], 0 * targets[1]])
-    assert conditions(mixture, alone, 8000)["overlap"] == 0.0
-    assert conditions(mixture[:9], targets[:, :9], 8000)["overlap"] is None
+    assert _conditions(mixture, alone, 8000)["overlap"] == 0.0
+    assert _conditions(mixture[:9], targets[:, :9], 8000)["overlap"] is None

@@ -9,16 +9,18 @@ import pytest
 import scipy.stats
 import soundfile
 
-from unified_se_ss.evaluation.report import (
-    SIZE_LIMIT,
+from unified_se_ss.evaluation.audio_examples import (
+    COLUMNS,
+    ROWS,
+    SHORTEST_EXCERPT,
+    _spectrogram_db,
+    _spectrogram_png,
     choose_examples,
-    spectrogram_db,
-    write_report,
 )
-from unified_se_ss.evaluation.report.examples import SHORTEST_EXCERPT
-from unified_se_ss.evaluation.report.spectrogram import COLUMNS, ROWS, spectrogram_png
-from unified_se_ss.evaluation.report.spread import breakdown
+from unified_se_ss.evaluation.breakdown import breakdown
+from unified_se_ss.evaluation.report import SIZE_LIMIT, write_report
 from unified_se_ss.evaluation.results import summarise
+from unified_se_ss.evaluation.tables import Picture, Section, Table, Text
 
 HOSTILE = "<script>alert('1')</script>\"&"
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -87,10 +89,11 @@ def run(samples=4000, count=8):
     return rows, log_rows, examples, configuration
 
 
-def report(folder, rows, log_rows, examples, configuration, title="A run", notes=()):
-    path = write_report(
-        folder, title, summarise(rows), rows, log_rows, examples, configuration, notes
-    )
+def report(
+    folder, rows, log_rows, examples, configuration, title="A run", notes=(), **more
+):
+    given = (summarise(rows), rows, log_rows, examples, configuration, notes)
+    path = write_report(folder, title, *given, **more)
     return Page(path.read_text(encoding="utf-8")), path
 
 
@@ -149,12 +152,21 @@ def test_what_comes_from_outside_is_escaped(tmp_path):
     examples[0]["signals"] = {HOSTILE: np.zeros(100)}
     rows[0][HOSTILE] = HOSTILE
     configuration |= {HOSTILE: HOSTILE, "rule": HOSTILE, "list": [HOSTILE]}
+    parts = [
+        HOSTILE,
+        Text(HOSTILE),
+        Picture(b"", HOSTILE),
+        Table([HOSTILE], [[HOSTILE] * 2]),
+    ]
     page, path = report(
-        tmp_path, rows, log_rows, examples, configuration, HOSTILE, [HOSTILE]
+        tmp_path,
+        *(rows, log_rows, examples, configuration, HOSTILE, [HOSTILE]),
+        findings=[Section("found", HOSTILE, parts)],
+        gradient_rows=[{"epoch": 1, "step": 9, "scope": "all", "compared": 8}],
     )
     assert page.count("script") == 1 and "alert" not in "".join(page.text["script"])
     assert HOSTILE not in path.read_text(encoding="utf-8")
-    for tag in ("h1", "title", "h3", "p", "dd", "figcaption", "th", "td", "a"):
+    for tag in ("h1", "h2", "title", "h3", "p", "dd", "figcaption", "th", "td", "a"):
         assert any("alert('1')" in text for text in page.text[tag]), tag
 
 
@@ -223,23 +235,20 @@ def test_report_of_little(tmp_path):
 
 @pytest.mark.parametrize("worst, others", [(10, 5), (3, 1), (1, 0), (50, 5), (38, 9)])
 def test_the_worst_are_chosen_and_others_at_random(worst, others):
-    values = np.random.default_rng(1).permutation(40)
-    rows = [{"ID": str(v), "si_snr_i": float(v)} for v in values]
-    rows.append({"ID": "silent", "si_snr_i": None})
-    chosen = [int(name) for name in choose_examples(rows, worst, others)]
-    assert (
-        len(set(chosen)) == len(chosen) == min(worst, 40) + min(others, max(0, 40 - worst))
-    )
+    ranking = [str(place) for place in range(40)]
+    chosen = [int(name) for name in choose_examples(ranking, worst, others)]
+    assert len(set(chosen)) == len(chosen)
+    assert len(chosen) == min(worst, 40) + min(others, max(0, 40 - worst))
     assert chosen == sorted(chosen) and chosen[:worst] == list(range(min(worst, 40)))
-    assert choose_examples(rows[::-1], worst, others) == [str(v) for v in chosen]
+    assert choose_examples(ranking, worst, others) == [str(v) for v in chosen]
 
 
 def test_the_others_are_anywhere():
     """Over many evaluations, every utterance outside of the worst comes up as often."""
     counts = np.zeros(30)
     for extra in range(300):
-        rows = [{"ID": str(i), "si_snr_i": float(i)} for i in range(30 + extra)]
-        for name in choose_examples(rows, 10, 5)[10:]:
+        ranking = [str(place) for place in range(30 + extra)]
+        for name in choose_examples(ranking, 10, 5)[10:]:
             counts[int(30 * (int(name) - 10) / (20 + extra))] += 1
     assert counts.sum() == 1500 and scipy.stats.chisquare(counts).pvalue > 1e-3
 
@@ -273,11 +282,11 @@ def test_breakdown_never_tears_equal_conditions_apart():
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
 def test_spectrogram_shows_a_sine_where_it_is(rate):
     samples = np.sin(2 * np.pi * 1000 * np.arange(rate) / rate)
-    level = spectrogram_db(samples, rate)
+    level = _spectrogram_db(samples, rate)
     loudest = level.mean(axis=1).argmax() * rate / 2 / (len(level) - 1)
     assert loudest == pytest.approx(1000, abs=32)
     assert level.max() == pytest.approx(0.0, abs=0.2)
-    assert spectrogram_db(np.zeros(3), rate).shape[1] == 1
+    assert _spectrogram_db(np.zeros(3), rate).shape[1] == 1
 
 
 def pixels(png):
@@ -289,17 +298,17 @@ def pixels(png):
 def test_spectrograms_share_the_scale_they_are_given():
     level = np.full((40, 50), -200.0)
     level[10, 20], level[30, 5] = 0.0, -35.0
-    picture = pixels(spectrogram_png(level, 0.0))
+    picture = pixels(_spectrogram_png(level, 0.0))
     assert picture.shape == (40, 50)
     # Low frequencies at the bottom; the louder, the brighter; -70 dB and less is dark.
     assert picture[39 - 10, 20] == picture.max() > picture[39 - 30, 5] > picture.min()
-    assert pixels(spectrogram_png(level, 35.0))[39 - 10, 20] == picture[39 - 30, 5]
+    assert pixels(_spectrogram_png(level, 35.0))[39 - 10, 20] == picture[39 - 30, 5]
 
 
 def test_large_spectrograms_keep_their_peaks_and_stay_small():
     level = np.random.default_rng(0).uniform(-69, -1, (1025, 5000))
     level[500, 3000] = 0.0
-    png = spectrogram_png(level, 0.0)
+    png = _spectrogram_png(level, 0.0)
     picture = pixels(png)
     assert picture.shape == (ROWS, COLUMNS) and len(png) < 31_500
     row, column = np.unravel_index(picture.argmax(), picture.shape)

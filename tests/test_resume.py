@@ -128,8 +128,8 @@ KILLS = [
     fault("torch:save", "truncate_and_kill", 2),  # in the middle of a file
     fault("shutil:rmtree"),  # before the old checkpoint is deleted
     fault("unified_se_ss.training.log:atomic_write", "kill_after"),  # between two logs
-    fault("unified_se_ss.evaluation.metrics:evaluate_item", call=2),
-    fault("unified_se_ss.evaluation.write_evaluation:write_report"),
+    fault("unified_se_ss.evaluation.rows:evaluate_item", call=2),
+    fault("unified_se_ss.evaluation.report:write_report"),
 ]
 
 

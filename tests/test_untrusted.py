@@ -288,7 +288,7 @@ BY_DESIGN = {
         "docs/examples/by_items/train.py",
     },
     "from_hparams": {
-        "unified_se_ss/evaluation/asr_model.py",  # a recogniser that a user names
+        "unified_se_ss/evaluation/wer.py",  # a recogniser that a user names
         "benchmarks/inference.py",  # what was just written, as in the next
         "unified_se_ss/inference/speechbrain_format.py",
     },
@@ -372,7 +372,7 @@ def test_what_executes_by_design_is_where_it_is_said_to_be():
         for file in files:
             assert name in {n.rsplit(".", 1)[-1] for n, _ in calls(ROOT / file)}, file
     told = (ROOT / "docs/security.md").read_text(encoding="utf-8")
-    for file in ("training/loading.py", "evaluation/asr_model.py"):
+    for file in ("training/loading.py", "evaluation/wer.py"):
         assert file in told
 
 

@@ -14,18 +14,19 @@ import numpy as np
 import torch
 
 from unified_se_ss.data import audio
+from unified_se_ss.data.cache import count_cores
 from unified_se_ss.data.dataset import MixtureDataset
 from unified_se_ss.data.manifest import DATA_ROOT, Manifest, read_manifest
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.evaluate import Utterance, available_cores, evaluate
+from unified_se_ss.evaluation.evaluate import Utterance, evaluate
 from unified_se_ss.evaluation.perceptual import PERCEPTUAL, WHY_EMPTY, check_metrics
-from unified_se_ss.evaluation.recognition import (
+from unified_se_ss.evaluation.report import publish
+from unified_se_ss.evaluation.wer import (
     NORMALISATION,
     read_transcripts,
     transcript_columns,
     transcripts_in,
 )
-from unified_se_ss.evaluation.write_evaluation import publish
 from unified_se_ss.inference.models import Model, load_model
 
 #: Always computed; may be named all the same.
@@ -128,7 +129,7 @@ def run(
             "device": str(loaded.device),
             "precision": loaded.precision,
             "metrics": ", ".join(metrics),
-            "jobs": jobs or available_cores(),
+            "jobs": jobs or count_cores(),
             "recogniser": recogniser,
             "data_folder": None if data_folder is None else str(data_folder),
             "seconds": round(seconds, 1),
@@ -300,7 +301,7 @@ def find_transcripts(manifest: Manifest, path, data_folder) -> dict:
 
 def _recognition(recogniser, texts, model) -> dict:
     """What `evaluate` needs for word errors."""
-    from unified_se_ss.evaluation.asr_model import load_asr_model
+    from unified_se_ss.evaluation.wer import load_asr_model
 
     loaded = load_asr_model(recogniser, model.device)
 

@@ -28,10 +28,10 @@ from unified_se_ss.data.corpora.wsj0mix import prepare_binaural_wsj0mix, prepare
 from unified_se_ss.data.dataset import collate
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.write import make_binaural_corpus
-from unified_se_ss.evaluation.angle_report import write_angles
-from unified_se_ss.evaluation.binaural import evaluate_ears, level_ears
+from unified_se_ss.evaluation.audio_examples import level_ears
+from unified_se_ss.evaluation.breakdown import interaural_section, write_angles
 from unified_se_ss.evaluation.interaural import PROTOCOLS
-from unified_se_ss.evaluation.report.interaural import interaural
+from unified_se_ss.evaluation.rows import score_binaural
 from unified_se_ss.gradients import TaskLoss
 from unified_se_ss.losses import (
     interaural_cue_losses,
@@ -90,13 +90,10 @@ class BinauralBrain(training.RecipeBrain):
         """Add the rows of an evaluation batch."""
         if self.stage == Stage.TEST:
             for item, item_id in enumerate(batch.ids):
-                row = evaluate_ears(
-                    **self.signals_of(batch, estimates, item),
-                    sample_rate=self.hparams.sample_rate,
-                    directions=batch.directions[item].numpy(),
-                    protocol=self.hparams.protocol,
-                )
-                self.rows.append({"ID": item_id, **row})
+                signals = self.signals_of(batch, estimates, item)
+                signals["directions"] = batch.directions[item].numpy()
+                rate, protocol = self.hparams.sample_rate, self.hparams.protocol
+                self.rows.append(score_binaural(item_id, signals, (), rate, protocol))
             return
         mixture = batch.mixture.unsqueeze(1)
         before = snr(mixture, batch.sources, batch.lengths).mean((1, 2))
@@ -113,7 +110,7 @@ class BinauralBrain(training.RecipeBrain):
 
     def report_options(self):
         """Levels of two ears, and a section on their cues."""
-        findings = [partial(interaural, protocol=self.hparams.protocol)]
+        findings = [partial(interaural_section, protocol=self.hparams.protocol)]
         return {"level": level_ears, "findings": findings}
 
     def after_report(self):

@@ -38,18 +38,15 @@ from unified_se_ss.data.pools import check_speakers_apart
 from unified_se_ss.data.rooms import prepare_room_bank
 from unified_se_ss.data.scenes import ArrayDataset, RandomChoiceDataset
 from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation.audio_examples import level_guided
+from unified_se_ss.evaluation.breakdown import guided_markdown, guided_section
 from unified_se_ss.evaluation.evaluate import Scorers
-from unified_se_ss.evaluation.guided_enhancement import (
-    guided_markdown,
-    level_guided,
-    score_guided,
-)
 from unified_se_ss.evaluation.perceptual import (
     PERCEPTUAL,
     check_metrics,
     installed_metrics,
 )
-from unified_se_ss.evaluation.report.guided import guided
+from unified_se_ss.evaluation.rows import score_guided
 from unified_se_ss.files import atomic_write
 from unified_se_ss.gradients import TaskLoss
 from unified_se_ss.losses import si_snr
@@ -149,7 +146,7 @@ class GSENetBrain(training.RecipeBrain):
 
     def report_options(self):
         """Levels of both inputs, and a section that compares them."""
-        return {"level": level_guided, "findings": [guided]}
+        return {"level": level_guided, "findings": [guided_section]}
 
     def after_report(self):
         """Compare both inputs and the output; copy the run to where upload_uri says."""

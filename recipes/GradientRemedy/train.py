@@ -38,9 +38,8 @@ from unified_se_ss.data.transcribed import (
 )
 from unified_se_ss.data.utterance_filter import USES, UtteranceLimits, filter_utterances
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.metrics import evaluate_item
-from unified_se_ss.evaluation.recognition import normalise_text, word_errors
-from unified_se_ss.evaluation.report.transcripts import transcripts
+from unified_se_ss.evaluation.rows import evaluate_item
+from unified_se_ss.evaluation.wer import normalise_text, text_scores, transcripts_section
 from unified_se_ss.files import atomic_write
 from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses
 from unified_se_ss.losses import magnitude_loss
@@ -179,7 +178,7 @@ class RemedyBrain(training.RecipeBrain):
         right = predictions.recognised.attention.argmax(-1) == ended
         counted = ended != 0
         recognised = greedy_words(predictions.recognised, self.hparams.tokens)
-        scored = [score_texts(t, {"": r}) for t, r in zip(batch.transcripts, recognised)]
+        scored = [text_scores(t, {"": r}) for t, r in zip(batch.transcripts, recognised)]
         self.add_rows(
             {
                 "loss": losses,
@@ -199,7 +198,7 @@ class RemedyBrain(training.RecipeBrain):
             texts["_untrained"] = self.untrained_texts(batch)
         for item, (item_id, transcript) in enumerate(zip(batch.ids, batch.transcripts)):
             of_item = {name: recognised[item] for name, recognised in texts.items()}
-            row = {"ID": item_id, **score_texts(transcript, of_item)}
+            row = {"ID": item_id, **text_scores(transcript, of_item)}
             if item_id in self.sets:
                 row["set"] = self.sets[item_id]
             if predictions.enhanced is not None and batch.has_clean[item]:
@@ -226,7 +225,7 @@ class RemedyBrain(training.RecipeBrain):
 
     def report_options(self):
         """A section on transcripts."""
-        return {"findings": [transcripts]}
+        return {"findings": [transcripts_section]}
 
     def after_report(self):
         """Write the alignments and, where the corpus has sets, the rates of each."""
@@ -245,18 +244,6 @@ def with_end(tokens, n_tokens):
     ended = torch.nn.functional.pad(tokens, (0, 1))
     last = n_tokens.to(tokens.device, non_blocking=True).unsqueeze(-1)
     return ended.scatter(1, last, END)
-
-
-def score_texts(transcript, texts):
-    """Columns of results.csv for recognised texts, by the suffix of the columns."""
-    words = normalise_text(transcript)
-    row = {"transcript": transcript, "words": len(words)}
-    for name, text in texts.items():
-        errors = word_errors(words, normalise_text(text))
-        row[f"recognised{name}"] = text
-        row[f"word_errors{name}"] = errors
-        row[f"wer{name}"] = 100 * errors / len(words) if words else None
-    return row
 
 
 # ------------------------------------------------------------------ data

@@ -1,12 +1,8 @@
 """Evaluate any separation on any mixtures: the network here, the scoring in processes.
 
-The network runs in this process, one utterance at a time, on whatever device it is;
-scoring, which takes longer with the perceptual metrics, runs in processes of one thread
-each. What separates is a function, so nothing here knows a network.
-
-For a recipe of its own: a function from mixture to `estimates` (and `enhanced`), and
-`Utterance`s; `publish` makes files of the rows. Processes are spawned, so a script must
-call this under `if __name__ == "__main__":`.
+The network, a function, runs in this process, one utterance at a time; scoring, which
+takes longer with the perceptual metrics, runs in processes of one thread each. They are
+spawned, so a script must call this under `if __name__ == "__main__":`.
 
 Axes: T samples, J sources.
 """
@@ -17,29 +13,28 @@ import multiprocessing
 import os
 import sys
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
+from unified_se_ss.data.cache import count_cores
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.metrics import best_permutation, evaluate_item
-from unified_se_ss.evaluation.perceptual import (
-    WHY_EMPTY,
-    empty_scores,
-    perceptual_scores,
-)
-from unified_se_ss.evaluation.recognition import recognition_scores
-from unified_se_ss.evaluation.save_audio import level_signals
+from unified_se_ss.evaluation.audio_examples import level_signals
+from unified_se_ss.evaluation.metrics import best_permutation, si_snr_table
+from unified_se_ss.evaluation.perceptual import empty_scores
+from unified_se_ss.evaluation.rows import score_separation
+from unified_se_ss.evaluation.wer import recognition_scores
+from unified_se_ss.progress import progress_bar
 
 #: Said of perceptual metrics whose package brought its process down.
 DIED = "the process that computed it died; the package cannot take this utterance"
 
 
 class Utterance(NamedTuple):
-    """What is to be separated: id, mixture [T], sources [J, T], arrays of float32."""
+    """A mixture [T] and its sources [J, T], arrays of float32."""
 
     id: str
     mixture: np.ndarray
@@ -56,7 +51,7 @@ def evaluate(
     transcripts=None,
     progress=False,
 ):
-    """Separate utterances and score what comes out.
+    """Separate utterances and score what comes out; a row for each, in their order.
 
     Arguments
     ---------
@@ -68,21 +63,15 @@ def evaluate(
     sample_rate : int
         In Hz.
     metrics : sequence of str
-        Keys of `PERCEPTUAL`, such as `pesq`, beside SI-SNR(i) and SDR(i). To be passed
-        through `check_metrics` first.
+        Keys of `PERCEPTUAL`, to be passed through `check_metrics` first.
     jobs : int
         Processes that score (default: one per core that this process may use).
     transcribe : callable
-        Takes a list of signals [T] and returns a list of texts, for the WER; optional.
+        Takes a list of signals [T] and returns a list of texts, for the WER.
     transcripts : dict
         What the J sources say, by ID; needed by `transcribe`.
     progress : bool
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    list of dict
-        A row for each utterance, in their order, as `publish` takes them.
+        Show a progress bar.
 
     Raises
     ------
@@ -92,14 +81,16 @@ def evaluate(
     Example
     -------
     >>> sources = np.random.default_rng(0).standard_normal((2, 8000))
-    >>> utterances = [Utterance(name, sources.sum(0), sources) for name in "abc"]
-    >>> rows = evaluate(utterances, lambda m: {"estimates": np.stack([m, m])}, 8000)
+    >>> utterances = [Utterance(name, sources.sum(0), sources) for name in "ab"]
+    >>> separate = lambda mixture: {"estimates": np.stack([mixture, mixture])}
+    >>> rows = evaluate(utterances, separate, 8000, jobs=1)
     >>> [(row["ID"], round(row["si_snr_i"], 6)) for row in rows]
-    [('a', 0.0), ('b', 0.0), ('c', 0.0)]
+    [('a', 0.0), ('b', 0.0)]
     """
     rows = []
     with Scorers(tuple(metrics), sample_rate, jobs) as scorers:
-        bar = _progress_bar(utterances, progress)
+        total = len(utterances) if hasattr(utterances, "__len__") else None
+        bar = progress_bar(None, "Evaluating", total, "utterance", disable=not progress)
         for utterance in utterances:
             signals = {
                 "mixture": utterance.mixture,
@@ -115,22 +106,6 @@ def evaluate(
         rows += scorers.rest()
         bar.close()
     return rows
-
-
-def score(item_id, signals, metrics, sample_rate):
-    """The row of one utterance: what a process that scores computes."""
-    try:
-        row = {"ID": item_id, **evaluate_item(**signals, sample_rate=sample_rate)}
-    except UserError as error:
-        raise UserError(f"{item_id}: {error}") from None
-    if metrics:
-        estimates = np.asarray(signals["estimates"])[list(row["permutation"])]
-        given = (signals["mixture"], estimates, signals["targets"], sample_rate)
-        row.update(perceptual_scores(metrics, *given))
-    silent = [f"source {j}" for j, s in enumerate(signals["targets"], 1) if not np.any(s)]
-    if silent and WHY_EMPTY not in row:
-        row[WHY_EMPTY] = f"the reference of {', '.join(silent)} is silent"
-    return row
 
 
 class Scorers:
@@ -149,13 +124,13 @@ class Scorers:
     jobs : int
         Processes (default: one per core that this process may use).
     score : callable
-        Of id, signals, metrics and sample rate to a row; a function of a module, as
-        other processes are to find it (default: `score`).
+        A row maker of `unified_se_ss.evaluation.rows`, or another function of a module,
+        as other processes are to find it.
     """
 
-    def __init__(self, metrics, sample_rate, jobs=None, score=score):
+    def __init__(self, metrics, sample_rate, jobs=None, score=score_separation):
         self.metrics, self.sample_rate, self.score = metrics, sample_rate, score
-        self.jobs = jobs or available_cores()
+        self.jobs = jobs or count_cores()
         self._waiting = deque()  # (id, signals, further columns, future)
         self._pool = None
         self._environment = one_thread_each()
@@ -187,7 +162,6 @@ class Scorers:
         return [self._next() for _ in range(len(self._waiting))]
 
     def _next(self):
-        """The row of the utterance that has waited longest."""
         item_id, signals, columns, future = self._waiting.popleft()
         try:
             row = future.result()
@@ -215,15 +189,15 @@ class Scorers:
         return row
 
     def _submit(self, item_id, signals):
-        """Give an utterance to a process."""
         task = (self.score, item_id, signals, self.metrics, self.sample_rate)
         try:
             return self._pool.submit(*task)
         except BrokenProcessPool as error:  # noticed before what broke it is asked for
-            return _Failed(error)
+            failed = Future()
+            failed.set_exception(error)
+            return failed
 
     def _restart(self):
-        """Other processes in place of those that went down."""
         if sys.version_info < (3, 11):
             # Else the thread that fills the queue's pipe, and who waits for it, may wait
             # for ever (github.com/python/cpython/issues/94777); later Pythons close it.
@@ -237,34 +211,8 @@ class Scorers:
         return ProcessPoolExecutor(self.jobs, mp_context=context)
 
 
-class _Failed(NamedTuple):
-    """A future of what could not even be submitted."""
-
-    error: Exception
-
-    def done(self):
-        return True
-
-    def cancelled(self):
-        return False
-
-    def exception(self):
-        return self.error
-
-    def result(self):
-        raise self.error
-
-
 def _succeeded(future):
-    """Whether a future has a result."""
     return future.done() and not future.cancelled() and future.exception() is None
-
-
-def available_cores():
-    """Cores that this process may use."""
-    with suppress(AttributeError):  # not everywhere
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager
@@ -284,7 +232,6 @@ def one_thread_each():
 
 
 def _separated(separate, utterance):
-    """What the network makes of an utterance."""
     try:
         output = separate(utterance.mixture)
     except UserError as error:
@@ -293,21 +240,11 @@ def _separated(separate, utterance):
 
 
 def _recognised(transcribe, signals, transcripts):
-    """The columns of the word error rate; signals at levels as in the wavs."""
+    """Columns of the word error rate; signals at levels as in the wavs."""
     estimates, targets = signals["estimates"], signals["targets"]
-    order = list(best_permutation(estimates, targets))
+    order = list(best_permutation(si_snr_table(estimates, targets)))
     levelled = level_signals(signals["mixture"], estimates[order], sources=targets)
     names = [name for name in levelled if name != "mixture"]
     texts = transcribe([levelled[name] for name in names])
     n_sources = len(targets)
     return recognition_scores(texts[:n_sources], texts[n_sources:], transcripts)
-
-
-def _progress_bar(utterances, show):
-    """A bar over the utterances."""
-    from unified_se_ss.progress import progress_bar
-
-    total = len(utterances) if hasattr(utterances, "__len__") else None
-    return progress_bar(
-        description="Evaluating", total=total, unit="utterance", disable=not show
-    )

@@ -1,23 +1,19 @@
-"""Is a talker still where it was: time and level between the ears of separated sources.
+"""Interaural time and level differences of separated sources, and their errors.
 
-*ITD*: where the generalised cross-correlation with phase transform (GCC-PHAT; Knapp and
-Carter, 1976) of the two ears, over the whole signal and the frequencies of `BAND` alone, is
-largest within ±1 ms. It is interpolated to 1/16 of a sample by windowed sincs, and from
-there by a parabola through the largest value and its neighbours. In µs, positive where the
-left ear hears first.
+*ITD*: where the GCC-PHAT (Knapp and Carter, 1976) of the two ears, over the whole signal and
+the frequencies of `BAND`, is largest within ±1 ms; interpolated to 1/16 of a sample by
+windowed sincs, and from there by a parabola. In µs, positive where the left ear is first.
 
 *ILD*: 10 log10 of the ratio of the ears' energies, of the whole signal and in octaves
-(`BANDS`), positive where the left ear hears more.
+(`BANDS`), positive where the left ear is louder.
 
-ΔITD and ΔILD are the absolute differences between an estimate and its target. A source is
-measured only if both of its ears, and both of its estimate's, are heard: silent and
-one-eared sources are counted, not averaged.
+ΔITD and ΔILD are the absolute differences between an estimate and its target. Sources of
+which an ear is silent, in the target or the estimate, are counted, not averaged.
 
-`protocol="speechbrain"` gives what SpeechBrain's recipe BinauralWSJ0Mix reports instead,
-so that numbers can be held against its table: ITD in whole samples (125 µs at 8 kHz), at
-any lag, of all frequencies, where the correlation's *magnitude* is largest; and of every
-metric the smaller one of two orders of the sources, the given and the reversed, whatever
-the order of the SNR is.
+`protocol="speechbrain"` gives what SpeechBrain's recipe BinauralWSJ0Mix reports, to compare
+with its table: ITD in whole samples (125 µs at 8 kHz), at any lag, of all frequencies, where
+the correlation's *magnitude* is largest; and of every metric the smaller one of two orders
+of the sources, the given and the reversed, whatever the order of the SNR is.
 
 Axes: J sources, E ears (left, right), T samples.
 """
@@ -29,9 +25,7 @@ import functools
 import numpy as np
 import scipy.fft
 
-from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.metrics import none_if_nan
-from unified_se_ss.spatial.dsp import phat_correlation, windowed_sinc
+from unified_se_ss.evaluation.metrics import check_finite, mean_or_none, none_if_nan
 
 BAND = (100.0, 3600.0)
 """Hz between which phases count for the ITD: what all rates from 8 kHz upwards have."""
@@ -55,9 +49,6 @@ GUARD = 32  # samples on either side that the windowed sinc of the interpolation
 KAISER_BETA = 9.0
 PHASELESS = 1e-10  # bins below this share of the largest cross-spectrum have no phase
 PROTOCOLS = ("default", "speechbrain")
-PLACES = ("azimuth", "elevation", "min_separation_deg")
-PLACES += ("itd", "ild", "itd_estimate", "ild_estimate", "cues")
-"""Columns of each source that say where it is, not how well it was separated."""
 
 
 def itd(signals, sample_rate: int, band=BAND) -> np.ndarray:
@@ -80,7 +71,7 @@ def itd(signals, sample_rate: int, band=BAND) -> np.ndarray:
     Example
     -------
     >>> ears = np.random.default_rng(0).standard_normal((2, 8000))
-    >>> ears[1] = np.roll(ears[0], 3)  # the right ear hears 3 samples later
+    >>> ears[1] = np.roll(ears[0], 3)  # the right ear is 3 samples later
     >>> float(itd(ears, 8000).round(1))
     375.0
     """
@@ -88,22 +79,9 @@ def itd(signals, sample_rate: int, band=BAND) -> np.ndarray:
 
 
 def ild(signals, sample_rate: int | None = None, band=None) -> np.ndarray:
-    """Interaural level differences: 10 log10(‖left‖² / ‖right‖²).
+    """Interaural level differences [...] in dB; nan where an ear is silent.
 
-    Arguments
-    ---------
-    signals : np.ndarray
-        Left and right ear, [..., E, T].
-    sample_rate : int
-        In Hz; needed with a band.
-    band : tuple of float
-        Lowest and highest frequency in Hz (the lower one included); default: the whole
-        signal.
-
-    Returns
-    -------
-    np.ndarray
-        dB, [...]; nan where an ear is silent.
+    10 log10(‖left‖² / ‖right‖²), of the whole signal or of a band; arguments as for `itd`.
 
     Example
     -------
@@ -119,7 +97,7 @@ def ild(signals, sample_rate: int | None = None, band=None) -> np.ndarray:
 def interaural_errors(
     estimates, targets, sample_rate: int, permutation, protocol: str = "default"
 ) -> dict:
-    """How far an utterance's sources moved between the ears.
+    """ΔITD and ΔILD of an utterance's sources.
 
     Arguments
     ---------
@@ -130,7 +108,7 @@ def interaural_errors(
     sample_rate : int
         In Hz.
     permutation : sequence of int
-        That of the SNR: `estimates[permutation[j]]` belongs to `targets[j]`.
+        `estimates[permutation[j]]` belongs to `targets[j]`.
     protocol : str
         `default`, or `speechbrain`, which ignores the permutation and gives `delta_itd`
         and `delta_ild` alone.
@@ -139,25 +117,14 @@ def interaural_errors(
     -------
     dict
         `delta_itd` in µs, `delta_ild` in dB and `delta_ild_{low}_{high}` in dB per band:
-        means over the sources that are measured, None if there are none; the same of
-        each source with its number at the end (`delta_itd_1` ...); `itd_{j}` and
-        `ild_{j}`, those of the target, `itd_estimate_{j}` and `ild_estimate_{j}`, those
-        of its estimate, and `cues_{j}`: `measured`, `silent` or
-        `monaural`, what the target or else its estimate is.
+        means over the measured sources, None without any; the same of each source with its
+        number at the end; `itd_{j}` and `ild_{j}` of the target, `itd_estimate_{j}` and
+        `ild_estimate_{j}`; and `cues_{j}`: `measured`, `silent` or `monaural`.
 
     Raises
     ------
     UserError
         If a signal is not finite.
-    ValueError
-        If shapes do not agree, or there is no such protocol.
-
-    Example
-    -------
-    >>> targets = np.random.default_rng(0).standard_normal((2, 2, 4000))
-    >>> row = interaural_errors(targets[::-1], targets, 8000, (1, 0))
-    >>> row["delta_itd"], row["delta_ild"], row["cues_1"]
-    (0.0, 0.0, 'measured')
     """
     estimates, targets = _checked(estimates, targets)
     if protocol == "speechbrain":
@@ -172,7 +139,7 @@ def interaural_errors(
     deltas = {"delta_itd": _difference(times, measured)}
     for name, values in levels.items():
         deltas[f"delta_{name}"] = _difference(values, measured)
-    row = {name: _mean(values) for name, values in deltas.items()}
+    row = {name: mean_or_none(values) for name, values in deltas.items()}
     for j, state in enumerate(states):
         for name, values in deltas.items():
             row[f"{name}_{j + 1}"] = none_if_nan(values[j])
@@ -185,21 +152,15 @@ def interaural_errors(
 
 
 def summarise_interaural(rows) -> dict:
-    """A test set's interaural errors, over all its measured sources.
-
-    Arguments
-    ---------
-    rows : iterable of dict
-        What `interaural_errors` gave, one per utterance, with or without other columns.
+    """A test set's interaural errors, over all its measured sources, from its rows.
 
     Returns
     -------
     dict
         `delta_itd_mean`, `delta_itd_median` (µs), `delta_itd_large` (share above 50 µs),
-        `delta_ild_mean`, `delta_ild_median` (dB), the same per band, None where nothing
-        was measured; `measured`, `silent`, `monaural`: numbers of sources. Of rows by
-        `protocol="speechbrain"`, `delta_itd_mean` and `delta_ild_mean` alone: means over
-        the utterances.
+        `delta_ild_mean`, `delta_ild_median` (dB), the same per band; `measured`, `silent`,
+        `monaural`: numbers of sources. Of `protocol="speechbrain"`, `delta_itd_mean` and
+        `delta_ild_mean` alone: means over the utterances.
 
     Example
     -------
@@ -211,7 +172,7 @@ def summarise_interaural(rows) -> dict:
     rows = list(rows)
     if not any("cues_1" in row for row in rows):
         return {
-            f"{name}_mean": _mean(_column(rows, name))
+            f"{name}_mean": mean_or_none(_column(rows, name))
             for name in ("delta_itd", "delta_ild")
         }
     sources = range(1, 1 + max(_sources(row) for row in rows))
@@ -222,10 +183,10 @@ def summarise_interaural(rows) -> dict:
         values = np.concatenate([_column(rows, f"{name}_{j}") for j in sources])
         if name not in ("delta_itd", "delta_ild") and not len(values):
             continue
-        summary[f"{name}_mean"] = _mean(values)
+        summary[f"{name}_mean"] = mean_or_none(values)
         summary[f"{name}_median"] = float(np.median(values)) if len(values) else None
         if name == "delta_itd":
-            summary["delta_itd_large"] = _mean(values > LARGE_ITD_ERROR)
+            summary["delta_itd_large"] = mean_or_none(values > LARGE_ITD_ERROR)
     states = [row.get(f"cues_{j}") for row in rows for j in sources]
     for state in ("measured", "silent", "monaural"):
         summary[state] = states.count(state)
@@ -233,25 +194,19 @@ def summarise_interaural(rows) -> dict:
 
 
 def _checked(estimates, targets):
-    """Both as float64 of one shape [J, E, T], finite."""
+    """Both as float64 [J, E, T], finite."""
     estimates = np.asarray(estimates, dtype=np.float64)
     targets = np.asarray(targets, dtype=np.float64)
     if estimates.shape != targets.shape or targets.ndim != 3 or targets.shape[1] != 2:
         raise ValueError(
             f"two arrays of one shape [J, 2, T] expected: {estimates.shape}, {targets.shape}"
         )
-    for name, signals in (("targets", targets), ("estimates", estimates)):
-        if not np.isfinite(signals).all():
-            raise UserError(
-                f"{name}: hold samples that are nan or infinite, finite ones were "
-                "expected. If they are the network's output, its training has diverged: "
-                "start again from an earlier checkpoint or with a lower learning rate."
-            )
+    check_finite(targets=targets, estimates=estimates)
     return estimates, targets
 
 
 def _states(estimates, targets):
-    """What each source is: measured, silent or monaural; first its target is asked."""
+    """Of each source: measured, silent or monaural; first its target decides."""
     states = []
     ears = zip(_heard_ears(targets), _heard_ears(estimates))
     for of_target, of_estimate in ears:
@@ -299,12 +254,14 @@ def _fades(samples, sample_rate):
 
 
 def _whole_lags(sample_rate):
-    """The lags looked at, on either side, in samples."""
     return int(np.ceil(MAX_LAG * sample_rate))
 
 
 def _phat_itd(spectra, sample_rate, band):
     """ITDs in µs, [...], of spectra [..., E, F] of an even n_fft; nan without phase."""
+    # Here, as it brings torch, which processes that score others do without.
+    from unified_se_ss.spatial.dsp import phat_correlation
+
     bins = spectra.shape[-1]
     n_fft = 2 * (bins - 1)
     low, high = _band_bins(bins, sample_rate, band)
@@ -325,6 +282,8 @@ def _phat_itd(spectra, sample_rate, band):
 @functools.lru_cache(maxsize=8)
 def _interpolation(sample_rate):
     """From whole lags to those between by windowed sincs, [lags, finer lags]."""
+    from unified_se_ss.spatial.dsp import windowed_sinc
+
     reach = _whole_lags(sample_rate) + GUARD
     fine = _fine_lags(sample_rate) + 1  # one more on either side, for the parabola
     distance = np.arange(-fine, fine + 1) / OVERSAMPLING
@@ -333,7 +292,6 @@ def _interpolation(sample_rate):
 
 
 def _fine_lags(sample_rate):
-    """The finer lags within MAX_LAG, on either side."""
     return int(MAX_LAG * sample_rate * OVERSAMPLING + 1e-9)
 
 
@@ -351,7 +309,6 @@ def _largest(correlation):
 
 
 def _energies(signals):
-    """Sums of squares of signals [..., E, T], [..., E]."""
     return np.einsum("...t,...t->...", signals, signals)
 
 
@@ -391,25 +348,15 @@ def _difference(values, measured):
 
 
 def _band_name(band):
-    """Name of a band's ILD."""
     return f"ild_{band[0]}_{band[1]}"
 
 
-def _mean(values):
-    """Mean of the values that are not nan, None if there are none."""
-    values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else None
-
-
 def _column(rows, name):
-    """The numbers of a column, without those that are missing."""
     values = [row.get(name) for row in rows]
     return np.array([value for value in values if value is not None], dtype=np.float64)
 
 
 def _sources(row):
-    """Number of sources of a row."""
     count = 0
     while f"cues_{count + 1}" in row:
         count += 1

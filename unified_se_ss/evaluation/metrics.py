@@ -1,9 +1,8 @@
-"""How good is a separation: SI-SNR and SDR of one utterance, in float64.
+"""SI-SNR, SNR, SDR, SIR and SAR of single utterances, in float64 and without gradients.
 
-This is the judge's side: numpy only, one utterance at a time, no gradient. The losses
-of the training live in `unified_se_ss.losses`.
+The losses of the training are in `unified_se_ss.losses`.
 
-Axes: T samples, J sources.
+Axes: T samples, J sources, N estimates, S reference signals.
 """
 
 from __future__ import annotations
@@ -15,37 +14,26 @@ import scipy.fft
 import scipy.linalg
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.item_stats import conditions
 
-#: The ratio below which a value means nothing; SpeechBrain's EPS. It is -80 dB, and
-#: what a silent estimate gets.
+#: Ratios end here: -80 dB, SpeechBrain's EPS, and what a silent estimate gets.
 FLOOR = 1e-8
 FLOOR_DB = -80.0
 #: Share of the estimate's energy that float64 cannot tell from zero (caps at 157 dB).
 ROUNDING = np.finfo(np.float64).eps
+#: Taps of the filters that BSS Eval allows.
+FILTER_LENGTH = 512
+#: Samples by which an estimate may be ahead of its references, for SIR and SAR.
+LEAD = 32
+#: Relative loads of the diagonal, tried in turn, that make normal equations definite.
+_LOADS = (0.0, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10)
 
 
-def si_snr(estimate, target):
-    """Scale-invariant signal-to-noise ratio of an estimate.
+def si_snr(estimate, target) -> float:
+    """Scale-invariant signal-to-noise ratio in dB, -80 (a silent estimate's) to 157.
 
-    Both signals are made zero-mean, then the estimate is split into its projection on
-    the target and a rest: 10 log10(‖projection‖² / ‖rest‖²). Source: Le Roux et al.,
-    "SDR - half-baked or well done?", ICASSP 2019, as in SpeechBrain's `cal_si_snr`,
-    but without its dependence on the level: the result does not change at all with the
-    scale of either signal. Values end at -80 dB (SpeechBrain's EPS; also the value of
-    a silent estimate) and at 157 dB (rounding).
-
-    Arguments
-    ---------
-    estimate : np.ndarray
-        Estimated signal, shape [T].
-    target : np.ndarray
-        True signal, shape [T].
-
-    Returns
-    -------
-    float
-        SI-SNR in dB; nan if the target is silent (constant).
+    10 log10(‖projection on the target‖² / ‖rest‖²) of zero-mean signals [T]; independent of
+    the scale of either, unlike SpeechBrain's `cal_si_snr`; nan if the target is constant.
+    Source: Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019.
 
     Example
     -------
@@ -53,10 +41,8 @@ def si_snr(estimate, target):
     >>> noise = np.array([1.0, 1.0, -1.0, -1.0])
     >>> round(si_snr(3 * target + 0.3 * noise, target), 6)
     20.0
-    >>> si_snr(target, np.zeros(4))
-    nan
     """
-    estimate, target = _same_shape(estimate, target)
+    estimate, target = same_shape(estimate, target)
     if _is_constant(target):
         return float("nan")
     if _is_constant(estimate):
@@ -69,221 +55,132 @@ def si_snr(estimate, target):
     return float(10 * np.log10((projection @ projection) / noise + FLOOR))
 
 
-def sdr(estimate, target, filter_length=512):
-    """Signal-to-distortion ratio of BSS Eval version 3.
+def snr(estimate, target, zero_mean: bool = False, floor: float = ROUNDING) -> float:
+    """Signal-to-noise ratio 10 log10(‖t‖² / ‖e − t‖²) of signals [T]: level and delay count.
 
-    The estimate is projected on the delayed copies of its target (0 to
-    filter_length - 1 samples), so a short filter is not counted as distortion:
-    10 log10(‖projection‖² / ‖estimate - projection‖²), the tail of the filter
-    (T + filter_length - 1 samples) included. Source: Vincent, Gribonval and Févotte,
-    "Performance measurement in blind audio source separation", 2006. Equal to
-    `mir_eval.separation.bss_eval_sources(..., compute_permutation=False)`, which
-    computes SIR and SAR too and therefore takes many times as long.
+    In dB; nan if the target is silent. With `zero_mean` an offset does not count; the value
+    ends at the power ratio `floor` on either side.
+
+    Example
+    -------
+    >>> target = np.array([1.0, -1.0, 1.0, -1.0])
+    >>> round(snr(0.9 * target, target), 3), snr(target, 0 * target)
+    (20.0, nan)
+    """
+    if zero_mean:
+        estimate, target = estimate - estimate.mean(), target - target.mean()
+    energy = float(target @ target)
+    if energy == 0:
+        return float("nan")
+    rest = estimate - target
+    noise = float(rest @ rest) + floor * energy
+    return float(10 * np.log10(energy / noise + floor))
+
+
+def sdr(estimate, target, filter_length: int = FILTER_LENGTH):
+    """Signal-to-distortion ratio of BSS Eval version 3: a short filter is no distortion.
+
+    The estimate is projected on its target delayed by 0 to filter_length - 1 samples:
+    10 log10(‖projection‖² / ‖rest‖²), the filter's tail included. Source: Vincent, Gribonval
+    and Févotte, "Performance measurement in blind audio source separation", 2006. Equal to
+    `mir_eval.separation.bss_eval_sources`, and many times as fast.
 
     Arguments
     ---------
     estimate : np.ndarray
-        Estimated signal, shape [T].
+        Shape [T], or [N, T] for several estimates of one target.
     target : np.ndarray
-        True signal, shape [T].
+        Shape [T].
     filter_length : int
-        Number of taps of the allowed filter, in samples.
+        Taps.
 
     Returns
     -------
-    float
-        SDR in dB; nan if the target is silent (all zeros), -80 for a silent estimate.
-
-    Example
-    -------
-    >>> target = np.random.default_rng(0).standard_normal(4000)
-    >>> filtered = 0.5 * np.concatenate([np.zeros(3), target[:-3]])
-    >>> sdr(filtered, target) > 30  # a delay and a gain are allowed
-    True
+    float or np.ndarray
+        In dB, of [N, T] for each; nan if the target is silent, -80 for a silent estimate.
     """
-    estimate, target = _same_shape(estimate, target)
-    return float(_sdr_of_many(estimate[None], target, filter_length)[0])
+    estimates = np.atleast_2d(np.asarray(estimate, dtype=np.float64))
+    _, target = same_shape(estimates[0], target)
+    values = np.full(len(estimates), np.nan)
+    if np.any(target):
+        estimates = _unit_peak(estimates)
+        projection = _project(estimates, target[None], filter_length)
+        rest = _pad_to(estimates, projection) - projection
+        noise = _energy(rest) + ROUNDING * _energy(estimates)
+        values = 10 * np.log10(np.maximum(_ratio(_energy(projection), noise), FLOOR))
+    return values if np.ndim(estimate) == 2 else float(values[0])
 
 
-def best_permutation(estimates, targets):
-    """Which estimate belongs to which target, by the mean SI-SNR over all J! orders.
+def sir_sar(estimates, references, filter_length: int = FILTER_LENGTH, lead: int = LEAD):
+    """Interference and distortion apart: SIR and SAR of BSS Eval version 3.
 
-    Silent targets have no say. Among equals the first order wins.
+    An estimate is projected on its target, and on all references. What the others add is
+    interference; the rest is distortion: artefacts, and reverberation later than the
+    filter. Source: as for `sdr`.
 
     Arguments
     ---------
     estimates : np.ndarray
-        Estimated sources, shape [J, T].
-    targets : np.ndarray
-        True sources, shape [J, T].
+        Shape [N, T].
+    references : np.ndarray
+        Target, then interferers and noise, shape [S, T]; silent ones are left out.
+    filter_length : int
+        Taps.
+    lead : int
+        Samples by which estimates are delayed first, since a beamformer may receive an
+        interferer earlier than the reference microphone does.
 
     Returns
     -------
-    tuple
-        `permutation`, J integers: `estimates[permutation[j]]` belongs to `targets[j]`.
+    sir, sar : np.ndarray
+        In dB, [N]: target to interference, and both to distortion; -80 where there is
+        nothing of the target.
 
     Example
     -------
-    >>> targets = np.random.default_rng(0).standard_normal((3, 100))
-    >>> best_permutation(targets[[2, 0, 1]], targets)
-    (1, 2, 0)
+    >>> target, other, noise = np.random.default_rng(0).standard_normal((3, 8000))
+    >>> estimate = target + 0.1 * other + 0.5 * noise
+    >>> sir, sar = sir_sar(estimate[None], np.stack([target, other]), 64)
+    >>> bool(abs(sir[0] - 20) < 1), bool(abs(sar[0] - 6) < 1)
+    (True, True)
     """
-    return best_order(_si_snr_table(*_same_shape(estimates, targets)))
+    references = np.asarray(references, dtype=np.float64)
+    references = np.concatenate([references[:1], references[1:][references[1:].any(1)]])
+    references = np.pad(references, ((0, 0), (0, lead)))
+    estimates = np.pad(np.asarray(estimates, dtype=np.float64), ((0, 0), (lead, 0)))
+    on_all = _project(estimates, references, filter_length)
+    on_target = _project(estimates, references[:1], filter_length)
+    rest = _pad_to(estimates, on_all) - on_all
+    floor = ROUNDING * _energy(estimates)
+    sir = _ratio(_energy(on_target), _energy(on_all - on_target) + floor)
+    sar = _ratio(_energy(on_all), _energy(rest) + floor)
+    return 10 * np.log10(sir + FLOOR), 10 * np.log10(sar + FLOOR)
 
 
-def evaluate_item(
-    mixture, estimates, targets, enhanced=None, clean_mixture=None, sample_rate=None
-):
-    """All metrics of one utterance, the estimates brought into the best order.
-
-    Arguments
-    ---------
-    mixture : np.ndarray
-        What the network heard, shape [T].
-    estimates : np.ndarray
-        Estimated sources in any order, shape [J, T].
-    targets : np.ndarray
-        True sources, shape [J, T].
-    enhanced : np.ndarray
-        Denoised mixture, shape [T]; left out, there are no `se_` metrics.
-    clean_mixture : np.ndarray
-        True denoised mixture, shape [T]; default: the sum of the targets.
-    sample_rate : int
-        In Hz; left out, there are no columns of `conditions`.
-
-    Returns
-    -------
-    dict
-        In dB: `si_snr`, `sdr` (means over the sources), `si_snr_i`, `sdr_i` (their
-        improvements over the mixture), the same of each target with its number at the
-        end (`si_snr_1`, `si_snr_i_1` ...), with `enhanced` also `se_si_snr` (against
-        the clean mixture) and `se_si_snr_i` (improvement over the noisy mixture);
-        `permutation`, as of `best_permutation`; and with `sample_rate` what
-        `conditions` gives. None where the target is silent; a mean is taken over the
-        sources that have a value.
-
-    Raises
-    ------
-    UserError
-        If the network's output is not finite.
-
-    Example
-    -------
-    >>> targets = np.random.default_rng(0).standard_normal((2, 2000))
-    >>> item = evaluate_item(targets.sum(0), targets[::-1], targets)
-    >>> item["permutation"], item["si_snr_i"] > 100
-    ((1, 0), True)
-    """
-    estimates, targets = _same_shape(estimates, targets)
-    mixture, _ = _same_shape(mixture, targets[0])
-    _check_finite(mixture, "mixture")
-    _check_finite(targets, "targets")
-    _check_finite(estimates, "estimates")
-    table = _si_snr_table(estimates, targets)
-    permutation = best_order(table)
-    sources = [
-        _evaluate_source(mixture, estimates[i], target, table[j, i])
-        for j, (i, target) in enumerate(zip(permutation, targets))
-    ]
-    row = {name: _mean([source[name] for source in sources]) for name in sources[0]}
-    if enhanced is not None:
-        clean = targets.sum(axis=0) if clean_mixture is None else clean_mixture
-        row.update(_evaluate_enhanced(mixture, enhanced, clean))
-    for j, source in enumerate(sources, start=1):
-        row.update({f"{name}_{j}": value for name, value in source.items()})
-    row["permutation"] = permutation
-    if sample_rate is not None:
-        row.update(conditions(mixture, targets, sample_rate, clean_mixture))
-    return row
-
-
-def _si_snr_table(estimates, targets):
-    """SI-SNR [J, J] of every target (rows) and every estimate; nan: silent target."""
+def si_snr_table(estimates, targets):
+    """SI-SNR [J, J] of every target (rows) and estimate [J, T]; nan: silent target."""
+    estimates, targets = same_shape(estimates, targets)
     return np.array([[si_snr(e, target) for e in estimates] for target in targets])
 
 
-def best_order(table):
-    """The order of the estimates of the highest sum; the first among equals.
+def best_permutation(scores) -> tuple:
+    """The order of the estimates with the highest sum of scores; the first of equal ones.
 
-    Of a table [J, J] of targets (rows) and estimates; silent targets, nan, have no say.
+    `estimates[permutation[j]]` belongs to `targets[j]`. Scores are of targets (rows) and
+    estimates (columns), [J, J]; nan, of a silent target, counts nothing.
+
+    Example
+    -------
+    >>> best_permutation([[0.0, 20.0], [20.0, 0.0]])
+    (1, 0)
     """
-    table = np.nan_to_num(table, nan=0.0)
+    table = np.nan_to_num(scores, nan=0.0)
     orders = itertools.permutations(range(len(table)))
     return max(orders, key=lambda order: sum(table[j, i] for j, i in enumerate(order)))
 
 
-def _evaluate_source(mixture, estimate, target, si_snr_estimate):
-    """SI-SNR(i) and SDR(i) of one source."""
-    sdr_estimate, sdr_mixture = _sdr_of_many(np.stack([estimate, mixture]), target)
-    values = {
-        "si_snr": si_snr_estimate,
-        "si_snr_i": si_snr_estimate - si_snr(mixture, target),
-        "sdr": sdr_estimate,
-        "sdr_i": sdr_estimate - sdr_mixture,
-    }
-    return {name: none_if_nan(value) for name, value in values.items()}
-
-
-def _evaluate_enhanced(mixture, enhanced, clean_mixture):
-    """SI-SNR(i) of the denoised mixture."""
-    _check_finite(enhanced, "enhanced")
-    value = si_snr(enhanced, clean_mixture)
-    gain = value - si_snr(mixture, clean_mixture)
-    return {"se_si_snr": none_if_nan(value), "se_si_snr_i": none_if_nan(gain)}
-
-
-def _sdr_of_many(estimates, target, filter_length=512):
-    """SDRs [N] of several estimates [N, T] of one target [T], in dB."""
-    if not np.any(target):
-        return np.full(len(estimates), np.nan)
-    samples = target.shape[-1]
-    tail = samples + filter_length - 1
-    n_fft = scipy.fft.next_fast_len(tail, real=True)
-    target = _unit_peak(target)
-    estimates = np.stack([_unit_peak(estimate) for estimate in estimates])
-    spectrum = scipy.fft.rfft(target, n_fft)
-    spectra = scipy.fft.rfft(estimates, n_fft)
-    autocorrelation = scipy.fft.irfft(np.abs(spectrum) ** 2, n_fft)[:filter_length]
-    correlations = scipy.fft.irfft(np.conj(spectrum) * spectra, n_fft)
-    filters = _solve_normal_equations(autocorrelation, correlations[:, :filter_length])
-    # The projection is computed, not its energy alone: the difference of two energies
-    # would lose all digits where the SDR is high.
-    projection = scipy.fft.irfft(scipy.fft.rfft(filters, n_fft) * spectrum, n_fft)
-    projection = projection[:, :tail]
-    rest = -projection
-    rest[:, :samples] += estimates
-    signal = np.sum(projection**2, axis=-1)
-    noise = np.sum(rest**2, axis=-1) + ROUNDING * np.sum(estimates**2, axis=-1)
-    silent = noise == 0
-    ratio = np.where(silent, FLOOR, signal / np.where(silent, 1.0, noise))
-    return 10 * np.log10(np.maximum(ratio, FLOOR))
-
-
-def _solve_normal_equations(autocorrelation, correlations):
-    """Filters [N, taps] of the least-squares projection.
-
-    The Toeplitz matrix is positive definite, so Cholesky is stable where Levinson's
-    recursion loses digits. Only where a target is so strongly band-limited, without
-    even the noise of 16-bit samples, that its matrix is singular to rounding, the
-    smallest of a few diagonal loads that makes it definite is added. Directions that
-    hold nothing but rounding errors are then no longer used to explain the estimate:
-    the SDR lies below that of the exact projection (QR of the delayed copies) by at
-    most what so many free taps take of any noise, 10 log10(T / (T - taps)). mir_eval's
-    LU, there, moves by up to 0.7 dB when both signals are merely scaled.
-    """
-    matrix = scipy.linalg.toeplitz(autocorrelation)
-    for load in (0.0, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10):
-        matrix[np.diag_indices_from(matrix)] = autocorrelation[0] * (1 + load)
-        try:
-            factor = scipy.linalg.cho_factor(matrix, check_finite=False)
-        except np.linalg.LinAlgError:
-            continue
-        return scipy.linalg.cho_solve(factor, correlations.T, check_finite=False).T
-    return np.linalg.lstsq(matrix, correlations.T, rcond=None)[0].T
-
-
-def _same_shape(estimate, target):
-    """Both as float64, refused if their shapes differ."""
+def same_shape(estimate, target):
+    """Both as float64; ValueError if their shapes differ."""
     estimate = np.asarray(estimate, dtype=np.float64)
     target = np.asarray(target, dtype=np.float64)
     if estimate.shape != target.shape:
@@ -291,33 +188,90 @@ def _same_shape(estimate, target):
     return estimate, target
 
 
-def _check_finite(signal, name):
-    """Refuse a signal that holds nan or inf."""
-    if not np.all(np.isfinite(signal)):
-        raise UserError(
-            f"{name}: holds samples that are nan or infinite, finite ones were "
-            "expected. If it is the network's output, its training has diverged: "
-            "start again from an earlier checkpoint or with a lower learning rate."
-        )
-
-
-def _is_constant(signal):
-    """Whether a signal is silent once its mean is taken off."""
-    return np.ptp(signal) <= 1e-12 * np.max(np.abs(signal))
-
-
-def _unit_peak(signal):
-    """The signal at peak 1, so that no square over- or underflows."""
-    peak = np.max(np.abs(signal))
-    return signal / peak if peak > 0 else signal
+def check_finite(**signals) -> None:
+    """Refuse signals that hold nan or inf: UserError names the first."""
+    for name, signal in signals.items():
+        if not np.all(np.isfinite(signal)):
+            raise UserError(
+                f"{name}: holds samples that are nan or infinite. If it is the network's "
+                "output, its training has diverged: start again from an earlier "
+                "checkpoint or with a lower learning rate."
+            )
 
 
 def none_if_nan(value):
-    """A number, or None where there is none."""
+    """A number as float, None in place of nan."""
     return None if np.isnan(value) else float(value)
 
 
-def _mean(values):
-    """Mean of the values that are there, None if there are none."""
-    values = [value for value in values if value is not None]
-    return float(np.mean(values)) if values else None
+def mean_or_none(values):
+    """Mean of the values that are neither None nor nan; None without any."""
+    values = np.array([value for value in values if value is not None], dtype=float)
+    values = values[~np.isnan(values)]
+    return float(np.mean(values)) if len(values) else None
+
+
+def _project(estimates, references, taps):
+    """Least-squares projections [N, T + taps - 1] on filtered references [S, T]."""
+    references = _unit_peak(references)
+    samples = references.shape[1] + taps - 1
+    n_fft = scipy.fft.next_fast_len(samples, real=True)
+    spectra = scipy.fft.rfft(references, n_fft)
+    lags = scipy.fft.irfft(spectra[:, None].conj() * spectra, n_fft)  # [S, S, n_fft]
+    matrix = np.block([[_toeplitz(row, taps) for row in rows] for rows in lags])
+    cross = scipy.fft.rfft(estimates, n_fft)[:, None] * spectra.conj()
+    right = scipy.fft.irfft(cross, n_fft)[..., :taps].reshape(len(estimates), -1)
+    filters = _solve(matrix, right.T).T.reshape(len(estimates), len(references), taps)
+    # The projection itself, not its energy alone: the difference of two energies would
+    # lose all digits where the SDR is high.
+    sums = (scipy.fft.rfft(filters, n_fft) * spectra).sum(axis=1)
+    return scipy.fft.irfft(sums, n_fft)[:, :samples]
+
+
+def _toeplitz(lags, taps):
+    """Correlations [taps, taps] at lags 0, 1, ... downwards and 0, -1, ... to the right."""
+    return scipy.linalg.toeplitz(lags[:taps], np.concatenate([lags[:1], lags[:-taps:-1]]))
+
+
+def _solve(matrix, right):
+    """Solve normal equations [M, M] x = [M, N] by Cholesky.
+
+    It is stable where Levinson's recursion loses digits. Where references are so strongly
+    band-limited that the matrix is singular to rounding, the smallest load that makes it
+    definite is added: the SDR then lies below that of the exact projection by at most
+    10 log10(T / (T - taps)). mir_eval's LU, there, moves by up to 0.7 dB when both signals
+    are merely scaled.
+    """
+    diagonal = np.diag_indices_from(matrix)
+    plain = matrix[diagonal].copy()
+    for load in _LOADS:
+        matrix[diagonal] = plain * (1 + load)
+        try:
+            factor = scipy.linalg.cho_factor(matrix, check_finite=False)
+        except np.linalg.LinAlgError:
+            continue
+        return scipy.linalg.cho_solve(factor, right, check_finite=False)
+    return np.linalg.lstsq(matrix, right, rcond=None)[0]
+
+
+def _energy(signals):
+    return np.sum(np.square(signals), axis=-1)
+
+
+def _ratio(signal, noise):
+    """Element by element; 0 where there is neither."""
+    return np.divide(signal, noise, out=np.zeros(np.shape(noise)), where=noise != 0)
+
+
+def _pad_to(signals, longer):
+    return np.pad(signals, ((0, 0), (0, longer.shape[1] - signals.shape[1])))
+
+
+def _is_constant(signal):
+    return np.ptp(signal) <= 1e-12 * np.max(np.abs(signal))
+
+
+def _unit_peak(signals):
+    """Signals [..., T] at peak 1, so that no square over- or underflows."""
+    peak = np.max(np.abs(signals), axis=-1, keepdims=True)
+    return signals / np.where(peak > 0, peak, 1.0)

@@ -1,7 +1,7 @@
-"""PESQ, STOI, ESTOI and DNSMOS of speech, of packages that are extras.
+"""PESQ, STOI, ESTOI and DNSMOS, by packages that are extras.
 
-A metric is an entry of `PERCEPTUAL`: what it needs, and a function of one estimate and
-its target. A value that cannot be had is an empty cell, and the row says why.
+A metric is an entry of `PERCEPTUAL`. Where it has no value, the cell is empty and the
+row's column `why_empty` says why.
 
 Axes: T samples, J sources.
 """
@@ -12,13 +12,23 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation.metrics import mean_or_none
+from unified_se_ss.evaluation.tables import with_improvement
 
 #: The column that says why cells of a row are empty.
 WHY_EMPTY = "why_empty"
+PERCEPTUAL_COLUMNS = (
+    *with_improvement("pesq_nb", "PESQ (narrow band)"),
+    *with_improvement("pesq_wb", "PESQ (wide band)"),
+    *with_improvement("stoi", "STOI", "%"),
+    *with_improvement("estoi", "ESTOI", "%"),
+    *with_improvement("dnsmos", "DNSMOS"),
+)
 
 
 class NoValue(Exception):
@@ -26,7 +36,7 @@ class NoValue(Exception):
 
 
 @dataclass(frozen=True)
-class PerceptualMetric:
+class _Metric:
     """A metric of one estimate against its target.
 
     Arguments
@@ -39,12 +49,7 @@ class PerceptualMetric:
     columns : dict
         Name of the column by sampling rate in Hz; the key None stands for any rate.
     others : tuple of str
-        What the package needs and does not install itself (default: nothing).
-
-    Example
-    -------
-    >>> PERCEPTUAL["pesq"].column(16000), PERCEPTUAL["stoi"].column(44100)
-    ('pesq_wb', 'stoi')
+        What the package needs and does not install itself.
     """
 
     package: str
@@ -53,7 +58,6 @@ class PerceptualMetric:
     others: tuple = ()
 
     def missing(self):
-        """Packages that are not installed."""
         names = (self.package, *self.others)
         return [name for name in names if importlib.util.find_spec(name) is None]
 
@@ -63,24 +67,7 @@ class PerceptualMetric:
 
 
 def check_metrics(names, sample_rate):
-    """Refuse, before any work is done, metrics that could not be computed.
-
-    Arguments
-    ---------
-    names : sequence of str
-        Keys of `PERCEPTUAL`.
-    sample_rate : int
-        In Hz.
-
-    Raises
-    ------
-    UserError
-        A package is missing, or a metric is not defined at this sampling rate.
-
-    Example
-    -------
-    >>> check_metrics([], 8000)
-    """
+    """Refuse metrics without their package, or not defined at this sampling rate: UserError."""
     missing = [name for name in names if PERCEPTUAL[name].missing()]
     if missing:
         packages = sorted({p for name in missing for p in PERCEPTUAL[name].missing()})
@@ -100,33 +87,11 @@ def check_metrics(names, sample_rate):
 
 
 def perceptual_scores(names, mixture, estimates, targets, sample_rate):
-    """Perceptual metrics of one utterance.
+    """Perceptual metrics of one utterance: keys of `PERCEPTUAL`.
 
-    Arguments
-    ---------
-    names : sequence of str
-        Keys of `PERCEPTUAL`.
-    mixture : np.ndarray
-        What the network heard, shape [T].
-    estimates : np.ndarray
-        Estimated sources in the order of the targets, shape [J, T].
-    targets : np.ndarray
-        True sources, shape [J, T].
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    dict
-        For each metric, under its column's name: its mean over the sources, the
-        improvement of that over the mixture (`_i` at the end), and both of each source
-        with its number at the end. None where there is no value; then `why_empty` says
-        of which source and why.
-
-    Example
-    -------
-    >>> perceptual_scores([], np.zeros(9), np.zeros((2, 9)), np.zeros((2, 9)), 8000)
-    {}
+    Mixture [T]; estimates and targets in one order, [J, T]. Of each metric its mean over the
+    sources, the improvement of that over the mixture (`_i` at the end), and both of each source
+    with its number at the end; None where there is no value, and then `why_empty`.
     """
     row, reasons = {}, []
     for name in names:
@@ -141,8 +106,7 @@ def perceptual_scores(names, mixture, estimates, targets, sample_rate):
                 reasons.append(f"{name} of source {j}: {reason}")
             pairs.append({column: score, f"{column}_i": gain})
         for key in (column, f"{column}_i"):
-            there = [pair[key] for pair in pairs if pair[key] is not None]
-            row[key] = float(np.mean(there)) if there else None
+            row[key] = mean_or_none([pair[key] for pair in pairs])
         for j, pair in enumerate(pairs, start=1):
             row.update({f"{key}_{j}": value for key, value in pair.items()})
     if reasons:
@@ -151,7 +115,7 @@ def perceptual_scores(names, mixture, estimates, targets, sample_rate):
 
 
 def empty_scores(names, n_sources, sample_rate, reason):
-    """The row of `perceptual_scores` where none of the metrics could be computed."""
+    """The row of `perceptual_scores` where no metric could be computed."""
     columns = [PERCEPTUAL[name].column(sample_rate) for name in names]
     ends = ["", "_i", *(f"{i}_{j}" for j in range(1, n_sources + 1) for i in ("", "_i"))]
     row = {column + end: None for column in columns for end in ends}
@@ -159,23 +123,7 @@ def empty_scores(names, n_sources, sample_rate, reason):
 
 
 def installed_metrics(sample_rate):
-    """The metrics whose packages are installed and that are defined at this rate.
-
-    Arguments
-    ---------
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    list of str
-        Keys of `PERCEPTUAL`.
-
-    Example
-    -------
-    >>> set(installed_metrics(44100)) <= {"stoi", "estoi"}
-    True
-    """
+    """Keys of `PERCEPTUAL` whose packages are there and that are defined at this rate."""
     return [
         name
         for name, metric in PERCEPTUAL.items()
@@ -184,32 +132,7 @@ def installed_metrics(sample_rate):
 
 
 def perceptual_score(name, estimate, target, sample_rate):
-    """A metric of one signal, which is first brought to the level of its target.
-
-    Arguments
-    ---------
-    name : str
-        A key of `PERCEPTUAL`.
-    estimate, target : np.ndarray
-        Shape [T].
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    NoValue
-        Says why there is none.
-
-    Example
-    -------
-    >>> perceptual_score("stoi", np.zeros(9), np.ones(9), 8000)
-    Traceback (most recent call last):
-    unified_se_ss.evaluation.perceptual.NoValue: the estimate is silent
-    """
+    """A metric of one signal [T], first brought to the rms of its target [T]; may raise NoValue."""
     levels = [float(np.sqrt(np.mean(np.square(x)))) for x in (estimate, target)]
     for signal, level in zip(("estimate", "reference"), levels):
         if level < 1e-12:
@@ -238,7 +161,10 @@ def _pesq(estimate, target, sample_rate):
 
 
 def _stoi(estimate, target, sample_rate, extended=False):
-    """Short-time objective intelligibility in percent (Taal et al., 2011)."""
+    """Short-time objective intelligibility in percent (Taal et al., 2011).
+
+    Extended: Jensen and Taal, 2016.
+    """
     from pystoi import stoi
 
     with warnings.catch_warnings():
@@ -248,11 +174,6 @@ def _stoi(estimate, target, sample_rate, extended=False):
             return 100 * stoi(target, estimate, sample_rate, extended=extended)
         except RuntimeWarning as warning:
             raise NoValue("less than 0.4 s of speech") from warning
-
-
-def _estoi(estimate, target, sample_rate):
-    """Extended STOI in percent (Jensen and Taal, 2016)."""
-    return _stoi(estimate, target, sample_rate, extended=True)
 
 
 def _dnsmos(estimate, target, sample_rate):
@@ -265,10 +186,8 @@ def _dnsmos(estimate, target, sample_rate):
 
 #: The metrics there are, by the names that the command line knows.
 PERCEPTUAL = {
-    "pesq": PerceptualMetric("pesq", _pesq, {8000: "pesq_nb", 16000: "pesq_wb"}),
-    "stoi": PerceptualMetric("pystoi", _stoi, {None: "stoi"}),
-    "estoi": PerceptualMetric("pystoi", _estoi, {None: "estoi"}),
-    "dnsmos": PerceptualMetric(
-        "speechmos", _dnsmos, {16000: "dnsmos"}, ("librosa", "onnxruntime")
-    ),
+    "pesq": _Metric("pesq", _pesq, {8000: "pesq_nb", 16000: "pesq_wb"}),
+    "stoi": _Metric("pystoi", _stoi, {None: "stoi"}),
+    "estoi": _Metric("pystoi", partial(_stoi, extended=True), {None: "estoi"}),
+    "dnsmos": _Metric("speechmos", _dnsmos, {16000: "dnsmos"}, ("librosa", "onnxruntime")),
 }

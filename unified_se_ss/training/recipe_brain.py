@@ -23,7 +23,7 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss.data.skipping import EmptyBatch
-from unified_se_ss.evaluation.curves import plot_curves
+from unified_se_ss.evaluation.plots import plot_curves
 from unified_se_ss.gradients import TaskLoss, TwoTaskLosses
 from unified_se_ss.training.autotune import (
     ChosenPrecision,

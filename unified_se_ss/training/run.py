@@ -12,7 +12,7 @@ from speechbrain.utils.distributed import if_main_process
 from unified_se_ss import crash
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.gradient_report import GradientLog
-from unified_se_ss.evaluation.write_evaluation import publish
+from unified_se_ss.evaluation.report import publish
 from unified_se_ss.training.autotune import load_batch_seconds
 from unified_se_ss.training.checks import check_ranges
 from unified_se_ss.training.distributed import report_lost_rank

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.save_audio import level_signals, save_waves
+from unified_se_ss.evaluation.audio_examples import level_signals, save_waves
 
 
 def item(seed=0, samples=2000):
@@ -55,20 +55,14 @@ def test_scale_and_signs_of_the_network_do_not_matter(seed, gain, first, second)
         np.testing.assert_allclose(found[name], signal, atol=1e-9)
 
 
-def test_relative_levels_of_the_sources_survive():
-    mixture, sources = item()
-    signals = level_signals(mixture, 5 * sources, sources=sources)
-    ratio = signals["s1_estimate"].std() / signals["s2_estimate"].std()
-    assert ratio == pytest.approx(sources[0].std() / sources[1].std())
-
-
 def test_gain_is_that_of_least_squares():
     mixture, sources = item()
     estimates = sources + 0.02 * np.random.default_rng(1).standard_normal(sources.shape)
     signals = level_signals(mixture, estimates)
     total = estimates.sum(axis=0)[:, None]
     gain = np.linalg.lstsq(total, mixture, rcond=None)[0][0]
-    np.testing.assert_allclose(signals["s1_estimate"], gain * estimates[0])
+    for j, estimate in enumerate(estimates, 1):
+        np.testing.assert_allclose(signals[f"s{j}_estimate"], gain * estimate)
 
 
 def test_peak_guard_turns_all_down_by_the_same_factor():

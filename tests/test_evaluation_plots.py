@@ -6,8 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.curves import curves_png, plot_curves, read_log
+from unified_se_ss.evaluation.plots import curves_png, plot_curves
 
 KEYS = (
     "lr train_loss train_si_snr train_se_loss conflict_rate valid_loss valid_si_snr "
@@ -73,28 +72,12 @@ def test_same_rows_give_the_same_bytes():
 def test_no_global_state_is_touched():
     code = (
         "import sys\n"
-        "import unified_se_ss.evaluation.write_evaluation\n"
+        "import unified_se_ss.evaluation.comparison, unified_se_ss.evaluation.report\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "from unified_se_ss.evaluation.curves import curves_png\n"
+        "from unified_se_ss.evaluation.comparison import compare\n"
+        "from unified_se_ss.evaluation.plots import curves_png\n"
         "curves_png([{'epoch': 1, 'lr': 0.1}])\n"
+        "compare({'sum': {1: [{'ID': 'a', 'si_snr_i': 1.0}]}}).png()\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_log_is_read(tmp_path):
-    path = tmp_path / "train_log.csv"
-    path.write_text("epoch,lr,valid_loss\n1,1e-3,\n2,5e-4,-2.5\n")
-    assert read_log(path) == [
-        {"epoch": 1.0, "lr": 1e-3},
-        {"epoch": 2.0, "lr": 5e-4, "valid_loss": -2.5},
-    ]
-
-
-@pytest.mark.parametrize("text", ["lr\n1\n", "epoch,lr\n1,fast\n", "epoch\n1,2\n", None])
-def test_bad_log_is_named(tmp_path, text):
-    path = tmp_path / "train_log.csv"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(UserError, match="train_log.csv"):
-        read_log(path)
