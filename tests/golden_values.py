@@ -499,10 +499,12 @@ RUNS = {
         "keys": {
             **REMEDY,
             **ALONE,
-            "n_train": 16,
+            "n_train": 60,
             "n_test": 2,
-            "n_tokens": 40,
-            "total_steps": 9,
+            "token_type": "word",
+            "n_tokens": 100,
+            "batch_size": 6,
+            "total_steps": 20,
             **of_corpus({"n_dev": 2, "workers": 1}),
         },
         "needs": ["espeakng_loader"],
@@ -563,7 +565,7 @@ RUNS = {
     "asr_noisy": transcribed("voicebank", system="noisy"),
 }
 #: Runs of the normal test suite: one of each recipe.
-QUICK = ("demo", "binaural_demo", "gsenet_mixed", "librispeech_noise")
+QUICK = ("demo", "convtasnet-causal", "gsenet", "voicebank")
 
 
 def missing(name):
