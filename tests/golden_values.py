@@ -193,7 +193,7 @@ def differences(found, golden, tolerance=TIGHT, place="", bits=None):
             for number, pair in enumerate(zip(found, golden))
             for line in differences(*pair, tolerance, f"{place}/{number}", bits)
         ]
-    if found == golden:
+    if found == golden or (found != found and golden != golden):  # both NaN
         return []
     one, other = as_number(found), as_number(golden)
     near = None not in (one, other) and np.isclose(one, other, tolerance, tolerance)
