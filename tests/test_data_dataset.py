@@ -19,9 +19,7 @@ from unified_se_ss.data.dataset import (
 )
 from unified_se_ss.data.manifest import Item, Manifest
 from unified_se_ss.data.pools import (
-    perturbed_frames,
-    read_perturbed,
-    speed_ratio,
+    Recording,
 )
 from unified_se_ss.errors import UserError
 
@@ -179,12 +177,12 @@ def test_region_of_perturbed_file(tmp_path, data):
     audio.write(tmp_path / "a.wav", signal, RATE)
     whole = audio.resample(audio.read(tmp_path / "a.wav")[0], percent, 100)
     assert len(whole) == round(frames * 100 / percent)
-    assert len(whole) == perturbed_frames(frames, speed_ratio(percent))
     start = data.draw(st.integers(0, len(whole)))
     stop = data.draw(st.integers(start, len(whole)))
-    ratio = speed_ratio(percent)
     item = Item("a", frames / RATE, RATE, {"speech": tmp_path / "a.wav"})
-    region = read_perturbed(item, "speech", start, stop, ratio)
+    recording = Recording(item, "speech", percent=percent)
+    assert len(whole) == recording.frames
+    region = recording.read(start, stop)
     np.testing.assert_allclose(region, whole[start:stop], atol=1e-6)
 
 
@@ -212,9 +210,9 @@ def test_only_the_crop_is_read(manifest, monkeypatch):
     asked = []
     read = audio.read
 
-    def spy(path, start=0, stop=None, channel=None):
+    def spy(path, start=0, stop=None, *which):
         asked.append(stop - start)
-        return read(path, start, stop, channel)
+        return read(path, start, stop, *which)
 
     monkeypatch.setattr(audio, "read", spy)
     MixtureDataset(manifest, 2, 0.25)[ItemKey(0, 3)]

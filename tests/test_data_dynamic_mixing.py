@@ -17,7 +17,7 @@ from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.dataset import ItemKey, collate
 from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
 from unified_se_ss.data.manifest import read_manifest
-from unified_se_ss.data.pools import read_perturbed
+from unified_se_ss.data.pools import Recording
 from unified_se_ss.errors import UserError
 
 RATE = 8000
@@ -174,7 +174,7 @@ def test_one_channel_of_stereo_noise(tmp_path):
     )
     item = read_manifest(path, tmp_path / "in").items[0]
     first, _ = audio.read(item.paths["noise"], channel=0)
-    assert (read_perturbed(item, "noise", 100, 200) == first[100:200]).all()
+    assert (Recording(item, "noise").read(100, 200) == first[100:200]).all()
     expected = pyloudnorm.Meter(RATE).integrated_loudness(stereo[:, 0])
     assert float(item.attributes["loudness"]) == pytest.approx(expected, abs=0.01)
 
@@ -297,9 +297,9 @@ def test_only_the_segment_is_read(manifests, monkeypatch):
     asked = []
     read = audio.read
 
-    def spy(path, start=0, stop=None, channel=None):
+    def spy(path, start=0, stop=None, *which):
         asked.append(stop - start)
-        return read(path, start, stop, channel)
+        return read(path, start, stop, *which)
 
     monkeypatch.setattr(audio, "read", spy)
     data = _dataset(manifests, segment=0.5)

@@ -367,7 +367,7 @@ class _Named:
 def test_wrong_values_are_refused(sounds, tmp_path):
     for options, message in (
         ({"n_items": 0}, "n_items"),
-        ({"levels": (-20, -30)}, "levels: from -20.0 to -30.0"),
+        ({"levels": (-20, -30)}, r"levels: is \(-20, -30\)"),
         ({"levels": 3}, "levels: is 3, but two numbers"),
     ):
         with pytest.raises(UserError, match=message):

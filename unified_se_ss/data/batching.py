@@ -87,23 +87,12 @@ class BucketBatchSampler(torch.utils.data.Sampler):
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        """Says which epoch's batches to give from now on.
-
-        Arguments
-        ---------
-        epoch : int
-            Any number from 0.
-        """
+        """Gives the batches of an epoch, from 0, from now on."""
         self.epoch = int(epoch)
         self._batches = self._plan()[self.rank :: self.world_size]
 
     def set_batch_seconds(self, batch_seconds):
-        """Says how large batches are from now on; the epoch stays.
-
-        Arguments
-        ---------
-        batch_seconds : float
-            As for the class, which must have been given one.
+        """Cuts the epoch into batches of another size, where one in seconds was given.
 
         Example
         -------
@@ -124,7 +113,6 @@ class BucketBatchSampler(torch.utils.data.Sampler):
         return ([ItemKey(epoch, int(index)) for index in batch] for batch in batches)
 
     def _plan(self):
-        """The batches of all ranks: first those of the first step, rank by rank."""
         rng = np.random.default_rng([self.seed, self.epoch])
         batches = []
         for pool in self._pools(rng):
@@ -174,11 +162,8 @@ class BucketBatchSampler(torch.utils.data.Sampler):
         return full[: -self.world_size] + last
 
     def _shuffled_steps(self, batches, rng):
-        """Shuffles the steps, and who gets which batch of a step.
-
-        The batches of one step stay together: they are of similar duration, so that no
-        rank waits long for another.
-        """
+        # The batches of one step stay together: they are of similar duration, so that no
+        # rank waits long for another.
         world = self.world_size
         steps = [batches[first : first + world] for first in range(0, len(batches), world)]
         shuffled = []

@@ -10,18 +10,15 @@ Axes: J sources, E ears (left, right), T samples.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from unified_se_ss.data import audio
 from unified_se_ss.data.dataset import MixtureDataset
 from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
 from unified_se_ss.data.hrtf_bank import HRTFBank, Placement
 from unified_se_ss.data.mixing import Mixture, mix
-from unified_se_ss.data.pools import read_perturbed
 from unified_se_ss.errors import UserError
 
 EARS = 2
@@ -63,21 +60,10 @@ class BinauralDataset(MixtureDataset):
     Raises
     ------
     UserError
-        If the manifest lacks stems, a mixture has noise that no stem holds, files do not
-        have two channels, or an argument has no sense.
-
-    Example
-    -------
-    >>> from unified_se_ss.data.manifest import Item, Manifest
-    >>> folder = getfixture("tmpdir")
-    >>> paths = {stem: str(folder / f"{stem}.wav") for stem in ("mixture", "s1", "s2")}
-    >>> for stem, level in (("mixture", 0.75), ("s1", 0.5), ("s2", 0.25)):
-    ...     audio.write_float(paths[stem], np.full((2, 8000), level, dtype=np.float32), 8000)
-    >>> manifest = Manifest("m.csv", (Item("a", 1.0, 8000, paths),), tuple(paths), 8000)
-    >>> example = BinauralDataset(manifest, n_speakers=2, segment_seconds=0.5)[0]
-    >>> example.mixture.shape, example.sources.shape
-    (torch.Size([2, 4000]), torch.Size([2, 2, 4000]))
+        If the manifest cannot serve, or files do not have two channels.
     """
+
+    channels = EARS
 
     def __init__(
         self, manifest, n_speakers, segment_seconds=None, speed_percents=None, seed=0
@@ -86,15 +72,8 @@ class BinauralDataset(MixtureDataset):
         super().__init__(manifest, n_speakers, segment_seconds, speeds, seed)
 
     def _example(self, rng, index):
-        directions = true_directions(self.manifest.items[index], len(self.source_stems))
+        directions = _true_directions(self.manifest.items[index], len(self.source_stems))
         return BinauralExample(*super()._example(rng, index), torch.from_numpy(directions))
-
-    def _read(self, item, stem, start, stop, ratio=1):
-        """The samples [start, stop) of a stem's perturbed version, [E, T]."""
-        if ratio == 1:
-            return audio.read(item.paths[stem], start, stop, channels=EARS)[0]
-        ears = [replace(item, attributes={"channel": ear}) for ear in range(EARS)]
-        return np.stack([read_perturbed(ear, stem, start, stop, ratio) for ear in ears])
 
     def _is_sum(self, mixture, sources):
         return unexplained(mixture, sum(sources)) <= UNEXPLAINED
@@ -121,25 +100,7 @@ class BinauralDynamicMixing(DynamicMixingDataset):
     Raises
     ------
     UserError
-        If there are too few speakers, a manifest lacks what is needed, or the heads have
-        another rate or no place for all talkers.
-
-    Example
-    -------
-    >>> from unified_se_ss.data.manifest import Item, Manifest
-    >>> from unified_se_ss.spatial import spherical_head_hrirs
-    >>> folder, items = getfixture("tmpdir"), []
-    >>> for speaker in ("Ann", "Bob"):
-    ...     path = str(folder / f"{speaker}.wav")
-    ...     audio.write(path, np.sin(np.arange(16000) / 5) / 2, 8000)
-    ...     known = {"speaker": speaker, "loudness": "-12.0"}
-    ...     items.append(Item(f"{speaker}/1.wav", 2.0, 8000, {"speech": path}, known))
-    >>> speech = Manifest("speech.csv", tuple(items), ("speech",), 8000)
-    >>> heads = spherical_head_hrirs(3, 8000)
-    >>> data = BinauralDynamicMixing(speech, None, heads, 2, 10, 0, 1.0, 8000)
-    >>> example = data[3]
-    >>> example.mixture.shape, example.sources.shape, example.directions.shape
-    (torch.Size([2, 8000]), torch.Size([2, 2, 8000]), torch.Size([2, 2]))
+        If a manifest cannot serve, or the heads have another rate or no place for all.
     """
 
     def __init__(
@@ -162,7 +123,7 @@ class BinauralDynamicMixing(DynamicMixingDataset):
             f"{name}_{self.bank.hrirs[placement.head].name}",
             torch.from_numpy(mixture.mix_both),
             torch.from_numpy(mixture.sources),
-            torch.from_numpy(directions_of(self.bank, placement)),
+            torch.from_numpy(_directions_of(self.bank, placement)),
         )
 
 
@@ -186,16 +147,6 @@ def mix_binaural(bank, placement, sources, noise, rng) -> Mixture:
     -------
     Mixture
         float32, of sources [J, E, T] and noise [E, T]; both ears get the same gain.
-
-    Example
-    -------
-    >>> from unified_se_ss.spatial import spherical_head_hrirs
-    >>> bank = HRTFBank(spherical_head_hrirs(1, 8000))
-    >>> rng = np.random.default_rng(0)
-    >>> sources = rng.standard_normal((2, 800)).astype(np.float32)
-    >>> mixture = mix_binaural(bank, bank.place(rng, 2), sources, None, rng)
-    >>> bool((mixture.mix_both == mixture.sources.sum(axis=0)).all())
-    True
     """
     pairs = zip(sources, placement.directions)
     images = [bank.render_binaural(s, placement.head, direction) for s, direction in pairs]
@@ -204,43 +155,14 @@ def mix_binaural(bank, placement, sources, noise, rng) -> Mixture:
     return mix(np.stack(images), noise)
 
 
-def directions_of(bank: HRTFBank, placement: Placement) -> np.ndarray:
-    """Azimuth and elevation of a placement's talkers in degrees, float32 [J, 2].
-
-    Example
-    -------
-    >>> from unified_se_ss.spatial import spherical_head
-    >>> bank = HRTFBank([spherical_head(8000, azimuth=[-30.0, 60.0])])
-    >>> directions_of(bank, Placement(0, (1, 0))).tolist()
-    [[60.0, 0.0], [-30.0, 0.0]]
-    """
+def _directions_of(bank: HRTFBank, placement: Placement) -> np.ndarray:
+    """Azimuth and elevation of a placement's talkers in degrees, float32 [J, 2]."""
     angles = [bank.direction(placement.head, index) for index in placement.directions]
     return np.array(angles, dtype=np.float32)
 
 
-def true_directions(item, n_sources):
-    """Azimuth and elevation of an item's sources in degrees, as its manifest says.
-
-    Arguments
-    ---------
-    item : Item
-        With the attributes azimuth_1, elevation_1, azimuth_2, ..., or without.
-    n_sources : int
-        J
-
-    Returns
-    -------
-    np.ndarray
-        float32 [J, 2], nan where the manifest says nothing.
-
-    Example
-    -------
-    >>> from unified_se_ss.data.manifest import Item
-    >>> item = Item("a", 1.0, 8000, {}, {"azimuth_1": "-30", "elevation_1": "0"})
-    >>> true_directions(item, 2)
-    array([[-30.,   0.],
-           [ nan,  nan]], dtype=float32)
-    """
+def _true_directions(item, n_sources):
+    """Azimuths and elevations in degrees, float32 [J, 2]; nan where an item says nothing."""
     known = np.full((n_sources, 2), np.nan, dtype=np.float32)
     for j in range(n_sources):
         for column, name in enumerate(("azimuth", "elevation")):

@@ -11,13 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from unified_se_ss.data.pools import (
-    check_speeds,
-    draw_crop,
-    perturbed_frames,
-    read_perturbed,
-    speed_ratio,
-)
+from unified_se_ss.data.pools import Recording, check_speeds, draw_crop
 from unified_se_ss.errors import UserError
 
 # 16-bit rounding of all stems stays below -60 dB of any mixture worth separating.
@@ -127,13 +121,7 @@ def collate(examples):
 
 
 def signals_of(fields):
-    """Of fields by name the signals: the arrays [..., T] that are as long as the first.
-
-    Example
-    -------
-    >>> list(signals_of({"id": "a", "mixture": torch.ones(9), "directions": torch.ones(2)}))
-    ['mixture']
-    """
+    """Of fields by name the signals: the arrays [..., T] that are as long as the first."""
     arrays = {
         name: field
         for name, field in fields.items()
@@ -174,7 +162,6 @@ class SeededDataset(torch.utils.data.Dataset, ABC):
     durations : list of float
         Seconds of each item at most.
     seed : int
-        From 0.
     """
 
     def __init__(self, durations, seed):
@@ -196,19 +183,7 @@ class SeededDataset(torch.utils.data.Dataset, ABC):
 
 
 class SimulatedDataset(SeededDataset):
-    """Items of one length that are made anew in every epoch.
-
-    Arguments
-    ---------
-    n_items : int
-        In an epoch.
-    segment_seconds : float
-        Length of an item at most.
-    sample_rate : int
-        Hz.
-    seed : int
-        Default 0.
-    """
+    """Items of one length (seconds, at most) that are made anew in every epoch."""
 
     def __init__(self, n_items, segment_seconds, sample_rate, seed=0):
         if segment_seconds is None:
@@ -240,11 +215,6 @@ class ManifestDataset(SeededDataset):
         Default 0.
     sample_rate : int, optional
         Hz of the items (default: the manifest's).
-
-    Raises
-    ------
-    UserError
-        If the manifest lacks a column or has several rates, or an argument has no sense.
     """
 
     def __init__(self, manifest, columns, segment_seconds=None, seed=0, sample_rate=None):
@@ -264,7 +234,6 @@ class ManifestDataset(SeededDataset):
         self.manifest, self.segment_seconds = manifest, segment_seconds
 
     def _crop(self, read, frames, rng):
-        """Start and signals of a random crop; see `draw_crop`."""
         length = frames
         if self.segment_seconds is not None:
             length = min(frames, round(self.segment_seconds * self.sample_rate))
@@ -310,6 +279,8 @@ class MixtureDataset(ManifestDataset):
     ('a', torch.Size([4000]), torch.Size([2, 4000]))
     """
 
+    channels = 1
+
     def __init__(
         self, manifest, n_speakers, segment_seconds=None, speed_percents=None, seed=0
     ):
@@ -331,37 +302,31 @@ class MixtureDataset(ManifestDataset):
         return Example(item.id, *map(torch.from_numpy, made(item, rng)))
 
     def _as_recorded(self, item, rng):
-        """Mixture and sources of the files, cropped."""
-        one = [speed_ratio(100)] * len(self.source_stems)
-        start, sources = self._cropped_sources(item, one, item.frames, rng)
-        return self._read(item, "mixture", start, start + sources.shape[-1]), sources
+        recordings = [self._recording(item, stem) for stem in self.source_stems]
+        start, sources = self._crop(_read_all(recordings), item.frames, rng)
+        stop = start + sources[0].shape[-1]
+        return self._recording(item, "mixture").read(start, stop), np.stack(sources)
 
     def _perturbed(self, item, rng):
         """Sources of other speeds, cropped, and their sum with the noise."""
-        percents = rng.choice(self.speed_percents, len(self.source_stems))
-        ratios = [speed_ratio(int(percent)) for percent in percents]
-        frames = min(perturbed_frames(item.frames, ratio) for ratio in ratios)
+        percents = rng.choice(self.speed_percents, len(self.source_stems)).tolist()
+        recordings = [
+            self._recording(item, stem, percent)
+            for stem, percent in zip(self.source_stems, percents)
+        ]
+        frames = min(recording.frames for recording in recordings)
         if "noise" in item.paths:
             frames = min(frames, item.frames)
-        start, sources = self._cropped_sources(item, ratios, frames, rng)
+        start, sources = self._crop(_read_all(recordings), frames, rng)
+        sources = np.stack(sources)
         mixture = sources.sum(axis=0)
         if "noise" in item.paths:
-            mixture += self._read(item, "noise", start, start + sources.shape[-1])
+            stop = start + sources.shape[-1]
+            mixture += self._recording(item, "noise").read(start, stop)
         return mixture, sources
 
-    def _cropped_sources(self, item, ratios, frames, rng):
-        def read(start, stop):
-            return [
-                self._read(item, stem, start, stop, ratio)
-                for stem, ratio in zip(self.source_stems, ratios)
-            ]
-
-        start, sources = self._crop(read, frames, rng)
-        return start, np.stack(sources)
-
-    def _read(self, item, stem, start, stop, ratio=1):
-        """The samples [start, stop) of a stem's perturbed version, [T]."""
-        return read_perturbed(item, stem, start, stop, ratio)
+    def _recording(self, item, stem, percent=100):
+        return Recording(item, stem, percent=percent, channels=self.channels)
 
     def _is_sum(self, mixture, sources):
         error = np.linalg.norm(mixture - sum(sources))
@@ -370,8 +335,7 @@ class MixtureDataset(ManifestDataset):
     def _check_noise_free(self, item):
         """Raises a UserError if a mixture has noise that no stem holds."""
         mixture, *sources = (
-            self._read(item, stem, 0, item.frames)
-            for stem in ("mixture", *self.source_stems)
+            self._recording(item, stem).read() for stem in ("mixture", *self.source_stems)
         )
         if not self._is_sum(mixture, sources):
             raise UserError(
@@ -382,14 +346,12 @@ class MixtureDataset(ManifestDataset):
             )
 
 
-def as_item_key(key):
-    """Makes an ItemKey of what a sampler gave; a whole number is an index in epoch 0.
+def _read_all(recordings):
+    return lambda *region: [recording.read(*region) for recording in recordings]
 
-    Example
-    -------
-    >>> as_item_key(7)
-    ItemKey(epoch=0, index=7)
-    """
+
+def as_item_key(key):
+    """Makes an ItemKey of what a sampler gave; a whole number is an index in epoch 0."""
     return ItemKey(*key) if isinstance(key, tuple) else ItemKey(0, int(key))
 
 

@@ -14,13 +14,7 @@ import torch
 
 from unified_se_ss.data.dataset import Example, SimulatedDataset
 from unified_se_ss.data.mixing import draw_levels, mix
-from unified_se_ss.data.pools import (
-    NoisePool,
-    SpeechPool,
-    check_speeds,
-    perturbed_frames,
-    short_name,
-)
+from unified_se_ss.data.pools import NoisePool, SpeechPool, check_speeds, short_name
 from unified_se_ss.errors import UserError
 
 
@@ -42,6 +36,7 @@ class DynamicMixingDataset(SimulatedDataset):
     n_items : int
         Mixtures in an epoch.
     seed : int
+        From 0.
     segment_seconds : float
         Longest mixture.
     sample_rate : int
@@ -106,7 +101,6 @@ class DynamicMixingDataset(SimulatedDataset):
         return self._mixed(*self._draw_stems(rng), rng)
 
     def _mixed(self, name, sources, noise, rng):
-        """The item that drawn stems make."""
         mixture = mix(sources, noise)
         return Example(
             name, torch.from_numpy(mixture.mix_both), torch.from_numpy(mixture.sources)
@@ -125,14 +119,8 @@ class DynamicMixingDataset(SimulatedDataset):
         return "_".join(names), sources, noise
 
     def _read_sources(self, utterances, levels, rng):
-        """Segments of the utterances at their levels, cut to the shortest: [J, T]."""
-        percents = rng.choice(self.speed_percents, self.n_speakers)
-        ratios = [self.speech.ratio(u, int(p)) for u, p in zip(utterances, percents)]
-        lengths = [perturbed_frames(u.frames, r) for u, r in zip(utterances, ratios)]
-        length = min(self.length, *lengths)
-        return np.stack(
-            [
-                self.speech.crop(rng, utterance, length, level, ratio)
-                for utterance, level, ratio in zip(utterances, levels, ratios)
-            ]
-        )
+        percents = rng.choice(self.speed_percents, self.n_speakers).tolist()
+        recordings = list(map(self.speech.recording, utterances, percents))
+        length = min(self.length, *(recording.frames for recording in recordings))
+        pairs = zip(recordings, levels)
+        return np.stack([recording.crop(length, rng, level) for recording, level in pairs])

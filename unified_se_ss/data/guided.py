@@ -15,7 +15,7 @@ from unified_se_ss.data import audio
 from unified_se_ss.data.corpora.array_recordings import STEMS
 from unified_se_ss.data.dataset import ManifestDataset, as_item_key
 from unified_se_ss.data.manifest import Item, Manifest, read_manifest
-from unified_se_ss.data.pools import perturbed_frames, read_perturbed, speed_ratio
+from unified_se_ss.data.pools import Recording
 from unified_se_ss.errors import UserError
 
 # The stems that a choice of `align` and `match_levels` means.
@@ -60,16 +60,10 @@ class RecordingDataset(ManifestDataset):
         "beamformed": the beamformed signal gets the level of the raw microphone, by the
         difference that the manifest tells; "all": the target, too; "nothing" (default).
 
-    Raises
-    ------
-    UserError
-        If the manifest cannot serve, or a choice is none.
-
-    Example
+    Returns
     -------
-    An item is `dataset[ItemKey(epoch, index)]`, a `MicBeamExample`. Its conditions are
-    delay (samples) and level (dB) of the beamformed signal, and those of the target, as
-    they were recorded.
+    An item is a `MicBeamExample`. Its conditions are delay (samples) and level (dB) of the
+    beamformed signal, and those of the target, as they were recorded.
     """
 
     def __init__(
@@ -130,30 +124,21 @@ class RecordingDataset(ManifestDataset):
 
 
 def read_recordings(path, data_root) -> Manifest:
-    """Read a manifest that `prepare_recordings` wrote: stems raw, beamformed and target.
-
-    Arguments
-    ---------
-    path : str or Path
-        The CSV file.
-    data_root : str or Path
-        The subset's folder of recordings.
-    """
+    """Read a manifest that `prepare_recordings` wrote, of recordings below `data_root`."""
     return read_manifest(path, data_root, STEMS)
 
 
 def _read_stretch(item: Item, stem: str, start: int, length: int) -> np.ndarray:
     """Samples [start, start + length) of a stem; silence where there are none."""
     path = item.paths[stem]
-    recorded = audio.info(path)
-    ratio = speed_ratio(100, recorded.sample_rate, item.sample_rate)
-    frames = perturbed_frames(recorded.frames, ratio)
-    first, last = (min(max(at, 0), frames) for at in (start, start + length))
+    header = audio.info(path)
+    seconds = header.frames / header.sample_rate
+    own = Item(item.id, seconds, header.sample_rate, {stem: path})
+    recording = Recording(own, stem, item.sample_rate)
+    first, last = (min(max(at, 0), recording.frames) for at in (start, start + length))
     signal = np.zeros(length, dtype=np.float32)
     if first < last:
-        seconds = recorded.frames / recorded.sample_rate
-        own = Item(item.id, seconds, recorded.sample_rate, {stem: path})
-        signal[first - start : last - start] = read_perturbed(own, stem, first, last, ratio)
+        signal[first - start : last - start] = recording.read(first, last)
     return signal
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unified_se_ss.errors import UserError
+
 # LibriMix draws the loudness of every stem uniformly from these ranges, in LUFS.
 SOURCE_LUFS = (-33.0, -25.0)
 NOISE_LUFS = (-38.0, -30.0)
@@ -50,7 +52,7 @@ def measure_loudness(signal: np.ndarray, sample_rate: int) -> float:
     Arguments
     ---------
     signal : np.ndarray
-        [T] or [T, C], full scale 1.
+        [T] or [T, C], full scale 1; a value that is not finite is a ValueError.
     sample_rate : int
         Hz.
 
@@ -58,11 +60,6 @@ def measure_loudness(signal: np.ndarray, sample_rate: int) -> float:
     -------
     float
         -inf for silence, which is all that stays below the gate of -70 LUFS.
-
-    Raises
-    ------
-    ValueError
-        If a sample is not finite.
 
     Example
     -------
@@ -95,12 +92,6 @@ def draw_levels(rng: np.random.Generator, n_speakers: int) -> Levels:
 
     Sources are uniform in -33...-25 LUFS, noise in -38...-30 LUFS, independently
     (arXiv 2005.11262).
-
-    Example
-    -------
-    >>> levels = draw_levels(np.random.default_rng([7, 0]), n_speakers=2)
-    >>> len(levels.sources), -38 <= levels.noise <= -30
-    (2, True)
     """
     sources = tuple(float(rng.uniform(*SOURCE_LUFS)) for _ in range(n_speakers))
     return Levels(sources=sources, noise=float(rng.uniform(*NOISE_LUFS)))
@@ -122,13 +113,7 @@ def loudness_gain(level: float, measured: float) -> float:
 
 
 def power(signal: np.ndarray) -> float:
-    """Mean square of a signal.
-
-    Example
-    -------
-    >>> power(np.array([1.0, -3.0]))
-    5.0
-    """
+    """Mean square of a signal."""
     return float(np.mean(np.square(signal, dtype=np.float64)))
 
 
@@ -136,11 +121,6 @@ def power_gain(wanted: float, present: float) -> float:
     """Factor that gives a signal of power `present` the power `wanted`.
 
     1 where one of them is silent, for which there is no factor.
-
-    Example
-    -------
-    >>> power_gain(4.0, 1.0), power_gain(1.0, 0.0)
-    (2.0, 1.0)
     """
     return math.sqrt(wanted / present) if wanted > 0 and present > 0 else 1.0
 
@@ -151,26 +131,14 @@ def snr_gain(signal: np.ndarray, noise: np.ndarray, snr: float) -> float:
 
 
 def decibels(numerator: float, denominator: float) -> float:
-    """Ratio of two powers in dB; NaN where one of them is zero.
-
-    Example
-    -------
-    >>> decibels(10.0, 1.0), decibels(1.0, 0.0)
-    (10.0, nan)
-    """
+    """Ratio of two powers in dB; NaN where one of them is zero."""
     if numerator <= 0 or denominator <= 0:
         return math.nan
     return 10 * math.log10(numerator / denominator)
 
 
 def peak_gain(signals: Iterable[np.ndarray], peak: float = PEAK) -> float:
-    """The common factor, at most 1, that keeps signals of any shapes within a peak.
-
-    Example
-    -------
-    >>> peak_gain([np.array([0.1, -1.8])])
-    0.5
-    """
+    """The common factor, at most 1, that keeps signals of any shapes within a peak."""
     top = max(float(np.abs(signal).max(initial=0.0)) for signal in signals)
     return min(1.0, peak / top) if top else 1.0
 
@@ -228,3 +196,23 @@ def mix(
 def _sum_stems(sources: np.ndarray, noise: np.ndarray) -> Mixture:
     mix_clean = sources.sum(axis=0)
     return Mixture(mix_clean + noise, mix_clean, sources, noise)
+
+
+def checked_range(name: str, values) -> tuple[float, float]:
+    """Two numbers, the first no larger than the second, or a UserError."""
+    try:
+        low, high = (float(value) for value in values)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not low <= high:
+        raise UserError(
+            f"{name}: is {values!r}, but two numbers are expected, the lower one first"
+        )
+    return low, high
+
+
+def checked_share(name: str, value: float) -> float:
+    """A number from 0 to 1, or a UserError."""
+    if not 0 <= value <= 1:
+        raise UserError(f"{name}: is {value}, but a number from 0 to 1 is expected")
+    return float(value)

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from unified_se_ss.data.guided import MicBeamExample
-from unified_se_ss.data.mixing import decibels, peak_gain, power, power_gain
+from unified_se_ss.data.mixing import checked_share, peak_gain, power, power_gain
 from unified_se_ss.data.rooms import Room
 from unified_se_ss.data.scenes import (
     SceneDataset,
-    checked_share,
+    ratios,
 )
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial import convolve_rir
@@ -65,11 +65,6 @@ class PairedRIRGains:
     least_raw_interferer_db : float
         ... but not less (default 4): the beamformer always weakens the interferer.
 
-    Raises
-    ------
-    UserError
-        If a pair is none, a deviation is below 0, or the probability is none.
-
     Example
     -------
     >>> gains = PairedRIRGains(noise_db=(-20, 0)).draw(np.random.default_rng(0))
@@ -96,17 +91,7 @@ class PairedRIRGains:
                 )
 
     def draw(self, rng: np.random.Generator) -> Gains:
-        """The factors of one item; always of as many draws.
-
-        Arguments
-        ---------
-        rng : np.random.Generator
-            Gives four normal numbers and a uniform one.
-
-        Returns
-        -------
-        Gains
-        """
+        """The factors of one item; always of as many draws."""
         noise = rng.normal(*self.noise_db)
         interferer = rng.normal(*self.interferer_db)
         raw_noise = max(rng.normal(*self.raw_noise_db), self.least_raw_noise_db)
@@ -205,19 +190,10 @@ class PairedRIRDataset(SceneDataset):
 def contrasted(
     speech: np.ndarray, interferer: np.ndarray, noise: np.ndarray, gains: Gains
 ) -> np.ndarray:
-    """What speech, interferer and noise contribute to both inputs.
+    """Parts of speech, interferer and noise in both inputs, [3, 2, T].
 
-    Arguments
-    ---------
-    speech, interferer, noise : np.ndarray
-        As they are heard in the roles raw and beamformed, [2, T] each.
-    gains : Gains
-        Factors.
-
-    Returns
-    -------
-    np.ndarray
-        [3, 2, T]; the sum over the first axis is [y_raw, y_beam].
+    The images are those in the roles raw and beamformed, [2, T] each; the sum over the
+    first axis is [y_raw, y_beam].
 
     Example
     -------
@@ -245,10 +221,9 @@ def _as_example(name, images, gains, equalise, components, conditions) -> MicBea
     parts = contrasted(speech, interferer, noise, gains)
     inputs = parts.sum(axis=0)
     factor = peak_gain([inputs, target])
-    powers = np.mean(np.square(parts, dtype=np.float64), axis=-1)
     for role, ending in enumerate(("", "_beamformed")):
-        conditions[f"sir{ending}"] = decibels(powers[0, role], powers[1, role])
-        conditions[f"snr{ending}"] = decibels(powers[0, role], powers[2, role])
+        found = ratios(parts[:, role])
+        conditions.update({f"{name}{ending}": value for name, value in found.items()})
     return MicBeamExample(
         name,
         inputs=_tensor(factor * inputs),
@@ -259,7 +234,6 @@ def _as_example(name, images, gains, equalise, components, conditions) -> MicBea
 
 
 def _speech_responses(room: Room, roles: list[int], same_direct_path: bool) -> np.ndarray:
-    """r_01, r_00 and the direct path of r_00, [3, R]."""
     raw, beamformed = room.target[roles]
     direct = np.zeros((2, raw.shape[-1]), dtype=raw.dtype)
     direct[:, : room.direct.shape[-1]] = room.direct[roles]
@@ -269,16 +243,13 @@ def _speech_responses(room: Room, roles: list[int], same_direct_path: bool) -> n
 
 
 def _draw_roles(rng: np.random.Generator, room: Room) -> list[int]:
-    """The microphones in the roles raw and beamformed."""
     C = len(room.target)
     return rng.choice(C, 2, replace=C < 2).tolist()
 
 
 def _amplitude(level: float) -> float:
-    """Factor of a level in dB."""
     return math.pow(10.0, level / 20.0)
 
 
 def _tensor(signal: np.ndarray) -> torch.Tensor:
-    """A float32 tensor of its own memory."""
     return torch.from_numpy(np.ascontiguousarray(signal, dtype=np.float32))

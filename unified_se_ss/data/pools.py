@@ -28,6 +28,86 @@ a region differs from the same samples of the whole by less than 1e-8 of full sc
 (measured for changes of rate up to 2 times up and 5.5 times down)."""
 
 
+class Recording:
+    """A recording of a manifest, at another speed and rate where asked for.
+
+    A region is made from the samples around it alone, so that a short crop of a long
+    recording costs no more than the crop.
+
+    Arguments
+    ---------
+    item : Item
+        The manifest's line. If it has an attribute `channel`, that one is taken from a
+        recording of several.
+    stem : str
+        Which of the item's recordings.
+    sample_rate : int, optional
+        Hz of what is read (default: as recorded).
+    percent : int
+        Speed: 95 is 5 % slower, so longer, and lower in pitch (default 100).
+    channels : int
+        1 (default) gives signals [T]; 2 two ears, [2, T].
+
+    Example
+    -------
+    >>> path = getfixture("tmpdir") / "tone.wav"
+    >>> audio.write(path, 0.5 * np.sin(np.arange(9500) / 10), 8000)
+    >>> item = Item("tone", 9500 / 8000, 8000, {"speech": path})
+    >>> slower = Recording(item, "speech", percent=95)
+    >>> whole = audio.resample(audio.read(path)[0], 95, 100)
+    >>> slower.frames, bool(np.abs(slower.read(4000, 4800) - whole[4000:4800]).max() < 1e-4)
+    (10000, True)
+    """
+
+    def __init__(self, item, stem, sample_rate=None, percent=100, channels=1):
+        self.item, self.path, self.channels = item, item.paths[stem], channels
+        # Samples of the recording that go into one of those that are read.
+        rate = sample_rate or item.sample_rate
+        self.ratio = Fraction(percent * item.sample_rate, 100 * rate)
+        self.frames = round(item.frames / self.ratio)
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """The samples [start, stop), counted after the change of speed and rate.
+
+        Raises a UserError if the file cannot be read, or is not as the manifest says.
+        """
+        stop = self.frames if stop is None else stop
+        if self.ratio == 1:
+            return self._read(start, stop)
+        # Only at multiples of the denominator do samples of both versions coincide.
+        grid = self.ratio.denominator
+        first = max(0, start - CONTEXT) // grid * grid
+        last = -(-(stop + CONTEXT) // grid) * grid
+        end = min(self.item.frames, int(last * self.ratio))
+        block = self._read(int(first * self.ratio), end)
+        rates = self.ratio.numerator, self.ratio.denominator
+        channels = [
+            audio.fitted(audio.resample(channel, *rates)[start - first :], stop - start)
+            for channel in np.atleast_2d(block)
+        ]
+        return channels[0] if block.ndim == 1 else np.stack(channels)
+
+    def crop(
+        self, length: int, rng: np.random.Generator, loudness: float | None = None
+    ) -> np.ndarray:
+        """A random segment, at a loudness in LUFS where one is given."""
+        _, (segment,) = draw_crop(lambda *at: [self.read(*at)], self.frames, length, rng)
+        if loudness is not None:
+            segment *= loudness_gain(loudness, float(self.item.attributes["loudness"]))
+        return segment
+
+    def _read(self, start, stop):
+        channel, channels = self.item.attributes.get("channel"), self.channels
+        channel = None if channel is None else int(channel)
+        signal, rate = audio.read(self.path, start, stop, channel, channels)
+        if rate != self.item.sample_rate:
+            raise UserError(
+                f"{self.path}: has a sampling rate of {rate} Hz, but its manifest says"
+                f" {self.item.sample_rate} Hz; if it changed since, delete the manifest"
+            )
+        return signal
+
+
 class SpeechPool:
     """The speakers of a manifest and their utterances.
 
@@ -43,11 +123,6 @@ class SpeechPool:
         So many speakers are needed (default 1).
     min_seconds : float
         Utterances that are shorter are not used (default 0).
-
-    Raises
-    ------
-    UserError
-        If the manifest lacks what is needed, or has too few speakers.
     """
 
     def __init__(
@@ -84,57 +159,27 @@ class SpeechPool:
         utterances = self._speakers[speaker]
         return utterances[rng.integers(len(utterances))]
 
-    def ratio(self, utterance: Item, percent: int = 100) -> Fraction:
-        """As `speed_ratio` gives it, to a speed and to the pool's rate."""
-        return speed_ratio(percent, utterance.sample_rate, self.sample_rate)
-
-    def crop(
-        self,
-        rng: np.random.Generator,
-        utterance: Item,
-        length: int,
-        loudness: float,
-        ratio: Fraction,
-    ) -> np.ndarray:
-        """A random segment of an utterance that is brought to a loudness in LUFS."""
-        segment = _read_segment(utterance, "speech", ratio, length, rng)
-        segment *= loudness_gain(loudness, float(utterance.attributes["loudness"]))
-        return segment
+    def recording(self, utterance: Item, percent: int = 100) -> Recording:
+        """An utterance at a speed and at the pool's rate."""
+        return Recording(utterance, "speech", self.sample_rate, percent)
 
     def sample(
         self, rng: np.random.Generator, speaker: int, length: int, loudness: float
     ) -> tuple[np.ndarray, str]:
-        """Speech of a speaker, of any length.
+        """Speech of a speaker, float32 [length], and the name of its first recording.
 
         A recording that is longer is cut at random; shorter ones follow each other with
-        pauses of 0.1 to 0.5 s, drawn anew each time.
-
-        Arguments
-        ---------
-        rng : np.random.Generator
-            All that is drawn follows from it.
-        speaker : int
-            A number below the number of speakers.
-        length : int
-            Samples.
-        loudness : float
-            LUFS that every recording is brought to.
-
-        Returns
-        -------
-        speech : np.ndarray
-            float32, [length].
-        name : str
-            Of the first recording.
+        pauses of 0.1 to 0.5 s, drawn anew each time. Each is brought to the loudness in
+        LUFS.
         """
         speech = np.zeros(length, dtype=np.float32)
         at, name = 0, ""
         while at < length:
             utterance = self.draw_utterance(rng, speaker)
             name = name or short_name(utterance)
-            ratio = self.ratio(utterance)
-            frames = min(perturbed_frames(utterance.frames, ratio), length - at)
-            speech[at : at + frames] = self.crop(rng, utterance, frames, loudness, ratio)
+            recording = self.recording(utterance)
+            frames = min(recording.frames, length - at)
+            speech[at : at + frames] = recording.crop(frames, rng, loudness)
             at += frames + round(rng.uniform(*PAUSE_SECONDS) * self.sample_rate)
         return speech, name
 
@@ -152,11 +197,6 @@ class NoisePool:
         Whether recordings of other rates are resampled (default False: an error).
     needs : tuple of str
         Attributes that each must have (default the loudness).
-
-    Raises
-    ------
-    UserError
-        If the manifest lacks what is needed.
     """
 
     def __init__(
@@ -181,53 +221,25 @@ class NoisePool:
         loudness: float | None = None,
         count: int = 1,
     ) -> tuple[np.ndarray, str]:
-        """So many stretches of one recording, each from another place.
+        """Stretches of one recording from several places, [count, length], and its name.
 
-        Arguments
-        ---------
-        rng : np.random.Generator
-            All that is drawn follows from it.
-        length : int
-            Samples; a recording that is shorter is repeated.
-        loudness : float, optional
-            LUFS that the recording is brought to (default: as loud as recorded).
-        count : int
-            Stretches (default 1).
-
-        Returns
-        -------
-        noise : np.ndarray
-            float32, [count, length].
-        name : str
-            Of the recording.
+        A recording that is shorter than the length is repeated. It is brought to the
+        loudness in LUFS, or is as loud as recorded.
         """
         item = self.draw_recording(rng)
-        ratio = speed_ratio(100, item.sample_rate, self.sample_rate)
-        frames = perturbed_frames(item.frames, ratio)
+        recording = Recording(item, "noise", self.sample_rate)
+        frames = recording.frames
         noise = np.empty((count, length), dtype=np.float32)
         for stretch in noise:
-            segment = _read_segment(item, "noise", ratio, min(frames, length), rng)
+            segment = recording.crop(min(frames, length), rng, loudness)
             if frames < length:
                 segment = np.resize(np.roll(segment, rng.integers(frames)), length)
             stretch[:] = segment
-        if loudness is not None:
-            noise *= loudness_gain(loudness, float(item.attributes["loudness"]))
         return noise, short_name(item)
 
 
 def check_speakers_apart(manifests: dict[str, Manifest]) -> None:
-    """Refuses speech of which the same speaker is in two subsets.
-
-    Arguments
-    ---------
-    manifests : dict of str to Manifest
-        As `prepare_speech_folder` writes them, by the name of the subset.
-
-    Raises
-    ------
-    UserError
-        Naming the first speakers that are in two.
-    """
+    """Refuses speech (manifests by subset) of which the same speaker is in two subsets."""
     seen = {}
     for subset, manifest in manifests.items():
         speakers = {item.attributes.get("speaker", "") for item in manifest.items}
@@ -242,13 +254,7 @@ def check_speakers_apart(manifests: dict[str, Manifest]) -> None:
 
 
 def short_name(item: Item) -> str:
-    """Name of a recording without folders, which begins with its speaker.
-
-    Example
-    -------
-    >>> short_name(Item("Ann/1.wav", 1.0, 8000, {}, {"speaker": "Ann"}))
-    'Ann-1'
-    """
+    """Name of a recording without folders, which begins with its speaker: Ann-1."""
     name = PurePosixPath(item.id).stem
     speaker = item.attributes.get("speaker", "")
     return name if name.startswith(speaker) else f"{speaker}-{name}"
@@ -280,24 +286,8 @@ def draw_crop(
     return start, signals
 
 
-def _read_segment(item, stem, ratio, length, rng) -> np.ndarray:
-    """A random segment of a recording's perturbed version, [length]."""
-
-    def read(start, stop):
-        return [read_perturbed(item, stem, start, stop, ratio)]
-
-    _, (signal,) = draw_crop(read, perturbed_frames(item.frames, ratio), length, rng)
-    return signal
-
-
 def check_speeds(speed_percents) -> tuple[int, ...] | None:
-    """The speeds to draw from, in percent; None if nothing is to be perturbed.
-
-    Example
-    -------
-    >>> check_speeds([95, 100, 105]), check_speeds(None)
-    ((95, 100, 105), None)
-    """
+    """The speeds to draw from, in percent; None if nothing is to be perturbed."""
     slowest, fastest = SPEEDS
     for percent in speed_percents or ():
         if percent != int(percent) or not slowest <= percent <= fastest:
@@ -306,91 +296,6 @@ def check_speeds(speed_percents) -> tuple[int, ...] | None:
                 f" {fastest} were expected"
             )
     return tuple(map(int, speed_percents)) if speed_percents else None
-
-
-def speed_ratio(percent: int, from_rate: int = 1, to_rate: int = 1) -> Fraction:
-    """Samples of a recording that go into one sample of its perturbed version.
-
-    Arguments
-    ---------
-    percent : int
-        Speed: 95 is 5 % slower, so longer, and lower in pitch.
-    from_rate, to_rate : int
-        Sampling rates of the recording and of the result, in Hz.
-
-    Example
-    -------
-    >>> speed_ratio(95), speed_ratio(105, 16000, 8000)
-    (Fraction(19, 20), Fraction(21, 10))
-    """
-    return Fraction(percent * from_rate, 100 * to_rate)
-
-
-def perturbed_frames(frames: int, ratio: Fraction) -> int:
-    """Samples of a recording after a change of speed and rate by `speed_ratio`."""
-    return round(frames / ratio)
-
-
-def read_perturbed(item: Item, stem: str, start: int, stop: int, ratio=Fraction(1)):
-    """Reads the samples [start, stop) of a recording's perturbed version.
-
-    They are made from the samples around them alone, so that a short crop of a long
-    recording costs no more than the crop.
-
-    Arguments
-    ---------
-    item : Item
-        The manifest's line that holds the recording. If it has an attribute `channel`,
-        that one is taken from a recording of several.
-    stem : str
-        Which of the item's recordings.
-    start, stop : int
-        The region, counted in samples of the perturbed version.
-    ratio : Fraction
-        As `speed_ratio` gives it; 1 (default) reads the recording as it is.
-
-    Returns
-    -------
-    np.ndarray
-        float32, [stop - start]
-
-    Raises
-    ------
-    UserError
-        If the recording cannot be read, or is not as the manifest says.
-
-    Example
-    -------
-    >>> path = getfixture("tmpdir") / "tone.wav"
-    >>> audio.write(path, 0.5 * np.sin(np.arange(9500) / 10), 8000)
-    >>> item = Item("tone", 9500 / 8000, 8000, {"speech": path})
-    >>> region = read_perturbed(item, "speech", 4000, 4800, speed_ratio(95))
-    >>> whole = audio.resample(audio.read(path)[0], 95, 100)
-    >>> bool(np.abs(region - whole[4000:4800]).max() < 1e-4)
-    True
-    """
-    if ratio == 1:
-        return _read(item, stem, start, stop)
-    # Only at multiples of the denominator do samples of both versions coincide.
-    grid = ratio.denominator
-    first = max(0, start - CONTEXT) // grid * grid
-    last = -(-(stop + CONTEXT) // grid) * grid
-    block = _read(item, stem, int(first * ratio), min(item.frames, int(last * ratio)))
-    block = audio.resample(block, ratio.numerator, ratio.denominator)
-    return audio.fitted(block[start - first :], stop - start)
-
-
-def _read(item, stem, start, stop):
-    """The samples [start, stop) of a recording, whose rate must be the item's."""
-    path, channel = item.paths[stem], item.attributes.get("channel")
-    channel = None if channel is None else int(channel)
-    signal, sample_rate = audio.read(path, start, stop, channel)
-    if sample_rate != item.sample_rate:
-        raise UserError(
-            f"{path}: has a sampling rate of {sample_rate} Hz, but its manifest says"
-            f" {item.sample_rate} Hz; if it changed since, delete the manifest"
-        )
-    return signal
 
 
 def _check_manifest(manifest, stem, sample_rate, resample, needs):

@@ -14,7 +14,15 @@ import torch
 from unified_se_ss.data.dataset import SimulatedDataset, as_item_key
 from unified_se_ss.data.guided import MicBeamExample
 from unified_se_ss.data.manifest import Manifest
-from unified_se_ss.data.mixing import SOURCE_LUFS, decibels, peak_gain, power, power_gain
+from unified_se_ss.data.mixing import (
+    SOURCE_LUFS,
+    checked_range,
+    checked_share,
+    decibels,
+    peak_gain,
+    power,
+    power_gain,
+)
 from unified_se_ss.data.pools import NoisePool, SpeechPool
 from unified_se_ss.data.rooms import Room, RoomBank
 from unified_se_ss.errors import UserError
@@ -46,11 +54,6 @@ class SceneDataset(SimulatedDataset):
         Whether recordings of other rates are resampled (default False: an error).
     components : bool
         Whether items tell what speech, interferer and noise contribute (default False).
-
-    Raises
-    ------
-    UserError
-        If a manifest lacks something, or a value cannot be used.
     """
 
     def __init__(
@@ -83,24 +86,6 @@ class SceneDataset(SimulatedDataset):
         return self.rooms.settings.record()["responses"].shape[-1] - 1
 
 
-def checked_range(name: str, values) -> tuple[float, float]:
-    """Two numbers, the first no larger than the second, or a UserError."""
-    try:
-        low, high = (float(value) for value in values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: is {values!r}, but two numbers are expected") from error
-    if not low <= high:
-        raise UserError(f"{name}: from {low} to {high}, but the first is to be less")
-    return low, high
-
-
-def checked_share(name: str, value: float) -> float:
-    """A number from 0 to 1, or a UserError."""
-    if not 0 <= value <= 1:
-        raise UserError(f"{name}: is {value}, but a number from 0 to 1 is expected")
-    return float(value)
-
-
 class ArrayScene(NamedTuple):
     """What every microphone records of speech, interferer and noise.
 
@@ -127,7 +112,7 @@ class ArrayDataset(SceneDataset):
     ---------
     rooms, speech, noise, n_items, segment_seconds, seed, levels, resample, components
         See `SceneDataset`.
-    guide : Guide
+    guide : BeamformerFrontend
         Makes the beamformed input. Data sets that differ in it alone have the same
         scenes.
     sir_db : pair
@@ -144,16 +129,9 @@ class ArrayDataset(SceneDataset):
     microphones : bool
         Whether items hold all microphones' signals (default False).
 
-    Raises
-    ------
-    UserError
-        If a value cannot be used, or the guide learns the noise for longer than the
-        target is quiet.
-
-    Example
+    Returns
     -------
-    An item is `dataset[ItemKey(epoch, index)]`, a `MicBeamExample`. Its conditions are
-    those of `PairedRIRDataset`.
+    An item is a `MicBeamExample`, with the conditions of `PairedRIRDataset`.
     """
 
     def __init__(
@@ -228,7 +206,7 @@ class ArrayDataset(SceneDataset):
             {
                 "angle": room.interferer_angle,
                 "reverberation": room.reverberation,
-                **_ratios(images[:, 0, quiet:]),
+                **ratios(images[:, 0, quiet:]),
             },
         )
 
@@ -244,7 +222,7 @@ class ArrayDataset(SceneDataset):
         )
         parts = torch.stack([images[:, 0], beamformed], dim=1)
         quiet = round(self.quiet_seconds * self.sample_rate)
-        reached = _ratios(parts[:, 1, quiet:].numpy())
+        reached = ratios(parts[:, 1, quiet:].numpy())
         return MicBeamExample(
             scene.name,
             inputs=parts.sum(0),
@@ -292,11 +270,6 @@ class RandomChoiceDataset(torch.utils.data.Dataset):
         Probability of the second, 0 to 1 (default 0.5).
     seed : int
         Default 0.
-
-    Raises
-    ------
-    UserError
-        If the probability is none, or the data sets differ in their number of items.
     """
 
     def __init__(self, contrast, arrays, array_share: float = 0.5, seed: int = 0):
@@ -323,14 +296,12 @@ class RandomChoiceDataset(torch.utils.data.Dataset):
 
 
 def _with_direct(room: Room) -> np.ndarray:
-    """Responses from the target to all microphones, and its direct path to the first."""
     direct = np.zeros_like(room.target[:1])
     direct[0, : room.direct.shape[-1]] = room.direct[0]
     return np.concatenate([room.target, direct])
 
 
 def _at_ratios(images: np.ndarray, quiet: int, sir: float, snr: float) -> np.ndarray:
-    """Interferer and noise at ratios in dB to the speech, after the quiet samples."""
     speech, *others = (power(image[0, quiet:]) for image in images)
     factors = [
         power_gain(speech * 10 ** (-ratio / 10), other)
@@ -339,7 +310,7 @@ def _at_ratios(images: np.ndarray, quiet: int, sir: float, snr: float) -> np.nda
     return images * np.array([1.0, *factors], dtype=images.dtype)[:, None, None]
 
 
-def _ratios(parts: np.ndarray) -> dict:
+def ratios(parts: np.ndarray) -> dict:
     """Speech to interferer and to noise in dB, of speech, interferer and noise [3, T]."""
     speech, interferer, noise = map(power, parts)
     return {"sir": decibels(speech, interferer), "snr": decibels(speech, noise)}

@@ -17,14 +17,8 @@ from unified_se_ss.data.dataset import (
     collate,
     padded,
 )
-from unified_se_ss.data.mixing import snr_gain
-from unified_se_ss.data.pools import (
-    NoisePool,
-    perturbed_frames,
-    read_perturbed,
-    speed_ratio,
-)
-from unified_se_ss.errors import UserError
+from unified_se_ss.data.mixing import checked_range, snr_gain
+from unified_se_ss.data.pools import NoisePool, Recording
 
 
 class Utterance(NamedTuple):
@@ -87,9 +81,7 @@ class _TranscribedDataset(ManifestDataset):
         super().__init__(manifest, columns, seed=seed, sample_rate=sample_rate)
 
     def _read(self, item, stem):
-        ratio = speed_ratio(100, item.sample_rate, self.sample_rate)
-        frames = perturbed_frames(item.frames, ratio)
-        return read_perturbed(item, stem, 0, frames, ratio)
+        return Recording(item, stem, self.sample_rate).read()
 
 
 class PairedSpeechDataset(_TranscribedDataset):
@@ -104,11 +96,6 @@ class PairedSpeechDataset(_TranscribedDataset):
         noisy one.
     sample_rate : int, optional
         Hz; recordings of other rates are resampled (default: the manifest's).
-
-    Raises
-    ------
-    UserError
-        If the manifest lacks one of them.
     """
 
     def __init__(self, manifest, sample_rate=None):
@@ -143,17 +130,12 @@ class NoisySpeechDataset(_TranscribedDataset):
     epoch : int, optional
         The epoch that all items are taken from, whatever the key says: for evaluation
         (default: the key's).
-
-    Raises
-    ------
-    UserError
-        If a manifest lacks what is needed, or the range has no sense.
     """
 
     def __init__(self, speech, noise, snr_range, sample_rate, seed=0, epoch=None):
         super().__init__(speech, ("clean",), sample_rate, seed)
         self.noise = NoisePool(noise, sample_rate, resample=True, needs=())
-        self.snr_range = _checked_range(snr_range)
+        self.snr_range = checked_range("snr_range", snr_range)
         self.epoch = epoch
 
     def __getitem__(self, key):
@@ -171,16 +153,3 @@ class NoisySpeechDataset(_TranscribedDataset):
             for signal in (noisy, clean)
         )
         return Utterance(item.id, *signals, item.attributes["transcript"])
-
-
-def _checked_range(snr_range):
-    try:
-        low, high = (float(value) for value in snr_range)
-    except (TypeError, ValueError):
-        low, high = 1.0, 0.0
-    if not -100 <= low <= high <= 100:
-        raise UserError(
-            f"snr_range: is {snr_range}; expected two numbers in dB, the lower one first, "
-            "such as [-5, 10]"
-        )
-    return low, high

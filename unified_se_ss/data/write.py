@@ -28,7 +28,7 @@ from unified_se_ss.data.dataset import ItemKey, SeededDataset
 from unified_se_ss.data.hrtf_bank import HRTFBank, hrirs_digest
 from unified_se_ss.data.manifest import Manifest, read_manifest
 from unified_se_ss.data.mixing import loudness_gain, measure_loudness
-from unified_se_ss.data.pools import NoisePool, read_perturbed
+from unified_se_ss.data.pools import NoisePool, Recording
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_write, csv_text
 from unified_se_ss.progress import progress_bar
@@ -61,10 +61,6 @@ def make_items(
     at_once : int
         Jobs that a process takes at a time (default 8).
 
-    Returns
-    -------
-    list
-
     Example
     -------
     >>> make_items(abs, [-1, 2], "numbers", workers=1)
@@ -85,21 +81,10 @@ def _make_each(make, jobs):
 
 
 def write_stems(folder: Path, name: str, stems: dict, sample_rate: int) -> None:
-    """Writes the stems of an item, each as `{folder}/{stem}/{name}.wav`.
+    """Writes signals by name, int16 or float32 [T] or [C, T], as {folder}/{stem}/{name}.wav.
 
     The folder as a whole is to appear when it is complete, so no file is synced to the
     disk, as `audio.write` does: for ten thousand files that can take minutes.
-
-    Arguments
-    ---------
-    folder : Path
-        Of a subset.
-    name : str
-        Of the item.
-    stems : dict
-        Signals by name: int16 or float32, [T] or [C, T].
-    sample_rate : int
-        Hz.
     """
     for stem, signal in stems.items():
         (folder / stem).mkdir(parents=True, exist_ok=True)
@@ -159,22 +144,6 @@ def make_binaural_corpus(
     UserError
         If a head is in two subsets, rates differ, a manifest has no noise though it is
         asked for, or the folder holds anything that is not a binaural corpus.
-
-    Example
-    -------
-    >>> from unified_se_ss.data import audio
-    >>> from unified_se_ss.data.manifest import Item, Manifest
-    >>> from unified_se_ss.spatial import spherical_head_hrirs
-    >>> place, paths = Path(getfixture("tmpdir")), {}
-    >>> for stem in ("s1", "s2"):
-    ...     paths[stem] = str(place / f"{stem}.wav")
-    ...     audio.write(paths[stem], np.sin(np.arange(8000) / 5) / 2, 8000)
-    >>> mono = Manifest("m.csv", (Item("a", 1.0, 8000, paths),), ("s1", "s2"), 8000)
-    >>> folder = make_binaural_corpus(
-    ...     place / "corpus", {"train": mono}, {"train": spherical_head_hrirs(2, 8000)}, workers=1
-    ... )
-    >>> sorted(path.name for path in (folder / "wav8k/min/tr").iterdir())
-    ['mix', 'placements.csv', 's1', 's2']
     """
     folder = Path(folder)
     _check(manifests, heads, noise)
@@ -218,9 +187,7 @@ def mono_manifests(
     folder : str or Path
         A LibriMix folder as `prepare_librimix` takes it (train-360 or, if that is not
         there, train-100), or one that `prepare_wsj0mix` takes.
-    manifest_folder : str or Path
-        Where the manifests go.
-    n_speakers, sample_rate, mode
+    manifest_folder, n_speakers, sample_rate, mode
         As for these.
     noise : bool
         Whether the mixtures' own noise is wanted (default False).
@@ -229,17 +196,6 @@ def mono_manifests(
     -------
     dict of Manifest
         `train`, `dev`, `test`.
-
-    Raises
-    ------
-    UserError
-        If the folder is neither, or something is wrong in it.
-
-    Example
-    -------
-    >>> mono_manifests("/no/such", "manifests")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    unified_se_ss.errors.UserError: data_folder: /no/such does not exist; ...
     """
     folder = Path(folder)
     choices = {"n_speakers": n_speakers, "sample_rate": sample_rate, "mode": mode}
@@ -297,7 +253,6 @@ class _BinauralCopies(SeededDataset):
         return segment * np.float32(loudness_gain(level, measure_loudness(segment, rate)))
 
     def _row(self, item, placement):
-        """Who listens to an item and from where its sources come."""
         row = {"ID": Path(item.id).name, "head": self.bank.hrirs[placement.head].name}
         for j, index in enumerate(placement.directions, start=1):
             azimuth, elevation = self.bank.direction(placement.head, index)
@@ -313,11 +268,10 @@ def _write_item(folder, data, key):
 
 
 def _read(item, stem):
-    return read_perturbed(item, stem, 0, item.frames)
+    return Recording(item, stem).read()
 
 
 def _n_sources(manifest):
-    """Number of sources J of a manifest."""
     return sum(stem[1:].isdigit() for stem in manifest.stems)
 
 
@@ -358,7 +312,6 @@ def _check(manifests, heads, noise):
 
 
 def _noise_digests(noise):
-    """What a fingerprint says of the noise."""
     if not isinstance(noise, dict):
         return bool(noise)
     return {name: _manifest_digest(noise[name], noise=True) for name in noise}

@@ -183,5 +183,4 @@ def _make_noise(
 
 
 def _write(path, signal, peak, sample_rate):
-    """Write a signal, scaled to a largest absolute sample."""
     audio.write(path, signal * (peak / np.abs(signal).max()), sample_rate)

@@ -24,11 +24,9 @@ from unified_se_ss.data.cache import (
     atomic_folder,
     is_made_from,
 )
-from unified_se_ss.data.corpora.librimix import prepare_librimix
 from unified_se_ss.data.demo.corpus import TRANSCRIPTS, prepare_demo_corpus
 from unified_se_ss.data.hrtf_bank import binaural_heads
-from unified_se_ss.data.manifest import read_manifest
-from unified_se_ss.data.write import make_binaural_corpus
+from unified_se_ss.data.write import make_binaural_corpus, mono_manifests
 from unified_se_ss.errors import UserError
 
 # To be raised with every change that changes which voices are there.
@@ -90,28 +88,17 @@ def prepare_binaural_demo(
     ------
     UserError
         If a folder holds something else, or the mono corpus is of another kind.
-
-    Example
-    -------
-    >>> from unified_se_ss.data.demo.corpus import prepare_demo_corpus
-    >>> place = Path(getfixture("tmpdir"))
-    >>> _ = prepare_demo_corpus(place / "mono", n_train=2, n_dev=1, n_test=1, workers=1)
-    >>> folder = prepare_binaural_demo(place / "demo", corpus=place / "mono", workers=1)
-    >>> sorted(path.name for path in folder.iterdir())
-    ['2speakers', 'speech']
     """
     folder = Path(folder)
-    if corpus is None:
-        corpus = folder.parent / (
-            "demo" if n_speakers == 2 else f"demo_{n_speakers}speakers"
-        )
-    corpus = Path(corpus)
+    name = "demo" if n_speakers == 2 else f"demo_{n_speakers}speakers"
+    corpus = Path(corpus or folder.parent / name)
     libri = corpus / f"Libri{n_speakers}Mix"
     if not libri.is_dir():
         libri = prepare_demo_corpus(
             corpus, n_speakers=n_speakers, sample_rate=sample_rate, workers=workers
         )
-    mono = _mono_manifests(libri, n_speakers, sample_rate, noise)
+    with tempfile.TemporaryDirectory() as place:
+        mono = mono_manifests(libri, place, n_speakers, sample_rate, noise=noise)
     counts = {"train": n_train, "dev": n_dev, "test": n_test}
     make_binaural_corpus(
         folder / f"{n_speakers}speakers",
@@ -126,16 +113,7 @@ def prepare_binaural_demo(
     return folder
 
 
-def _mono_manifests(libri, n_speakers, sample_rate, noise):
-    """The mono corpus' manifests, which nobody needs afterwards."""
-    mixture = "mix_both" if noise else "mix_clean"
-    with tempfile.TemporaryDirectory() as place:
-        paths = prepare_librimix(libri, place, n_speakers, sample_rate, mixture=mixture)
-        return {name: read_manifest(path, libri) for name, path in paths.items()}
-
-
 def _first(manifest, count):
-    """The first items of a manifest."""
     return replace(manifest, items=manifest.items[:count])
 
 
@@ -172,13 +150,11 @@ def _speakers(path, n_speakers):
 
 
 def _timbre(voice):
-    """What the accents and pitches of a voice have in common; a person's name stays."""
     match = TIMBRE.search(voice)
     return match["timbre"] if match else voice
 
 
 def _link(source, place):
-    """The same file under another name, or a copy where the disk knows no links."""
     try:
         os.link(source, place)
     except OSError:

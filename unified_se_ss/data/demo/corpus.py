@@ -60,7 +60,7 @@ _BABBLERS = (noises.BABBLE_VOICES, 8)
 _ITEMS_AT_ONCE = 20
 
 
-class CachedUtterances(NamedTuple):
+class _CachedUtterances(NamedTuple):
     """A speaker's utterances in a file, one after the other."""
 
     name: str
@@ -74,7 +74,7 @@ class CachedUtterances(NamedTuple):
         return [samples[a:b] for a, b in zip(self.offsets, self.offsets[1:])]
 
 
-class Scene(NamedTuple):
+class _Scene(NamedTuple):
     """Who is in one item: drawn first, so that only these have to speak."""
 
     subset: str
@@ -225,7 +225,7 @@ def _draw_scene(
     index: int,
     cast: SpeakerSplit,
     recorded: dict[str, tuple[RecordedPerson, ...]] | None,
-) -> Scene:
+) -> _Scene:
     """Draw who talks in an item, and what makes its noise."""
     rng = np.random.default_rng([choices.seed, SUBSETS.index(subset), index, 0])
     groups = rng.choice(len(cast.talkers), size=choices.n_speakers, replace=False)
@@ -236,7 +236,7 @@ def _draw_scene(
     if recorded is not None:
         files = recorded[subset]
         maker = files[rng.integers(len(files))].name
-        return Scene(subset, index, tuple(talkers), "recorded", (maker,))
+        return _Scene(subset, index, tuple(talkers), "recorded", (maker,))
     kinds = [*noises.MADE_NOISES] + ["babble"] * bool(cast.babble_speakers)
     kind = kinds[rng.integers(len(kinds))]
     makers: tuple[str, ...] = ()
@@ -245,7 +245,7 @@ def _draw_scene(
         size = min(int(rng.integers(least, most + 1)), len(cast.babble_speakers))
         chosen = rng.choice(len(cast.babble_speakers), size=size, replace=False)
         makers = tuple(cast.babble_speakers[i].name for i in chosen)
-    return Scene(subset, index, tuple(talkers), kind, makers)
+    return _Scene(subset, index, tuple(talkers), kind, makers)
 
 
 def _needed(scenes, casts, recorded) -> list[SpokenVoice | RecordedPerson]:
@@ -261,21 +261,20 @@ def _needed(scenes, casts, recorded) -> list[SpokenVoice | RecordedPerson]:
     return [by_name[name] for name in sorted(names)]
 
 
-def _store_speaker(job, *, folder: Path, choices: _Choices) -> CachedUtterances:
-    """Write all utterances of one speaker into one file, which all processes can read."""
+def _store_speaker(job, *, folder: Path, choices: _Choices) -> _CachedUtterances:
     number, speaker = job
     samples, texts = speaker.utterances(choices.seed, choices.sample_rate)
     path = folder / f"{number}.npy"
     np.save(path, np.concatenate(samples).astype(np.float32))
     offsets = np.cumsum([0, *map(len, samples)])
-    return CachedUtterances(speaker.name, path, tuple(offsets.tolist()), tuple(texts))
+    return _CachedUtterances(speaker.name, path, tuple(offsets.tolist()), tuple(texts))
 
 
 def _write_item(
-    scene: Scene,
+    scene: _Scene,
     *,
     folder: Path,
-    stored: dict[str, CachedUtterances],
+    stored: dict[str, _CachedUtterances],
     choices: _Choices,
 ) -> dict[str, str]:
     """Write the stems and mixtures of one item; give its row of transcripts."""
@@ -299,7 +298,7 @@ def _write_item(
 
 def _talk(
     rng: np.random.Generator,
-    talkers: list[CachedUtterances],
+    talkers: list[_CachedUtterances],
     seconds: float,
     sample_rate: int,
 ) -> tuple[np.ndarray, list[str]]:
@@ -358,7 +357,6 @@ def _draw_orders(
 
 
 def _worst_filled(orders: list[_Orders], n_samples: int) -> float:
-    """The share of n_samples that the speaker with the longest silence can fill."""
     shares = [
         order.ends.max(where=order.ends <= n_samples, initial=0) / n_samples
         for order in orders
@@ -413,13 +411,11 @@ def _cut_from(
 
 
 def _draw_pause(rng: np.random.Generator, sample_rate: int, size):
-    """Pauses between utterances, in samples."""
     shortest, longest = (int(pause * sample_rate) for pause in _PAUSE_SECONDS)
     return rng.integers(shortest, longest, size=size)
 
 
 def _activity(signal: np.ndarray, sample_rate: int) -> float:
-    """Share of frames of 20 ms whose power is within 30 dB of the loudest one."""
     frame = sample_rate // 50
     whole = signal[: len(signal) // frame * frame].reshape(-1, frame)
     power = np.square(whole, dtype=np.float64).mean(axis=1)
@@ -428,8 +424,8 @@ def _activity(signal: np.ndarray, sample_rate: int) -> float:
 
 def _make_noise(
     rng: np.random.Generator,
-    scene: Scene,
-    stored: dict[str, CachedUtterances],
+    scene: _Scene,
+    stored: dict[str, _CachedUtterances],
     n_samples: int,
     sample_rate: int,
 ) -> np.ndarray:

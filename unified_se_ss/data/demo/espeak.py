@@ -105,11 +105,6 @@ def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
     sample_rate : int
         22050 Hz.
 
-    Raises
-    ------
-    UserError
-        If espeak-ng is not installed, or does not know the voice.
-
     Example
     -------
     >>> speech, sample_rate = speak("the old boat is here", Voice("en-gb", "f3"))
@@ -139,25 +134,13 @@ def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
     return speech.astype(np.float32) / 32768.0, SAMPLE_RATE
 
 
-def variants() -> tuple[str, ...]:
-    """Names of all timbres that the installed espeak-ng has, sorted.
-
-    Example
-    -------
-    >>> "f3" in variants()
-    True
-    """
+def _variants() -> tuple[str, ...]:
+    """Names of all timbres that the installed espeak-ng has, sorted."""
     return tuple(sorted(path.name for path in _variants_folder().iterdir()))
 
 
 def version() -> str:
-    """Version of the installed espeak-ng, for fingerprints.
-
-    Example
-    -------
-    >>> version().split(".")[0]
-    '1'
-    """
+    """Version of the installed espeak-ng, for fingerprints."""
     with _lock, _library() as library:
         return library.espeak_Info(None).decode()
 
@@ -209,7 +192,6 @@ def _library() -> Iterator[ctypes.CDLL]:
 
 
 def _declare(library: ctypes.CDLL) -> None:
-    """Argument types where ctypes' guess (int) would be wrong."""
     library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
     library.espeak_SetVoiceByName.argtypes = [ctypes.c_char_p]
     library.espeak_Info.argtypes = [ctypes.c_void_p]
@@ -219,7 +201,6 @@ def _declare(library: ctypes.CDLL) -> None:
 
 
 def _unload(library: ctypes.CDLL) -> None:
-    """Close a library, so that the next load starts from its initial state."""
     import _ctypes
 
     close = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary
@@ -236,7 +217,7 @@ def _choose_voice(library: ctypes.CDLL, voice: Voice) -> None:
     if voice.variant and not (_variants_folder() / voice.variant).is_file():
         raise UserError(
             f"espeak-ng has no voice variant {voice.variant!r}: choose one of "
-            f"{', '.join(variants())}"
+            f"{', '.join(_variants())}"
         )
     name = ACCENTS[voice.accent] + (f"+{voice.variant}" if voice.variant else "")
     if library.espeak_SetVoiceByName(name.encode()) != 0:

@@ -15,31 +15,21 @@ from scipy.fft import next_fast_len
 BABBLE_VOICES = 5
 
 
-def coloured(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.ndarray:
+def _coloured(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.ndarray:
     """Stationary noise whose power falls with frequency as f^-slope.
 
     The slope is drawn from 0 (white) to 2 (brown); below 50 Hz the power falls away, as
     in most recordings.
-
-    Example
-    -------
-    >>> coloured(np.random.default_rng(0), 8000, 8000).shape
-    (8000,)
     """
     slope = rng.uniform(0.0, 2.0)
     return _shaped(rng, n_samples, sample_rate, lambda hertz: hertz ** (-slope / 2))
 
 
-def hum(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.ndarray:
+def _hum(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.ndarray:
     """Hum of a machine: a slightly unsteady tone of 45 to 130 Hz with its harmonics.
 
     Harmonics fall by 3 to 9 dB per octave and by chance; a faint coloured noise lies
     30 to 15 dB below.
-
-    Example
-    -------
-    >>> hum(np.random.default_rng(0), 8000, 8000).shape
-    (8000,)
     """
     pitch = rng.uniform(45.0, 130.0)
     # A walk of the pitch by about half a percent per second.
@@ -56,21 +46,16 @@ def hum(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.ndarra
     for amplitude in gains * starts:
         harmonic *= first
         tone += amplitude.real * harmonic.imag + amplitude.imag * harmonic.real
-    floor = coloured(rng, n_samples, sample_rate)
+    floor = _coloured(rng, n_samples, sample_rate)
     floor *= 10 ** (rng.uniform(-30.0, -15.0) / 20) / _rms(floor)
     return tone / _rms(tone) + floor
 
 
-def modulated(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.ndarray:
+def _modulated(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.ndarray:
     """A band of noise whose level swells and fades, as wind and traffic do.
 
     The band is centred between 200 Hz and a quarter of the sample rate and 1 to 3
     octaves wide; its amplitude follows a random curve of 0.5 to 6 Hz over 10 to 25 dB.
-
-    Example
-    -------
-    >>> modulated(np.random.default_rng(0), 8000, 8000).shape
-    (8000,)
     """
     centre = np.exp(rng.uniform(np.log(200.0), np.log(sample_rate / 4)))
     octaves = rng.uniform(1.0, 3.0)
@@ -103,12 +88,6 @@ def babble(
         Speech of one voice each, [T_voice].
     n_samples : int
         Length T.
-
-    Example
-    -------
-    >>> rng = np.random.default_rng(0)
-    >>> babble(rng, [rng.normal(size=500) for _ in range(5)], 800).shape
-    (800,)
     """
     if len(voices) < BABBLE_VOICES:
         raise ValueError(f"babble: {len(voices)} voices, needs {BABBLE_VOICES}")
@@ -121,7 +100,7 @@ def babble(
     return noise
 
 
-MADE_NOISES = {"coloured": coloured, "hum": hum, "modulated": modulated}
+MADE_NOISES = {"coloured": _coloured, "hum": _hum, "modulated": _modulated}
 
 
 def _shaped(rng, n_samples, sample_rate, magnitude, lowest=50.0) -> np.ndarray:
@@ -140,5 +119,4 @@ def _shaped(rng, n_samples, sample_rate, magnitude, lowest=50.0) -> np.ndarray:
 
 
 def _rms(signal: np.ndarray) -> float:
-    """Root mean square, never zero."""
     return float(np.sqrt(np.mean(np.square(signal, dtype=np.float64)))) or 1.0

@@ -102,9 +102,8 @@ class SpokenVoice:
         return Utterances([self._say(text, sample_rate) for text in texts], texts)
 
     def _say(self, text: str, sample_rate: int) -> np.ndarray:
-        """One sentence at the wanted rate, without the silence around it."""
         speech, spoken_rate = speak(text, self.voice)
-        return trim_silence(audio.resample(speech, spoken_rate, sample_rate), sample_rate)
+        return _trim_silence(audio.resample(speech, spoken_rate, sample_rate), sample_rate)
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ class RecordedPerson:
         if audio.is_silent(signal):
             raise UserError(f"{file}: is silent; remove it or record it again")
         resampled = audio.resample(signal, recorded_rate, sample_rate)
-        return trim_silence(resampled, sample_rate)
+        return _trim_silence(resampled, sample_rate)
 
 
 class SpeakerSplit(NamedTuple):
@@ -211,24 +210,8 @@ def _cast_timbres(
 def cast_recordings(folder: Path, seed: int, n_speakers: int) -> dict[str, SpeakerSplit]:
     """Split a folder of recordings, 80/10/10 and disjoint, into the subsets.
 
-    Arguments
-    ---------
-    folder : Path
-        One folder for each speaker, with wav or flac files anywhere below.
-    seed : int
-        Who goes where follows from it.
-    n_speakers : int
-        Speakers in a mixture; no subset has fewer.
-
-    Returns
-    -------
-    dict of str to SpeakerSplit
-        One for each of `SUBSETS`.
-
-    Raises
-    ------
-    UserError
-        If there are too few speakers.
+    There is one folder for each speaker, with wav or flac files anywhere below; no subset
+    has fewer speakers than a mixture, or there is a UserError.
     """
     people = []
     for person in sorted(_existing(folder, "speech").iterdir()):
@@ -252,22 +235,7 @@ def cast_recordings(folder: Path, seed: int, n_speakers: int) -> dict[str, Speak
 def split_noises(folder: Path, seed: int) -> dict[str, tuple[RecordedPerson, ...]]:
     """Split a folder of noise recordings, 80/10/10 and disjoint, into the subsets.
 
-    Arguments
-    ---------
-    folder : Path
-        Wav or flac files anywhere below.
-    seed : int
-        Which file goes where follows from it.
-
-    Returns
-    -------
-    noises : dict of str to tuple of RecordedPerson
-        One for each of `SUBSETS`; each file on its own, half an hour in all.
-
-    Raises
-    ------
-    UserError
-        If there are fewer than three files.
+    Each file is on its own, half an hour in all; fewer than three are a UserError.
     """
     files = list_recordings(_existing(folder, "noise"))
     if len(files) < len(SUBSETS):
@@ -302,7 +270,7 @@ def list_recordings(folder: Path) -> tuple[Path, ...]:
     )
 
 
-def trim_silence(signal: np.ndarray, sample_rate: int) -> np.ndarray:
+def _trim_silence(signal: np.ndarray, sample_rate: int) -> np.ndarray:
     """Cut off what is 40 dB below the loudest 10 ms at either end.
 
     Silence stays as it is.
@@ -310,7 +278,7 @@ def trim_silence(signal: np.ndarray, sample_rate: int) -> np.ndarray:
     Example
     -------
     >>> signal = np.concatenate([np.zeros(800), np.ones(400), np.zeros(160)])
-    >>> len(trim_silence(signal, 8000))
+    >>> len(_trim_silence(signal, 8000))
     400
     """
     frame = int(_FRAME_SECONDS * sample_rate)
@@ -325,7 +293,6 @@ def trim_silence(signal: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def _existing(folder: Path, what: str) -> Path:
-    """The folder, or an error that says which one is missing."""
     if not folder.is_dir():
         raise UserError(f"{folder}: the {what} folder does not exist or is no folder")
     return folder
@@ -392,7 +359,6 @@ def _two_at_once(rng: np.random.Generator) -> list[str]:
 def _phrase(
     rng: np.random.Generator, adjectives, nouns, article: str | None = None
 ) -> list[str]:
-    """Article, in half of the cases an adjective, noun."""
     words = [_one(rng, adjectives)] * int(rng.integers(2)) + [_one(rng, nouns)]
     article = article or _one(rng, _ARTICLES)
     if article == "a" and words[0][0] in "aeiou":
