@@ -45,12 +45,6 @@ class BucketBatchSampler(torch.utils.data.Sampler):
     world_size : int
         Number of processes (default 1).
 
-    Raises
-    ------
-    UserError
-        If not just one of batch_size and batch_seconds is given, or there are fewer
-        items than ranks.
-
     Example
     -------
     >>> sampler = BucketBatchSampler([1.0, 3.0, 2.0], batch_size=2, shuffle=False)
@@ -92,15 +86,7 @@ class BucketBatchSampler(torch.utils.data.Sampler):
         self._batches = self._plan()[self.rank :: self.world_size]
 
     def set_batch_seconds(self, batch_seconds):
-        """Cuts the epoch into batches of another size, where one in seconds was given.
-
-        Example
-        -------
-        >>> sampler = BucketBatchSampler([2.0] * 6, batch_seconds=2.0)
-        >>> sampler.set_batch_seconds(4.0)
-        >>> len(sampler)
-        3
-        """
+        """Cuts the epoch into batches of another size, where one in seconds was given."""
         _check_budget(self.batch_size, batch_seconds)
         self.batch_seconds = batch_seconds
         self.set_epoch(self.epoch)

@@ -22,7 +22,6 @@ from unified_se_ss.data.mixing import Mixture, mix
 from unified_se_ss.errors import UserError
 
 EARS = 2
-UNCHANGED = (100,)
 # 16 bits wrap around after this; full scale is 1.
 WRAP = 2.0
 # What the public generator's 16 bits cut off stays below -40 dB of a mixture.
@@ -63,13 +62,7 @@ class BinauralDataset(MixtureDataset):
         If the manifest cannot serve, or files do not have two channels.
     """
 
-    channels = EARS
-
-    def __init__(
-        self, manifest, n_speakers, segment_seconds=None, speed_percents=None, seed=0
-    ):
-        speeds = speed_percents or UNCHANGED
-        super().__init__(manifest, n_speakers, segment_seconds, speeds, seed)
+    channels, default_speeds = EARS, (100,)
 
     def _example(self, rng, index):
         directions = _true_directions(self.manifest.items[index], len(self.source_stems))

@@ -279,7 +279,7 @@ class MixtureDataset(ManifestDataset):
     ('a', torch.Size([4000]), torch.Size([2, 4000]))
     """
 
-    channels = 1
+    channels, default_speeds = 1, None
 
     def __init__(
         self, manifest, n_speakers, segment_seconds=None, speed_percents=None, seed=0
@@ -292,7 +292,7 @@ class MixtureDataset(ManifestDataset):
                 f"{manifest.path}: has a column s{n_speakers + 1}, but n_speakers is"
                 f" {n_speakers}; set n_speakers to match the data"
             )
-        self.speed_percents = check_speeds(speed_percents)
+        self.speed_percents = check_speeds(speed_percents) or self.default_speeds
         if self.speed_percents is not None and "noise" not in manifest.stems:
             self._check_noise_free(manifest.items[0])
 

@@ -48,11 +48,6 @@ class DynamicMixingDataset(SimulatedDataset):
     min_seconds : float
         Utterances that are shorter are not used (default 0; LibriMix: 3).
 
-    Raises
-    ------
-    UserError
-        If there are too few speakers, or a manifest lacks what is needed.
-
     Example
     -------
     >>> from unified_se_ss.data import audio

@@ -149,20 +149,6 @@ class MultiBeamformerTestSet(torch.utils.data.Dataset):
     ---------
     datasets : dict
         Data sets of `MicBeamExample` by the name of their beamformer.
-
-    Example
-    -------
-    >>> class Two(torch.utils.data.Dataset):
-    ...     durations = [1.0, 1.0]
-    ...     def __len__(self):
-    ...         return 2
-    ...     def __getitem__(self, key):
-    ...         return MicBeamExample(f"item-{key.index}", torch.ones(2, 3), torch.ones(3))
-    >>> data = MultiBeamformerTestSet({"mvdr": Two(), "delay_and_sum": Two()})
-    >>> len(data), data[3].id, data[3].conditions
-    (4, '0003_delay_and_sum', {'item': 'item-1', 'guide': 'delay_and_sum'})
-    >>> data.find("0003_delay_and_sum").conditions["item"]
-    'item-1'
     """
 
     def __init__(self, datasets: Mapping):

@@ -124,8 +124,8 @@ class PairedRIRDataset(SceneDataset):
 
     Arguments
     ---------
-    rooms, speech, noise, n_items, segment_seconds, seed, levels, resample, components
-        See `SceneDataset`.
+    *scene, **options
+        As for `SceneDataset`.
     gains : PairedRIRGains, optional
         By default those of the source.
     same_direct_path, equalise : bool
@@ -140,18 +140,13 @@ class PairedRIRDataset(SceneDataset):
 
     def __init__(
         self,
-        rooms,
-        speech,
-        noise,
-        n_items,
-        segment_seconds,
-        *,
+        *scene,
         gains: PairedRIRGains | None = None,
         same_direct_path: bool = True,
         equalise: bool = True,
-        **scene,
+        **options,
     ):
-        super().__init__(rooms, speech, noise, n_items, segment_seconds, **scene)
+        super().__init__(*scene, **options)
         self.gains = gains or PairedRIRGains()
         self.same_direct_path = same_direct_path
         self.equalise = equalise
@@ -194,12 +189,6 @@ def contrasted(
 
     The images are those in the roles raw and beamformed, [2, T] each; the sum over the
     first axis is [y_raw, y_beam].
-
-    Example
-    -------
-    >>> one = np.ones((2, 1))
-    >>> contrasted(one, one, one, Gains(0.5, 0.25, 2.0, 4.0)).sum(0).ravel().tolist()
-    [3.0, 1.75]
     """
     in_raw = np.array([[1.0], [gains.raw_interferer], [gains.raw_noise]])
     in_both = np.array([[1.0], [gains.interferer], [gains.noise]])

@@ -110,8 +110,8 @@ class ArrayDataset(SceneDataset):
 
     Arguments
     ---------
-    rooms, speech, noise, n_items, segment_seconds, seed, levels, resample, components
-        See `SceneDataset`.
+    *scene, **options
+        As for `SceneDataset`.
     guide : BeamformerFrontend
         Makes the beamformed input. Data sets that differ in it alone have the same
         scenes.
@@ -136,12 +136,7 @@ class ArrayDataset(SceneDataset):
 
     def __init__(
         self,
-        rooms,
-        speech,
-        noise,
-        n_items,
-        segment_seconds,
-        *,
+        *scene,
         guide: BeamformerFrontend,
         sir_db: tuple = (-5.0, 10.0),
         snr_db: tuple = (0.0, 20.0),
@@ -149,9 +144,9 @@ class ArrayDataset(SceneDataset):
         quiet_seconds: float = 0.5,
         noise_points: int = 1,
         microphones: bool = False,
-        **scene,
+        **options,
     ):
-        super().__init__(rooms, speech, noise, n_items, segment_seconds, **scene)
+        super().__init__(*scene, **options)
         self.guide = guide
         self.sir_db = checked_range("sir_db", sir_db)
         self.snr_db = checked_range("snr_db", snr_db)
@@ -161,7 +156,7 @@ class ArrayDataset(SceneDataset):
         self.quiet_seconds = float(quiet_seconds)
         self.noise_points = noise_points
         self.microphones = microphones
-        self._positions = torch.tensor(rooms.settings.microphones)
+        self._positions = torch.tensor(self.rooms.settings.microphones)
         self._check()
 
     def scene(self, key) -> ArrayScene:

@@ -50,16 +50,6 @@ def collate_transcribed(utterances, encode) -> Batch:
     Batch
         Of noisy and clean [B, T]; has_clean, bool [B]; transcripts, B texts; tokens, int64
         [B, U] padded with 0, and n_tokens, int64 [B], which stays on the CPU.
-
-    Example
-    -------
-    >>> short = Utterance("a", torch.ones(2), torch.ones(2), "hi")
-    >>> long = Utterance("b", torch.ones(3), torch.ones(3), "you")
-    >>> batch = collate_transcribed([short, long], lambda text: [ord(c) for c in text])
-    >>> batch.noisy, batch.tokens
-    (tensor([[1., 1., 0.],
-            [1., 1., 1.]]), tensor([[104, 105,   0],
-            [121, 111, 117]]))
     """
     batch = collate(utterances)
     tokens = [torch.tensor(encode(text), dtype=torch.int64) for text in batch.transcript]

@@ -83,12 +83,6 @@ def prepare_demo_sounds(
     -------
     dict of str to Sounds
         For train, dev and test.
-
-    Raises
-    ------
-    UserError
-        If an argument cannot be used, espeak-ng is missing, or the folder holds
-        anything else.
     """
     if len(n_noises) != len(SUBSETS) or min(n_noises) < 1:
         raise UserError(

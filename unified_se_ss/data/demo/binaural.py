@@ -83,11 +83,6 @@ def prepare_binaural_demo(
     Path
         The folder, to be given to `prepare_binaural_wsj0mix`; the voices are in its
         folder `speech`.
-
-    Raises
-    ------
-    UserError
-        If a folder holds something else, or the mono corpus is of another kind.
     """
     folder = Path(folder)
     name = "demo" if n_speakers == 2 else f"demo_{n_speakers}speakers"

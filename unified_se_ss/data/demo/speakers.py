@@ -271,16 +271,7 @@ def list_recordings(folder: Path) -> tuple[Path, ...]:
 
 
 def _trim_silence(signal: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Cut off what is 40 dB below the loudest 10 ms at either end.
-
-    Silence stays as it is.
-
-    Example
-    -------
-    >>> signal = np.concatenate([np.zeros(800), np.ones(400), np.zeros(160)])
-    >>> len(_trim_silence(signal, 8000))
-    400
-    """
+    """Cut off what is 40 dB below the loudest 10 ms at either end; silence stays as it is."""
     frame = int(_FRAME_SECONDS * sample_rate)
     n_frames = -(-len(signal) // frame)
     padded = np.zeros(n_frames * frame)
