@@ -54,10 +54,10 @@ from pathlib import Path
 
 import yaml
 
-from unified_se_ss import crash
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, report_error
 from unified_se_ss.evaluation.comparison import METRICS, compare, write_comparison
 from unified_se_ss.evaluation.results import KNOWN, read_results, summarise
+from unified_se_ss.plain_yaml import plain_yaml
 
 # How long a run may take to leave after Ctrl-C before it is ended, in seconds.
 PATIENCE = 30.0
@@ -459,7 +459,7 @@ def check_settings(runs: list[Run]) -> None:
         there = run.folder / "hyperparams.yaml"
         if not (run.finished and there.is_file()):
             continue
-        before = _plain_yaml(there.read_text(encoding="utf-8"))
+        before = plain_yaml(there.read_text(encoding="utf-8"), there)
         for key, value in _settings(run.command).items():
             if key in before and not _alike(before[key], value):
                 raise UserError(
@@ -492,20 +492,6 @@ def _alike(a, b) -> bool:
     with contextlib.suppress(TypeError, ValueError):
         return float(a) == float(b)
     return a == b
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Reads HyperPyYAML without running anything: what has a tag becomes None."""
-
-
-_PlainLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
-
-
-def _plain_yaml(text: str) -> dict:
-    """The plain keys of a YAML file; none if it cannot be read."""
-    with contextlib.suppress(yaml.YAMLError):
-        return yaml.load(text, Loader=_PlainLoader) or {}
-    return {}
 
 
 # ------------------------------------------------------------------ check
@@ -886,7 +872,7 @@ def guarded(arguments: list[str]) -> int:
         )
         return 130
     except Exception as error:
-        return crash.tell(error, debug="--debug" in arguments)
+        return report_error(error, debug="--debug" in arguments)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,6 @@ CHOICES = {
     "aux_scale": AUX_SCALES,
     "se_loss": [*REPRESENTATION_LOSSES, "si_snr"],
 }
-LEAST = {"weight_se": 0, "kernel_size": 1, "stride": 1}
 
 
 class Predictions(NamedTuple):
@@ -213,7 +212,6 @@ def make_loaders(hparams):
 def check(hparams):
     """Stop at values that cannot be used; name the modules that both tasks train."""
     training.check_choices(hparams, CHOICES)
-    training.check_ranges(hparams, LEAST)
     training.check_segment(hparams)
     training.check_rule(hparams)
     enhancer = ["network.enhancer"] if hparams["use_se"] else []
@@ -234,10 +232,10 @@ def facts(hparams):
     }
 
 
-def main():
-    """From the command line to the report."""
-    training.train_recipe(UnifiedBrain, __doc__, check, make_loaders, facts)
+def main(options):
+    """Train, test and report, as the command line asks."""
+    training.train_recipe(options, UnifiedBrain, check, make_loaders, facts)
 
 
 if __name__ == "__main__":
-    training.run(main)
+    training.run(main, __doc__)

@@ -14,7 +14,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from unified_se_ss import training
 from unified_se_ss.errors import UserError
-from unified_se_ss.training.overrides import KnownKeys, read_overrides
+from unified_se_ss.training.options import HparamsFile, read_overrides
 
 ROOT = Path(__file__).parent.parent
 HPARAMS = sorted(
@@ -91,9 +91,9 @@ KEYS = [
 
 def try_values(name, values):
     """Every key of a YAML file with these values, each as the only option."""
-    known, tally = KnownKeys(ROOT / name), Tally()
-    for key, value in itertools.product([*known.places, *KEYS], values):
-        tally.tried(name, f"--{key}", read_overrides, {key: value}, known, ["describe"])
+    file, tally = HparamsFile(ROOT / name), Tally()
+    for key, value in itertools.product([*file.keys, *KEYS], values):
+        tally.tried(name, f"--{key}", read_overrides, {key: value}, file)
     assert tally[name, "handled"] and tally[name, "refused"] > len(tally)
     return tally.inputs()
 
@@ -216,15 +216,15 @@ def loaded_or_refused(tmp_path, monkeypatch, pairs):
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
     logging.disable()
-    known, tally = KnownKeys(DEMO), Tally()
+    file, tally = HparamsFile(DEMO), Tally()
     try:
         for key, value in pairs:
             try:
-                overrides = read_overrides({key: value}, known)
+                overrides = read_overrides({key: value}, file)
             except UserError as error:
                 check_message(str(error), f"--{key}")
                 continue
-            options = training.Options(DEMO, RunOptions(), overrides, False)
+            options = training.Options(DEMO, RunOptions(), overrides)
             tally.tried("load", "", training.load_hparams, options)
     finally:
         logging.disable(logging.NOTSET)
@@ -261,7 +261,7 @@ def test_every_key_of_the_demo_is_made_or_refused(tmp_path, monkeypatch):
     """Without what would be written at the root of the file system."""
     pairs = [
         (key, value)
-        for key, value in itertools.product(KnownKeys(DEMO).places, VALUES)
+        for key, value in itertools.product(HparamsFile(DEMO).keys, VALUES)
         if value != "/" or not key.endswith(("folder", "checkpoints_dir"))
     ]
     tally = loaded_or_refused(tmp_path, monkeypatch, pairs)

@@ -107,5 +107,5 @@ def test_the_command_line_comes_before_the_yaml_file(words, yaml, expected):
 
 
 def test_an_unknown_precision_is_told_which_there_are():
-    with pytest.raises(UserError, match="expected one of: fp32, fp16, bf16 or auto"):
+    with pytest.raises(UserError, match="expected one of: fp32, fp16, bf16, auto"):
         parse_options([DEMO, "--precision", "fp8"], "")

@@ -280,7 +280,7 @@ def test_a_runs_yaml_is_read_as_data(tmp_path, bomb):
 # What may execute, and is asked for in these files alone: see docs/security.md.
 BY_DESIGN = {
     "load_hyperpyyaml": {
-        "unified_se_ss/training/loading.py",  # the YAML that a user starts
+        "unified_se_ss/training/hparams.py",  # the YAML that a user starts
         "benchmarks/growth.py",  # what is shipped, as in the next
         "benchmarks/networks.py",
         "docs/examples/after/train.py",
@@ -298,7 +298,13 @@ NEVER = {
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "marshal.load"),
     *("shelve.open", "joblib.load", "dill.load", "dill.loads", "pandas.read_pickle"),
     *("eval", "exec", "os.system", "os.popen", "torch.hub.load", "yaml.unsafe_load"),
-    *("yaml.full_load", "yaml.load_all", "yaml.unsafe_load_all", "shutil.unpack_archive"),
+    *(
+        "yaml.load",
+        "yaml.full_load",
+        "yaml.load_all",
+        "yaml.unsafe_load_all",
+        "shutil.unpack_archive",
+    ),
     *("torch.jit.load", "add_safe_globals", "torch.serialization.add_safe_globals"),
 }
 NEVER_METHODS = {"extractall", "extract", "read_pickle", "add_safe_globals"}
@@ -339,11 +345,8 @@ def unsafe(name, node, file):
         return None if keyword(node, key) == str(value) else f"must say {key}={value}"
     if name in NEVER or last in NEVER_METHODS:
         return "has no place here"
-    if name == "yaml.load" and keyword(node, "Loader") not in (
-        "_PlainLoader",
-        "_ValueLoader",
-    ):
-        return "must name a loader that makes plain data"
+    if last in ("Loader", "RoundTripLoader", "UnsafeLoader", "FullLoader"):
+        return "makes more than plain data"
     if keyword(node, "shell") == "True" or keyword(node, "trust_remote_code") == "True":
         return "runs what it is given"
     if last in BY_DESIGN and file not in BY_DESIGN[last]:
@@ -372,7 +375,7 @@ def test_what_executes_by_design_is_where_it_is_said_to_be():
         for file in files:
             assert name in {n.rsplit(".", 1)[-1] for n, _ in calls(ROOT / file)}, file
     told = (ROOT / "docs/security.md").read_text(encoding="utf-8")
-    for file in ("training/loading.py", "evaluation/wer.py"):
+    for file in ("training/hparams.py", "evaluation/wer.py"):
         assert file in told
 
 
@@ -385,7 +388,7 @@ def test_what_executes_by_design_is_where_it_is_said_to_be():
         "np.load(path, allow_pickle=True)",
         "pickle.load(file)",
         "yaml.load(text, Loader=yaml.Loader)",
-        "yaml.load(text, yaml.SafeLoader)",
+        "ruamel.yaml.Loader(text)",
         "tar.extractall(folder)",
         "packed.extractall(folder)",
         "shutil.unpack_archive(a, b)",

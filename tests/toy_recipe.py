@@ -75,7 +75,9 @@ def toy(folder, brain_class=ToyBrain, modules=(), wild=(), gone=(), **hparams):
     checkpointer = AtomicCheckpointer(
         folder / "save", recoverables={"network": network, "counter": counter}
     )
-    options = SimpleNamespace(check=True, overrides={}, hparams_file=folder / "toy.yaml")
+    options = SimpleNamespace(
+        check=True, describe=False, overrides={}, hparams_file=folder / "toy.yaml"
+    )
     (folder / "toy.yaml").write_text(f"output_folder: {folder / 'own'}\n")
     keys = {
         "output_folder": str(folder),

@@ -8,8 +8,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from unified_se_ss import __version__, crash
-from unified_se_ss.errors import UserError
+from unified_se_ss import __version__
+from unified_se_ss.errors import UserError, report_error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        return crash.tell(error, options.debug)
+        return report_error(error, options.debug)
 
 
 EPILOG = """\

@@ -5,52 +5,23 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-import yaml
+import ruamel.yaml
+from ruamel.yaml.error import YAMLError
 
 from unified_se_ss.errors import UserError
 
-
-class _ValueLoader(yaml.SafeLoader):
-    """Reads plain values as HyperPyYAML does: 1e-3 is a number, yes and no are texts."""
-
-    yaml_implicit_resolvers: dict = {}
+#: What reading may raise: not YAML, a number of thousands of digits, nesting without end.
+INVALID = (YAMLError, ValueError, TypeError, RecursionError)
 
 
-def _whole(loader, node):
-    """A whole number, also in other bases: 0x1f, 0o17."""
-    return int(
-        node.value.replace("_", ""), 0 if "x" in node.value or "o" in node.value else 10
-    )
-
-
-# YAML 1.2's plain scalars; PyYAML by itself reads those of 1.1.
-for tag, pattern, first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9][0-9_]*|0o[0-7_]+|0x[0-9a-fA-F_]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+|[-+]?[0-9][0-9_]*\.[0-9_]*"
-        r"|[-+]?\.[0-9_]+([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+0123456789."),
-    ),
-    ("merge", "<<", ["<"]),
-):
-    _ValueLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})\\Z"), first
-    )
-_ValueLoader.add_constructor("tag:yaml.org,2002:int", _whole)
-
-
-class _PlainLoader(_ValueLoader):
-    """Reads HyperPyYAML without running anything: a tag is kept as data."""
+class _PlainLoader(ruamel.yaml.SafeLoader):
+    """Reads YAML 1.2 as HyperPyYAML does; a value with one of its tags becomes a pair."""
 
 
 def _tagged(loader, suffix, node):
-    """A tagged node as (tag, content)."""
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, ruamel.yaml.MappingNode):
         content = loader.construct_mapping(node, deep=True)
-    elif isinstance(node, yaml.SequenceNode):
+    elif isinstance(node, ruamel.yaml.SequenceNode):
         content = loader.construct_sequence(node, deep=True)
     else:
         content = node.value
@@ -61,7 +32,7 @@ _PlainLoader.add_multi_constructor("!", _tagged)
 
 
 def plain_yaml(text: str, name) -> dict:
-    """The keys and values of a HyperPyYAML file, nothing constructed.
+    """Read the keys and values of a HyperPyYAML file.
 
     Arguments
     ---------
@@ -79,24 +50,18 @@ def plain_yaml(text: str, name) -> dict:
     Raises
     ------
     UserError
-        Not YAML, or not keys with values.
+        Not YAML, a key that is there twice, or no keys with values.
 
     Example
     -------
-    >>> plain_yaml("lr: 0.1\\nnet: !new:torch.nn.ReLU\\n    inplace: True", "a.yaml")
+    >>> plain_yaml("lr: 1e-1\\nnet: !new:torch.nn.ReLU\\n    inplace: True", "a.yaml")
     {'lr': 0.1, 'net': ('!new:torch.nn.ReLU', {'inplace': True})}
     """
-    try:
-        found = yaml.load(text, Loader=_PlainLoader) or {}
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise _invalid(name, error) from error
-    if not isinstance(found, dict):
-        raise UserError(f"{name}: expected keys and values, not {type(found).__name__}")
-    return found
+    return _read(text, name)[1]
 
 
 def plain_value(text: str):
-    """The value that a text stands for: number, switch, null, list, keys with values, text.
+    """Read a value of a command line: number, True, False, null, list, mapping or text.
 
     Raises
     ------
@@ -109,22 +74,23 @@ def plain_value(text: str):
     (0.001, ['yes', None, '1'])
     """
     try:
-        return yaml.load(text, Loader=_ValueLoader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        problem = getattr(error, "problem", None) or "too long, or nested too deeply"
-        raise ValueError(problem) from error
+        loader = ruamel.yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        return None if node is None else loader.construct_document(node)
+    except INVALID as error:
+        raise ValueError(_problem(error)) from error
 
 
-class KeyPlace(NamedTuple):
-    """Where a key of a YAML file stands: line from 1, tag of its value, comment."""
+class YamlKey(NamedTuple):
+    """A key of a YAML file: its line from 1, its value as plain data, its comment."""
 
     line: int
-    tag: str
-    comment: str
+    value: object
+    comment: str = ""
 
 
-def key_places(text: str, name) -> dict[str, KeyPlace]:
-    """Where every key of a HyperPyYAML file stands.
+def yaml_keys(text: str, name) -> dict[str, YamlKey]:
+    """Read all keys of a HyperPyYAML file, those within others too.
 
     Arguments
     ---------
@@ -135,52 +101,60 @@ def key_places(text: str, name) -> dict[str, KeyPlace]:
 
     Returns
     -------
-    dict of KeyPlace
+    dict of YamlKey
         By the names of the keys on the way, joined by dots.
 
     Raises
     ------
     UserError
-        Not YAML, or a key that stands there twice, of which the first would be lost.
+        As :func:`plain_yaml` does.
 
     Example
     -------
-    >>> key_places("lr: 1 # least\\nnet: !new:torch.nn.ReLU\\n    inplace: True", "a.yaml")
-    {'lr': KeyPlace(line=1, tag='', comment='least'), \
-'net': KeyPlace(line=2, tag='!new:torch.nn.ReLU', comment=''), \
-'net.inplace': KeyPlace(line=3, tag='', comment='')}
+    >>> yaml_keys("lr: 1 # least\\nnet: !new:torch.nn.ReLU\\n    inplace: True", "a.yaml")
+    {'lr': YamlKey(line=1, value=1, comment='least'), \
+'net': YamlKey(line=2, value=('!new:torch.nn.ReLU', {'inplace': True}), comment=''), \
+'net.inplace': YamlKey(line=3, value=True, comment='')}
     """
+    node, values = _read(text, name)
+    keys: dict[str, YamlKey] = {}
     try:
-        root = yaml.compose(text, Loader=_PlainLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        _add_keys(node, values, "", text.splitlines(), keys)
+    except RecursionError as error:
         raise _invalid(name, error) from error
-    places: dict[str, KeyPlace] = {}
-    _note_places(root, "", text.splitlines(), places, name, ())
-    return places
+    return keys
 
 
-def _note_places(node, above, lines, places, name, way) -> None:
-    """Add the keys of a mapping, and of the mappings in it, to `places`."""
-    if not isinstance(node, yaml.MappingNode) or node in way:
+def _add_keys(node, values, above: str, lines: list[str], keys: dict[str, YamlKey]) -> None:
+    if not isinstance(node, ruamel.yaml.MappingNode):
         return
-    here = set()
-    for key, value in node.value:
-        path, line = f"{above}{key.value}", key.start_mark.line
-        if path in here:
-            raise UserError(
-                f"{name}, line {line + 1}: the key {path} stands there twice, first on "
-                f"line {places[path].line}; remove one of the two"
-            )
-        here.add(path)
+    for key_node, value_node in node.value:
+        key, line = str(key_node.value), key_node.start_mark.line
+        value = values.get(key) if isinstance(values, dict) else None
         comment = re.search(r"\s#\s*(.*)", lines[line] if line < len(lines) else "")
-        tag = value.tag if value.tag.startswith("!") else ""
-        places[path] = KeyPlace(line + 1, tag, comment[1].strip() if comment else "")
-        _note_places(value, f"{path}.", lines, places, name, (*way, node))
+        keys[above + key] = YamlKey(line + 1, value, comment[1].strip() if comment else "")
+        within = value[1] if isinstance(value, tuple) else value
+        _add_keys(value_node, within, f"{above}{key}.", lines, keys)
+
+
+def _read(text: str, name) -> tuple[ruamel.yaml.Node | None, dict]:
+    try:
+        loader = _PlainLoader(text)
+        node = loader.get_single_node()
+        values = {} if node is None else loader.construct_document(node) or {}
+    except INVALID as error:
+        raise _invalid(name, error) from error
+    if not isinstance(values, dict):
+        raise UserError(f"{name}: expected keys and values, not {type(values).__name__}")
+    return node, values
 
 
 def _invalid(name, error) -> UserError:
-    """What is said of a file that does not parse, with line and column."""
-    place = getattr(error, "problem_mark", None)
-    where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return UserError(f"{name}{where}: not valid YAML: {_problem(error)}")
+
+
+def _problem(error) -> str:
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-    return UserError(f"{name}{where}: not valid YAML: {problem}")
+    return str(problem)[:200]

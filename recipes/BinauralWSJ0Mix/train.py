@@ -42,7 +42,6 @@ from unified_se_ss.losses import (
 from unified_se_ss.networks.binaural import VARIANTS
 
 CHOICES = {"variant": VARIANTS, "protocol": PROTOCOLS}
-LEAST = {"ild_weight": 0, "ipd_weight": 0, "kernel_size": 1, "stride": 1}
 
 
 class BinauralBrain(training.RecipeBrain):
@@ -189,7 +188,6 @@ def make_loaders(hparams):
 def check(hparams):
     """Stop at values that cannot be used."""
     training.check_choices(hparams, CHOICES)
-    training.check_ranges(hparams, LEAST)
     training.check_segment(hparams)
 
 
@@ -210,10 +208,10 @@ def facts(hparams):
     }
 
 
-def main():
-    """From the command line to the report."""
-    training.train_recipe(BinauralBrain, __doc__, check, make_loaders, facts)
+def main(options):
+    """Train, test and report, as the command line asks."""
+    training.train_recipe(options, BinauralBrain, check, make_loaders, facts)
 
 
 if __name__ == "__main__":
-    training.run(main)
+    training.run(main, __doc__)

@@ -61,7 +61,6 @@ CHOICES = {
     "test_on": ["recordings", "arrays"],
     "loss": STFT_LOSSES,
 }
-LEAST = {"weight_si_snr": 0, "n_train": 1, "n_valid": 1, "n_test": 1}
 
 
 class GSENetBrain(training.RecipeBrain):
@@ -327,7 +326,6 @@ def check_guide_options(options):
 def check(hparams):
     """Stop at values that cannot be used; fill in the metrics there are."""
     training.check_choices(hparams, CHOICES)
-    training.check_ranges(hparams, LEAST)
     if "corpus" in hparams and "recordings" in (hparams["train_on"], hparams["test_on"]):
         raise UserError("train_on, test_on: the demo makes no recordings; take gsenet.yaml")
     known = {
@@ -349,10 +347,10 @@ def check(hparams):
     check_metrics(hparams["metrics"], rate)
 
 
-def main():
-    """From the command line to the report."""
-    training.train_recipe(GSENetBrain, __doc__, check, make_loaders, facts)
+def main(options):
+    """Train, test and report, as the command line asks."""
+    training.train_recipe(options, GSENetBrain, check, make_loaders, facts)
 
 
 if __name__ == "__main__":
-    training.run(main)
+    training.run(main, __doc__)

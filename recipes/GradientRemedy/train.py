@@ -407,10 +407,10 @@ def facts(hparams):
     }
 
 
-def main():
-    """From the command line to the report."""
-    training.train_recipe(RemedyBrain, __doc__, check, make_loaders, facts)
+def main(options):
+    """Train, test and report, as the command line asks."""
+    training.train_recipe(options, RemedyBrain, check, make_loaders, facts)
 
 
 if __name__ == "__main__":
-    training.run(main)
+    training.run(main, __doc__)

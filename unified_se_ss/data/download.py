@@ -19,10 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from unified_se_ss import crash
 from unified_se_ss.data import audio
 from unified_se_ss.data.cache import atomic_folder
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, report_error
 
 OPENSLR = ("https://www.openslr.org", "https://openslr.elda.org")
 WHAM = "https://my-bucket-a8b4b49c25c811ee9a7e8bba05fa24c7.s3.amazonaws.com"
@@ -353,7 +352,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\ninterrupted; the same command begins this file anew", file=sys.stderr)
         return 130
     except Exception as error:
-        return crash.tell(error, options.debug)
+        return report_error(error, options.debug)
     return 0
 
 

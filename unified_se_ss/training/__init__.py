@@ -1,18 +1,17 @@
 """Everything around a recipe's network: options, the run's folder, the Brain, the log."""
 
-from unified_se_ss.training.checks import (
+from unified_se_ss.training.distributed import on_main, rank_and_size
+from unified_se_ss.training.hparams import (
     check_choices,
-    check_ranges,
     check_rule,
     check_segment,
+    load_hparams,
 )
-from unified_se_ss.training.distributed import on_main, rank_and_size
 from unified_se_ss.training.loaders import (
     make_loader,
     make_loaders,
     prepare_dynamic_mixing,
 )
-from unified_se_ss.training.loading import load_hparams
 from unified_se_ss.training.log import TrainLog, describe_rule
 from unified_se_ss.training.options import Options, parse_options
 from unified_se_ss.training.recipe_brain import RecipeBrain, item_arrays
@@ -23,7 +22,6 @@ __all__ = [
     "RecipeBrain",
     "TrainLog",
     "check_choices",
-    "check_ranges",
     "check_rule",
     "check_segment",
     "describe_rule",

@@ -26,12 +26,11 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 
-from unified_se_ss.crash import NO_MEMORY
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import NO_MEMORY, UserError
 from unified_se_ss.files import atomic_write
+from unified_se_ss.training.hparams import BATCH_SECONDS
+from unified_se_ss.training.options import AUTO
 from unified_se_ss.training.probe import TrialSteps, in_units, planned_batches, restoring
-from unified_se_ss.training.scratch_dir import BATCH_SECONDS
-from unified_se_ss.training.values import AUTO
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.skipping import LeavingOut, SkippingDataset
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.distributed import on_main, rank_and_size
+from unified_se_ss.training.options import AUTO
 from unified_se_ss.training.signals import ignore_signals_in_worker
-from unified_se_ss.training.values import AUTO
 
 
 def make_loader(dataset, batch_sampler, collate, num_workers: int) -> SaveableDataLoader:

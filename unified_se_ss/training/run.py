@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from speechbrain.utils.distributed import if_main_process
 
-from unified_se_ss import crash
-from unified_se_ss.errors import UserError
+from unified_se_ss.data.problems import collect_errors
+from unified_se_ss.errors import UserError, report_error
 from unified_se_ss.evaluation.gradient_report import GradientLog
 from unified_se_ss.evaluation.report import publish
 from unified_se_ss.training.autotune import load_batch_seconds
-from unified_se_ss.training.checks import check_ranges
 from unified_se_ss.training.distributed import report_lost_rank
+from unified_se_ss.training.hparams import load_hparams
 from unified_se_ss.training.loaders import end_readers
-from unified_se_ss.training.loading import load_hparams
 from unified_se_ss.training.log import TrainLog, describe_rule
-from unified_se_ss.training.options import parse_options
+from unified_se_ss.training.options import Options, parse_options
 from unified_se_ss.training.run_folder import begin, commit
 from unified_se_ss.training.sanity_check import full_check, sanity_check
-from unified_se_ss.training.scratch_dir import gathering_for_check
 from unified_se_ss.training.signals import INTERRUPTED, Stopped, stop_signals
 
-#: The smallest values of keys that all recipes have.
-LEAST = {
-    "number_of_epochs": 1,
-    "lr": 0,
-    "num_workers": 0,
-    "log_interval": 1,
-    "save_waves": 0,
-}
 
-
-def run(main) -> None:
+def run(main, manual: str) -> None:
     """Run a recipe's main function; an error that the user can mend is one message.
 
     Leaves with exit code 2 after a :class:`~unified_se_ss.errors.UserError` or what the
@@ -46,11 +36,18 @@ def run(main) -> None:
     Arguments
     ---------
     main : callable
-        Takes no argument.
+        Takes the :class:`~unified_se_ss.training.Options` of the command line.
+    manual : str
+        Shown by ``--help``; the docstring of train.py.
     """
+    debug = False
     try:
-        with report_lost_rank(), stop_signals.installed(), gathering_for_check():
-            main()
+        options = parse_options(sys.argv[1:], manual)
+        debug = options.run_opts.debug
+        # With --check all faults of the data shall be seen, not the first alone.
+        faults = collect_errors() if options.check else nullcontext()
+        with report_lost_rank(), stop_signals.installed(), faults:
+            main(options)
             if torch.distributed.is_initialized():
                 # Left to the end of the process, its threads can abort it.
                 torch.distributed.barrier()
@@ -65,18 +62,18 @@ def run(main) -> None:
         )
         sys.exit(INTERRUPTED)
     except Exception as error:
-        sys.exit(crash.tell(error, debug="--debug" in sys.argv))
+        sys.exit(report_error(error, debug))
 
 
-def train_recipe(brain_class, manual: str, check, make_loaders, facts) -> None:
+def train_recipe(options: Options, brain_class, check, make_loaders, facts) -> None:
     """Do what the command line asks of a recipe: describe, check, train, test, report.
 
     Arguments
     ---------
+    options : Options
+        Of the command line.
     brain_class : type
         A :class:`~unified_se_ss.training.RecipeBrain`.
-    manual : str
-        Shown by ``--help``; the docstring of train.py.
     check : callable
         Of hparams: raises a UserError for values that cannot be used; may fill in others.
     make_loaders : callable
@@ -85,9 +82,7 @@ def train_recipe(brain_class, manual: str, check, make_loaders, facts) -> None:
     facts : callable
         Of hparams: what ``--describe`` says beside the modules, a dict.
     """
-    options = parse_options(sys.argv[1:], manual)
     hparams = load_hparams(options)
-    check_ranges(hparams, {key: LEAST[key] for key in LEAST if key in hparams})
     check(hparams)
     if options.describe:
         print(_describe(hparams["modules"], facts(hparams)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import io
 import logging
 import os
 import platform
@@ -19,23 +18,20 @@ from pathlib import Path
 import filelock
 import speechbrain as sb
 import torch
-from hyperpyyaml import resolve_references
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
-from unified_se_ss import crash
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, keep_crash_reports_in
 from unified_se_ss.files import atomic_write
 from unified_se_ss.plain_yaml import plain_yaml
 from unified_se_ss.training import distributed
 from unified_se_ss.training.checkpoints import AtomicCheckpointer
+from unified_se_ss.training.hparams import DESCRIPTION, resolved_yaml
 from unified_se_ss.training.log import check_tensorboard
-from unified_se_ss.training.options import Options
-from unified_se_ss.training.values import AUTO
+from unified_se_ss.training.options import AUTO, Options
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = "hyperparams.yaml"
 _locks = {}  # by file; held as long as they are referred to
 # Names of an unfinished `files.atomic_path`, and of the probe of `check_folder`.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}|\.writable\.\d+")
@@ -90,7 +86,7 @@ def begin(options: Options, hparams: dict) -> None:
         experiment_directory=folder,
         save_env_desc=False,  # it asks whichever pip is on the path
     )
-    crash.keep_reports_in(folder)
+    keep_crash_reports_in(folder)
     for chatty in ("matplotlib", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if if_main_process():
@@ -115,7 +111,9 @@ def _open_folder(options: Options, folder: Path) -> None:
         if TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
     header = f"# Generated {date.today()} from:\n# {options.hparams_file.resolve()}\n"
-    atomic_write(folder / DESCRIPTION, f"{header}# yamllint disable\n{_resolved(options)}")
+    atomic_write(
+        folder / DESCRIPTION, f"{header}# yamllint disable\n{resolved_yaml(options)}"
+    )
 
 
 def lock_folder(folder) -> None:
@@ -146,12 +144,6 @@ def lock_folder(folder) -> None:
     started, command = time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(sys.argv)
     host = socket.gethostname()
     file.write_text(f"process {os.getpid()} on {host} ({started}: {command})\n", "utf-8")
-
-
-def _resolved(options: Options) -> str:
-    """The YAML file with its overrides, every reference replaced by what it refers to."""
-    text = options.hparams_file.read_text(encoding="utf-8")
-    return resolve_references(io.StringIO(text), options.overrides).read()
 
 
 def keep_freed_memory() -> bool:
@@ -202,7 +194,7 @@ def check_folder(options: Options, folder: Path) -> None:
                 "choose another with --output_folder"
             )
         return
-    now = plain_yaml(_resolved(options), options.hparams_file)
+    now = plain_yaml(resolved_yaml(options), options.hparams_file)
     before = plain_yaml(there.read_text(encoding="utf-8"), there)
     for key in {**before, **now}:
         if key not in CHANGEABLE and before.get(key) != now.get(key):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import traceback
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from unified_se_ss.data.problems import gathered
 from unified_se_ss.data.skipping import SkippedItem
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.brain import plain_name
+from unified_se_ss.training.hparams import own_folder
 from unified_se_ss.training.probe import (
     batch_of,
     center_crop,
@@ -29,7 +29,6 @@ from unified_se_ss.training.probe import (
     short_item,
 )
 from unified_se_ss.training.run_folder import check_folder
-from unified_se_ss.training.scratch_dir import own_folder
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +129,7 @@ def full_check(brain, loaders: dict) -> int:
     print(f"\n{'check':<17} {'result':<8} what was found -> what to do")
     print(f"{'-' * 17} {'-' * 8} {'-' * 50}")
     for name in CHECKS:
-        for check in _survived(name, getattr(checks, name)):
+        for check in _survived(name, getattr(checks, name), brain.debug):
             lines.append(check)
             print(check, flush=True)
     count = {s: sum(c.status == s for c in lines) for s in (OK, WARNING, FAILED)}
@@ -138,12 +137,12 @@ def full_check(brain, loaders: dict) -> int:
     return 1 if count[FAILED] else 0
 
 
-def _survived(name, method):
+def _survived(name, method, debug):
     """Have the lines of one check; an exception is a line, too."""
     try:
         yield from method()
     except Exception as error:
-        if "--debug" in sys.argv:
+        if debug:
             traceback.print_exc()
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         yield Check(name.replace("_", " "), FAILED, kind + _one_line(error))
