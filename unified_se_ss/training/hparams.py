@@ -210,7 +210,7 @@ def _message(error: BaseException) -> str:
         return known
     text = getattr(error, "problem", None) or str(error)
     if text == str(error.args):  # HyperPyYAML puts its own words first
-        text = ": ".join(error.args)
+        text = ": ".join(map(str, error.args))
     clear = (TypeError, ValueError, ImportError, YAMLError, pydoc.ErrorDuringImport)
     name = "" if isinstance(error, clear) else f"{type(error).__name__}: "
     return " ".join(f"{name}{text}".split())[:400]
