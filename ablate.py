@@ -34,12 +34,11 @@ import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit tor
 # isort: split
 import argparse
 import contextlib
-import difflib
 import io
 import itertools
-import json
 import math
 import os
+import queue
 import re
 import runpy
 import shlex
@@ -47,61 +46,41 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import ruamel.yaml
 import yaml
 
-from unified_se_ss.errors import UserError, report_error
+from unified_se_ss.errors import UserError, did_you_mean, report_error
 from unified_se_ss.evaluation.comparison import METRICS, compare, write_comparison
 from unified_se_ss.evaluation.results import KNOWN, read_results, summarise
-from unified_se_ss.plain_yaml import plain_yaml
+from unified_se_ss.plain_yaml import plain_value, plain_yaml
 
-# How long a run may take to leave after Ctrl-C before it is ended, in seconds.
+#: Seconds that a run may take to leave after Ctrl-C before it is killed.
 PATIENCE = 30.0
-# With this argument alone, the script checks options that it reads from stdin.
-DESCRIBE_EACH = "--describe_each"
 OWN_KEYS = ("seed", "output_folder")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the comparison.
-
-    Arguments
-    ---------
-    name : str
-        As in the table.
-    overrides : dict
-        Values by key of the YAML file.
-    """
+    """One point of the comparison: its name in the table, and the keys that it replaces."""
 
     name: str
     overrides: dict = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
-        """The name with what a shell or a file system may stumble over replaced."""
+        """The name, with what a shell or a file system may stumble over replaced."""
         return re.sub(r"[^\w.,=+-]+", "_", self.name).strip("_")
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One training: a cell with a seed.
-
-    Arguments
-    ---------
-    cell : Cell
-        Which settings.
-    seed : int
-        Which seed.
-    folder : Path
-        The run's own folder.
-    command : tuple of str
-        What is started.
-    """
+    """One training: a cell with a seed, its own folder, and what is started."""
 
     cell: Cell
     seed: int
@@ -110,31 +89,30 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the run is called in messages."""
+        """As messages call it."""
         return f"{self.cell.name}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
-        """Where its output is kept."""
+        """The file of its output."""
         return self.folder.with_name(f"{self.seed}.log")
 
     @property
     def finished(self) -> bool:
-        """Whether it has been evaluated, down to its report, which is written last."""
-        return all(
-            (self.folder / name).is_file() for name in ("results.csv", "report.html")
-        )
+        """True once it has its report, which is written last."""
+        files = ("results.csv", "report.html")
+        return all((self.folder / name).is_file() for name in files)
 
     @property
     def state(self) -> str:
-        """What starting it would do."""
+        """The outcome of starting it, in a word."""
         if self.finished:
             return "finished"
         return "to go on" if self.folder.is_dir() else "new"
 
     @property
     def has_its_data(self) -> bool:
-        """Whether it is past preparation: its manifests, or a later CSV, are there."""
+        """True once it is past preparation: its manifests, or a later CSV, are there."""
         return any(self.folder.rglob("*.csv"))
 
 
@@ -143,11 +121,6 @@ class Run:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Read the command line.
-
-    Arguments
-    ---------
-    arguments : list of str
-        Without the name of the program.
 
     Returns
     -------
@@ -161,9 +134,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         No YAML file, or an option of each run that is set here.
     """
     options, others = parser().parse_known_args(arguments)
-    files = [a for a in others if re.search(r"\.ya?ml$", a) and not a.startswith("--")]
+    files = [a for a in others if a.endswith((".yaml", ".yml")) and not a.startswith("--")]
     options.hparams = Path(files[0]) if files else None
     options.others = [a for a in others if a not in files[:1]]
+    given = given_values(options.others)
     if options.hparams and not options.hparams.is_file():
         raise UserError(f"{options.hparams}: there is no such file")
     if not options.hparams and not (options.table_only and options.output_folder):
@@ -171,9 +145,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
             "no YAML file was named; expected: ablate.py HPARAMS.yaml --grid key=value,...; "
             f"there are: {', '.join(sorted(map(str, Path('hparams').glob('*.yaml'))))}"
         )
-    if "seed" in keys_of(options.others):
+    if "seed" in given:
         raise UserError("--seed: every run gets its own; give --seeds 1,2,3")
-    if options.devices and "device" in keys_of(options.others):
+    if options.devices and "device" in given:
         raise UserError("give --devices or --device, not both")
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs: is {options.jobs}; expected 1 or more")
@@ -181,13 +155,15 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     if not options.train.is_file():
         raise UserError(f"--train: {options.train} is no file; expected a train.py")
     if options.output_folder is None:
-        name = experiment_name(options.hparams, options.others)
+        text = options.hparams.read_text(encoding="utf-8")
+        name = plain_yaml(text, options.hparams).get("experiment_name")
+        name = given.get("experiment_name") or name or options.hparams.stem
         options.output_folder = Path("results") / f"{name}_ablation"
     return options
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of this script; all others are those of train.py."""
+    """Make the parser of this script's options; all others are those of train.py."""
     made = argparse.ArgumentParser(
         "ablate.py",
         usage="python ablate.py HPARAMS.yaml [--grid KEY=VALUE,...] [--cells FILE] [--seeds "
@@ -228,10 +204,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def find_train(hparams: Path | None) -> Path:
-    """The train.py of the recipe that a YAML file belongs to.
-
-    It lies beside the file or in the nearest folder above it; for a file of no recipe it
-    is the one beside this script.
+    """Find the train.py beside a YAML file or nearest above it, or else beside this script.
 
     Example
     -------
@@ -244,27 +217,26 @@ def find_train(hparams: Path | None) -> Path:
     return next((path for path in found if path.is_file()), own)
 
 
-def keys_of(arguments: list[str]) -> list[str]:
-    """The keys of ``--key value`` and ``--key=value``.
+def given_values(arguments: list[str]) -> dict[str, str]:
+    """Read ``--key value`` and ``--key=value``.
 
     Example
     -------
-    >>> keys_of(["--lr", "0.1", "--rule=sum"])
-    ['lr', 'rule']
+    >>> given_values(["--lr", "0.1", "--rule=sum", "--debug"])
+    {'lr': '0.1', 'rule': 'sum', 'debug': ''}
     """
-    return [a[2:].partition("=")[0] for a in arguments if a.startswith("--")]
-
-
-def experiment_name(hparams: Path, others: list[str]) -> str:
-    """What the experiment is called on the command line, or else in the YAML file."""
-    given = re.search(r"--experiment_name[ =](\S+)", " ".join(others))
-    text = hparams.read_text(encoding="utf-8")
-    given = given or re.search(r"^experiment_name: *['\"]?([\w.+-]+)", text, re.MULTILINE)
-    return given[1] if given else hparams.stem
+    found: dict[str, str] = {}
+    key = None
+    for word in arguments:
+        if word.startswith("--"):
+            key, _, found[key] = word[2:].partition("=")
+        elif key:
+            found[key] = f"{found[key]} {word}".strip()
+    return found
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Seeds from the command line.
+    """Read the seeds of the command line.
 
     Example
     -------
@@ -286,7 +258,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def make_cells(grid: list[str], file: Path | None = None) -> list[Cell]:
-    """All cells: those of the file, each at every point of the grid.
+    """Make all cells: those of the file, each at every point of the grid.
 
     Arguments
     ---------
@@ -328,7 +300,7 @@ def make_cells(grid: list[str], file: Path | None = None) -> list[Cell]:
 
 
 def parse_axis(text: str) -> list[tuple[str, str, object]]:
-    """The points of ``key=value,value``: what they are called, key and value.
+    """Part ``key=value,value`` into its points: their names, the key and their values.
 
     Commas within brackets and quotes part no values.
 
@@ -342,7 +314,7 @@ def parse_axis(text: str) -> list[tuple[str, str, object]]:
         raise UserError(f"--grid: is '{text}'; expected KEY=VALUE,VALUE,...")
     try:
         points = [(f"{key}={part}", key, value) for part, value in parse_list(values)]
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise UserError(
             f"--grid {text}: what follows = is no list of YAML values"
         ) from error
@@ -354,48 +326,43 @@ def parse_axis(text: str) -> list[tuple[str, str, object]]:
 
 
 def parse_list(text: str) -> list[tuple[str, object]]:
-    """The parts of a YAML list without its brackets: each as it was written, and its value.
+    """Part a YAML list without its brackets: each element as written, and its value.
 
     Example
     -------
     >>> parse_list("1e3, {b: 1, c: 2}, 'a,b'")
-    [('1e3', '1e3'), ('{b: 1, c: 2}', {'b': 1, 'c': 2}), ("'a,b'", 'a,b')]
+    [('1e3', 1000.0), ('{b: 1, c: 2}', {'b': 1, 'c': 2}), ("'a,b'", 'a,b')]
     """
     text = f"[{text}]"
-    nodes = yaml.compose(text, yaml.SafeLoader).value
+    values = plain_value(text)
+    nodes = ruamel.yaml.YAML(typ="safe", pure=True).compose(text).value
     parts = [text[node.start_mark.index : node.end_mark.index].strip() for node in nodes]
-    return list(zip(parts, yaml.safe_load(text)))
+    return list(zip(parts, values))
 
 
 def read_cells(path: Path) -> list[Cell]:
-    """The cells of a YAML file: a mapping of names to mappings of keys to values."""
+    """Read the cells of a YAML file: a mapping of names to mappings of keys to values."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"--cells: {path} cannot be read ({problem})") from error
-    right = isinstance(content, dict) and content
-    for name, overrides in content.items() if right else ():
-        right = (
-            right
-            and isinstance(overrides, dict)
-            and all(isinstance(key, str) for key in overrides)
-        )
+        content = plain_yaml(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--cells: {path} cannot be read ({error})") from error
+    for name, overrides in content.items() or [(None, None)]:
+        if not isinstance(overrides, dict) or not all(
+            isinstance(k, str) for k in overrides
+        ):
+            raise UserError(
+                f"--cells: {path} was not understood; expected lines such as "
+                "'name: {rule: sum, granularity: global}'"
+            )
         for key in OWN_KEYS:
-            if right and key in overrides:
+            if key in overrides:
                 raise UserError(
                     f"{path}: {name} sets {key}, which every run gets of its own"
                 )
-    if not right:
-        raise UserError(
-            f"--cells: {path} was not understood; expected lines such as "
-            "'name: {rule: sum, granularity: global}'"
-        )
     return [Cell(str(name), overrides) for name, overrides in content.items()]
 
 
 def _first_twice(names: list[str]) -> str | None:
-    """The first name that is there twice."""
     return next((name for i, name in enumerate(names) if name in names[:i]), None)
 
 
@@ -403,20 +370,19 @@ def _first_twice(names: list[str]) -> str | None:
 
 
 def plan(options: argparse.Namespace, cells: list[Cell], seeds: list[int]) -> list[Run]:
-    """All runs, in the order in which they are started.
+    """List all runs, in the order in which they are started.
 
     Raises
     ------
     UserError
         A key is set for every run and in a cell too.
     """
-    given = keys_of(options.others)
+    given = given_values(options.others)
     for cell in cells:
-        for key in cell.overrides:
-            if key in given:
-                raise UserError(
-                    f"--{key}: is set for every run, but the cell '{cell.name}' sets it too"
-                )
+        for key in cell.overrides.keys() & given.keys():
+            raise UserError(
+                f"--{key}: is set for every run, but the cell '{cell.name}' sets it too"
+            )
     runs = []
     for seed, cell in itertools.product(seeds, cells):
         folder = options.output_folder / cell.folder / str(seed)
@@ -429,7 +395,7 @@ def plan(options: argparse.Namespace, cells: list[Cell], seeds: list[int]) -> li
 
 
 def as_argument(value) -> str:
-    """A value as train.py's command line takes it, which reads it as YAML.
+    """Write a value as train.py's command line takes it, which reads it as YAML.
 
     Example
     -------
@@ -460,109 +426,48 @@ def check_settings(runs: list[Run]) -> None:
         if not (run.finished and there.is_file()):
             continue
         before = plain_yaml(there.read_text(encoding="utf-8"), there)
-        for key, value in _settings(run.command).items():
-            if key in before and not _alike(before[key], value):
-                raise UserError(
-                    f"{run.folder}: holds a finished run with {key} {before[key]}, but "
-                    f"{value} is asked for now; choose another --output_folder, or remove "
-                    "its results.csv to let it go on"
-                )
+        for key, text in given_values(list(run.command)).items():
+            if key == "output_folder" or before.get(key, text) == text:
+                continue
+            with contextlib.suppress(ValueError):
+                if before[key] != plain_value(text):
+                    raise UserError(
+                        f"{run.folder}: holds a finished run with {key} {before[key]}, but "
+                        f"{text} is asked for now; choose another --output_folder, or "
+                        "remove its results.csv to let it go on"
+                    )
 
 
-def _settings(command: tuple[str, ...]) -> dict:
-    """The ``--key value`` pairs of a command, but for the folder."""
-    words = [part for word in command for part in _parted(word)]
-    pairs = zip(words, words[1:])
-    given = {a[2:]: b for a, b in pairs if a.startswith("--") and not b.startswith("--")}
-    values = {}
-    for key, text in given.items():
-        with contextlib.suppress(yaml.YAMLError):
-            values[key] = yaml.safe_load(text)
-    return {key: value for key, value in values.items() if key != "output_folder"}
-
-
-def _parted(word: str) -> list[str]:
-    """``--key=value`` as two words."""
-    key, equals, value = word.partition("=")
-    return [key, value] if word.startswith("--") and equals else [word]
-
-
-def _alike(a, b) -> bool:
-    """Whether two values are equal, also where YAML takes 1e-3 for a word."""
-    with contextlib.suppress(TypeError, ValueError):
-        return float(a) == float(b)
-    return a == b
-
-
-# ------------------------------------------------------------------ check
-
-
-def check_options(runs: list[Run]) -> int:
+def check_options(runs: list[Run]) -> None:
     """Have train.py look at the options of each cell, by --describe, before any run.
-
-    All in one process, which has to import everything once only. Returns how many GPUs
-    are seen there.
 
     Raises
     ------
     UserError
         What train.py said of the first cell whose options it refuses.
     """
-    cells = {run.cell.name: run.command[2:] for run in runs}
-    if not cells:
-        return 0
-    script = runs[0].command[1]
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), DESCRIBE_EACH],
-        input=json.dumps([script, list(cells.items())]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        name = done.stdout.strip().splitlines()[-1:] or ["?"]
-        message = done.stderr.strip()
-        # A traceback ends with what is wrong, argparse's usage too.
-        lines = message.partition("error: ")[2].strip() or "\n".join(
-            message.splitlines()[-1:]
-        )
-        raise UserError(f"cell '{name[0]}': {lines}")
-    return int(done.stdout.split()[-1])
-
-
-def describe_each() -> int:
-    """The other side of :func:`check_options`: reads stdin, prints what is found.
-
-    That is the name of a cell that train.py refuses, or else the number of GPUs.
-    """
-    script, cells = json.load(sys.stdin)
-    sys.path[0] = str(Path(script).resolve().parent)
-    for name, arguments in cells:
+    before = sys.argv, sys.path[0]
+    for name, (_, script, *arguments) in {r.cell.name: r.command for r in runs}.items():
         sys.argv = [script, *arguments, "--describe"]
-        printed = io.StringIO()
+        sys.path[0] = str(Path(script).resolve().parent)
+        out, err = io.StringIO(), io.StringIO()
         try:
-            with contextlib.redirect_stdout(printed):
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 runpy.run_path(script, run_name="__main__")
         except SystemExit as leaving:
+            said = leaving.code if isinstance(leaving.code, str) else err.getvalue()
             if leaving.code:
-                print(name)
-                print(
-                    "" if isinstance(leaving.code, int) else leaving.code, file=sys.stderr
-                )
-                return 1
-        except BaseException:
-            print(name)
-            raise
-    torch = sys.modules.get("torch")
-    print(torch.cuda.device_count() if torch else 0)
-    return 0
+                message = said.rpartition("error: ")[2].strip()
+                raise UserError(f"cell '{name}': {message}") from leaving
+        finally:
+            sys.argv, sys.path[0] = before
 
 
 # ------------------------------------------------------------------ launch
 
 
 def find_slots(options: argparse.Namespace, gpus: int) -> list[str]:
-    """The device of each run that goes on at the same time; "" leaves it to train.py.
+    """List the device of each run that goes on at a time; "" leaves it to train.py.
 
     Example
     -------
@@ -570,18 +475,17 @@ def find_slots(options: argparse.Namespace, gpus: int) -> list[str]:
     >>> find_slots(options, gpus=0)
     ['cuda:0', 'cuda:1', 'cuda:0']
     """
+    names = [f"cuda:{number}" for number in range(gpus)]
     if options.devices:
         names = [name.strip() for name in options.devices.split(",") if name.strip()]
-    elif "device" in keys_of(options.others):
+    elif "device" in given_values(options.others):
         names = []
-    else:
-        names = [f"cuda:{number}" for number in range(gpus)]
     names = names or [""]
     return [names[i % len(names)] for i in range(options.jobs or len(names))]
 
 
 def environment_of(device: str, jobs: int, base: dict) -> dict:
-    """Environment of a run: only its own GPU, and its share of the cores.
+    """Give a run its own GPU alone, and its share of the cores.
 
     Example
     -------
@@ -601,110 +505,106 @@ def environment_of(device: str, jobs: int, base: dict) -> dict:
 
 
 class Launcher:
-    """Runs what is waiting, as many at a time as there are slots.
+    """Starts runs, and stops those that go on.
 
     Arguments
     ---------
-    runs : list of Run
-        Those that are not finished, in order.
     slots : list of str
         As :func:`find_slots` returns them.
-    report : callable
-        Gets a sentence for each run that ends.
     """
 
-    def __init__(self, runs: list[Run], slots: list[str], report):
-        self.waiting = deque(runs)
-        self.free = deque(slots)
+    def __init__(self, slots: list[str]):
         self.jobs = len(slots)
-        self.report = report
-        self.running: dict[Run, tuple[subprocess.Popen, str, float]] = {}
-        self.failed: list[Run] = []
-        # Two runs at once would both make a corpus that is made on first use.
-        self.pioneer: Run | None = None
+        self.slots: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for slot in slots:
+            self.slots.put(slot)
+        self.processes: list[subprocess.Popen] = []
+        self.lock, self.stopped = threading.Lock(), False
 
-    def step(self) -> list[Run]:
-        """Start what can be started; give the runs that have ended."""
-        while self.waiting and self.free and not self._must_wait():
-            self._start(self.waiting.popleft())
-        ended = [run for run, (process, *_) in self.running.items() if _ended(process)]
-        for run in ended:
-            self._end(run)
-        return ended
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing runs and nothing waits."""
-        return not self.waiting and not self.running
+    def run(self, run: Run) -> str:
+        """Start a run in a free slot and wait for its end; returns a sentence about it."""
+        slot, began = self.slots.get(), time.monotonic()
+        device = ["--device", slot] if slot and not slot.startswith("cuda:") else []
+        command = [*run.command, *device]
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(run.log, "a", encoding="utf-8") as log:
+            log.write(f"$ {shlex.join(command)}\n")
+            log.flush()
+            with self.lock:
+                if self.stopped:
+                    return f"{run.name}: not started"
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment_of(slot, self.jobs, dict(os.environ)),
+                    start_new_session=True,  # Ctrl-C reaches it once, through `stop`
+                )
+                self.processes.append(process)
+            code = process.wait()
+        self.slots.put(slot)
+        if code == 0 and run.finished:
+            minutes = (time.monotonic() - began) / 60
+            return f"{run.name}: {headline(run)} ({minutes:.1f} min)"
+        why = f"exit code {code}" if code else "no report"
+        return f"{run.name}: FAILED ({why}); see {run.log}: {last_line(run.log)}"
 
     def stop(self) -> None:
-        """Ask all that run to leave, as Ctrl-C would, and wait until they have."""
-        for process, *_ in self.running.values():
+        """Ask all that run to leave, as Ctrl-C would, and kill those that do not."""
+        with self.lock:
+            self.stopped = True
+        for process in self.processes:
             _signal(process, signal.SIGINT)
         deadline = time.monotonic() + PATIENCE
-        for process, *_ in self.running.values():
+        for process in self.processes:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
-                process.wait()
-
-    def _must_wait(self) -> bool:
-        """Whether a first run is still preparing the data that all will use."""
-        return self.pioneer in self.running and not self.pioneer.has_its_data
-
-    def _start(self, run: Run) -> None:
-        """Start a run in the next slot."""
-        slot = self.free.popleft()
-        run.folder.parent.mkdir(parents=True, exist_ok=True)
-        device = ["--device", slot] if slot and not slot.startswith("cuda:") else []
-        command = [*run.command, *device]
-        with open(run.log, "a", encoding="utf-8") as log:
-            log.write(f"$ {shlex.join(command)}\n")
-            log.flush()
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment_of(slot, self.jobs, dict(os.environ)),
-                start_new_session=True,  # Ctrl-C reaches it once, through `stop`
-            )
-        self.running[run] = (process, slot, time.monotonic())
-        if not any(r.has_its_data for r in self.running):
-            self.pioneer = run
-
-    def _end(self, run: Run) -> None:
-        """Note how a run ended, and free its slot."""
-        process, slot, start = self.running.pop(run)
-        self.free.append(slot)
-        minutes = (time.monotonic() - start) / 60
-        if process.returncode == 0 and run.finished:
-            self.report(f"{run.name}: {headline(run)} ({minutes:.1f} min)")
-            return
-        self.failed.append(run)
-        why = f"exit code {process.returncode}" if process.returncode else "no report"
-        self.report(f"{run.name}: FAILED ({why}); see {run.log}: {last_line(run.log)}")
-
-
-def _ended(process: subprocess.Popen) -> bool:
-    """Whether a process has ended."""
-    return process.poll() is not None
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:
     """Send a signal to a process and its children; nothing if it has ended."""
-    if _ended(process):
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+
+
+def launch(runs: list[Run], slots: list[str]) -> list[Run]:
+    """Run all that are not finished, with a progress bar; returns those that failed.
+
+    An interrupt stops the runs that go on, and is passed on.
+    """
+    from unified_se_ss.progress import progress_bar
+
+    waiting, launcher, futures = [r for r in runs if not r.finished], Launcher(slots), []
+    bar = progress_bar(total=len(runs), unit="run", initial=len(runs) - len(waiting))
+
+    def report(future):
+        bar.write(future.result(), file=sys.stdout)
+        bar.update()
+
+    with contextlib.closing(bar), ThreadPoolExecutor(len(slots)) as pool:
+        try:
+            for run in waiting:
+                futures.append(pool.submit(launcher.run, run))
+                futures[-1].add_done_callback(report)
+                # Two runs at once would both make a corpus that is made on first use.
+                while not (run.has_its_data or all(f.done() for f in futures)):
+                    time.sleep(0.1)
+            wait(futures)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            launcher.stop()
+    return [run for run in waiting if not run.finished]
 
 
 def headline(run: Run) -> str:
-    """What a finished run got, in a few words."""
+    """Say what a finished run got, in a few words."""
     metrics = summarise(read_results(run.folder / "results.csv")).metrics
     found = [
         f"{column.heading} {metrics[key].mean:.2f} {column.unit}"
@@ -715,57 +615,17 @@ def headline(run: Run) -> str:
 
 
 def last_line(log: Path) -> str:
-    """The last line that a run has printed."""
+    """Find the last line that a run has printed."""
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
     return lines[-1] if lines else ""
-
-
-def launch(runs: list[Run], slots: list[str]) -> list[Run]:
-    """Run all that are not finished, with a progress bar; give those that failed.
-
-    An interrupt stops the runs that go on, and is passed on.
-    """
-    from unified_se_ss.progress import progress_bar
-
-    waiting = [run for run in runs if not run.finished]
-    bar = progress_bar(total=len(runs), unit="run", initial=len(runs) - len(waiting))
-    launcher = Launcher(waiting, slots, lambda words: bar.write(words, file=sys.stdout))
-    epochs = {run: len(epochs_told(run)) for run in waiting}  # of an earlier start
-    try:
-        while not launcher.done:
-            ended = launcher.step()
-            for run in [*launcher.running, *ended]:
-                for line in epochs_told(run)[epochs[run] :]:
-                    bar.write(f"{run.name}: {line}", file=sys.stdout)
-                    epochs[run] += 1
-            bar.set_postfix_str("; ".join(run.name for run in launcher.running), False)
-            if ended:
-                bar.update(len(ended))
-            if sys.stderr.isatty():
-                bar.refresh()
-            sys.stdout.flush()
-            time.sleep(0.5)
-    finally:
-        launcher.stop()
-        bar.close()
-    return launcher.failed
-
-
-def epochs_told(run: Run) -> list[str]:
-    """What a run has printed of the epochs that it has been through."""
-    try:
-        text = run.log.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # it has only just been started
-        return []
-    return re.findall(r"^Epoch \d+: .*valid.*$", text, re.MULTILINE)
 
 
 # ------------------------------------------------------------------ table
 
 
 def collect(folder: Path, cells: list[Cell]) -> dict:
-    """Rows of results.csv by cell and seed, of all runs that are finished.
+    """Read results.csv of all runs that are finished: rows by cell and seed.
 
     Arguments
     ---------
@@ -793,15 +653,14 @@ def _natural(path: Path) -> list:
 
 
 def find_baseline(wanted: str | None, names: list[str]) -> str | None:
-    """The cell that was named as baseline, which may be named by its folder too."""
+    """Look up the cell that was named as baseline, by its name or its folder."""
     if wanted is None:
         return None
     for name in names:
         if wanted in (name, Cell(name).folder):
             return name
-    near = difflib.get_close_matches(wanted, names, 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names)}"
-    raise UserError(f"--baseline: there is no cell '{wanted}'; {hint}")
+    hint = did_you_mean(wanted, names) or f"; there are: {', '.join(names)}"
+    raise UserError(f"--baseline: there is no cell '{wanted}'{hint}")
 
 
 def make_table(options: argparse.Namespace, cells: list[Cell]) -> None:
@@ -821,11 +680,8 @@ def make_table(options: argparse.Namespace, cells: list[Cell]) -> None:
         print(f"{name:<10}{path}")
 
 
-# ------------------------------------------------------------------ the whole
-
-
 def main(arguments: list[str]) -> int:
-    """From the command line to the table; returns the exit code."""
+    """Do what the command line asks; returns the exit code."""
     options = parse_arguments(arguments)
     seeds = parse_seeds(options.seeds)
     cells = make_cells(options.grid, options.cells)
@@ -840,7 +696,9 @@ def main(arguments: list[str]) -> int:
         for run in runs:
             print(f"# {run.name}: {run.state}\n{shlex.join(run.command)}")
         return 0
-    gpus = check_options([run for run in runs if not run.finished])
+    check_options([run for run in runs if not run.finished])
+    torch = sys.modules.get("torch")
+    gpus = torch.cuda.device_count() if torch else 0
     print(
         f"{len(cells)} cells, {len(seeds)} seeds, {len(runs)} runs in {options.output_folder}"
     )
@@ -853,12 +711,12 @@ def main(arguments: list[str]) -> int:
 
 
 def interrupt(*_) -> None:
-    """Let other ways to end a process end it as Ctrl-C does."""
+    """End a process as Ctrl-C does, however it is asked to."""
     raise KeyboardInterrupt
 
 
 def guarded(arguments: list[str]) -> int:
-    """:func:`main`, with every error as one message."""
+    """Run :func:`main`, with every error as one message."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
@@ -876,6 +734,4 @@ def guarded(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == [DESCRIBE_EACH]:
-        sys.exit(describe_each())
     sys.exit(guarded(sys.argv[1:]))

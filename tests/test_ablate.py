@@ -21,6 +21,7 @@ import ablate
 from unified_se_ss import training
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import RULES
+from unified_se_ss.plain_yaml import plain_value
 
 ROOT = Path(__file__).parent.parent
 DEMO = str(ROOT / "hparams" / "demo.yaml")
@@ -129,7 +130,7 @@ def test_a_value_survives_the_command_line(value):
 def test_a_grid_is_split_between_its_values(texts):
     points = ablate.parse_axis("key=" + ",".join(texts))
     assert [name for name, _, _ in points] == [f"key={text}" for text in texts]
-    assert [value for _, _, value in points] == [yaml.safe_load(text) for text in texts]
+    assert [value for _, _, value in points] == [plain_value(text) for text in texts]
 
 
 @settings(deadline=None)
@@ -175,8 +176,8 @@ def test_cells_of_a_file_meet_the_grid(tmp_path):
         (["name=a b,a_b"], None, "share the folder 'name=a_b'"),
         ([], "a: {seed: 3}", "a sets seed"),
         ([], "a: sum", "expected lines such as"),
-        ([], "- rule: sum", "expected lines such as"),
-        ([], "a: {rule: sum", "cannot be read"),
+        ([], "- rule: sum", "expected keys and values, not list"),
+        ([], "a: {rule: sum", "not valid YAML"),
         ([], None, None),
     ],
 )
