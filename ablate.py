@@ -48,8 +48,9 @@ import sys
 import textwrap
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import ruamel.yaml
@@ -62,7 +63,6 @@ from unified_se_ss.plain_yaml import plain_value, plain_yaml
 
 #: Seconds that a run may take to leave after Ctrl-C before it is killed.
 PATIENCE = 30.0
-OWN_KEYS = ("seed", "output_folder")
 
 
 @dataclass(frozen=True)
@@ -166,40 +166,23 @@ def parser() -> argparse.ArgumentParser:
     """Make the parser of this script's options; all others are those of train.py."""
     made = argparse.ArgumentParser(
         "ablate.py",
-        usage="python ablate.py HPARAMS.yaml [--grid KEY=VALUE,...] [--cells FILE] [--seeds "
-        "1,2,3] [options] [--key value ...]",
+        usage="python ablate.py HPARAMS.yaml [--grid KEY=VALUE,...] [options] [--key value ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = made.add_argument
-    add(
-        "--grid", action="append", default=[], metavar="KEY=VALUE,...", help="values to try"
-    )
+    add, switch = made.add_argument, partial(made.add_argument, action="store_true")
+    add("--grid", action="append", default=[], metavar="KEY=VALUE,...", help="to try")
     add("--cells", type=Path, metavar="FILE", help="YAML file of named cells")
     add("--seeds", default="1,2,3", help="default: %(default)s")
     add("--baseline", metavar="CELL", help="what to compare with; default: the first cell")
-    add(
-        "--output_folder",
-        type=Path,
-        metavar="FOLDER",
-        help="default: results/<experiment_name>_ablation",
-    )
-    add(
-        "--metrics",
-        default=",".join(METRICS),
-        help="columns of results.csv; default: those that there are of %(default)s",
-    )
+    add("--output_folder", type=Path, help="default: results/<experiment_name>_ablation")
+    add("--metrics", default=",".join(METRICS), help="columns; default: %(default)s")
     add("--devices", help="such as cuda:0,cuda:1 or cpu; default: every GPU there is")
     add("--jobs", type=int, help="runs at a time; default: the number of devices, or 1")
-    add(
-        "--train",
-        type=Path,
-        metavar="SCRIPT",
-        help="default: the train.py beside the YAML file or nearest above it",
-    )
-    add("--table_only", action="store_true", help="make the table from what is there")
-    add("--dry_run", action="store_true", help="list the runs and leave")
+    add("--train", type=Path, help="default: train.py beside or above the YAML file")
+    switch("--table_only", help="make the table from what is there")
+    switch("--dry_run", help="list the runs and leave")
     return made
 
 
@@ -243,15 +226,12 @@ def parse_seeds(text: str) -> list[int]:
     >>> parse_seeds("1,2,3")
     [1, 2, 3]
     """
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        seeds = []
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(map(str.isdecimal, parts)) or len(set(parts)) < len(parts):
         raise UserError(
             f"--seeds: is '{text}'; expected different whole numbers, such as 1,2,3"
         )
-    return seeds
+    return [int(part) for part in parts]
 
 
 # ------------------------------------------------------------------ cells
@@ -315,9 +295,7 @@ def parse_axis(text: str) -> list[tuple[str, str, object]]:
     try:
         points = [(f"{key}={part}", key, value) for part, value in parse_list(values)]
     except ValueError as error:
-        raise UserError(
-            f"--grid {text}: what follows = is no list of YAML values"
-        ) from error
+        raise UserError(f"--grid {text}: after = is no list of YAML values") from error
     if not points:
         raise UserError(f"--grid {text}: names no value; expected KEY=VALUE,VALUE,...")
     if twice := _first_twice([name for name, _, _ in points]):
@@ -346,19 +324,15 @@ def read_cells(path: Path) -> list[Cell]:
         content = plain_yaml(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--cells: {path} cannot be read ({error})") from error
-    for name, overrides in content.items() or [(None, None)]:
-        if not isinstance(overrides, dict) or not all(
-            isinstance(k, str) for k in overrides
-        ):
-            raise UserError(
-                f"--cells: {path} was not understood; expected lines such as "
-                "'name: {rule: sum, granularity: global}'"
-            )
-        for key in OWN_KEYS:
-            if key in overrides:
-                raise UserError(
-                    f"{path}: {name} sets {key}, which every run gets of its own"
-                )
+    right = all(
+        isinstance(overrides, dict) and all(isinstance(key, str) for key in overrides)
+        for overrides in content.values()
+    )
+    if not content or not right:
+        raise UserError(
+            f"--cells: {path} was not understood; expected lines such as "
+            "'name: {rule: sum, granularity: global}'"
+        )
     return [Cell(str(name), overrides) for name, overrides in content.items()]
 
 
@@ -377,9 +351,9 @@ def plan(options: argparse.Namespace, cells: list[Cell], seeds: list[int]) -> li
     UserError
         A key is set for every run and in a cell too.
     """
-    given = given_values(options.others)
+    given = {"seed", "output_folder", *given_values(options.others)}
     for cell in cells:
-        for key in cell.overrides.keys() & given.keys():
+        for key in cell.overrides.keys() & given:
             raise UserError(
                 f"--{key}: is set for every run, but the cell '{cell.name}' sets it too"
             )
@@ -403,13 +377,8 @@ def as_argument(value) -> str:
     ('sum', "'True'", '{strict: true}')
     """
     quoted = isinstance(value, str) and (value.startswith("-") or "\n" in value)
-    text = yaml.safe_dump(
-        value,
-        default_style='"' if quoted else None,
-        default_flow_style=True,
-        width=math.inf,
-        sort_keys=False,
-    )
+    style = {"default_style": '"' if quoted else None, "default_flow_style": True}
+    text = yaml.safe_dump(value, width=math.inf, sort_keys=False, **style)
     return text.removesuffix("...\n").strip()
 
 
@@ -511,44 +480,46 @@ class Launcher:
     ---------
     slots : list of str
         As :func:`find_slots` returns them.
+    report : callable
+        Gets a sentence about each run that ends.
     """
 
-    def __init__(self, slots: list[str]):
-        self.jobs = len(slots)
-        self.slots: queue.SimpleQueue[str] = queue.SimpleQueue()
+    def __init__(self, slots: list[str], report):
+        self.report = report
+        self.slots: queue.SimpleQueue = queue.SimpleQueue()
         for slot in slots:
-            self.slots.put(slot)
+            self.slots.put((slot, environment_of(slot, len(slots), dict(os.environ))))
         self.processes: list[subprocess.Popen] = []
         self.lock, self.stopped = threading.Lock(), False
 
-    def run(self, run: Run) -> str:
-        """Start a run in a free slot and wait for its end; returns a sentence about it."""
-        slot, began = self.slots.get(), time.monotonic()
+    def run(self, run: Run) -> None:
+        """Start a run in a free slot and wait for its end."""
+        (slot, environment), began = self.slots.get(), time.monotonic()
         device = ["--device", slot] if slot and not slot.startswith("cuda:") else []
         command = [*run.command, *device]
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(run.log, "a", encoding="utf-8") as log:
+        with self.lock, open(run.log, "a", encoding="utf-8") as log:
+            if self.stopped:
+                return
             log.write(f"$ {shlex.join(command)}\n")
             log.flush()
-            with self.lock:
-                if self.stopped:
-                    return f"{run.name}: not started"
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment_of(slot, self.jobs, dict(os.environ)),
-                    start_new_session=True,  # Ctrl-C reaches it once, through `stop`
-                )
-                self.processes.append(process)
-            code = process.wait()
-        self.slots.put(slot)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches it once, through `stop`
+            )
+            self.processes.append(process)
+        code = process.wait()
+        self.slots.put((slot, environment))
         if code == 0 and run.finished:
             minutes = (time.monotonic() - began) / 60
-            return f"{run.name}: {headline(run)} ({minutes:.1f} min)"
+            self.report(f"{run.name}: {headline(run)} ({minutes:.1f} min)")
+            return
         why = f"exit code {code}" if code else "no report"
-        return f"{run.name}: FAILED ({why}); see {run.log}: {last_line(run.log)}"
+        self.report(f"{run.name}: FAILED ({why}); see {run.log}: {last_line(run.log)}")
 
     def stop(self) -> None:
         """Ask all that run to leave, as Ctrl-C would, and kill those that do not."""
@@ -581,22 +552,23 @@ def launch(runs: list[Run], slots: list[str]) -> list[Run]:
     """
     from unified_se_ss.progress import progress_bar
 
-    waiting, launcher, futures = [r for r in runs if not r.finished], Launcher(slots), []
+    waiting, futures = [run for run in runs if not run.finished], []
     bar = progress_bar(total=len(runs), unit="run", initial=len(runs) - len(waiting))
 
-    def report(future):
-        bar.write(future.result(), file=sys.stdout)
+    def report(sentence):
+        bar.write(sentence, file=sys.stdout)
         bar.update()
 
+    launcher = Launcher(slots, report)
     with contextlib.closing(bar), ThreadPoolExecutor(len(slots)) as pool:
         try:
             for run in waiting:
                 futures.append(pool.submit(launcher.run, run))
-                futures[-1].add_done_callback(report)
                 # Two runs at once would both make a corpus that is made on first use.
                 while not (run.has_its_data or all(f.done() for f in futures)):
                     time.sleep(0.1)
-            wait(futures)
+            for future in futures:
+                future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             launcher.stop()

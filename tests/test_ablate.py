@@ -174,7 +174,6 @@ def test_cells_of_a_file_meet_the_grid(tmp_path):
         (["rule=sum", "rule=project"], None, "rule: is set twice"),
         (["rule=project"], "a: {rule: sum}", "rule: is set twice"),
         (["name=a b,a_b"], None, "share the folder 'name=a_b'"),
-        ([], "a: {seed: 3}", "a sets seed"),
         ([], "a: sum", "expected lines such as"),
         ([], "- rule: sum", "expected keys and values, not list"),
         ([], "a: {rule: sum", "not valid YAML"),
@@ -215,6 +214,12 @@ def test_seeds_are_different_whole_numbers(text):
 def test_options_that_make_no_sense_are_said(arguments, message):
     with pytest.raises(UserError, match=re.escape(message)):
         ablate.main(arguments)
+
+
+def test_a_cell_sets_no_seed(tmp_path):
+    (tmp_path / "cells.yaml").write_text("a: {seed: 3}")
+    with pytest.raises(UserError, match="--seed: is set for every run, but the cell 'a'"):
+        ablate.main([DEMO, "--cells", str(tmp_path / "cells.yaml")])
 
 
 def test_the_shipped_comparison_differs_in_the_rule_alone():
