@@ -65,7 +65,7 @@ def load_hparams(options: Options) -> Hparams:
     if options.describe or options.check:
         folder = _scratch_folder(options)
         folders = {"output_folder": folder, "save_folder": f"{folder}/save"}
-        overrides = overrides | {k: f for k, f in folders.items() if k in file.keys}
+        overrides = {**overrides, **{k: f for k, f in folders.items() if k in file.keys}}
     hparams = Hparams(_construct(file, overrides), file.path)
     hparams["options"] = options
     return hparams
@@ -91,19 +91,21 @@ def _scratch_folder(options: Options) -> str:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("--check runs in one process; start without torchrun")
     own = own_folder(options)
-    if (own / DESCRIPTION).is_file():  # another experiment's folder shall be noticed
-        shutil.copy(own / DESCRIPTION, folder)
-        if (own / BATCH_SECONDS).is_file():
-            shutil.copy(own / BATCH_SECONDS, folder)
-        if (own / "manifests").is_dir():
-            shutil.copytree(own / "manifests", f"{folder}/manifests")
+    for path in (own / DESCRIPTION, own / BATCH_SECONDS, *own.glob("manifests/**/*")):
+        if path.is_file() and (own / DESCRIPTION).is_file():
+            copy = Path(folder) / path.relative_to(own)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
     return folder
 
 
 def _fill_placeholders(options: Options, file: HparamsFile) -> None:
     """Stop at a key that is left open; for --describe, top-level ones are filled."""
     for path, key in file.keys.items():
-        if key.value != ("!PLACEHOLDER", "") or _is_given(path, options.overrides):
+        given = options.overrides
+        for name in path.split("."):
+            given = given.get(name) if isinstance(given, dict) else given
+        if key.value != ("!PLACEHOLDER", "") or given is not None:
             continue
         if not options.describe or "." in path:
             wanted = f" ({key.comment})" if key.comment else ""
@@ -111,16 +113,6 @@ def _fill_placeholders(options: Options, file: HparamsFile) -> None:
                 f"{path}: not set in {file.where(path)}; give --{path} VALUE{wanted}"
             )
         options.overrides[path] = "unset"
-
-
-def _is_given(path: str, overrides) -> bool:
-    for key in path.split("."):
-        if not isinstance(overrides, dict):
-            return True
-        if key not in overrides:
-            return False
-        overrides = overrides[key]
-    return True
 
 
 # ------------------------------------------------------------------ construction

@@ -28,7 +28,7 @@ from unified_se_ss.training import distributed
 from unified_se_ss.training.checkpoints import AtomicCheckpointer
 from unified_se_ss.training.hparams import DESCRIPTION, resolved_yaml
 from unified_se_ss.training.log import check_tensorboard
-from unified_se_ss.training.options import AUTO, Options
+from unified_se_ss.training.options import AUTO, HparamsFile, Options
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ def check_folder(options: Options, folder: Path) -> None:
             )
         return
     now = plain_yaml(resolved_yaml(options), options.hparams_file)
-    before = plain_yaml(there.read_text(encoding="utf-8"), there)
+    before = plain_yaml(HparamsFile(there).text, there)
     for key in {**before, **now}:
         if key not in CHANGEABLE and before.get(key) != now.get(key):
             raise UserError(
