@@ -3,15 +3,19 @@
 import io
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hyperpyyaml import resolve_references
 from librimix import make_tree
 
 import train
 from unified_se_ss import training
+from unified_se_ss.data import audio
 from unified_se_ss.errors import UserError
 from unified_se_ss.plain_yaml import plain_yaml
 from unified_se_ss.training.run_folder import check_folder
@@ -216,102 +220,85 @@ def test_options_of_a_rule_are_checked(monkeypatch, capsys):
     assert code == 2 and "rule 'remedy' has no option 'strikt'; it has: k, strict" in err
 
 
+FAULTS = []
+fault = FAULTS.append
+
+
+@fault
 def remove_stem(tree):
     (tree / "wav8k/min/train-360/s2/train-360-1.wav").unlink()
     return "train-360-1.wav"
 
 
+@fault
 def shorten_stem(tree):
-    from unified_se_ss.data import audio
-
     path = tree / "wav8k/min/dev/s1/dev-0.wav"
     audio.write(path, audio.read(path)[0][:-7], 8000)
     return "dev-0.wav.*3993"
 
 
+@fault
 def other_rate(tree):
-    from unified_se_ss.data import audio
-
     path = tree / "wav8k/min/dev/s1/dev-0.wav"
     audio.write(path, audio.read(path)[0], 16000)
     return "dev-0.wav.*16000"
 
 
+@fault
 def corrupt(tree):
     (tree / "wav8k/min/test/mix_both/test-0.wav").write_bytes(b"not a wav")
     return "test-0.wav"
 
 
+@fault
 def empty(tree):
     (tree / "wav8k/min/test/mix_both/test-0.wav").write_bytes(b"")
     return "test-0.wav"
 
 
+@fault
 def stereo(tree):
-    import numpy as np
-    import soundfile
-
     path = tree / "wav8k/min/test/noise/test-0.wav"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.1, 0.1, (4000, 2)), 8000)
     return "test-0.wav.*channels"
 
 
+@fault
 def silent(tree):
-    import numpy as np
-
-    from unified_se_ss.data import audio
-
     audio.write(tree / "wav8k/min/train-360/s1/train-360-0.wav", np.zeros(4000), 8000)
     return "train-360-0.wav.*silent"
 
 
+@fault
 def too_short(tree):
-    from unified_se_ss.data import audio
-
     for path in (tree / "wav8k/min/test").rglob("test-0.wav"):
         audio.write(path, audio.read(path)[0][:10], 8000)
     return "test-0 has 10 samples.*kernel_size is 16"
 
 
+@fault
 def no_stem_folder(tree):
     (tree / "wav8k/min/dev/s1").rename(tree / "wav8k/min/dev/s9")
     return "dev.*s1"
 
 
+@fault
 def nothing_there(tree):
-    import shutil
-
     shutil.rmtree(tree)
     return "data_folder: .*does not exist"
 
 
+@fault
 def empty_folder(tree):
-    import shutil
-
     shutil.rmtree(tree)
     tree.mkdir()
     return "empty"
 
 
+@fault
 def other_shape(tree):
     (tree / "wav8k").rename(tree / "audio")
     return "wav8k"
-
-
-FAULTS = [
-    remove_stem,
-    shorten_stem,
-    other_rate,
-    corrupt,
-    empty,
-    stereo,
-    silent,
-    too_short,
-    no_stem_folder,
-    nothing_there,
-    empty_folder,
-    other_shape,
-]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
