@@ -9,7 +9,7 @@ from fuzzing import noise
 from librimix import make_tree
 
 from unified_se_ss import __main__ as command_line
-from unified_se_ss import crash
+from unified_se_ss import errors
 from unified_se_ss.data import audio
 
 ODD = [
@@ -51,7 +51,7 @@ COMMANDS = [
 def folder(tmp_path, monkeypatch):
     """A working folder with things that are not what their names say."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(crash, "_folder", tmp_path)
+    monkeypatch.setattr(errors, "_crash_folder", tmp_path)
     make_tree(tmp_path, counts=(1, 1, 1))
     audio.write("good.wav", noise(8000), 8000)
     (tmp_path / "text.wav").write_text("no sound")
