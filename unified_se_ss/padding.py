@@ -13,22 +13,9 @@ Count = TypeVar("Count", int, torch.Tensor)
 def real_elements(
     lengths: torch.Tensor, size: int, device: torch.device | None = None
 ) -> torch.Tensor:
-    """Mark the elements that are not padding.
+    """Mark the real elements of each item, boolean [B, T], T = `size`, on `device`.
 
-    Arguments
-    ---------
-    lengths : torch.Tensor
-        Number of real elements of each item, [B]. Best on the CPU: it is sent to the
-        device without waiting for it.
-    size : int
-        Padded length T.
-    device : torch.device, optional
-        Where the mask is wanted; by default where `lengths` is.
-
-    Returns
-    -------
-    torch.Tensor
-        Boolean, [B, T]; True where an element is real.
+    `lengths`, [B], are best on the CPU: they are sent to the device without waiting for it.
 
     Example
     -------

@@ -37,27 +37,16 @@ _INSTALL = "install the extra: pip install -e '.[torchjd]'"
 def torchjd_rule(name: str, options: dict | None = None) -> Rule:
     """An aggregator of torchjd as a rule.
 
-    The rows of its matrix are g_m, g_a in this order: main first, which is the primary
-    task of PCD and the first entry of a `pref_vector`. A group where either gradient
-    vanishes gets the plain sum. Aggregators that remember (GradVac, NashMTL, PCD) are
-    one per group; what they remember is not saved in checkpoints.
-
-    Arguments
-    ---------
-    name : str
-        Name of the aggregator's class, such as ``CAGrad``.
-    options : dict, optional
-        Arguments of its constructor; lists become tensors.
-
-    Returns
-    -------
-    Rule
+    The rows of its matrix are g_m, g_a in this order: main first, which is the primary task
+    of PCD and the first entry of a `pref_vector`. A group where either gradient vanishes
+    gets the plain sum. Aggregators that remember (GradVac, NashMTL, PCD) are one per group;
+    what they remember is not saved in checkpoints. Lists in `options` become tensors.
 
     Raises
     ------
     ValueError
-        torchjd is not installed, has no such aggregator, or its aggregator cannot be a
-        rule or does not take the options.
+        torchjd is not installed, or has no such aggregator, or it cannot be a rule or does
+        not take the options.
 
     Example
     -------
@@ -108,7 +97,6 @@ def _find_aggregator(name: str) -> type:
 
 
 def _check_arguments(name: str, aggregator: type, arguments: dict) -> None:
-    """Stop at an argument that the constructor does not have, or that it needs."""
     parameters = inspect.signature(aggregator).parameters
     for key in arguments:
         if key not in parameters:
@@ -124,19 +112,7 @@ def _check_arguments(name: str, aggregator: type, arguments: dict) -> None:
 
 
 class OnePerGroup:
-    """One aggregator for each group, called as a rule is.
-
-    Arguments
-    ---------
-    build : callable
-        ``build()`` makes an aggregator.
-
-    Example
-    -------
-    >>> from torchjd.aggregation import Mean
-    >>> OnePerGroup(Mean)(*torch.tensor([[2.0], [1.0], [-1.0]]))
-    (tensor([0.5000]), tensor([0.5000]))
-    """
+    """One aggregator, made by ``build()``, for each group; called as a rule is."""
 
     def __init__(self, build: Callable[[], Callable]):
         self.build = build
@@ -162,7 +138,6 @@ class OnePerGroup:
 def _weights(
     aggregator: Callable, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor
 ) -> torch.Tensor:
-    """(w_m, w_a) by which an aggregator combines two rows with these inner products."""
     from torchjd.aggregation import WeightedAggregator
 
     norm_m = b.sqrt()

@@ -27,9 +27,8 @@ class Layout:
     parameters : dict
         Parameters by name.
     granularity : str
-        What one application of the rule covers: ``"parameter"``, each tensor on its
-        own; ``"module"``, the tensors that one module holds itself (the weights and
-        biases of one layer); ``"global"``, all together.
+        What one application of the rule covers: ``"parameter"``, each tensor on its own;
+        ``"module"``, the weights and biases of one layer; ``"global"``, all together.
 
     Example
     -------

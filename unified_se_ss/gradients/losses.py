@@ -8,18 +8,11 @@ import torch
 
 
 class TaskLoss(NamedTuple):
-    """The loss of one task on one batch: a sum over items, and how many they are.
+    """The loss of one task on one batch: a sum over items, with its graph, and their number.
 
-    The mean over the items of all micro-batches and ranks is taken once, after they
-    have been added up. So neither an uneven last batch nor an item that one rank drops
-    gives any other item more weight.
-
-    Arguments
-    ---------
-    total : torch.Tensor
-        Sum of the items' losses, a scalar with its graph.
-    items : torch.Tensor
-        Number of items in the sum, a scalar on the same device.
+    Means over the items of all micro-batches and ranks are taken once, after all have been
+    added up, so that neither an uneven last batch nor an item that one rank drops gives any
+    other item more weight. Both are scalars on one device.
     """
 
     total: torch.Tensor
@@ -27,14 +20,7 @@ class TaskLoss(NamedTuple):
 
     @classmethod
     def of(cls, losses: torch.Tensor, keep: torch.Tensor | None = None) -> TaskLoss:
-        """Add up the losses of the items of a batch.
-
-        Arguments
-        ---------
-        losses : torch.Tensor
-            One loss per item, [B].
-        keep : torch.Tensor, optional
-            True for the items that count, [B]. By default all do.
+        """Add up the losses of a batch, [B]; of the items with `keep`, boolean [B], where given.
 
         Example
         -------
@@ -52,15 +38,7 @@ class TaskLoss(NamedTuple):
 
 
 class TwoTaskLosses(NamedTuple):
-    """What a batch costs in both tasks.
-
-    Arguments
-    ---------
-    main : TaskLoss
-        The task that must not suffer.
-    auxiliary : TaskLoss or None
-        The task that helps, weighted already; None where there is none.
-    """
+    """The losses of the main task, which must not suffer, and the weighted auxiliary one."""
 
     main: TaskLoss
     auxiliary: TaskLoss | None = None

@@ -36,19 +36,7 @@ STEPS = ("steps", "auxiliary_nonfinite", "main_nonfinite", "finite", "auxiliary_
 
 
 class Steps(NamedTuple):
-    """The numbers of N steps on the host, as ``CombinedGradients`` has them of one.
-
-    Arguments
-    ---------
-    auxiliary_squared, main_squared, product : np.ndarray
-        a = ||g_a||^2, b = ||g_m||^2 and c = <g_a, g_m> of each group, [N, G].
-    auxiliary_weight, main_weight : np.ndarray
-        w_a and w_m of each group as they were used, [N, G].
-    auxiliary_scale : np.ndarray
-        What g_a was multiplied by before the rule, [N].
-    auxiliary_finite, main_finite : np.ndarray
-        Whether a task's gradient was finite, boolean, [N].
-    """
+    """The numbers of N steps on the host, [N, G] or [N], as ``CombinedGradients`` has those of one."""
 
     auxiliary_squared: np.ndarray
     main_squared: np.ndarray
@@ -60,7 +48,6 @@ class Steps(NamedTuple):
     main_finite: np.ndarray
 
     def select(self, which: slice | np.ndarray) -> Steps:
-        """Some of the steps, by a slice or a mask."""
         return Steps(*(field[which] for field in self))
 
 
@@ -68,18 +55,10 @@ class Steps(NamedTuple):
 class Statistics:
     """Sums that add up: those of two spans of steps are those of the joined span.
 
-    Arguments
-    ---------
-    whole : np.ndarray
-        By ``STEPS``, [5].
-    sums, defined : np.ndarray
-        Sum of each of ``MEANS`` and number of its terms, [9, S], S scopes.
-    counts : np.ndarray
-        By ``COUNTS``, [2, S].
-    largest_stretch : np.ndarray
-        [S], 0 where there is none.
-    cosines, log_ratios : np.ndarray
-        Histograms over all groups, [20] and [32].
+    ``whole`` is ordered by ``STEPS``, [5]; ``sums`` holds the sum of each of ``MEANS`` for
+    each of S scopes and ``defined`` the number of its terms, [9, S]; ``counts`` is ordered
+    by ``COUNTS``, [2, S]; ``largest_stretch``, [S], is 0 where there is none; ``cosines``,
+    [20], and ``log_ratios``, [32], are histograms over all groups.
     """
 
     whole: np.ndarray
@@ -92,7 +71,6 @@ class Statistics:
 
     @classmethod
     def none(cls, scopes: int) -> Statistics:
-        """Those of no step."""
         shapes = {
             "whole": len(STEPS),
             "sums": (len(MEANS), scopes),
@@ -105,7 +83,6 @@ class Statistics:
         return cls(**{name: np.zeros(shape) for name, shape in shapes.items()})
 
     def __add__(self, other: Statistics) -> Statistics:
-        """Those of both spans."""
         joined = {
             f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)
         }
@@ -114,7 +91,6 @@ class Statistics:
 
     @property
     def steps(self) -> int:
-        """How many steps there were, finite or not."""
         return int(self.whole[0])
 
     def mean(self, name: str, scope: int = 0) -> float | None:
@@ -136,13 +112,7 @@ class Statistics:
         }
 
     def rows(self, scopes: list[str]) -> list[dict]:
-        """One line per scope; what belongs to no single module stands in the first.
-
-        Arguments
-        ---------
-        scopes : list of str
-            Their names, the first of which stands for all groups, [S].
-        """
+        """One line per scope; what belongs to no single module stands in the first, ``"all"``."""
         _, auxiliary_nonfinite, main_nonfinite, finite, scale = self.whole
         lines = [self.row(scopes, scope) for scope in range(len(scopes))]
         lines[0].update(
@@ -160,9 +130,9 @@ class Statistics:
 
 
 def statistics(steps: Steps, members: np.ndarray) -> Statistics:
-    """What N steps say, for each scope.
+    """Add up N steps for each scope; `members`, [S, G], is 1 for the groups of a scope.
 
-    A scope is a set of groups: all of them, or those of one module. With r =
+    A scope is a set of groups: all of them (the first), or those of one module. With r =
     ||g_a|| / ||g_m|| and the rule's change along g_m,
 
         delta = ((w_a - 1) c + (w_m - 1) b) / sqrt(b),
@@ -181,22 +151,11 @@ def statistics(steps: Steps, members: np.ndarray) -> Statistics:
     stretch        ||w_a g_a + w_m g_m|| / ||g_a + g_m||; its largest value too
     =============  ========================================================================
 
-    so that delta = removed ||g_a|| + (added - lost) ||g_m|| for any rule. They are
-    taken over the groups in which neither gradient is zero (*compared*), and for
-    stretch in which the sum does not vanish; ``auxiliary_zero`` and ``main_zero`` count
-    the others. A step with a gradient that is not finite counts as such and in nothing
-    else. All but auxiliary_scale are free of units: a loss scale cancels.
-
-    Arguments
-    ---------
-    steps : Steps
-        The numbers.
-    members : np.ndarray
-        Which groups belong to which scope, 0 or 1, [S, G]; the first scope is all.
-
-    Returns
-    -------
-    Statistics
+    so that delta = removed ||g_a|| + (added - lost) ||g_m|| for any rule. They are taken
+    over the groups in which neither gradient is zero (*compared*), and for stretch in which
+    the sum does not vanish; ``auxiliary_zero`` and ``main_zero`` count the others. A step
+    with a non-finite gradient counts as such and in nothing else. All but auxiliary_scale
+    are free of units: a loss scale cancels.
 
     Example
     -------
@@ -262,7 +221,6 @@ def _of_groups(
 def _of_scopes(
     a: np.ndarray, b: np.ndarray, c: np.ndarray, members: np.ndarray
 ) -> np.ndarray:
-    """Cosine of each scope's parameters as one vector at each step, nan where undefined."""
     a, b, c = (x @ members.T for x in (a, b, c))
     there = (a > 0) & (b > 0)
     a, b = np.where(there, a, 1.0), np.where(there, b, 1.0)
@@ -270,39 +228,26 @@ def _of_scopes(
 
 
 def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Counts of the finite values, those outside in the outermost bins."""
     values = values[np.isfinite(values)]
     return np.histogram(values.clip(edges[0], edges[-1]), edges)[0].astype(float)
 
 
 def _with_range(name: str, edges: np.ndarray) -> str:
-    """Name of a histogram's column, which says what its equal bins span."""
     return f"{name}_from_{edges[0]:g}_to_{edges[-1]:g}"
 
 
 def scopes_of(
     groups: list[str], granularity: str = "parameter", most: int = 40
 ) -> tuple[list[str], np.ndarray]:
-    """All groups, and the modules that they belong to.
+    """All groups, and the modules that they belong to, at most `most`.
 
-    Where there are more modules than people can look at, the deepest are taken
-    together with their siblings.
-
-    Arguments
-    ---------
-    groups : list of str
-        Names of the groups that the rule is applied to, [G].
-    granularity : str
-        What they are: ``"parameter"``, ``"module"`` or ``"global"``; the last has no
-        modules.
-    most : int
-        How many modules at most.
+    Where there are more modules, the deepest are taken together with their siblings. Groups
+    of ``"global"`` granularity have no modules.
 
     Returns
     -------
     tuple of list of str and np.ndarray
-        Names of the scopes, the first of which is ``"all"``, and which groups belong
-        to which, 0 or 1, [S, G].
+        Names of the scopes, ``"all"`` first, and which groups belong to which, 0 or 1, [S, G].
 
     Example
     -------
@@ -333,18 +278,17 @@ MOST_KEPT = 1000
 class ConflictMonitor:
     """Keep the numbers of each step on the device; make statistics of them now and then.
 
-    A step costs two kernels, which copy its numbers into a ring on the device, and no
-    look at the device. When the ring is full, or when somebody asks, all that it holds
-    comes to the host in one transfer, and
-    :func:`~unified_se_ss.gradients.monitor.statistics` says there what it means. An
-    epoch is divided into windows of a fixed number of steps, wherever the looks fall.
+    A step costs two kernels, which copy its numbers into a ring on the device, and no wait.
+    When the ring is full or somebody asks, all comes to the host in one transfer, for
+    :func:`~unified_se_ss.gradients.monitor.statistics`. An epoch is divided into windows of
+    a fixed number of steps, whenever the transfers happen.
 
     Arguments
     ---------
-    groups : list of str
+    groups : iterable of str
         Names of the groups that the rule is applied to, [G].
     granularity : str
-        What they are, as :class:`~unified_se_ss.gradients.TwoTaskGradients` takes it.
+        As :class:`~unified_se_ss.gradients.TwoTaskGradients` takes it.
     capacity : int
         Steps that the ring holds, of 5 G + 2 numbers each; 1000 at most.
 
@@ -369,15 +313,7 @@ class ConflictMonitor:
         self.reset()
 
     def reset(self, step: int = 0, window: int | None = None) -> None:
-        """Begin an epoch: forget everything.
-
-        Arguments
-        ---------
-        step : int
-            Steps that were done before.
-        window : int, optional
-            Steps of a window; by default the epoch is one.
-        """
+        """Begin an epoch after `step` steps; without a `window`, in steps, the epoch is one."""
         self._step, self._window = step, window
         self._filled = 0
         self._closed: list[dict] = []
@@ -396,7 +332,6 @@ class ConflictMonitor:
             self._fetch()
 
     def _allocate(self, like: torch.Tensor) -> None:
-        """A row per step; the flags lie in the bytes of its last number."""
         columns = 5 * len(like) + 2
         self._ring = torch.zeros(
             self.capacity, columns, dtype=torch.float64, device=like.device
@@ -405,7 +340,6 @@ class ConflictMonitor:
         self._flags = self._ring[:, -1:].view(torch.bool)[:, :2]
 
     def _fetch(self) -> None:
-        """Take all rows off the device, in one transfer, and add them to the statistics."""
         if self._ring is None or not self._filled:
             return
         rows, self._filled = self._ring[: self._filled].cpu().numpy(), 0
@@ -415,7 +349,6 @@ class ConflictMonitor:
         self._add(Steps(a, b, c, w_a, w_m, rows[:, -2], flags[:, 0], flags[:, 1]))
 
     def _add(self, steps: Steps) -> None:
-        """Add steps to their windows and to the epoch."""
         while count := len(steps.auxiliary_scale):
             if self._window is not None:
                 count = min(count, self._window - self._open.steps)
@@ -428,20 +361,14 @@ class ConflictMonitor:
             steps = steps.select(slice(count, None))
 
     def _open_rows(self) -> list[dict]:
-        """What is known of the window that is not full yet."""
         if not self._open.steps:
             return []
         return [{"step": self._step, **row} for row in self._open.rows(self.scopes)]
 
     def read(self) -> dict:
-        """What is known of the epoch so far; at most one transfer.
+        """Steps, conflict rate, mean cosine and non-finite steps of the epoch so far.
 
-        Returns
-        -------
-        dict
-            ``steps``; ``conflict_rate``, the share of compared groups with c < 0, and
-            ``mean_cosine`` (None where nothing was compared); ``auxiliary_nonfinite``
-            and ``main_nonfinite``, numbers of steps.
+        Rate and cosine are None where nothing was compared. At most one transfer.
         """
         self._fetch()
         steps, auxiliary_nonfinite, main_nonfinite, *_ = self._epoch.whole
@@ -456,20 +383,16 @@ class ConflictMonitor:
     def windows(self) -> list[dict]:
         """The windows of the epoch so far, the last of which may be short.
 
-        Returns
-        -------
-        list of dict
-            One per window and scope: ``step``, the last one's number; ``scope``,
-            ``"all"`` or a module's name; ``steps``, ``compared`` and what
-            :func:`~unified_se_ss.gradients.monitor.statistics` explains. Non-finite
-            steps, the mean of auxiliary_scale and histograms (lists of counts; the name
-            says what their bins span) are in the rows of ``"all"``.
+        One row per window and scope: ``step``, the last one's number; ``scope``, ``"all"`` or a
+        module's name; ``steps``, ``compared`` and what
+        :func:`~unified_se_ss.gradients.monitor.statistics` explains. Non-finite steps, the mean
+        of auxiliary_scale and histograms (lists of counts; the name says what their bins span)
+        are in the rows of ``"all"``.
         """
         self._fetch()
         return self._closed + self._open_rows()
 
     def state_dict(self) -> dict:
-        """All that is known of the epoch so far."""
         self._fetch()
         tensors = {
             name: {key: torch.from_numpy(value) for key, value in asdict(found).items()}
@@ -486,7 +409,6 @@ class ConflictMonitor:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what :meth:`state_dict` returned."""
         self.reset(state["step"], state["window"])
         self._closed = list(state["closed"])
         self._open, self._epoch = (
@@ -496,5 +418,4 @@ class ConflictMonitor:
 
 
 def _interned(value: object) -> object:
-    """A text as the one object that stands for all equal ones; others as they are."""
     return intern(value) if isinstance(value, str) else value

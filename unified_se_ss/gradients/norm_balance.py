@@ -9,20 +9,15 @@ class GradNormEMA:
     """A factor for g_a that keeps its norm at a ratio to that of g_m, on average.
 
     A fixed weight means nothing where two losses have different units. This factor is
-    ratio * sqrt(mean ||g_m||^2 / mean ||g_a||^2), with moving averages of the squared
-    norms over all shared parameters; that of the present step is among them.
+    ratio * sqrt(mean ||g_m||^2 / mean ||g_a||^2), with moving averages of the squared norms
+    over all shared parameters, the present step's included.
 
     Arguments
     ---------
     ratio : float
-        What ||g_a|| / ||g_m|| shall be.
+        The wanted ||g_a|| / ||g_m||, above 0.
     decay : float
-        How much of the averages is kept at each step, from 0 (this step alone) to below 1.
-
-    Raises
-    ------
-    ValueError
-        A number out of its range.
+        Share of the averages kept at each step, from 0 (this step alone) to below 1.
 
     Example
     -------
@@ -43,19 +38,9 @@ class GradNormEMA:
     def update(
         self, a: torch.Tensor, b: torch.Tensor, finite: torch.Tensor
     ) -> torch.Tensor:
-        """Take in the squared norms of a step and say what to multiply g_a by.
+        """Factor of g_a, a scalar; 1 as long as either task had no gradient.
 
-        Arguments
-        ---------
-        a, b : torch.Tensor
-            ||g_a||^2 and ||g_m||^2 of each group, [G].
-        finite : torch.Tensor
-            Whether both are finite and count, boolean scalar.
-
-        Returns
-        -------
-        torch.Tensor
-            A scalar on the same device; 1 as long as either task had no gradient.
+        `a` and `b`, [G], are ||g_a||^2 and ||g_m||^2 of a step, which counts if `finite`.
         """
         norms = torch.stack([a.sum(), b.sum()])
         # Both averages start at zero, so their ratio needs no correction of that.

@@ -26,30 +26,12 @@ AUX_SCALES = (None, "ema")
 
 
 class CombinedGradients(NamedTuple):
-    """What was found and done at one step; tensors on the device, nothing fetched.
+    """The numbers of one step; tensors on the device, nothing fetched.
 
-    Norms are as the rule saw them: without the loss scale of fp16, and with g_a
-    multiplied by `auxiliary_scale`.
-
-    Arguments
-    ---------
-    auxiliary_squared : torch.Tensor
-        ||g_a||^2 of each group, float64, [G].
-    main_squared : torch.Tensor
-        ||g_m||^2 of each group, float64, [G].
-    product : torch.Tensor
-        <g_a, g_m> of each group, float64, [G].
-    auxiliary_weight : torch.Tensor
-        w_a of each group as it was used, float64, [G].
-    main_weight : torch.Tensor
-        w_m of each group as it was used, float64, [G].
-    auxiliary_scale : torch.Tensor
-        What g_a was multiplied by before the rule, float64 scalar.
-    auxiliary_finite : torch.Tensor
-        Whether the auxiliary gradient was finite and was used, boolean scalar.
-    main_finite : torch.Tensor
-        Whether the main gradient was finite, boolean scalar; if not, the step must be
-        skipped as a whole.
+    Norms are as the rule saw them: without the loss scale of fp16, and with g_a multiplied
+    by `auxiliary_scale`. Per group, float64, [G]: ||g_a||^2, ||g_m||^2, <g_a, g_m>, and w_a
+    and w_m as they were used. Scalars: the scale, float64; whether the auxiliary gradient
+    was finite and used; whether the main one was (if not, skip the whole step).
     """
 
     auxiliary_squared: torch.Tensor
@@ -66,48 +48,39 @@ class TwoTaskGradients:
     """Gradients of a main and an auxiliary task, combined by a rule where shared.
 
     The shared parameters get w_a * g_a + w_m * g_m with the rule's weights, those of the
-    auxiliary task alone (such as the head of its loss) get the auxiliary gradient, and
-    all others the main gradient. Both gradients are those of means over the items of all
-    accumulated micro-batches and of all ranks; the rule sees these, once per step.
+    auxiliary task alone (such as the head of its loss) get the auxiliary gradient, and all
+    others the main gradient. Both are gradients of means over the items of all accumulated
+    micro-batches and of all ranks; the rule is applied to these, once per step.
 
-    One flat buffer holds everything, so a step has one collective and few kernels, and
-    no number is fetched from the device. A rank may add a flag (``flag``) to it; how many
-    did is known to all after the step (``flags``, on the device).
+    One flat buffer holds everything, so a step has one collective and few kernels, and no
+    number is fetched from the device. A rank may raise ``flag``; how many did is known to
+    all after the step (``flags``, on the device).
 
     Arguments
     ---------
     named_parameters : iterable of (str, torch.nn.Parameter)
-        All parameters to train, as ``module.named_parameters()`` gives them. Frozen
-        ones are left out.
-    shared : sequence of str
+        As ``module.named_parameters()`` gives them; frozen ones are left out.
+    shared, auxiliary : iterable of str
         Names of the modules (or parameters) that the tasks share, such as
-        ``["encoder", "enhancer"]``.
-    rule : str
-        Name of the rule, see :mod:`unified_se_ss.gradients.rules`.
-    rule_options : dict, optional
-        Options of the rule that shall differ from its defaults.
-    auxiliary : sequence of str
-        Names of the modules (or parameters) that the auxiliary task alone uses.
-    aux_scale : str, optional
-        ``"ema"``: multiply g_a by a moving factor that keeps ||g_a|| at `aux_ratio`
-        times ||g_m||, see :class:`~unified_se_ss.gradients.norm_balance.GradNormEMA`. By
-        default the losses' own scales count.
-    aux_ratio : float
-        See there.
-    aux_decay : float
-        See there.
+        ``["encoder", "enhancer"]``, and of those that the auxiliary task alone uses.
+    rule, rule_options : str, dict
+        See :mod:`unified_se_ss.gradients.rules`.
     granularity : str
-        ``"parameter"`` (what the published codes do), ``"module"`` or ``"global"``
-        (what the papers' figures draw).
+        ``"parameter"`` (what the published codes do), ``"module"`` or ``"global"`` (what
+        the papers' figures draw).
+    aux_scale, aux_ratio, aux_decay : str, float, float
+        ``"ema"``: multiply g_a by a factor that keeps ||g_a|| at `aux_ratio` times ||g_m||,
+        see :class:`~unified_se_ss.gradients.norm_balance.GradNormEMA`. By default the
+        losses' own scales count.
     process_group : torch.distributed.ProcessGroup, optional
-        Ranks to add up over. By default all, if torch.distributed is initialised.
+        Ranks to add up over; by default all, if torch.distributed is initialised.
 
     Raises
     ------
     ValueError
-        Unknown rule, option or granularity, a name that no parameter has, parameters
-        of several dtypes or devices, or (at the first step) an auxiliary parameter
-        that the main task reaches.
+        Unknown rule, option or granularity, a name that no parameter has, parameters of
+        several dtypes or devices, or (at the first step) an auxiliary parameter that the
+        main task reaches.
 
     Example
     -------
@@ -175,7 +148,6 @@ class TwoTaskGradients:
 
     @staticmethod
     def _select(parameters: Iterable[str], names: Iterable[str], what: str) -> set[str]:
-        """Names of the parameters in the named modules; a name without any is an error."""
         selected = set()
         for name in [names] if isinstance(names, str) else names:
             found = {n for n in parameters if n == name or n.startswith(f"{name}.")}
@@ -234,10 +206,7 @@ class TwoTaskGradients:
         self._loss_scale = self._one
 
     def state_dict(self) -> dict:
-        """What is carried from step to step: the rule's memory and the moving averages.
-
-        And this rank's gradients of the micro-batches since the last step, if there are.
-        """
+        """The rule's memory, the moving averages, and this rank's gradients since the last step."""
         ratio, pending = self.moving_ratio, self.pending > 0
         return {
             "memory": self._memory,
@@ -248,7 +217,6 @@ class TwoTaskGradients:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what :meth:`state_dict` returned."""
         self._memory = state["memory"].to(self._memory)
         if self.moving_ratio and state["averages"] is not None:
             self.moving_ratio.averages = state["averages"].to(self._memory)
@@ -267,17 +235,10 @@ class TwoTaskGradients:
         losses: TwoTaskLosses,
         scale: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss,
     ) -> None:
-        """Add the gradients of one micro-batch.
+        """Add the gradients of one micro-batch; `scale` is fp16's ``GradScaler.scale``.
 
-        One backward pass through the shared part for the auxiliary task, then one
-        through everything for the main task.
-
-        Arguments
-        ---------
-        losses : TwoTaskLosses
-            Sums over the items of the micro-batch, with their graph.
-        scale : callable
-            Scales a loss before its backward pass, for fp16: ``GradScaler.scale``.
+        One backward pass through the shared part for the auxiliary task, then one through
+        everything for the main task.
         """
         if not self._checked:
             self._check_reach(losses)
@@ -335,18 +296,15 @@ class TwoTaskGradients:
             )
 
     def _start(self, scale: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Begin a new step: zero the buffer and let every gradient live in it."""
         self._buffer.zero_()
         self._loss_scale = scale(self._one)
         self._let_gradients_live_in_the_buffer()
 
     def _let_gradients_live_in_the_buffer(self) -> None:
-        """Every parameter's gradient is a view of it: the main task's, where shared."""
         for parameter, view in zip(self._parameters, self._gradient_views):
             parameter.grad = view
 
     def _backward_auxiliary(self, loss: torch.Tensor) -> None:
-        """Add the auxiliary task's gradients; keep the graph for the main task."""
         for parameter, view in zip(self._of_auxiliary_task, self._auxiliary_views):
             parameter.grad = view
         # Added where they belong one by one and freed; there is no second copy of them all.
@@ -357,16 +315,11 @@ class TwoTaskGradients:
     def combine(self) -> CombinedGradients:
         """Make one gradient of the two and leave it in every ``parameter.grad``.
 
-        Ranks are added up first, in one collective, and the rule sees the result, so
-        all ranks do the same to the last bit. A group whose main gradient is zero keeps
-        its auxiliary gradient. If the auxiliary gradient is not finite anywhere, the
-        main gradient stands alone; if the main gradient is not finite, nothing that is
-        left in ``parameter.grad`` may be used. Neither changes what a rule remembers.
-
-        Returns
-        -------
-        CombinedGradients
-            What was found, on the device.
+        Ranks are added up first, in one collective, so all do the same to the last bit. A group
+        whose main gradient is zero keeps its auxiliary gradient. If the auxiliary gradient is
+        not finite anywhere, the main gradient stands alone; if the main gradient is not finite,
+        nothing that is left in ``parameter.grad`` may be used. Neither changes what a rule
+        remembers.
         """
         self.pending = 0
         if self.flag:
@@ -419,7 +372,6 @@ class TwoTaskGradients:
     def _apply(
         self, w_a: torch.Tensor, w_m: torch.Tensor, auxiliary_finite: torch.Tensor
     ) -> None:
-        """Put w_a * g_a + w_m * g_m where the main gradient was."""
         columns = (self._per_block(w).split(self._portion) for w in (w_a, w_m))
         parts = (self._portions(x) for x in (self._auxiliary, self._main))
         for auxiliary, main, w_a, w_m in zip(*parts, *columns):
@@ -429,25 +381,20 @@ class TwoTaskGradients:
 
     @property
     def _portion(self) -> int:
-        """Blocks that are worked on at once: on a CPU what its cache holds."""
         return PORTIONS.get(self._buffer.device.type, PORTIONS["cuda"])
 
     def _portions(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """A flat buffer in portions, as rows of one block each; it may be empty."""
         return x.view(x.numel() // BLOCK, BLOCK).split(self._portion)
 
     def _is_finite(self, x: torch.Tensor) -> torch.Tensor:
-        """Whether a flat buffer is finite throughout, boolean scalar."""
         sums = [(part * part).sum() for part in self._portions(x)]
         return torch.stack(sums).isfinite().all()
 
     def _per_block(self, weights: torch.Tensor) -> torch.Tensor:
-        """The weight of each block's group, as a column."""
         return weights[self._group_of_block].to(self._buffer.dtype).unsqueeze(1)
 
 
 def _reached(loss: TaskLoss) -> set[int]:
-    """Identities of the leaves that the graph of a loss ends in."""
     nodes, seen, leaves = [loss.total.grad_fn], set(), set()
     while nodes:
         node = nodes.pop()
@@ -461,6 +408,5 @@ def _reached(loss: TaskLoss) -> set[int]:
 
 
 def _modules_of(parameters: Iterable[str]) -> list[str]:
-    """Names of the modules of the first two levels, for messages."""
     paths = [name.split(".")[:-1] for name in parameters]
     return sorted({".".join(path[:depth]) for path in paths for depth in (1, 2) if path})

@@ -36,32 +36,21 @@ def interaural_cue_losses(
     window: int = 256,
     hop: int = 128,
 ) -> CueLosses:
-    """Errors of interaural level and phase differences where the targets are heard.
+    """Errors of interaural level and phase differences where the targets are audible.
 
-    In each time-frequency bin in which both ears of a target are within 20 dB of its
-    loudest bin: the absolute error of the level difference in dB, and 1 − cos of the
-    error of the phase difference. Means over an item's bins and sources. A source that
-    is silent has no bins and no say. Computed in at least float32.
+    In each time-frequency bin in which both ears of a target are within 20 dB of its loudest
+    bin: the absolute error of the level difference in dB, and 1 − cos of the error of the
+    phase difference. Means over an item's bins and sources. A source that is silent has no
+    bins and no say. Computed in at least float32.
 
     Arguments
     ---------
-    estimates : torch.Tensor
-        In the order of the sources, [B, J, E, T].
-    sources : torch.Tensor
-        True sources, of the same shape.
+    estimates, sources : torch.Tensor
+        [B, J, 2, T], in the same order; other shapes raise ValueError.
     lengths : torch.Tensor, optional
-        Real samples of each item, [B], best on the CPU; by default everything is real.
+        Real samples of each item, [B], best on the CPU.
     window, hop : int
         Of the spectra, in samples; the defaults are 32 and 16 ms at 8 kHz.
-
-    Returns
-    -------
-    CueLosses
-
-    Raises
-    ------
-    ValueError
-        The shapes are not both [B, J, 2, T].
 
     Source: after Tokala et al., "Binaural speech enhancement using deep complex
     convolutional transformer networks", arXiv 2403.05393, whose mask is of the bins

@@ -12,17 +12,8 @@ from unified_se_ss.losses.snr import centred_si_snr, centred_snr, zero_mean
 def best_permutation(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the assignment with the highest mean score, trying all.
 
-    Arguments
-    ---------
-    scores : torch.Tensor
-        Score of estimate i as source j, [B, J, J].
-
-    Returns
-    -------
-    score : torch.Tensor
-        Mean score over the sources under the best assignment, [B].
-    permutation : torch.Tensor
-        Integer, [B, J]; entry j is the estimate that belongs to source j.
+    From the score of estimate i as source j, [B, J, J], to the best mean, [B], and the
+    permutation, [B, J], whose entry j is the estimate that belongs to source j.
 
     Example
     -------
@@ -48,10 +39,8 @@ def permutation_invariant_si_snr(
 
     Arguments
     ---------
-    estimates : torch.Tensor
-        Estimated sources, [B, J, T].
-    sources : torch.Tensor
-        True sources, [B, J, T].
+    estimates, sources : torch.Tensor
+        [B, J, T].
     lengths : torch.Tensor, optional
         Real samples of each item, [B].
 
@@ -82,26 +71,10 @@ def permutation_invariant_snr(
     sources: torch.Tensor,
     lengths: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean SNR over ears and sources under the best assignment of each item.
+    """Mean SNR over ears and sources under the best assignment, as with SI-SNR.
 
-    Ears are averaged in dB before sources are assigned, so that both ears of an
-    estimate belong to the same source.
-
-    Arguments
-    ---------
-    estimates : torch.Tensor
-        Estimated sources, [B, J, E, T] or [B, J, T].
-    sources : torch.Tensor
-        True sources, of the same shape.
-    lengths : torch.Tensor, optional
-        Real samples of each item, [B].
-
-    Returns
-    -------
-    score : torch.Tensor
-        dB, [B]; its negative is the loss.
-    permutation : torch.Tensor
-        Integer, [B, J]; entry j is the estimate that belongs to source j.
+    Signals are [B, J, E, T] or [B, J, T]. Ears are averaged in dB before sources are
+    assigned, so that both ears of an estimate belong to the same source.
 
     Source: Han, Luo, Mesgarani, arXiv 2002.06637; ``get_snr_with_pitwrapper`` in
     ``speechbrain.nnet.losses``.
@@ -120,19 +93,7 @@ def permutation_invariant_snr(
 
 
 def reorder_sources(estimates: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
-    """Put the estimates of each item into the order of its sources.
-
-    Arguments
-    ---------
-    estimates : torch.Tensor
-        [B, J, T].
-    permutation : torch.Tensor
-        [B, J], as :func:`permutation_invariant_si_snr` returns it.
-
-    Returns
-    -------
-    torch.Tensor
-        [B, J, T].
+    """Put the estimates of each item, [B, J, T], into the order of its sources.
 
     Example
     -------

@@ -43,19 +43,15 @@ def si_snr(
 ) -> torch.Tensor:
     """Scale-invariant signal-to-noise ratio in dB, higher is better.
 
-    Means are removed, so a constant offset does not count. A silent target and a
-    silent estimate have a value, -80 dB, and a gradient of zero. Computed in at least
-    float32, whatever autocast says; inputs are left as they are.
+    Means are removed, so a constant offset does not count. A silent target and a silent
+    estimate have a value, -80 dB, and a gradient of zero. Computed in at least float32.
 
     Arguments
     ---------
-    estimate : torch.Tensor
-        Estimated signals, [B, T] or [B, ..., T].
-    target : torch.Tensor
-        True signals, of a shape that broadcasts with the estimate's.
+    estimate, target : torch.Tensor
+        [B, T] or [B, ..., T], of shapes that broadcast.
     lengths : torch.Tensor, optional
-        Real samples of each item, [B]; the rest is padding and is ignored.
-        By default everything is real.
+        Real samples of each item, [B]; by default everything is real.
 
     Returns
     -------
@@ -90,28 +86,11 @@ def snr(
 ) -> torch.Tensor:
     """Signal-to-noise ratio in dB, higher is better; a wrong level counts.
 
-    Unlike SI-SNR, it holds each ear's level, so the level difference between two ears.
-    Means are removed, so a constant offset does not count. A silent target has a value,
-    -80 dB, and a gradient of zero. Computed in at least float32, whatever autocast says;
-    inputs are left as they are.
+    Unlike SI-SNR, it holds each ear's level, so the level difference between two ears. Means,
+    silence, precision, arguments and result as of :func:`si_snr`.
 
-    Arguments
-    ---------
-    estimate : torch.Tensor
-        Estimated signals, [B, T] or [B, ..., T].
-    target : torch.Tensor
-        True signals, of a shape that broadcasts with the estimate's.
-    lengths : torch.Tensor, optional
-        Real samples of each item, [B]; the rest is padding and is ignored.
-        By default everything is real.
-
-    Returns
-    -------
-    torch.Tensor
-        dB, [B] or [B, ...].
-
-    Source: Han, Luo, Mesgarani, arXiv 2002.06637, with the means and
-    epsilons of ``speechbrain.nnet.losses.cal_snr``.
+    Source: Han, Luo, Mesgarani, arXiv 2002.06637, with the means and epsilons of
+    ``speechbrain.nnet.losses.cal_snr``.
 
     Example
     -------

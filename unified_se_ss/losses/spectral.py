@@ -26,24 +26,9 @@ def spectra(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Spectra under a Hann window, in which every real sample weighs the same.
 
-    Silence stands before and behind, so each sample lies in window / hop frames, the
-    first and the last too. What is padding counts as that silence.
-
-    Arguments
-    ---------
-    signal : torch.Tensor
-        [B, T].
-    window, hop : int
-        Samples.
-    lengths : torch.Tensor, optional
-        Real samples of each item, [B].
-
-    Returns
-    -------
-    spectrum : torch.Tensor
-        Complex, [B, L, F]; zero from an item's last real frame on.
-    frames : torch.Tensor
-        Real frames of each item, [B].
+    Silence stands before and behind, so each sample lies in window / hop frames, the first
+    and the last too. Padding counts as that silence. From [B, T] and real `lengths`, [B], to
+    complex [B, L, F], zero from an item's last real frame on, and its real frames, [B].
 
     Example
     -------
@@ -72,14 +57,12 @@ def _power(spectrum: torch.Tensor) -> torch.Tensor:
 
 
 def _root(power: torch.Tensor) -> torch.Tensor:
-    """Square root less a constant: sqrt(p + e) - sqrt(e), of finite slope, 0 at 0."""
     return power / ((power + EPSILON).sqrt() + EPSILON**0.5)
 
 
 def _compressed(
     estimate: torch.Tensor, target: torch.Tensor, count: torch.Tensor
 ) -> torch.Tensor:
-    """Squared distances of compressed magnitudes, and of compressed spectra with phase."""
     powers = [_power(spectrum) + EPSILON for spectrum in (estimate, target)]
     magnitude, true_magnitude = (power ** (EXPONENT / 2) for power in powers)
     gain, true_gain = (power ** ((EXPONENT - 1) / 2) for power in powers)
@@ -92,7 +75,6 @@ def _compressed(
 def _linear_l1(
     estimate: torch.Tensor, target: torch.Tensor, count: torch.Tensor
 ) -> torch.Tensor:
-    """Absolute distances of real parts, of imaginary parts and of magnitudes, added up."""
     of_parts = torch.view_as_real(estimate - target).abs().sum(-1)
     of_magnitudes = (_root(_power(estimate)) - _root(_power(target))).abs()
     return (of_parts + of_magnitudes).sum((1, 2)) / count
@@ -101,7 +83,6 @@ def _linear_l1(
 def _l1_spectral_convergence(
     estimate: torch.Tensor, target: torch.Tensor, count: torch.Tensor
 ) -> torch.Tensor:
-    """Absolute distance of magnitudes over their norms, and the relative distance."""
     powers = [_power(spectrum) for spectrum in (estimate, target)]
     quietest = QUIETEST**2 * count
     norm, true_norm = (power.sum((1, 2)).clamp(min=quietest).sqrt() for power in powers)
@@ -131,18 +112,15 @@ def stft_loss(
 ) -> torch.Tensor:
     """Distance of each item's short-time spectrum from its target's, lower is better.
 
-    Means are over an item's real frames. Computed in at least float32, whatever
-    autocast says. Silence, of either or both, gives finite losses and gradients.
+    Means are over an item's real frames. Computed in at least float32. Silence, of either or
+    both, gives finite losses and gradients.
 
     Arguments
     ---------
-    estimate : torch.Tensor
-        Estimated signals, [B, T].
-    target : torch.Tensor
-        True signals, [B, T].
+    estimate, target : torch.Tensor
+        [B, T] both; other shapes raise ValueError.
     lengths : torch.Tensor, optional
-        Real samples of each item, [B], best on the CPU; the rest is padding and is
-        ignored. By default everything is real.
+        Real samples of each item, [B], best on the CPU; by default everything is real.
     kind : str
         ``"compressed"``: with C = |X|^0.3 and phase kept, 0.7 · mean (|C_e| − |C_t|)² +
         0.3 · mean |C_e − C_t|². Source: Braun and Tashev, arXiv 2008.06412.
@@ -159,11 +137,6 @@ def stft_loss(
     -------
     torch.Tensor
         One loss per item, [B].
-
-    Raises
-    ------
-    ValueError
-        The kind is not known, or the shapes are not both [B, T].
 
     Example
     -------
@@ -193,19 +166,7 @@ def stft_loss(
 def magnitude_loss(
     estimate: torch.Tensor, target: torch.Tensor, frames: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Squared error of magnitudes: summed over bins, mean over the frames of each item.
-
-    Arguments
-    ---------
-    estimate, target : torch.Tensor
-        Magnitudes, [B, L, F].
-    frames : torch.Tensor, optional
-        Real frames of each item, [B]; by default all are.
-
-    Returns
-    -------
-    torch.Tensor
-        One loss per item, [B].
+    """Squared error of magnitudes, [B, L, F]: summed over bins, mean over real frames; [B].
 
     Source: arXiv 2302.11362, eq. 1; YUCHEN005/Gradient-Remedy (loss_type magnitude3).
 
@@ -243,32 +204,24 @@ def representation_loss(
     frames: torch.Tensor | None = None,
     kind: str = "sum",
 ) -> torch.Tensor:
-    """Distance of each item's enhanced representation from its clean one.
+    """Distance of each item's enhanced representation from its clean one, [B, N, L] to [B].
 
     The gradient flows into both arguments, as in the published system, where the clean
-    mixture's representation is not detached. Computed in at least float32, so that the
-    loss, and with it the weight of the task, means the same in every precision.
+    mixture's representation is not detached. Computed in at least float32, so that the loss,
+    and with it the weight of the task, means the same in every precision.
 
     Arguments
     ---------
-    enhanced : torch.Tensor
-        Enhanced representation, [B, N, L].
-    clean : torch.Tensor
-        Representation of the clean mixture, [B, N, L].
+    enhanced, clean : torch.Tensor
+        Representations of the enhanced and of the clean mixture, [B, N, L].
     frames : torch.Tensor, optional
         Real frames of each item, [B].
     kind : str
-        ``"sum"`` (published): squared distance summed over everything; grows with the
-        length and with the square of the level. ``"relative"``: the same over the
-        energy of the clean representation; has no scale, 1 for an enhanced
-        representation of zero. A silent clean mixture gives a large finite value.
-
-    Returns
-    -------
-    torch.Tensor
-        One loss per item, [B].
-
-    Source of ``"sum"``: YUCHEN005/Unified-Enhance-Separation, train_unified_gm.py.
+        ``"sum"`` (published: YUCHEN005/Unified-Enhance-Separation, train_unified_gm.py):
+        squared distance summed over everything; grows with the length and with the square
+        of the level. ``"relative"``: the same over the energy of the clean representation;
+        has no scale, 1 for an enhanced representation of zero. A silent clean mixture gives
+        a large finite value.
 
     Example
     -------

@@ -18,12 +18,12 @@ INITIAL = ("random", "fourier")
 def fourier_basis(n_basis: int, kernel_size: int) -> torch.Tensor:
     """Windowed cosines and sines, each with both signs, [N, 1, kernel_size].
 
-    With a hop of half the kernel, analysis with a ReLU and synthesis by the same
-    functions give the signal back: relu(x) - relu(-x) = x, the frequencies are a tight
-    frame, and the squared sine window adds up to one.
+    With a hop of half the kernel, analysis with a ReLU and synthesis by the same functions
+    give the signal back: relu(x) - relu(-x) = x, the frequencies are a tight frame, and the
+    squared sine window adds up to one.
 
-    Source of the idea, both signs so that a ReLU loses nothing: Ditter and Gerkmann,
-    "A multi-phase gammatone filterbank for speech separation via TasNet", ICASSP 2020.
+    Source of both signs: Ditter and Gerkmann, "A multi-phase gammatone filterbank for speech
+    separation via TasNet", ICASSP 2020.
 
     Example
     -------
@@ -47,7 +47,6 @@ def fourier_basis(n_basis: int, kernel_size: int) -> torch.Tensor:
 
 
 def _initialise(convolution: nn.Conv1d | nn.ConvTranspose1d, initial: str) -> None:
-    """Give a convolution its first weights."""
     if initial not in INITIAL:
         raise ValueError(f"initial is '{initial}'; expected one of: {', '.join(INITIAL)}")
     if initial == "fourier":
@@ -62,13 +61,11 @@ class Encoder(nn.Module):
     ---------
     n_basis : int
         Number of basis functions N.
-    kernel_size : int
-        Length of a basis function in samples.
-    stride : int
-        Hop between frames in samples.
+    kernel_size, stride : int
+        Length of a basis function and hop between frames, in samples.
     initial : str
-        ``"random"`` (published) or ``"fourier"``: start from windowed cosines and
-        sines, see :func:`fourier_basis`. Both are trained from there.
+        Weights to start from: ``"random"`` (published) or ``"fourier"``, windowed cosines
+        and sines, see :func:`fourier_basis`. Both are trained.
 
     Source: Luo and Mesgarani, "Conv-TasNet", arXiv 1809.07454.
 
@@ -87,7 +84,7 @@ class Encoder(nn.Module):
         _initialise(self.convolution, initial)
 
     def forward(self, signal: torch.Tensor) -> torch.Tensor:
-        """Represent signals, [B, T] to [B, N, L]."""
+        """[B, T] to [B, N, L]."""
         return self.convolution(signal.unsqueeze(1)).relu()
 
     def frames(self, samples: Count) -> Count:
@@ -97,19 +94,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Representation to waveform: one transposed convolution.
+    """Representation to waveform: one transposed convolution; arguments as of :class:`Encoder`.
 
-    Arguments
-    ---------
-    n_basis : int
-        Number of basis functions N.
-    kernel_size : int
-        Length of a basis function in samples.
-    stride : int
-        Hop between frames in samples.
-    initial : str
-        As for :class:`Encoder`. Where both start from ``"fourier"``, the network first
-        gives the mixture back.
+    Where both start from ``"fourier"``, the network first gives the mixture back.
 
     Example
     -------

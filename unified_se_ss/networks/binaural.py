@@ -35,19 +35,11 @@ def by_ear(modules: nn.ModuleList | list[nn.Module], signal: torch.Tensor) -> to
 class MimoFront(nn.Module):
     """Both ears for each ear: its own by one encoder, the other one by a second encoder.
 
-    Both representations are masked and decoded together (mask and sum); for the right
-    ear the encoders swap roles.
+    Both representations are masked and decoded together (mask and sum); for the right ear the
+    encoders swap roles.
 
-    Source: Han, Luo, Mesgarani, "Real-time binaural speech separation with preserved
-    spatial cues", arXiv 2002.06637.
-
-    Example
-    -------
-    >>> from functools import partial
-    >>> front = MimoFront(partial(Encoder, 8, 16, 8), share_ears=False, causal=False)
-    >>> seen, masked = front(torch.randn(3, 2, 160))
-    >>> seen.shape, seen is masked
-    (torch.Size([3, 2, 19, 16]), True)
+    Source: Han, Luo, Mesgarani, "Real-time binaural speech separation with preserved spatial
+    cues", arXiv 2002.06637.
     """
 
     def __init__(self, encoder: Callable[[], Encoder], share_ears: bool, causal: bool):
@@ -59,22 +51,14 @@ class MimoFront(nn.Module):
     def forward(
         self, signal: torch.Tensor, memory: dict | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, E, T] to what the separator sees and what it masks, both [B, E, L, 2N]."""
+        """[B, E, T] to what the separator gets and what it masks, both [B, E, L, 2N]."""
         own, other = (by_ear([encoder], signal) for encoder in self.encoders)
         represented = torch.cat((own, other.flip(1)), -1)
         return represented, represented
 
 
 class IndependentFront(nn.Module):
-    """Each ear for itself.
-
-    Example
-    -------
-    >>> from functools import partial
-    >>> front = IndependentFront(partial(Encoder, 8, 16, 8), share_ears=True, causal=False)
-    >>> front(torch.randn(3, 2, 160))[0].shape
-    torch.Size([3, 2, 19, 8])
-    """
+    """Each ear for itself."""
 
     def __init__(self, encoder: Callable[[], Encoder], share_ears: bool, causal: bool):
         super().__init__()
@@ -85,28 +69,18 @@ class IndependentFront(nn.Module):
     def forward(
         self, signal: torch.Tensor, memory: dict | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, E, T] to what the separator sees and what it masks, both [B, E, L, N]."""
+        """[B, E, T] to what the separator gets and what it masks, both [B, E, L, N]."""
         represented = by_ear(self.encoders, signal)
         return represented, represented
 
 
 class InterauralFeatures(nn.Module):
-    """How an ear's signal differs from the other ear's, for each frame and frequency.
+    """Differences of an ear's signal from the other ear's, for each frame and frequency.
 
     Log level difference in bels (tenfold energy: 1), and cosine and sine of the phase
-    difference, each for all F bins, from Hann windows of `window` samples. A window is
-    centred on the encoder's frame, or, if causal, ends with it. Silence differs by 0.
-
-    Arguments
-    ---------
-    kernel_size : int
-        Samples of an encoder's frame.
-    stride : int
-        Hop between frames.
-    causal : bool
-        Whether only the past counts.
-    window : int
-        Samples of the longer window; 256 is 32 ms at 8 kHz.
+    difference, each for all F bins, from Hann windows of `window` samples (256 is 32 ms at
+    8 kHz). A window is centred on the encoder's frame, of `kernel_size` samples, or, if
+    causal, ends with it. Silence differs by 0.
 
     Source: the features of SpeechBrain's BinauralWSJ0Mix, with the phase difference.
 
@@ -162,14 +136,6 @@ class CrossFront(nn.Module):
     """Each ear's representation, and beside it how it differs from the other ear.
 
     The interaural features pass through a trained projection, the same for both ears.
-
-    Example
-    -------
-    >>> from functools import partial
-    >>> front = CrossFront(partial(Encoder, 8, 16, 8), share_ears=False, causal=True)
-    >>> seen, masked = front(torch.randn(3, 2, 160))
-    >>> seen.shape, masked.shape
-    (torch.Size([3, 2, 19, 16]), torch.Size([3, 2, 19, 8]))
     """
 
     def __init__(self, encoder: Callable[[], Encoder], share_ears: bool, causal: bool):
@@ -187,7 +153,7 @@ class CrossFront(nn.Module):
     def forward(
         self, signal: torch.Tensor, memory: dict | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, E, T] to what the separator sees, [B, E, L, 2N], and masks, [B, E, L, N]."""
+        """[B, E, T] to what the separator gets, [B, E, L, 2N], and what it masks, [B, E, L, N]."""
         represented = by_ear(self.encoders, signal)
         features = self.projection(self.features(signal, memory))
         return torch.cat((represented, features.to(represented.dtype)), -1), represented
@@ -209,28 +175,19 @@ class BinauralNetwork(nn.Module):
         ear, with interaural level and phase differences beside it.
     n_sources : int
         Talkers J.
-    n_basis : int
-        Basis functions N of each encoder.
-    kernel_size : int
-        Encoder's window in samples; 16 is 2 ms at 8 kHz.
-    stride : int
-        Its hop in samples.
-    n_features, hidden, tcn_kernel_size, blocks, repeats : int
+    n_basis, kernel_size, stride, initial : int, int, int, str
+        Of encoders and decoders; a window of 16 samples is 2 ms at 8 kHz.
+    n_features, hidden, tcn_kernel_size, blocks, repeats, norm : int or str
         Of the separator, see :class:`~unified_se_ss.networks.TemporalConvNet`.
     causal : bool
-        Whether the network can run in real time (:meth:`stream`): what it says of a
-        moment depends on the past and on the encoder's window only.
-    norm : str, optional
-        ``"global"``, ``"cumulative"`` or ``"frame"``; by default global, or cumulative
-        if causal.
+        The output depends on the past and on the encoder's window only: for real time
+        (:meth:`stream`).
     share_ears : bool
         One separator, one decoder and one set of encoders for both ears by swapped
         roles, so that swapping the ears of the mixture swaps those of the estimates.
-    initial : str
-        First weights of encoders and decoders, ``"random"`` or ``"fourier"``.
 
-    Sources: Han, Luo, Mesgarani, arXiv 2002.06637; sizes of SpeechBrain's
-    BinauralWSJ0Mix, whose weights load by
+    Sources: Han, Luo, Mesgarani, arXiv 2002.06637; sizes of SpeechBrain's BinauralWSJ0Mix,
+    whose weights load by
     :func:`~unified_se_ss.networks.speechbrain_weights.binaural_from_speechbrain`.
 
     Example
@@ -289,21 +246,10 @@ class BinauralNetwork(nn.Module):
     def forward(
         self, mixture: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Separate a batch of binaural mixtures.
+        """Separate a batch of binaural mixtures, [B, 2, T], left ear first, to [B, J, 2, T].
 
-        Arguments
-        ---------
-        mixture : torch.Tensor
-            [B, 2, T], left ear first.
-        lengths : torch.Tensor, optional
-            Real samples of each item, [B], on the CPU (so that nothing waits for a
-            GPU). Each item then gets what it would get alone, and zeros after it. By
-            default, and where all lengths are T, everything is real.
-
-        Returns
-        -------
-        torch.Tensor
-            Estimates, [B, J, 2, T].
+        `lengths`, [B], on the CPU (so that nothing waits for a GPU), are the real samples of each
+        item, which then gets what it would get alone, and zeros after it.
         """
         if mixture.dim() != 3 or mixture.shape[1] != EARS:
             raise ValueError(
@@ -335,14 +281,8 @@ class BinauralNetwork(nn.Module):
     ) -> torch.Tensor:
         """Masked representations of all whole frames, [B, E, T] to [B, E, L, J, N].
 
-        Arguments
-        ---------
-        signal : torch.Tensor
-            [B, E, T].
-        frames : torch.Tensor, optional
-            Real frames of each item, [B], on the CPU; the others become zero.
-        memory : dict, optional
-            Of a causal network, as in ``TemporalConvNet.side_by_side``.
+        Beyond `frames`, [B], on the CPU, all is zero; `memory` is that of a causal network, as in
+        ``TemporalConvNet.side_by_side``.
         """
         seen, masked = self.front(signal, memory)
         masks = self.masks(seen, frames, memory)
@@ -381,10 +321,7 @@ class BinauralNetwork(nn.Module):
 
     @property
     def latency(self) -> int:
-        """Algorithmic latency in samples: the encoder's window (2 ms), if causal.
-
-        A sample is complete when the last window that covers it has been heard.
-        """
+        """Algorithmic latency of a causal network in samples: the encoder's window (2 ms)."""
         if not self.causal:
             raise ValueError(
                 "only a causal network has a latency; build it with causal=True"
@@ -392,12 +329,7 @@ class BinauralNetwork(nn.Module):
         return self.kernel_size
 
     def stream(self, n_batch: int = 1) -> BinauralStream:
-        """Start to separate a signal that comes in blocks; for causal networks.
-
-        Arguments
-        ---------
-        n_batch : int
-            Signals B that are separated at once.
+        """Start to separate `n_batch` signals that come in blocks; for causal networks.
 
         Example
         -------
@@ -413,20 +345,12 @@ class BinauralNetwork(nn.Module):
 class BinauralStream:
     """Separates blocks of any length; joined, they are what the network gives at once.
 
-    Made by :meth:`unified_se_ss.networks.BinauralNetwork.stream`. The network must not
-    be trained or moved in between. What comes out lags behind what went in by at least
-    half of the encoder's window and at most all of it, 2 ms: the algorithmic latency.
-
-    Arguments
-    ---------
-    network : unified_se_ss.networks.BinauralNetwork
-        A causal one.
-    n_batch : int
-        Signals B that are separated at once.
+    Made by :meth:`unified_se_ss.networks.BinauralNetwork.stream`. The network must not be
+    trained or moved in between. The output lags behind the input by half of the encoder's
+    window to all of it, 2 ms: the algorithmic latency.
 
     Example
     -------
-    >>> from unified_se_ss.networks import BinauralNetwork
     >>> network = BinauralNetwork("independent", blocks=2, repeats=1, causal=True)
     >>> stream = network.stream()
     >>> stream(torch.randn(1, 2, 20)).shape, stream(torch.randn(1, 2, 3)).shape
@@ -445,7 +369,7 @@ class BinauralStream:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what has been heard: the next block begins another signal."""
+        """Forget all of the signal; the next block begins another one."""
         weight = next(self.network.parameters())
         self.memory: dict = {}
         # Samples not yet passed by: part of a window, or all that comes after a hop.
@@ -456,17 +380,9 @@ class BinauralStream:
 
     @torch.inference_mode()
     def __call__(self, block: torch.Tensor) -> torch.Tensor:
-        """Take the next samples, and give those that are complete.
+        """Take the next samples, [B, 2, T], any T; give those that are complete, [B, J, 2, T'].
 
-        Arguments
-        ---------
-        block : torch.Tensor
-            [B, 2, T], any T.
-
-        Returns
-        -------
-        torch.Tensor
-            Estimates, [B, J, 2, T']: whole hops, none where a window is not yet full.
+        T' is a whole number of hops, 0 where a window is not yet full.
         """
         if block.dim() != 3 or block.shape[:2] != (self.n_batch, 2):
             raise ValueError(
@@ -487,13 +403,7 @@ class BinauralStream:
 
     @torch.inference_mode()
     def flush(self) -> torch.Tensor:
-        """Give the samples that are still missing, and begin anew.
-
-        Returns
-        -------
-        torch.Tensor
-            Estimates, [B, J, 2, T'] with T' below the encoder's window.
-        """
+        """Give the samples that are still missing, fewer than a window, and begin anew."""
         missing = self.waiting.shape[-1]
         if not self.memory:  # less than one window, which the network fills up to one
             rest = self.network(self.waiting) if missing else self.tail[..., :0]

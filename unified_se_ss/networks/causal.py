@@ -15,32 +15,16 @@ from torch import nn
 
 
 def reduced(frames: int, stride: int) -> int:
-    """Frames that are left of so many, every `stride`-th from the first on.
-
-    Example
-    -------
-    >>> [reduced(frames, 2) for frames in range(6)]
-    [0, 1, 1, 2, 2, 3]
-    """
+    """Frames that are left of so many, every `stride`-th from the first on."""
     return -(-frames // stride)
 
 
 class CausalConvolution(nn.Module):
     """Convolution whose last tap in time is the frame itself.
 
-    With a stride s in time, the frames 0, s, 2s, … are kept, each at the moment it comes.
-    In frequency both sides are padded with zeros: F bins to ceil(F / stride).
-
-    Arguments
-    ---------
-    in_channels, out_channels : int
-        Channels.
-    kernel_size : int
-        Taps in time and in frequency, odd.
-    stride : tuple of int
-        In time and in frequency.
-    dilation : int
-        In time.
+    With a stride s in time, the frames 0, s, 2s, … are kept, each at the moment it comes. In
+    frequency both sides are padded with zeros: F bins to ceil(F / stride). `kernel_size` is
+    odd, `stride` in time and in frequency, `dilation` in time.
 
     Example
     -------
@@ -78,16 +62,10 @@ class CausalConvolution(nn.Module):
     def forward(
         self, x: torch.Tensor, memory: list | None = None, start: int = 0
     ) -> torch.Tensor:
-        """Convolve frames, [B, C_in, L, F] to [B, C_out, L', F'].
+        """Convolve frames, [B, C_in, L, F] to [B, C_out, L', F']; L may be 0.
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            [B, C_in, L, F]; L may be 0.
-        memory : list of torch.Tensor, optional
-            Its item `self.place` is read and replaced.
-        start : int
-            Index of the first frame, modulo the stride.
+        `start` is the index of the first frame, modulo the stride. The item `self.place` of
+        `memory` is read and replaced.
         """
         frames = x.shape[2]
         if memory is None:
@@ -115,20 +93,10 @@ class CausalConvolution(nn.Module):
 class CausalTransposedConvolution(nn.Module):
     """Transposed convolution whose first tap in time is the frame itself.
 
-    The mirror of :class:`CausalConvolution`: reduced frame k, which came with frame
-    s * k, gives to the frames s * k and later. The frames between two reduced ones are
-    due at once, and wait in the memory.
-
-    Arguments
-    ---------
-    in_channels, out_channels : int
-        Channels.
-    kernel_size : int
-        Taps in time and in frequency, odd, no fewer than the strides.
-    stride : tuple of int
-        In time and in frequency.
-    bins : int
-        Bins F of the output.
+    The mirror of :class:`CausalConvolution`: reduced frame k, which came with frame s * k,
+    gives to the frames s * k and later. The frames between two reduced ones are due at once,
+    and wait in the memory. `kernel_size` is odd and no less than the strides; the output has
+    F = `bins`.
 
     Example
     -------
@@ -170,16 +138,8 @@ class CausalTransposedConvolution(nn.Module):
     ) -> torch.Tensor:
         """Give frames `start` to `start + frames`, [B, C_in, L', F'] to [B, C_out, L, F].
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            The reduced frames among them, [B, C_in, L', F']; L' may be 0.
-        frames : int
-            Frames L to give, at most as many as are due.
-        memory : list of torch.Tensor, optional
-            Its item `self.place` is read and replaced.
-        start : int
-            Index of the first frame, modulo the stride.
+        `x` holds the reduced frames among them, L' may be 0; `frames` is at most as many as are
+        due; `start` counts modulo the stride; the item `self.place` of `memory` is replaced.
         """
         due = self.added_up(x, memory, -start % self.time_stride)
         if memory is not None:
@@ -206,15 +166,10 @@ class CausalTransposedConvolution(nn.Module):
 class CausalSTFT(nn.Module):
     """Analysis and synthesis with a square-root Hann window and a hop of half of it.
 
-    Frame l ends where hop l ends: it sees the hops l - 1 and l. Hop h is therefore
-    complete when frames h and h + 1 are: a sample comes out one window after it went
-    in, at most, and that is all the latency that there is. One hop of silence stands
-    before the first sample, so the first sample is restored like any other.
-
-    Arguments
-    ---------
-    window : int
-        Window in samples, even; the hop is half of it, the bins are F = window / 2 + 1.
+    Frame l ends where hop l ends: it has the hops l - 1 and l. Hop h is therefore complete
+    when frames h and h + 1 are: a sample comes out at most one window after it went in, which
+    is all the latency. One hop of silence stands before the first sample, which is restored
+    like any other. `window` is even, in samples; F = window / 2 + 1.
 
     Source of the window: inferred; with it, synthesis after analysis is the identity.
 
@@ -242,19 +197,9 @@ class CausalSTFT(nn.Module):
         )
 
     def padded(self, signal: torch.Tensor, multiple: int = 1) -> torch.Tensor:
-        """Put a hop of silence before a signal and as much behind as its frames need.
+        """A hop of silence, the signal, and as much behind as its frames need.
 
-        Arguments
-        ---------
-        signal : torch.Tensor
-            [..., T].
-        multiple : int
-            The number of frames will be a multiple of it.
-
-        Returns
-        -------
-        torch.Tensor
-            [..., (L + 1) * hop], for L frames.
+        [..., T] to [..., (L + 1) * hop], for L frames, a multiple of `multiple`.
         """
         hops = -(-signal.shape[-1] // self.hop) + 1
         hops += -hops % multiple

@@ -22,18 +22,9 @@ from unified_se_ss.padding import real_elements
 
 
 class RealFrames:
-    """Which frames of a padded batch are real, and how each item is mirrored at its ends.
+    """Real frames of a padded batch, and each item's mirror image at its ends.
 
-    Arguments
-    ---------
-    frames : torch.Tensor
-        Real frames of each item, [B], on the CPU.
-    size : int
-        Padded number of frames L.
-    n_networks : int
-        Networks side by side G.
-    device : torch.device
-        Where the frames are.
+    `frames`, [B], are on the CPU; `size` is the padded number of frames.
 
     Example
     -------
@@ -54,8 +45,8 @@ class RealFrames:
     def mirrored(self, margin: int) -> torch.Tensor:
         """Rows of [B * G * L, D] that make each item `margin` frames longer at both ends.
 
-        The end of an item is where its own frames end, not where the batch's do. An item
-        shorter than the margin is mirrored again and again.
+        An item ends where its own frames end, not where the batch's do. One that is shorter than
+        the margin is mirrored again and again.
         """
         if margin not in self.known:
             position = torch.arange(-margin, self.size + margin)
@@ -69,21 +60,9 @@ class RealFrames:
 
 
 class FrameNorm(nn.Module):
-    """Normalise each frame over its features; scale and shift by feature.
+    """Normalise each frame over its features, scale and shift by feature; causal.
 
-    What SpeechBrain calls ``cLN``. It looks at one frame, so it is causal.
-
-    Arguments
-    ---------
-    n_networks : int
-        Networks side by side G.
-    n_features : int
-        Features D.
-
-    Example
-    -------
-    >>> FrameNorm(2, 8)(torch.randn(3, 2, 5, 8)).shape
-    torch.Size([3, 2, 5, 8])
+    SpeechBrain's ``cLN``.
     """
 
     def __init__(self, n_networks: int, n_features: int):
@@ -100,7 +79,6 @@ class FrameNorm(nn.Module):
     def normalised(
         self, x: torch.Tensor, real: RealFrames | None, memory: dict | None
     ) -> torch.Tensor:
-        """Zero mean and unit variance."""
         return functional.layer_norm(x, x.shape[-1:], eps=EPSILON)
 
 
@@ -108,18 +86,11 @@ class UtteranceNorm(FrameNorm):
     """Normalise each item over its real frames and its features (``gLN``); not causal.
 
     Source: Luo and Mesgarani, "Conv-TasNet", arXiv 1809.07454.
-
-    Example
-    -------
-    >>> norm = UtteranceNorm(1, 8)
-    >>> norm(torch.randn(3, 1, 5, 8)).var((1, 2, 3), correction=0).round().tolist()
-    [1.0, 1.0, 1.0]
     """
 
     def normalised(
         self, x: torch.Tensor, real: RealFrames | None, memory: dict | None
     ) -> torch.Tensor:
-        """Zero mean and unit variance over what is real."""
         flat = x.flatten(0, 1)
         if real is None:
             return functional.group_norm(flat, 1, eps=EPSILON).view_as(x)
@@ -130,18 +101,11 @@ class CumulativeNorm(FrameNorm):
     """Normalise each frame over the features of all frames so far; causal.
 
     Source: Luo and Mesgarani, "Conv-TasNet", arXiv 1809.07454 (``cLN`` there).
-
-    Example
-    -------
-    >>> norm, x = CumulativeNorm(1, 8), torch.randn(1, 1, 9, 8)
-    >>> torch.allclose(norm(x)[:, :, :5], norm(x[:, :, :5]), atol=1e-6)
-    True
     """
 
     def normalised(
         self, x: torch.Tensor, real: RealFrames | None, memory: dict | None
     ) -> torch.Tensor:
-        """Zero mean and unit variance over what has been."""
         signal = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         variance, mean = torch.var_mean(signal, -1, correction=0)  # [B, G, L]
         # Sums over minutes, and a difference of two of them: float64, three per frame.
@@ -161,13 +125,6 @@ NORMS = {"global": UtteranceNorm, "frame": FrameNorm, "cumulative": CumulativeNo
 
 
 def choose_norm(norm: str | None, causal: bool) -> str:
-    """Name of the normalisation; by default the one of Conv-TasNet's paper.
-
-    Example
-    -------
-    >>> choose_norm(None, causal=False), choose_norm(None, causal=True)
-    ('global', 'cumulative')
-    """
     if norm is None:
         return "cumulative" if causal else "global"
     allowed = [name for name in NORMS if not (causal and name == "global")]
@@ -178,22 +135,7 @@ def choose_norm(norm: str | None, causal: bool) -> str:
 
 
 class Pointwise(nn.Module):
-    """Linear layers without bias, side by side: convolutions of kernel 1.
-
-    Arguments
-    ---------
-    n_networks : int
-        Networks side by side G.
-    n_inputs : int
-        Features in.
-    n_outputs : int
-        Features out.
-
-    Example
-    -------
-    >>> Pointwise(2, 8, 16)(torch.randn(3, 2, 5, 8)).shape
-    torch.Size([3, 2, 5, 16])
-    """
+    """Linear layers without bias, side by side: convolutions of kernel 1."""
 
     def __init__(self, n_networks: int, n_inputs: int, n_outputs: int):
         super().__init__()
@@ -209,13 +151,8 @@ class Pointwise(nn.Module):
 class Activation(nn.Module):
     """PReLU with one slope for each of the networks side by side.
 
-    Written as an interpolation between relu(x) and x, whose backward pass is several
-    times as fast on a CPU as that of ``torch.nn.PReLU``.
-
-    Example
-    -------
-    >>> Activation(1)(torch.tensor([[[[-4.0, 2.0]]]]))
-    tensor([[[[-1.,  2.]]]], grad_fn=<LerpBackward1>)
+    Written as an interpolation between relu(x) and x, whose backward pass is several times as
+    fast on a CPU as that of ``torch.nn.PReLU``.
     """
 
     def __init__(self, n_networks: int):
@@ -230,21 +167,8 @@ class Activation(nn.Module):
 class Depthwise(nn.Module):
     """Dilated convolution of each feature by itself, as long as its input.
 
-    Causal: frame l sees the frames l - (P-1)d, …, l - d, l, and silence before the
-    first. Otherwise it sees as far to both sides, and each item mirrored at its ends.
-
-    Arguments
-    ---------
-    n_networks : int
-        Networks side by side G.
-    n_features : int
-        Features D.
-    kernel_size : int
-        Frames P that are seen.
-    dilation : int
-        Distance d of the frames seen.
-    causal : bool
-        Whether it sees the past only.
+    Causal: frame l sees the P = `kernel_size` frames l - (P-1)d, …, l - d, l, with silence
+    before the first. Otherwise as far to both sides, with each item mirrored at its ends.
 
     Example
     -------
@@ -283,7 +207,6 @@ class Depthwise(nn.Module):
         return y
 
     def with_past(self, x: torch.Tensor, memory: dict | None) -> torch.Tensor:
-        """The frames before, or silence, and x."""
         if memory is None:
             return functional.pad(x, (0, 0, self.reach, 0))
         past = memory.get(self)
@@ -294,7 +217,6 @@ class Depthwise(nn.Module):
         return x
 
     def mirrored(self, x: torch.Tensor, real: RealFrames | None) -> torch.Tensor:
-        """x and as much of its mirror image at both ends as is seen."""
         margin = self.reach // 2
         if real is not None:
             rows = x.flatten(0, 2).index_select(0, real.mirrored(margin))
@@ -305,25 +227,7 @@ class Depthwise(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """Expand, look around, project, add: one block of the TCN.
-
-    Arguments
-    ---------
-    n_networks : int
-        Networks side by side G.
-    n_features : int
-        Features between blocks.
-    hidden : int
-        Features within the block.
-    kernel_size : int
-        Frames that the depthwise convolution sees.
-    dilation : int
-        Their distance.
-    causal : bool
-        Whether it sees the past only.
-    norm : str
-        One of :data:`NORMS`.
-    """
+    """Expand, convolve in time, project, add: one block of the TCN."""
 
     def __init__(
         self,
@@ -365,18 +269,14 @@ class TemporalConvNet(nn.Module):
         Width N of the representation.
     n_sources : int
         Masks J.
-    n_features : int
-        Features between blocks (B in the paper).
-    hidden : int
-        Features within a block (H).
+    n_features, hidden : int
+        Features between blocks (B in the paper) and within them (H).
     kernel_size : int
         Kernel of the depthwise convolutions (P); odd unless causal.
-    blocks : int
-        Blocks of one repeat (X); the last one's dilation is 2^(blocks - 1).
-    repeats : int
-        Repeats (R).
+    blocks, repeats : int
+        Blocks of one repeat (X) and repeats (R).
     causal : bool
-        Whether a frame's masks depend on the past and the frame itself only.
+        A frame's masks depend on the past and the frame itself only.
     norm : str, optional
         Within blocks: ``"global"`` (over the utterance, not causal), ``"cumulative"``
         (over the past) or ``"frame"`` (over each frame). By default global, or
@@ -388,8 +288,8 @@ class TemporalConvNet(nn.Module):
 
     Source: Luo and Mesgarani, "Conv-TasNet", arXiv 1809.07454, without skip connections;
     ``speechbrain.lobes.models.conv_tasnet.MaskNet``, whose weights load by
-    :func:`~unified_se_ss.networks.speechbrain_weights.conv_tasnet_from_speechbrain` and give the
-    same masks where both are not causal.
+    :func:`~unified_se_ss.networks.speechbrain_weights.conv_tasnet_from_speechbrain` and give
+    the same masks where both are not causal.
 
     Example
     -------
@@ -440,17 +340,8 @@ class TemporalConvNet(nn.Module):
     ) -> torch.Tensor:
         """Estimate masks by a single network, [B, N, L] to [B, J, N, L].
 
-        Arguments
-        ---------
-        representation : torch.Tensor
-            Representation of the mixture, [B, N, L].
-        frames : torch.Tensor, optional
-            Real frames of each item, [B], on the CPU. By default all are real.
-
-        Returns
-        -------
-        torch.Tensor
-            Non-negative masks, [B, J, N, L]; unspecified where there is padding.
+        `frames`, [B], on the CPU, are the real frames of each item; masks of padding are
+        unspecified.
         """
         masks = self.side_by_side(representation.transpose(1, 2).unsqueeze(1), frames)
         return masks.squeeze(1).permute(0, 2, 3, 1)
@@ -461,22 +352,11 @@ class TemporalConvNet(nn.Module):
         frames: torch.Tensor | None = None,
         memory: dict | None = None,
     ) -> torch.Tensor:
-        """Estimate masks, each of the networks from an input of its own.
+        """Estimate masks, each network from an input of its own, [B, G, L, N] to [B, G, L, J, N'].
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            Representations, [B, G, L, N].
-        frames : torch.Tensor, optional
-            Real frames of each item, [B], on the CPU. By default all are real.
-        memory : dict, optional
-            What a causal network remembers of the frames before these, by module; it is
-            brought up to date. Empty before the first frames.
-
-        Returns
-        -------
-        torch.Tensor
-            Non-negative masks, [B, G, L, J, ``n_masked``].
+        `frames`, [B], on the CPU, are the real frames of each item. `memory` is what a causal
+        network remembers of the frames before these, by module; it is brought up to date, and
+        empty before the first frames.
         """
         real = None if self.causal else self.real_frames(x, frames)
         x = self.bottleneck(self.norm(x))
@@ -485,7 +365,6 @@ class TemporalConvNet(nn.Module):
         return self.masks(x).relu().unflatten(-1, (self.n_sources, -1))
 
     def _reaches(self) -> list[int]:
-        """Frames that each block sees beside the one itself."""
         blocks = cast("Iterable[TemporalBlock]", self.blocks)
         return [block.depthwise.reach for block in blocks]
 

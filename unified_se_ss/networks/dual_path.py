@@ -26,11 +26,6 @@ class GlobalNorm(nn.Module):
 
     What ``torch.nn.GroupNorm(1, D)`` computes, for features in the last axis.
 
-    Arguments
-    ---------
-    n_features : int
-        Features D.
-
     Example
     -------
     >>> GlobalNorm(8)(torch.randn(2, 5, 8)).var((1, 2), correction=0).round().tolist()
@@ -43,16 +38,7 @@ class GlobalNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_features))
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Normalise [B, ..., D].
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            [B, ..., D].
-        mask : torch.Tensor, optional
-            True for what counts, [B, ...] with as many axes as fit; the rest of x
-            does not enter the statistics.
-        """
+        """Normalise [B, ..., D] by the statistics of what `mask`, [B, ...], is True for."""
         if mask is None:
             # With one group it does not matter which axis is called the channels.
             x = nn.functional.group_norm(x, 1, eps=EPSILON)
@@ -89,14 +75,7 @@ class SequenceModel(Protocol):
 class DualPathBlock(nn.Module):
     """One model along each chunk, then one across the chunks.
 
-    Arguments
-    ---------
-    intra : SequenceModel
-        Within chunks, [*, K, D] to [*, K, ``n_outputs``].
-    inter : SequenceModel
-        Across chunks, ``(x, lengths)``.
-    linear_after : bool
-        Whether a linear layer follows each of them (DPRNN: yes, SepFormer: no).
+    A linear layer follows each of them if `linear_after` (DPRNN: yes, SepFormer: no).
     """
 
     def __init__(self, intra: SequenceModel, inter: SequenceModel, linear_after: bool):
@@ -127,10 +106,7 @@ class DualPathBlock(nn.Module):
 
 
 def count_chunks(frames: Count, length: int) -> Count:
-    """Number of half-overlapping chunks of `length` for so many frames (int or tensor).
-
-    Every frame lies in exactly two chunks.
-    """
+    """Half-overlapping chunks of `length` for so many frames; every frame lies in exactly two."""
     hop = length // 2
     gap = length - (hop + frames % length) % length
     return 2 * (frames + gap + hop) // length
@@ -169,41 +145,34 @@ def overlap_add(x: torch.Tensor, frames: int) -> torch.Tensor:
 class DualPath(nn.Module):
     """Masks for a representation, by dual-path processing.
 
-    Global norm, bottleneck, half-overlapping chunks, blocks of an intra- and an
-    inter-chunk model, PReLU, overlap-add, one tanh-sigmoid gated branch per source,
-    ReLU.
+    Global norm, bottleneck, half-overlapping chunks, blocks of an intra- and an inter-chunk
+    model, PReLU, overlap-add, one tanh-sigmoid gated branch per source, ReLU.
 
     Arguments
     ---------
-    intra : callable
-        Makes one intra-chunk model (``Recurrent``, ``Transformer``); called once for
-        each block, so that every block starts from weights of its own. (SpeechBrain
+    intra, inter : callable
+        Make one intra- or inter-chunk model (``Recurrent``, ``Transformer``); called once
+        for each block, so that every block starts from weights of its own. (SpeechBrain
         copies one model into all blocks.)
-    inter : callable
-        Makes one inter-chunk model.
-    n_basis : int
-        Basis functions N of the representation.
-    n_features : int
-        Features D inside.
+    n_basis, n_features : int
+        Basis functions N of the representation, and features D inside.
     n_sources : int
         Masks J.
-    blocks : int
-        Number of blocks.
     chunk_length : int
         Frames K of a chunk, even; the hop is half of it.
     linear_after : bool
-        Whether a linear layer follows each intra- and inter-chunk model.
+        A linear layer follows each intra- and inter-chunk model.
 
     Attributes
     ----------
     activation_checkpointing : bool
-        Whether training keeps of each block its input alone and runs it again in every
-        backward pass (default False): less memory for more time.
+        Training keeps of each block its input alone and runs it again in every backward
+        pass (default False): less memory for more time.
 
     Sources: arXiv 1910.06379 (DPRNN), arXiv 2010.13154 (SepFormer);
     ``speechbrain.lobes.models.dual_path.Dual_Path_Model``, whose weights load by
-    :func:`~unified_se_ss.networks.speechbrain_weights.from_speechbrain` and give the
-    same masks.
+    :func:`~unified_se_ss.networks.speechbrain_weights.from_speechbrain` and give the same
+    masks.
 
     Example
     -------
@@ -247,19 +216,10 @@ class DualPath(nn.Module):
     def forward(
         self, representation: torch.Tensor, frames: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Estimate masks, [B, N, L] to [B, J, N, L].
+        """Estimate masks, non-negative, [B, N, L] to [B, J, N, L].
 
-        Arguments
-        ---------
-        representation : torch.Tensor
-            Non-negative representation of the mixture, [B, N, L].
-        frames : torch.Tensor, optional
-            Real frames of each item, [B], on the CPU. By default all are real.
-
-        Returns
-        -------
-        torch.Tensor
-            Non-negative masks, [B, J, N, L]; unspecified where there is padding.
+        `frames`, [B], on the CPU, are the real frames of each item; masks of padding are
+        unspecified.
         """
         n_frames = representation.shape[-1]
         x = representation.transpose(1, 2)
@@ -284,7 +244,6 @@ class DualPath(nn.Module):
     def _through(
         self, block: nn.Module, x: torch.Tensor, chunks: torch.Tensor | None
     ) -> torch.Tensor:
-        """One block's output; what lies within it is made again backwards, if so asked."""
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, x, chunks, use_reentrant=False)
         return block(x, chunks)

@@ -64,28 +64,7 @@ class Block(NamedTuple):
 
 
 def read_blocks(rows: list) -> list[Block]:
-    """Check a block table, a list of lists, and name its columns.
-
-    Arguments
-    ---------
-    rows : list of list
-        As :data:`PUBLISHED_BLOCKS`.
-
-    Returns
-    -------
-    list of Block
-
-    Raises
-    ------
-    ValueError
-        A row has not five values, a stride is not 1, 2 or 3, or a row does not take
-        as many channels as the one before gives.
-
-    Example
-    -------
-    >>> read_blocks([[8, 16, 2, 2, True]])[0].stride
-    (2, 2)
-    """
+    """Check a block table as :data:`PUBLISHED_BLOCKS`, and name its columns."""
     if not rows or any(len(row) != len(Block._fields) for row in rows):
         expected = ", ".join(Block._fields)
         raise ValueError(f"blocks: expected one or more rows of: {expected}")
@@ -105,23 +84,11 @@ def read_blocks(rows: list) -> list[Block]:
 
 
 def activate(x: torch.Tensor) -> torch.Tensor:
-    """Leaky ReLU."""
     return nn.functional.leaky_relu(x, SLOPE)
 
 
 class DilatedPair(nn.Module):
-    """Time-dilation block: two causal 3×3 convolutions, dilated in time by 3 and 9.
-
-    Arguments
-    ---------
-    channels : int
-        Channels C.
-
-    Example
-    -------
-    >>> DilatedPair(8)(torch.randn(1, 8, 10, 5)).shape
-    torch.Size([1, 8, 10, 5])
-    """
+    """Time-dilation block: two causal 3×3 convolutions, dilated in time by 3 and 9."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -138,18 +105,7 @@ class DilatedPair(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Encoder block: 3×3, time dilation if asked, strided 3×3, and a strided 1×1 around.
-
-    Arguments
-    ---------
-    block : Block
-        Row of the table.
-
-    Example
-    -------
-    >>> EncoderBlock(Block(4, 8, 2, 2, True))(torch.randn(1, 4, 10, 161)).shape
-    torch.Size([1, 8, 5, 81])
-    """
+    """3×3, time dilation if asked, strided 3×3, and a strided 1×1 around; by a row of the table."""
 
     def __init__(self, block: Block):
         super().__init__()
@@ -171,24 +127,11 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Decoder block: time dilation if asked, transposed strided 3×3, 3×3.
+    """Time dilation if asked, transposed strided 3×3, 3×3; to `bins` bins.
 
-    Mirrors an encoder block, from its output channels and sizes back to its input's.
-    Of the orders that mirror it, this one, without a residual, is inferred from the
-    stated size of the network, 1.37 M parameters and 1.2 GMAC per second.
-
-    Arguments
-    ---------
-    block : Block
-        Row of the table, as of the encoder block.
-    bins : int
-        Bins F of the encoder block's input.
-
-    Example
-    -------
-    >>> block = DecoderBlock(Block(4, 8, 2, 2, True), bins=161)
-    >>> block(torch.randn(1, 8, 5, 81), frames=10).shape
-    torch.Size([1, 4, 10, 161])
+    Mirrors an encoder block, from its output channels and sizes back to its input's. Of the
+    orders that mirror it, this one, without a residual, is inferred from the stated size of
+    the network, 1.37 M parameters and 1.2 GMAC per second.
     """
 
     def __init__(self, block: Block, bins: int):
@@ -211,20 +154,7 @@ class DecoderBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """3×3 to fewer channels, time dilation, 3×3 back.
-
-    Arguments
-    ---------
-    channels : int
-        Outside.
-    inner : int
-        Inside.
-
-    Example
-    -------
-    >>> Bottleneck(8, 4)(torch.randn(1, 8, 10, 6)).shape
-    torch.Size([1, 8, 10, 6])
-    """
+    """3×3 to fewer channels, time dilation, 3×3 back."""
 
     def __init__(self, channels: int, inner: int):
         super().__init__()
@@ -241,10 +171,10 @@ class Bottleneck(nn.Module):
 class GSENet(nn.Module):
     """Guided speech enhancement network: raw microphone and beamformer output to speech.
 
-    Causal in time throughout: what is in the future of the hop after a sample's own
-    changes nothing of it. Sizes chain exactly through any table and any length:
-    161, 81, 41, 21, 11, 6 bins and back with the published one, and whole frames.
-    Leaky ReLUs follow every convolution but the head and the 1×1 (inferred).
+    Causal in time throughout: nothing after the hop that follows a sample's own changes it.
+    Sizes chain exactly through any table and any length: 161, 81, 41, 21, 11, 6 bins and back
+    with the published one, and whole frames. Leaky ReLUs follow every convolution but the
+    head and the 1×1 (inferred).
 
     Arguments
     ---------
@@ -311,20 +241,17 @@ class GSENet(nn.Module):
         self._name_places(bins, decoder)
 
     def _bins(self, table: list[Block]) -> list[int]:
-        """Bins of the stem's output and of every encoder block's."""
         bins = [self.stft.bins]
         for block in table:
             bins.append(reduced(bins[-1], block.frequency_stride))
         return bins
 
     def _start_with_ones(self) -> None:
-        """Let masks start near 1, or 1/2 where two are added up."""
         with torch.no_grad():
             bias = self.head.convolution.bias.view(-1, 2)  # type: ignore[union-attr]  # it has one
             bias[:, 0], bias[:, 1] = 1 / len(self.masked), 0.0
 
     def _name_places(self, bins: list[int], decoder: list[DecoderBlock]) -> None:
-        """Give every layer that remembers its place in the memory, and note the shapes."""
         levels: list[tuple[nn.Module | None, int]]
         levels = [(self.stem, bins[0]), (self.bottleneck, bins[-1]), (self.head, bins[0])]
         levels += zip(self.encoder, bins)
@@ -343,7 +270,6 @@ class GSENet(nn.Module):
         layer: CausalConvolution | CausalTransposedConvolution,
         shape: tuple[int, int, int],
     ) -> None:
-        """The next place in the memory."""
         layer.place = len(self.shapes)
         self.shapes.append(shape)
 
@@ -360,20 +286,10 @@ class GSENet(nn.Module):
     def forward(
         self, signals: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Enhance a batch, of any length from one sample on.
+        """Enhance raw reference microphone and beamformer output, [B, 2, T] to [B, T].
 
-        Arguments
-        ---------
-        signals : torch.Tensor
-            Raw reference microphone and beamformer output, in this order, [B, 2, T].
-        lengths : torch.Tensor, optional
-            Real samples of each item, [B]; the rest is taken as silence, and is
-            silence in the output. Each item gets what it gets alone.
-
-        Returns
-        -------
-        torch.Tensor
-            Enhanced speech, [B, T], aligned with the inputs.
+        Of `lengths`, [B], real samples each item gets what it gets alone; the rest is taken as
+        silence, and is silence in the output.
         """
         if signals.dim() != 3 or signals.shape[1] != len(INPUTS) or not signals.shape[2]:
             raise ValueError(
@@ -396,21 +312,11 @@ class GSENet(nn.Module):
     def map(
         self, features: torch.Tensor, memory: list | None = None, start: int = 0
     ) -> torch.Tensor:
-        """The U-Net itself, real numbers only.
+        """The U-Net itself, real numbers only, from :meth:`features` to :meth:`spectrum`.
 
-        Arguments
-        ---------
-        features : torch.Tensor
-            [B, 4, L, F], from :meth:`features`.
-        memory : list of torch.Tensor, optional
-            From :meth:`memory`; its items are replaced. Without it, silence is before.
-        start : int
-            Index of the first frame, modulo `time_stride`; for use with a memory.
-
-        Returns
-        -------
-        torch.Tensor
-            [B, 2, L, F], or [B, 4, L, F] for two masks; for :meth:`spectrum`.
+        [B, 4, L, F] to [B, 2, L, F], or [B, 4, L, F] for two masks. The items of `memory`, from
+        :meth:`memory`, are replaced; without it, silence is before. With it, `start` is the index
+        of the first frame, modulo `time_stride`.
         """
         x = activate(self.stem(features, memory))
         levels = [(x, start)]  # what is added on the way back, and its first frame
@@ -425,20 +331,7 @@ class GSENet(nn.Module):
         return self.head(x, memory)
 
     def spectrum(self, parts: torch.Tensor, spectra: torch.Tensor) -> torch.Tensor:
-        """The enhanced spectrum, from what the U-Net gave.
-
-        Arguments
-        ---------
-        parts : torch.Tensor
-            [B, 2 or 4, L, F], from :meth:`map`.
-        spectra : torch.Tensor
-            Complex spectra of the inputs, [B, 2, L, F].
-
-        Returns
-        -------
-        torch.Tensor
-            Complex, [B, L, F].
-        """
+        """The enhanced spectrum, complex [B, L, F], from :meth:`map` and the inputs' spectra."""
         if parts.dtype in (torch.float16, torch.bfloat16):
             parts = parts.float()
         real, imaginary = parts[:, 0::2], parts[:, 1::2]
@@ -453,10 +346,7 @@ class GSENet(nn.Module):
     def stream(self, step: Step | None = None) -> GSENetStream:
         """Start a stream: blocks of any length in, the same output as for the whole.
 
-        Arguments
-        ---------
-        step : callable, optional
-            Takes the place of :meth:`map`, for example a compiled one.
+        `step` takes the place of :meth:`map`, for example a compiled one.
 
         Example
         -------
@@ -478,23 +368,12 @@ Step = Callable[[torch.Tensor, list[torch.Tensor], int], torch.Tensor]
 class GSENetStream:
     """Enhance blocks as they come; joined, the outputs are the whole signal's output.
 
-    A hop of output is given as soon as the hop after it has come in completely: with n
-    samples taken, (n // hop - 1) * hop are given. Nothing is trained here: no gradient
-    flows. Get one from :meth:`GSENet.stream`; one stream at a time, one signal (or
-    batch of signals) each.
-
-    Arguments
-    ---------
-    network : GSENet
-        On any device; blocks must be there too. Its weights are used as they are at
-        each call.
-    step : callable, optional
-        Takes the place of ``network.map``: (features [B, 4, L, F], memory, start) to
-        [B, 2, L, F], with the memory replaced in place.
+    A hop of output is given as soon as the next hop is complete: with n samples taken,
+    (n // hop - 1) * hop are given. No gradient flows. Get one from :meth:`GSENet.stream`; one
+    signal (or batch of signals) at a time, on the network's device.
 
     Example
     -------
-    >>> from unified_se_ss.networks import GSENet
     >>> stream = GSENet([[4, 8, 2, 2, False]], bottleneck=4).stream()
     >>> [stream(torch.randn(1, 2, 160)).shape[-1] for block in range(3)]
     [0, 160, 160]
@@ -515,18 +394,7 @@ class GSENetStream:
 
     @torch.no_grad()
     def __call__(self, block: torch.Tensor) -> torch.Tensor:
-        """Take a block of any length, give what is complete.
-
-        Arguments
-        ---------
-        block : torch.Tensor
-            Raw reference microphone and beamformer output, [B, 2, n]; n may be 0.
-
-        Returns
-        -------
-        torch.Tensor
-            [B, m]; m is 0 where no further hop is complete.
-        """
+        """Take a block, [B, 2, n], n from 0 on; give what is complete, [B, m]."""
         self._begin(block)
         self.taken += block.shape[-1]
         output = self._advance(block)
@@ -535,13 +403,9 @@ class GSENetStream:
 
     @torch.no_grad()
     def flush(self) -> torch.Tensor:
-        """End the signal: give what is left of it, and forget everything.
+        """End the signal: give what is left of it, [B, m], and forget everything.
 
-        Returns
-        -------
-        torch.Tensor
-            [B, m]; with it, as many samples have been given as were taken. Without
-            any block before, [1, 0].
+        Then as many samples have been given as were taken; without any block before, [1, 0].
         """
         if not self.memory:
             return self.network.head.convolution.weight.new_zeros(1, 0)
@@ -556,15 +420,11 @@ class GSENetStream:
     def state_size(self) -> int:
         """Numbers that one signal of the batch keeps between two blocks, at most.
 
-        Returns
-        -------
-        int
-            Memory of the layers, samples that are not yet a hop and the one before,
-            and the overlap of the output; 4 bytes each in float32.
+        Memory of the layers, samples that are not yet a hop and the one before, and the overlap
+        of the output; 4 bytes each in float32.
 
         Example
         -------
-        >>> from unified_se_ss.networks import GSENet
         >>> GSENet().stream().state_size()
         262486
         """
@@ -573,7 +433,6 @@ class GSENetStream:
         return layers + 2 * (2 * hop - 1) + hop
 
     def _shapes(self) -> list[tuple[int, int, int]]:
-        """Shapes of the memory where most is waiting in it."""
         shapes = list(self.network.shapes)
         for layer in self.network.decoder.modules():
             if isinstance(layer, CausalTransposedConvolution):

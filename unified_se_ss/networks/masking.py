@@ -20,16 +20,9 @@ SMALLEST_DEVIATION = 1e-5
 
 
 class Enhanced(NamedTuple):
-    """What the front makes of noisy signals.
+    """Signal, [B, T], magnitude of its spectrum, [B, L, F], and real frames, [B], on the CPU.
 
-    Arguments
-    ---------
-    signal : torch.Tensor
-        Enhanced signal, [B, T]; zero in the padding.
-    magnitude : torch.Tensor
-        Of the enhanced spectrum, [B, L, F]; zero in the padding.
-    frames : torch.Tensor
-        Real frames of each item, [B], on the CPU.
+    Signal and magnitude are zero in the padding.
     """
 
     signal: torch.Tensor
@@ -40,27 +33,23 @@ class Enhanced(NamedTuple):
 class MaskingFront(nn.Module):
     """Bidirectional LSTM that masks the complex noisy spectrum.
 
-    Spectrum, global mean and variance normalisation of its magnitude, LSTM, linear
-    layer, ReLU; the mask times the noisy spectrum; inverse. Every item is enhanced as it
-    would be alone, whatever stands behind it in the batch. Spectra are fp32 in any
-    precision.
+    Spectrum, global mean and variance normalisation of its magnitude, LSTM, linear layer,
+    ReLU; the mask times the noisy spectrum; inverse. Every item is enhanced as it would be
+    alone. Spectra are fp32 in any precision.
 
     Arguments
     ---------
-    n_fft : int
-        Window of the spectrum, samples; F = n_fft / 2 + 1 bins.
-    hop : int
-        Samples; must divide n_fft / 2.
+    n_fft, hop : int
+        Window of the spectrum, with F = n_fft / 2 + 1 bins, and its hop, which divides
+        n_fft / 2; samples.
     hidden : int
         Units per direction.
-    layers : int
-        Layers of the LSTM.
     dropout : float
-        Between its layers.
+        Between the layers of the LSTM.
 
     Source: arXiv 2302.11362 and YUCHEN005/Gradient-Remedy, train_gradient_remedy.yaml
-    (enh_conf), whose sizes are the defaults. There the signal is mirrored at its ends;
-    here silence stands around it, so that an item's end does not depend on the batch.
+    (enh_conf), whose sizes are the defaults. There the signal is mirrored at its ends; here
+    silence stands around it, so that an item's end does not depend on the batch.
 
     Example
     -------
@@ -94,15 +83,7 @@ class MaskingFront(nn.Module):
         self.register_buffer("deviation", torch.ones(bins))
 
     def forward(self, noisy: torch.Tensor, lengths: torch.Tensor | None = None) -> Enhanced:
-        """Enhance noisy signals, [B, T].
-
-        Arguments
-        ---------
-        noisy : torch.Tensor
-            [B, T].
-        lengths : torch.Tensor, optional
-            Real samples of each item, [B], on the CPU; by default all are.
-        """
+        """Enhance noisy signals, [B, T], of `lengths`, [B], real samples, on the CPU."""
         spectrum, frames = self.analyse(noisy, lengths)
         magnitude = spectrum.abs()
         normalised = (magnitude - self.mean) / self.deviation
@@ -119,14 +100,10 @@ class MaskingFront(nn.Module):
     def analyse(
         self, signal: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Spectra in which every real sample lies in as many frames as any other.
+        """Spectra, complex [B, L, F], and the real frames of each item, [B], on the CPU.
 
-        Returns
-        -------
-        spectrum : torch.Tensor
-            Complex, [B, L, F]; zero from an item's last real frame on.
-        frames : torch.Tensor
-            Real frames of each item, [B], on the CPU.
+        Every real sample lies in as many frames as any other; beyond an item's real frames all
+        is zero.
         """
         batch, samples = signal.shape
         signal = at_least_float(signal)
@@ -172,18 +149,7 @@ class MaskingFront(nn.Module):
 
     @torch.no_grad()
     def fit_normalisation(self, signals: Iterable[torch.Tensor]) -> None:
-        """Take mean and variance of each bin's magnitude over signals of the task.
-
-        Arguments
-        ---------
-        signals : iterable of torch.Tensor
-            Noisy signals, [T] each.
-
-        Raises
-        ------
-        ValueError
-            There are no signals.
-        """
+        """Take mean and variance of each bin's magnitude over noisy signals of the task, [T] each."""
         count = 0
         total = squares = torch.zeros_like(self.mean, dtype=torch.float64)
         for signal in signals:

@@ -17,20 +17,10 @@ FP32_ONLY = (
 
 
 class Recurrent(nn.Module):
-    """Bidirectional LSTM along a sequence.
+    """Bidirectional LSTM along a sequence, [B, L, N] to [B, L, 2 * hidden].
 
-    Under bf16 autocast on a CPU that has no such LSTM it computes in fp32.
-
-    Arguments
-    ---------
-    n_features : int
-        Features N of the input.
-    hidden : int
-        Units per direction.
-    layers : int
-        Number of layers.
-    dropout : float
-        Dropout between the layers.
+    Under bf16 autocast on a CPU that has no such LSTM it computes in fp32. Dropout is between
+    the layers.
 
     Source: Luo et al., "Dual-path RNN", arXiv 1910.06379.
 
@@ -54,15 +44,9 @@ class Recurrent(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """Run along the sequences, [B, L, N] to [B, L, 2 * hidden].
+        """Run along the sequences; `lengths`, [B], on the CPU, are the real steps of each.
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            [B, L, N].
-        lengths : torch.Tensor, optional
-            Real steps of each sequence, [B], on the CPU. What follows them does not
-            reach them, not even backwards, and is zero in the output.
+        What follows them does not reach them, not even backwards, and is zero in the output.
         """
         if FP32_ONLY and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
@@ -76,8 +60,8 @@ class Recurrent(nn.Module):
     def _each_way(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Both directions apart, the second on sequences that are turned round.
 
-        A CPU takes packed sequences step by step, and each step's backward pass fills a
-        tensor of the size of all steps: the cost grows with the square of the length.
+        A CPU takes packed sequences step by step, and each step's backward pass fills a tensor of
+        the size of all steps: the cost grows with the square of the length.
         """
         steps = torch.arange(x.shape[1])
         ends = lengths.unsqueeze(1)
@@ -93,18 +77,15 @@ class Recurrent(nn.Module):
         return torch.where(real.unsqueeze(-1), x, 0.0)
 
     def _weights(self, layer: int) -> tuple[list, list]:
-        """Weights of the two directions of a layer."""
         of_layer = self.rnn._flat_weights[8 * layer : 8 * layer + 8]
         return of_layer[:4], of_layer[4:]
 
     def _one_way(self, x: torch.Tensor, weights: list) -> torch.Tensor:
-        """One direction of one layer, from a state of zeros."""
         state = x.new_zeros(1, len(x), self.rnn.hidden_size)
         arguments = (True, 1, 0.0, self.training, False, True)
         return torch._VF.lstm(x, (state, state), weights, *arguments)[0]
 
     def _packed(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """As one packed sequence, which cuDNN is fast with."""
         # Longest first, as cuDNN wants them. Sorted here, on the host: where packing sorts,
         # it sends the order to the device and fetches it again, waiting both times.
         lengths, order = lengths.sort(descending=True, stable=True)

@@ -67,21 +67,8 @@ def _rename(name: str, names: list[tuple[str, str]]) -> str:
 def from_speechbrain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Translate the state of SpeechBrain's ``Dual_Path_Model`` into that of ``DualPath``.
 
-    Arguments
-    ---------
-    state : dict
-        ``state_dict()`` of a ``speechbrain.lobes.models.dual_path.Dual_Path_Model``
-        with ``SBTransformerBlock`` or ``SBRNNBlock`` and ``norm: ln``.
-
-    Returns
-    -------
-    dict
-        For ``DualPath.load_state_dict``.
-
-    Raises
-    ------
-    KeyError
-        A name that such a model does not have.
+    For models with ``SBTransformerBlock`` or ``SBRNNBlock`` and ``norm: ln``; a name that such
+    a model does not have raises KeyError.
 
     Example
     -------
@@ -101,8 +88,8 @@ def from_speechbrain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def to_speechbrain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Translate the state of a ``DualPath`` into that of SpeechBrain's ``Dual_Path_Model``.
 
-    The tables of positions are not part of it: load with ``strict=False``, or take them
-    from the model.
+    The tables of positions are not part of it: load with ``strict=False``, or take them from
+    the model.
 
     Example
     -------
@@ -140,7 +127,6 @@ INNER = {
 
 
 def _their_names(blocks: int, repeats: int) -> dict[str, str]:
-    """This project's name of every weight of such a network, and SpeechBrain's."""
     names = {ours: theirs for theirs, ours in OUTER.items()}
     for number in range(repeats * blocks):
         prefix = BLOCK.format(*divmod(number, blocks))
@@ -150,7 +136,6 @@ def _their_names(blocks: int, repeats: int) -> dict[str, str]:
 
 
 def _size(names: Iterable[str], pattern: str) -> list[int]:
-    """How many there are of each number in a pattern of names."""
     found = [re.match(pattern, name) for name in names]
     numbers = [tuple(map(int, match.groups())) for match in found if match]
     return [1 + max(column) for column in zip(*numbers)]
@@ -161,21 +146,8 @@ def conv_tasnet_from_speechbrain(
 ) -> dict[str, torch.Tensor]:
     """Translate states of SpeechBrain's ``MaskNet`` into that of a ``TemporalConvNet``.
 
-    Arguments
-    ---------
-    states : dict
-        ``state_dict()`` of one or several ``speechbrain.lobes.models.conv_tasnet.MaskNet``
-        of one shape with ``norm_type`` gLN or cLN; several become networks side by side.
-
-    Returns
-    -------
-    dict
-        For ``TemporalConvNet.load_state_dict``.
-
-    Raises
-    ------
-    KeyError
-        A name that such a model has, and the state has not, or the other way round.
+    The states are of one shape, with ``norm_type`` gLN or cLN; several become networks side
+    by side. Missing and unknown names raise KeyError.
 
     Example
     -------
@@ -199,19 +171,9 @@ def conv_tasnet_from_speechbrain(
 def conv_tasnet_to_speechbrain(
     state: dict[str, torch.Tensor], blocks: int = 8
 ) -> list[dict[str, torch.Tensor]]:
-    """Translate the state of a ``TemporalConvNet`` into those of SpeechBrain's ``MaskNet``.
+    """The states of SpeechBrain's ``MaskNet``, one for each network of a ``TemporalConvNet``.
 
-    Arguments
-    ---------
-    state : dict
-        ``state_dict()`` of a ``TemporalConvNet``.
-    blocks : int
-        Its blocks per repeat.
-
-    Returns
-    -------
-    list of dict
-        One for each of the networks side by side.
+    `blocks` is the network's number of blocks per repeat.
 
     Example
     -------
@@ -239,7 +201,6 @@ def _to_ours(name: str, value: torch.Tensor) -> torch.Tensor:
 
 
 def _to_theirs(name: str, value: torch.Tensor) -> torch.Tensor:
-    """The weight of one network as SpeechBrain's."""
     if name.endswith("slope"):
         return value.view(1)
     if "norm" in name:
@@ -255,22 +216,11 @@ def binaural_from_speechbrain(
     Arguments
     ---------
     states : dict
-        ``state_dict()`` of each module by the name that the recipe gives it:
-        ``encoderL``, ``encoderR``, ``masknetL``, ``masknetR``, ``decoderL``,
-        ``decoderR``.
+        ``state_dict()`` of each module by the recipe's name: ``encoderL``, ``encoderR``,
+        ``masknetL``, ``masknetR``, ``decoderL``, ``decoderR``.
     variant : str
         ``"mimo"`` (there ``parallel``) or ``"independent"``. There is no ``"cross"``:
         SpeechBrain's has a layer that is drawn anew at every call.
-
-    Returns
-    -------
-    dict
-        For ``BinauralNetwork.load_state_dict``.
-
-    Raises
-    ------
-    ValueError
-        Another variant.
     """
     if variant not in ("mimo", "independent"):
         raise ValueError(f"variant is '{variant}'; expected one of: mimo, independent")
@@ -289,7 +239,6 @@ def binaural_from_speechbrain(
 
 
 def _swap_roles(state: dict[str, torch.Tensor], n_basis: int) -> dict[str, torch.Tensor]:
-    """A right ear's ``MaskNet`` that sees its own ear first, as the left one does."""
     state = dict(state)
     # Features in: the two halves change places.
     for name, axis in (

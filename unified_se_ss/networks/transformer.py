@@ -16,24 +16,10 @@ from unified_se_ss.padding import real_elements
 
 
 def normed(norm: nn.LayerNorm, layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    """``layer(norm(x))``, of which x alone is kept for the backward pass.
+    """``layer(norm(x))``, [..., K] to [..., N], of which x alone is kept for the backward pass.
 
-    The norm, a small part of the work, is taken again there: a layer of SepFormer keeps
-    a sixth less.
-
-    Arguments
-    ---------
-    norm : torch.nn.LayerNorm
-        Over the last axis, with weight and bias.
-    layer : torch.nn.Linear
-        With a bias.
-    x : torch.Tensor
-        [..., K].
-
-    Returns
-    -------
-    torch.Tensor
-        [..., N].
+    The norm, a small part of the work, is taken again there: a layer of SepFormer keeps a
+    sixth less.
 
     Example
     -------
@@ -105,19 +91,10 @@ def attend(
     mask: torch.Tensor | None = None,
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    """softmax(query key^T / sqrt(D)) value, [B, H, L, D].
+    """softmax(query key^T / sqrt(D)) value, [B, H, L, D]; `mask`, [B, L]: steps to attend to.
 
     PyTorch's fused attention but for bf16 on a CPU, where it is slower than plain matrix
     products (on a Zen 5 core 1.6 times for 250 steps and 9 times for 34).
-
-    Arguments
-    ---------
-    query, key, value : torch.Tensor
-        [B, H, L, D].
-    mask : torch.Tensor, optional
-        True for the steps that may be attended to, [B, L].
-    dropout : float
-        Dropout probability of the weights.
 
     Example
     -------
@@ -138,7 +115,6 @@ def attend(
 
 
 def _plain(dropout: float) -> bool:
-    """Whether nothing stands against an operation that only Python knows."""
     return not (dropout or torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
@@ -200,7 +176,6 @@ def _gradients(
     gradient: torch.Tensor,
     scale: float,
 ) -> tuple[torch.Tensor, ...]:
-    """Gradients of query, key and value from that of what was attended to."""
     weights = _weights(query, key, mask)
     of_value = weights.mT @ gradient
     of_weights = gradient @ value.mT
@@ -215,11 +190,6 @@ def sinusoidal_positions(length: int, n_features: int) -> torch.Tensor:
     """Absolute positions as sines and cosines, [length, n_features].
 
     Source: Vaswani et al., "Attention is all you need", section 3.5.
-
-    Example
-    -------
-    >>> sinusoidal_positions(2, 4)[0]
-    tensor([0., 1., 0., 1.])
     """
     position = torch.arange(length, dtype=torch.float32).unsqueeze(1)
     exponent = torch.arange(0, n_features, 2).float() * -(math.log(10000.0) / n_features)
@@ -228,17 +198,7 @@ def sinusoidal_positions(length: int, n_features: int) -> torch.Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention that never forms the attention weights for the caller.
-
-    Arguments
-    ---------
-    n_features : int
-        Features N.
-    heads : int
-        Number of heads; divides N.
-    dropout : float
-        Dropout on the attention weights.
-    """
+    """Multi-head self-attention that never forms the attention weights for the caller."""
 
     def __init__(self, n_features: int, heads: int, dropout: float = 0.0):
         super().__init__()
@@ -269,19 +229,7 @@ class SelfAttention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and a feed-forward network, each behind a norm and a skip.
-
-    Arguments
-    ---------
-    n_features : int
-        Features N.
-    heads : int
-        Number of attention heads.
-    feed_forward : int
-        Hidden units of the feed-forward network.
-    dropout : float
-        Dropout probability.
-    """
+    """Self-attention and a feed-forward network, each behind a norm and a skip."""
 
     def __init__(
         self, n_features: int, heads: int, feed_forward: int, dropout: float = 0.0
@@ -309,20 +257,7 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Transformer encoder with sinusoidal positions and a final norm.
-
-    Arguments
-    ---------
-    n_features : int
-        Features N of input and output.
-    layers : int
-        Number of layers.
-    heads : int
-        Number of attention heads.
-    feed_forward : int
-        Hidden units of the feed-forward networks.
-    dropout : float
-        Dropout probability.
+    """Transformer encoder with sinusoidal positions and a final norm, [B, L, N] to [B, L, N].
 
     Source: Subakan et al., "Attention is all you need in speech separation",
     arXiv 2010.13154.
@@ -356,15 +291,7 @@ class Transformer(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """Run along the sequences, [B, L, N] to [B, L, N].
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            [B, L, N].
-        lengths : torch.Tensor, optional
-            Real steps of each sequence, [B]; the others are not attended to.
-        """
+        """Run along the sequences; only the first `lengths`, [B], steps are attended to."""
         if x.shape[1] > len(self.positions):  # longer than ever before: make more
             positions = sinusoidal_positions(2 * x.shape[1], self.n_features)
             self.positions = positions.to(self.positions)

@@ -14,7 +14,7 @@ from unified_se_ss.padding import real_elements
 
 
 class UnifiedOutput(NamedTuple):
-    """What the unified network says of a noisy mixture.
+    """Estimates of the unified network for a noisy mixture.
 
     Arguments
     ---------
@@ -22,10 +22,8 @@ class UnifiedOutput(NamedTuple):
         Separated sources, [B, J, T].
     enhanced : torch.Tensor or None
         Enhanced (denoised) mixture, [B, T]; None if the network has no SE module.
-    representation : torch.Tensor
-        Representation of the noisy mixture, [B, N, L].
-    enhanced_representation : torch.Tensor
-        Enhanced representation h, [B, N, L]; what the SE task is trained on.
+    representation, enhanced_representation : torch.Tensor
+        Of the noisy mixture, and h, which the SE task is trained on, [B, N, L].
     frames : torch.Tensor or None
         Real frames of each item, [B].
     """
@@ -44,12 +42,10 @@ class UnifiedNetwork(nn.Module):
 
     Arguments
     ---------
-    encoder : torch.nn.Module
-        :class:`~unified_se_ss.networks.Encoder`.
+    encoder, decoder : torch.nn.Module
+        :class:`~unified_se_ss.networks.Encoder`, :class:`~unified_se_ss.networks.Decoder`.
     separator : torch.nn.Module
         SS module: a mask per source from h.
-    decoder : torch.nn.Module
-        :class:`~unified_se_ss.networks.Decoder`.
     enhancer : torch.nn.Module, optional
         SE module: one mask from the representation of the mixture. Without it h is
         the representation itself: a plain separation network.
@@ -90,16 +86,11 @@ class UnifiedNetwork(nn.Module):
     def forward(
         self, mixture: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> UnifiedOutput:
-        """Enhance and separate a batch of mixtures.
+        """Enhance and separate a batch of mixtures, [B, T].
 
-        Arguments
-        ---------
-        mixture : torch.Tensor
-            [B, T].
-        lengths : torch.Tensor, optional
-            Real samples of each item, [B], on the CPU (so that nothing waits for a
-            GPU). Each item then gets what it would get alone. By default, and where
-            all lengths are T, everything is real.
+        `lengths`, [B], on the CPU (so that nothing waits for a GPU), are the real samples of each
+        item, which then gets what it would get alone. By default, and where all lengths are T,
+        everything is real.
         """
         representation, h, frames = self._represented(mixture, lengths)
         separated = self.separator(h, frames) * h.unsqueeze(1)
@@ -123,7 +114,6 @@ class UnifiedNetwork(nn.Module):
     def _represented(
         self, mixture: torch.Tensor, lengths: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Representations of noisy and enhanced mixtures, and real frames."""
         frames = self.real_frames(mixture, lengths)
         representation = self.encoder(mixture)
         h = representation

@@ -24,7 +24,7 @@ warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
 
 
 class Recognised(NamedTuple):
-    """What the network says of a batch.
+    """Output of the recogniser for a batch.
 
     Arguments
     ---------
@@ -48,13 +48,6 @@ class Subsampling(nn.Module):
     """Two strided convolutions: of four frames, one is left.
 
     Nothing is padded: each output sees seven frames, all of which exist.
-
-    Arguments
-    ---------
-    n_mels : int
-        Bands F of the input.
-    channels : int
-        Channels of both convolutions.
 
     Source: Gulati et al., arXiv 2005.08100, as ESPnet's Conv2dSubsampling.
 
@@ -100,10 +93,8 @@ class RecognitionNetwork(nn.Module):
         Makes fewer frames of them.
     transformer : speechbrain.lobes.models.transformer.TransformerASR.TransformerASR
         Encoder and decoder; its ``input_size`` is ``subsampling.n_outputs``.
-    d_model : int
-        Its size D.
-    n_tokens : int
-        Vocabulary V.
+    d_model, n_tokens : int
+        Its size D and the vocabulary V.
 
     Source of the published sizes: YUCHEN005/Gradient-Remedy, train_gradient_remedy.yaml.
     """
@@ -121,16 +112,10 @@ class RecognitionNetwork(nn.Module):
         self._keep_padding_out()
 
     def forward(self, signals, lengths=None, tokens=None) -> Recognised:
-        """Encode signals, and predict tokens.
+        """Encode signals, [B, T], zero in the padding, and predict tokens.
 
-        Arguments
-        ---------
-        signals : torch.Tensor
-            [B, T]; must be zero in the padding.
-        lengths : torch.Tensor, optional
-            Real samples of each item, [B], on the CPU; by default all are.
-        tokens : torch.Tensor, optional
-            The sentences so far, [B, U], from the token that begins them; padded with 0.
+        `lengths`, [B], on the CPU, are real samples; `tokens`, [B, U], the sentences so far from
+        the token that begins them, padded with 0.
         """
         features, frames = self.analyse(signals, lengths)
         features = self.subsampling(features)
@@ -165,8 +150,8 @@ class RecognitionNetwork(nn.Module):
     def _keep_padding_out(self) -> None:
         """Silence what follows an utterance before each depthwise convolution.
 
-        SpeechBrain's Conformer masks padding behind the convolution only, so up to half
-        a kernel of it reaches the last frames.
+        SpeechBrain's Conformer masks padding behind the convolution only, so up to half a kernel
+        of it reaches the last frames.
         """
         for layer in self.transformer.encoder.layers:
             if hasattr(layer, "convolution_module"):
@@ -183,22 +168,11 @@ def ctc_losses(
     frames: torch.Tensor,
     n_tokens: torch.Tensor,
 ) -> torch.Tensor:
-    """Negative log probability of the tokens in any alignment, in nats.
+    """Negative log probability of the tokens in any alignment, in nats, [B].
 
-    Arguments
-    ---------
-    log_probabilities : torch.Tensor
-        [B, L, V].
-    targets : torch.Tensor
-        Tokens, [B, U].
-    frames, n_tokens : torch.Tensor
-        Real frames and tokens of each utterance, [B], on the CPU.
-
-    Returns
-    -------
-    torch.Tensor
-        [B]; infinite where a transcript has more tokens than can be aligned (one frame
-        each, and one more between two that are equal).
+    From log probabilities, [B, L, V], tokens, [B, U], and the real frames and tokens of each
+    utterance, [B], on the CPU. Infinite where a transcript has more tokens than can be aligned
+    (one frame each, and one more between two that are equal).
 
     Source: Graves et al., 2006; not divided by the number of tokens, as ESPnet does it.
 
@@ -224,22 +198,12 @@ def attention_losses(
 ) -> torch.Tensor:
     """Divergence of the decoder's predictions from the smoothed targets, in nats.
 
-    Arguments
-    ---------
-    log_probabilities : torch.Tensor
-        [B, U, V].
-    targets : torch.Tensor
-        Tokens with the end of the sentence, [B, U], padded with ``BLANK``.
-    smoothing : float
-        Probability that is taken from the target and given to all other tokens.
+    From log probabilities, [B, U, V], and tokens with the end of the sentence, [B, U], padded
+    with ``BLANK``, to the sum over each utterance's tokens, [B]. `smoothing` is the probability
+    that is taken from the target and given to all other tokens.
 
-    Returns
-    -------
-    torch.Tensor
-        Sum over the tokens of each utterance, [B].
-
-    Source: Szegedy et al., arXiv 1512.00567, as SpeechBrain's ``kldiv_loss``; not
-    divided by the number of tokens (length_normalized_loss: false in arXiv 2302.11362).
+    Source: Szegedy et al., arXiv 1512.00567, as SpeechBrain's ``kldiv_loss``; not divided by
+    the number of tokens (length_normalized_loss: false in arXiv 2302.11362).
 
     Example
     -------

@@ -10,20 +10,7 @@ from unified_se_ss.recognition.tokens import BEGIN, BLANK, END
 
 
 def greedy_words(recognised, tokens) -> list[str]:
-    """The likeliest token of every frame, repeats and blanks taken out, as text.
-
-    Arguments
-    ---------
-    recognised : Recognised
-        What the network says of a batch.
-    tokens : Tokens
-        What its tokens stand for.
-
-    Returns
-    -------
-    list of str
-        One text per utterance.
-    """
+    """The likeliest token of every frame, repeats and blanks taken out, as one text per utterance."""
     best = recognised.ctc.argmax(-1).cpu()
     texts = []
     for path, count in zip(best, recognised.frames.tolist()):
@@ -37,10 +24,6 @@ class BeamSearch:
 
     Arguments
     ---------
-    network : RecognitionNetwork
-        The recogniser.
-    tokens : Tokens
-        What its tokens stand for.
     beam_size : int
         Hypotheses that are followed.
     ctc_weight : float
@@ -49,7 +32,7 @@ class BeamSearch:
         A scorer that takes and gives tokens of the same kind, such as SpeechBrain's
         ``TransformerLMScorer``.
     language_weight : float
-        What its score is multiplied by.
+        Factor of its score.
 
     Source of the published values (60, 0.3, 0.3): arXiv 2302.11362.
     """
@@ -85,13 +68,7 @@ class BeamSearch:
 
     @torch.no_grad()
     def __call__(self, recognised) -> list[str]:
-        """The best text of each utterance.
-
-        Arguments
-        ---------
-        recognised : Recognised
-            What the network says of a batch, without tokens.
-        """
+        """The best text of each utterance of a ``Recognised`` batch without tokens."""
         texts = []
         for encoded, count in zip(recognised.encoded, recognised.frames.tolist()):
             # One at a time: hypotheses of one batch are searched to one length.

@@ -15,20 +15,11 @@ BLANK, UNKNOWN, BEGIN, END = range(4)
 
 
 class Tokens:
-    """Pieces of text by number.
+    """Pieces of text by number, from a sentencepiece model as :meth:`train` writes it.
 
     The first four numbers are not text: ``BLANK`` (of CTC; pads too), ``UNKNOWN``,
-    ``BEGIN`` and ``END`` of a sentence.
-
-    Arguments
-    ---------
-    path : str or Path
-        A sentencepiece model, as :meth:`train` writes it.
-
-    Raises
-    ------
-    UserError
-        The file is not such a model, or is damaged.
+    ``BEGIN`` and ``END`` of a sentence. A file that is no such model, or damaged, raises
+    UserError.
 
     Example
     -------
@@ -68,22 +59,9 @@ class Tokens:
     def train(cls, transcripts, path, size: int, kind: str = "unigram") -> Tokens:
         """Learn the tokens of transcripts, write them to a file, and load it.
 
-        Arguments
-        ---------
-        transcripts : iterable of str
-            The training set's.
-        path : str or Path
-            The file to write, whole.
-        size : int
-            Number of tokens, the four special ones included; at most, where the
-            transcripts do not have so many.
-        kind : str
-            One of ``KINDS``.
-
-        Raises
-        ------
-        UserError
-            There is no text, or it has more characters than `size` tokens can hold.
+        `size` includes the four special ones and is reached only if the transcripts have so many;
+        `kind` is one of ``KINDS``. UserError if there is no text, or it has more characters than
+        `size` tokens can hold.
         """
         if kind not in KINDS:
             raise UserError(f"token_type: is '{kind}'; expected one of: {', '.join(KINDS)}")
@@ -127,8 +105,8 @@ class Tokens:
     def decode(self, numbers) -> str:
         """The text of pieces.
 
-        Left out are the special ones, and numbers beyond them all: a network may have
-        more outputs than the transcripts had tokens to learn.
+        Special ones are left out, and numbers beyond them all: a network may have more outputs
+        than the transcripts had tokens to learn.
         """
         return self._processor.DecodeIds([int(n) for n in numbers if END < n < len(self)])
 

@@ -11,9 +11,7 @@ from unified_se_ss.gradients.rules.registry import Weights, norms_and_cosine, ru
 def pcgrad(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """In conflict, project each gradient on the normal plane of the other; then add.
 
-    Symmetric, unlike ``project``.
-
-    Source: arXiv 2001.06782, algorithm 1, for two tasks.
+    Symmetric, unlike ``project``. Source: arXiv 2001.06782, algorithm 1, for two tasks.
 
     Example
     -------
@@ -41,35 +39,21 @@ def gradvac(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Where the cosine is below what it used to be, turn both gradients until it is that.
 
-    With phi the cosine and phi^ its moving average (the target), if phi < phi^,
+    With phi the cosine and phi^ its moving average (`target`, [G]), if phi < phi^,
 
         g_i <- g_i + ||g_i|| (phi^ sqrt(1 - phi^2) - phi sqrt(1 - phi^^2))
                      / (||g_j|| sqrt(1 - phi^^2)) g_j
 
-    for both tasks, then they are added; then phi^ <- (1 - beta) phi^ + beta phi. With
-    two tasks the paper's targets of (i, j) and (j, i) are one number. It starts at 0, so
-    the first step is that of ``pcgrad``.
+    for both tasks, then they are added; then phi^ <- (1 - beta) phi^ + beta phi, the third
+    number returned. With two tasks the paper's targets of (i, j) and (j, i) are one number.
+    It starts at 0, so the first step is that of ``pcgrad``.
 
     The size is that of ``sum`` where nothing is turned. The nearer the target is to 1, the
-    more has to be added to reach it, without bound; its sine is floored at 1e-8 to keep
-    the weights finite. Exactly opposite gradients cannot be turned and give zero.
+    more is added to reach it, without bound; its sine is floored at 1e-8 to keep the weights
+    finite. Exactly opposite gradients cannot be turned and give zero.
 
-    Source: arXiv 2010.05874, equations 3 and 4.
-
-    Arguments
-    ---------
-    a, b, c : torch.Tensor
-        ||g_a||^2, ||g_m||^2 and <g_a, g_m> of each group, [G].
-    target : torch.Tensor
-        The moving average of the cosine, [G].
-    beta : float
-        Weight of the newest cosine, from 0 to 1 (source: the paper's experiments, 0.01;
-        other implementations take 0.5).
-
-    Returns
-    -------
-    tuple of torch.Tensor
-        w_a, w_m and the new target, each [G].
+    Source: arXiv 2010.05874, equations 3 and 4; `beta`: its experiments, 0.01 (other
+    implementations take 0.5).
 
     Example
     -------
@@ -93,10 +77,9 @@ def mgda(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
 
         w = (b - c) / ||g_a - g_m||^2,  clipped to [0, 1].
 
-    The weights are normalised to sum to 1, so the step is no longer than the shorter
-    gradient: half of that of ``sum`` for equal gradients, and far less where one of them is
-    small. Where the gradients are exactly opposite (Pareto-stationary)
-    it is zero.
+    The weights sum to 1, so the step is no longer than the shorter gradient: half of that of
+    ``sum`` for equal gradients, far less where one is small, zero where they are exactly
+    opposite (Pareto-stationary).
 
     Source: Désidéri, C. R. Acad. Sci. 350 (2012); closed form in arXiv 1810.04650,
     algorithm 1.
@@ -127,35 +110,22 @@ def cagrad(
         d = g_0 + c ||g_0|| g_w / ||g_w||,  g_w = w g_a + (1 - w) g_m,
 
     where 0 <= w <= 1 minimises <g_w, g_0> + c ||g_0|| ||g_w||. For two tasks this has a
-    closed form, so there is no solver and no tolerance. All g_w, and g_0 too, lie on one
-    line; let h be its distance from the origin, and p, p_0 the places of g_w and g_0 on
-    it, from the foot of the perpendicular. Then ||g_w||^2 = p^2 + h^2, <g_w, g_0> =
-    p p_0 + h^2, and the derivative by p vanishes at
+    closed form: all g_w, and g_0 too, lie on one line. Let h be its distance from the origin
+    and p, p_0 the places of g_w and g_0 on it, from the foot of the perpendicular. Then
+    ||g_w||^2 = p^2 + h^2, <g_w, g_0> = p p_0 + h^2, and the derivative by p vanishes at
 
         p = -p_0 h / sqrt(c^2 h^2 - (1 - c^2) p_0^2),
 
-    clipped to the segment between g_m and g_a; where the root is not real, the minimum
-    is at the end with the shorter gradient.
+    clipped to the segment between g_m and g_a; where the root is not real, the minimum is at
+    the end with the shorter gradient.
 
-    The size is that of the mean, at most (1 + c) / 2 times that of ``sum``; the paper's
-    code may divide by (1 + c^2) after, which is not done here. It is zero only where g_0
-    is (opposite gradients of one length), or for any opposite gradients if c = 1. With a
-    c below 1 it may oppose the shorter of two gradients, as the mean does.
+    The size is that of the mean, at most (1 + c) / 2 times that of ``sum``; the division by
+    (1 + c^2) that the paper's code may add is left out. It is zero only where g_0 is, or for
+    any opposite gradients if c = 1. With c < 1 it may oppose the shorter gradient, as the
+    mean does.
 
-    Source: arXiv 2110.14048, algorithm 1.
-
-    Arguments
-    ---------
-    a, b, product : torch.Tensor
-        ||g_a||^2, ||g_m||^2 and <g_a, g_m> of each group, [G].
-    c : float
-        Radius of the ball around g_0 in units of ||g_0||, from 0 (the mean) to 1
-        (source: the paper's code, 0.5).
-
-    Returns
-    -------
-    tuple of torch.Tensor
-        w_a and w_m, each [G]; they sum to more than 1.
+    Source: arXiv 2110.14048, algorithm 1; `c`, the ball's radius in units of ||g_0||, from 0
+    (the mean) to 1: the paper's code, 0.5.
 
     Example
     -------
@@ -199,9 +169,8 @@ def imtl_g(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
 
         w_a = ||g_m|| / (||g_a|| + ||g_m||),  w_m = ||g_a|| / (||g_a|| + ||g_m||).
 
-    The weights are normalised to sum to 1: both gradients enter with one and the same
-    length, less than that of the shorter one, so the step is half of that of ``sum`` for
-    equal gradients and smaller than that for others. Exactly opposite gradients give zero.
+    Both gradients enter with one length, below that of the shorter one: the step is half of
+    that of ``sum`` for equal gradients, less for others, and zero for exactly opposite ones.
     For parallel ones any weights qualify; these are the limit.
 
     Source: Liu et al., Towards impartial multi-task learning, ICLR 2021, equation 6.
@@ -228,14 +197,10 @@ def nash(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
 
         w_a = 1 / (||g_a|| sqrt(1 + cos phi)),  w_m = 1 / (||g_m|| sqrt(1 + cos phi)).
 
-    So the shared gradient lies on the bisector and always has the length sqrt(2),
-    whatever the lengths of the two: each group takes a step of the same size, and weights
-    are not those of ``sum``, nor do they sum to 1. Choose the learning rate anew. (The
-    published code limits that length to 1, which with two tasks is but another factor,
-    and reuses weights over several steps; neither is done here.)
-
-    There is no solution for opposite gradients (Pareto-stationary); they give zero where
-    1 + cos phi is below 1e-12.
+    So the shared gradient lies on the bisector and always has the length sqrt(2): each group
+    takes a step of the same size; choose the learning rate anew. (The published code limits
+    the length to 1 and reuses weights over several steps; neither is done here.) Opposite
+    gradients (Pareto-stationary) have no solution and give zero where 1 + cos phi < 1e-12.
 
     Source: arXiv 2202.01017, claim 3.1.
 
@@ -260,17 +225,15 @@ def aligned_mtl(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
 
         sqrt(l_2) G^(-1/2) (1/2, 1/2),
 
-    the closest orthogonal pair, scaled by the smaller singular value as in the paper. For
-    a 2 x 2 matrix G^(-1/2) needs no eigenvectors: with s = sqrt(det G) and
-    t = sqrt(a + b + 2 s), sqrt(l_2) G^(-1/2) = ((a + b + s) I - G) / (t sqrt(l_1)), in
-    which nothing vanishes.
+    the closest orthogonal pair, scaled by the smaller singular value as in the paper. With
+    s = sqrt(det G) and t = sqrt(a + b + 2 s), sqrt(l_2) G^(-1/2) =
+    ((a + b + s) I - G) / (t sqrt(l_1)), in which nothing vanishes.
 
-    The size is that of the mean of two vectors of length sqrt(l_2), which is at most the
-    shorter gradient's, so well below that of ``sum``, and near zero where the gradients
-    are nearly parallel. Where they are parallel or opposite to rounding, one component is
-    left and the paper's algorithm gives the mean itself; so equal gradients are kept, and
-    only opposite ones of equal length give zero. It may oppose the shorter of two
-    gradients at an obtuse angle.
+    The size is that of the mean of two vectors of length sqrt(l_2), at most the shorter
+    gradient's, and near zero for nearly parallel ones. Where they are parallel or opposite to
+    rounding, one component is left and the paper's algorithm gives the mean itself: equal
+    gradients are kept, and only opposite ones of equal length give zero. It may oppose the
+    shorter of two gradients at an obtuse angle.
 
     Source: arXiv 2305.19000, algorithm 1.
 
@@ -299,14 +262,13 @@ def aligned_mtl(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
 def config(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """The direction with equal cosines to both, as long as both project on it together.
 
-    The direction is U^+ (1, 1), with U the matrix of unit gradients, and the length the
-    sum of both projections on it. For two tasks that is the bisector with
+    The direction is U^+ (1, 1), with U the matrix of unit gradients. For two tasks that is
+    the bisector, with both gradients given their mean length and added:
 
-        w_a = (1 + ||g_m|| / ||g_a||) / 2,  w_m = (1 + ||g_a|| / ||g_m||) / 2:
+        w_a = (1 + ||g_m|| / ||g_a||) / 2,  w_m = (1 + ||g_a|| / ||g_m||) / 2.
 
-    both gradients are given their mean length and added. The size is that of ``sum``; for
-    parallel gradients, and for such of equal length, it is ``sum``. Exactly opposite
-    gradients give zero.
+    The size is that of ``sum``; for parallel gradients, and for such of equal length, it is
+    ``sum``. Exactly opposite gradients give zero.
 
     Source: arXiv 2408.11104, equation 2.
 
@@ -323,13 +285,11 @@ def config(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
 def upgrad(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
     """Project each gradient on the cone of what opposes neither; then the mean.
 
-    The dual cone is {x: <x, g_a> >= 0 and <x, g_m> >= 0}. For two tasks the projection
-    of g_a is exact: in conflict only the constraint of g_m is active, so it is
-    g_a - (c / b) g_m, whose product with g_a, a - c^2 / b, is never negative; likewise
-    that of g_m. So this is the half of ``pcgrad``; with more tasks they differ.
-
-    The size is that of the mean, half of that of ``sum`` without conflict. Exactly
-    opposite gradients (Pareto-stationary) give zero.
+    The dual cone is {x: <x, g_a> >= 0 and <x, g_m> >= 0}. For two tasks the projection of
+    g_a is exact: in conflict only the constraint of g_m is active, so it is g_a - (c / b) g_m,
+    whose product with g_a, a - c^2 / b, is never negative; likewise that of g_m. So this is
+    half of ``pcgrad``; with more tasks they differ. Exactly opposite gradients
+    (Pareto-stationary) give zero.
 
     Source: arXiv 2406.16232, section 2.2.
 

@@ -21,24 +21,22 @@ TORCHJD = "torchjd."
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule with its options: what makes one gradient of two.
+    """A named function that makes one gradient of two, with its options.
 
     Arguments
     ---------
-    name : str
-        As in YAML.
     function : callable
-        ``function(a, b, c, **options) -> (w_a, w_m)``, batched over groups, or, for a
-        rule with a memory, ``function(a, b, c, memory, **options) -> (w_a, w_m, memory)``.
+        ``function(a, b, c, **options) -> (w_a, w_m)``, batched over groups, or, with a
+        memory, ``function(a, b, c, memory, **options) -> (w_a, w_m, memory)``.
     has_memory : bool
-        Whether one number per group is carried from step to step; it starts at 0.
+        One number per group is carried from step to step; it starts at 0.
     guarded : bool
-        Whether a group whose main or auxiliary gradient is zero gets the plain sum
-        without asking the function, which then need not divide by zero.
+        A group with a vanishing gradient gets the plain sum without asking the function,
+        which then need not divide by zero.
     limits : dict
         The smallest and the largest value that make sense, by option.
     options : dict
-        Values of the function's keyword-only arguments that differ from the defaults.
+        Values of keyword-only arguments that differ from the defaults.
 
     Example
     -------
@@ -61,19 +59,10 @@ class Rule:
     def step(
         self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, memory: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Weights of each group, and what to remember of it.
+        """Weights w_a and w_m of each group, and its new memory, each [G].
 
-        Arguments
-        ---------
-        a, b, c : torch.Tensor
-            ||g_a||^2, ||g_m||^2 and <g_a, g_m> of each group, [G].
-        memory : torch.Tensor
-            What the last step returned, [G]; zeros at first.
-
-        Returns
-        -------
-        tuple of torch.Tensor
-            w_a, w_m and the new memory, each [G].
+        `a`, `b`, `c` are ||g_a||^2, ||g_m||^2 and <g_a, g_m> of each group; `memory` is what the
+        last step returned, zeros at first.
         """
         if not self.guarded:
             return self._ask(a, b, c, memory)
@@ -90,19 +79,12 @@ class Rule:
     def _ask(
         self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, memory: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What the function says."""
         if self.has_memory:
             return self.function(a, b, c, memory, **self.options)
         return *self.function(a, b, c, **self.options), memory
 
     def with_options(self, options: dict) -> Rule:
-        """The same rule with other options.
-
-        Raises
-        ------
-        ValueError
-            It has no such option, or the value is of another kind, too small or too large.
-        """
+        """The same rule with other options; ValueError if it does not take them."""
         defaults = self.defaults()
         for key, value in options.items():
             if key not in defaults:
@@ -160,18 +142,10 @@ def rule(
     guarded: bool = True,
     **limits: float | tuple[float, float],
 ) -> Callable:
-    """Make a function known as a rule, under its own name (a last underscore apart).
+    """Register a function as a rule, under its own name (a last underscore apart).
 
-    Arguments
-    ---------
-    function : callable
-        See :class:`Rule`; its keyword-only arguments are the rule's options.
-    has_memory : bool
-        Whether it carries a number per group from step to step.
-    guarded : bool
-        Whether vanishing gradients are kept from it, see :class:`Rule`.
-    **limits : float or tuple of float
-        By option: the smallest value, or the smallest and the largest.
+    Its keyword-only arguments are the rule's options; `limits` has, by option, the smallest
+    value or the smallest and the largest. For the others see :class:`Rule`.
     """
 
     def register(function: Function) -> Function:
@@ -189,18 +163,7 @@ def rule(
 
 
 def find_rule(name: str, options: dict | None = None) -> Rule:
-    """Look a rule up by its name.
-
-    Arguments
-    ---------
-    name : str
-        A key of ``RULES``, or ``torchjd.`` and the name of one of its aggregators.
-    options : dict, optional
-        Options of the rule that shall differ from its defaults.
-
-    Returns
-    -------
-    Rule
+    """The rule of a name in ``RULES``, or an aggregator of torchjd as ``torchjd.NAME``.
 
     Raises
     ------
@@ -226,24 +189,9 @@ def find_rule(name: str, options: dict | None = None) -> Rule:
 def norms_and_cosine(
     a: torch.Tensor, b: torch.Tensor, c: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lengths of the two gradients and the cosine of their angle.
+    """||g_a||, ||g_m|| and cos phi within [-1, 1], from ||g_a||^2, ||g_m||^2 > 0 and <g_a, g_m>.
 
     Nothing is multiplied before it is divided, so squared norms down to 1e-300 are right.
-
-    Arguments
-    ---------
-    a, b, c : torch.Tensor
-        ||g_a||^2, ||g_m||^2 and <g_a, g_m> of each group, [G]; a and b above zero.
-
-    Returns
-    -------
-    tuple of torch.Tensor
-        ||g_a||, ||g_m|| and cos phi, the last within -1 and 1 whatever rounding did, [G].
-
-    Example
-    -------
-    >>> norms_and_cosine(*torch.tensor([[4.0], [1.0], [-1.0]]))
-    (tensor([2.]), tensor([1.]), tensor([-0.5000]))
     """
     norm_a, norm_m = a.sqrt(), b.sqrt()
     return norm_a, norm_m, (c / norm_a / norm_m).clamp(-1, 1)

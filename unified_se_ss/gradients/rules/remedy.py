@@ -25,26 +25,12 @@ def remedy(
     2. Where ||s'|| > K ||g_m||, with theta' the angle of s' and g_m, s' becomes
        s' cos theta', and g_m becomes g_m / cos theta' (eq. 6 and 7).
 
-    The published form divides by a cosine that nothing bounds: where the gradients are
-    nearly orthogonal the step is hundreds of times that of the sum, and one zero main
-    gradient makes NaN of all. So by default cos theta' is floored at 1 / sqrt(1 + r^2),
-    the value that it has after 1., and where either gradient vanishes the plain sum is
-    taken. The stretch of g_m is then at most what the paper's own projection implies.
-
-    Arguments
-    ---------
-    a, b, c : torch.Tensor
-        ||g_a||^2, ||g_m||^2 and <g_a, g_m> of each group, [G].
-    k : float
-        From which ratio of norms on the auxiliary gradient counts as dominant
-        (source: the published configuration, 5).
-    strict : bool
-        The published code to rounding, with its divisions by zero.
-
-    Returns
-    -------
-    tuple of torch.Tensor
-        w_a and w_m, each [G].
+    The published form divides by a cosine that nothing bounds: nearly orthogonal gradients
+    make a step hundreds of times that of the sum, and one zero main gradient makes NaN of
+    all. So by default cos theta' is floored at 1 / sqrt(1 + r^2), its value after 1., which
+    bounds the stretch of g_m by the paper's own projection, and where either gradient
+    vanishes the plain sum is taken. `strict` is the published code to rounding, with its
+    divisions by zero. Source of `k`: the published configuration, 5.
 
     Example
     -------
