@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from librimix import voice
-from running import ROOT, as_arguments, run_python
+from running import ROOT, as_arguments, run_python, run_script
 from test_recognition import network
 
 from unified_se_ss.data import audio
@@ -74,8 +74,11 @@ def run(yaml, out, expected=0, launcher=(), **keys):
         **keys,
         "output_folder": out,
     }
-    script = str(RECIPE / "train.py")
-    done = run_python(*launcher, script, str(yaml), *as_arguments(keys), expected=expected)
+    arguments = [str(RECIPE / "train.py"), str(yaml), *as_arguments(keys)]
+    if launcher:
+        done = run_python(*launcher, *arguments, expected=expected)
+    else:
+        done = run_script(*arguments, expected=expected)
     return done.stdout + done.stderr
 
 

@@ -1,10 +1,19 @@
-"""Recipes run as a user runs them: in a process of their own; and what they leave."""
+"""Recipes run as a user runs them, and what they leave."""
 
+import atexit
 import csv
+import faulthandler
+import logging
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
+
+import torch
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +36,45 @@ def run_python(*arguments, expected=0, **how):
     )
     assert done.returncode == expected, done.stdout[-2000:] + done.stderr[-4000:]
     return done
+
+
+def run_script(script, *arguments, expected=0):
+    """Run a script like `run_python`, in a fork of this process, which spares its imports."""
+    import unified_se_ss.training  # noqa: F401
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, "stdout"), Path(folder, "stderr")]
+        pid = os.fork()
+        if pid == 0:
+            _become(str(script), arguments, files)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        stdout, stderr = (file.read_text(encoding="utf-8") for file in files)
+    assert code == expected, stdout[-2000:] + stderr[-4000:]
+    return SimpleNamespace(stdout=stdout, stderr=stderr)
+
+
+def _become(script, arguments, files):
+    """What the fork does until its end."""
+    torch.set_num_threads(1)  # OpenMP would wait for threads that a fork does not have
+    faulthandler.disable()  # pytest's
+    logging.root.handlers.clear()
+    for number, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+    sys.argv, code = [script, *map(str, arguments)], 0
+    sys.path.insert(0, str(Path(script).parent))
+    atexit._clear()  # this process' own
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    finally:
+        atexit._run_exitfuncs()
+        os._exit(code)
 
 
 def rows(path):

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import yaml
 from librimix import voice
-from running import ROOT, as_arguments, rows, run_python
+from running import ROOT, as_arguments, rows, run_python, run_script
 
 from unified_se_ss.data import audio
 from unified_se_ss.inference import BinauralSeparator, load_model
@@ -36,20 +36,6 @@ SHIPPED = {
     "convtasnet-causal": ({}, {"causal"}),
     "demo": ({"n_basis": 64, "dynamic_items": 4, "segment_seconds": 0.3}, None),
 }
-# Runs train.py with each of several argument lists, in one process: imports take longest.
-DRIVER = """
-import json, runpy, sys
-script = sys.argv[1]
-sys.path.insert(0, script.rpartition("/")[0])
-for arguments in json.loads(sys.stdin.read()):
-    sys.argv = [script, *arguments]
-    print("run", *arguments, flush=True)
-    try:
-        runpy.run_path(script, run_name="__main__")
-    except SystemExit as leaving:
-        if leaving.code:
-            raise
-"""
 
 
 def make_mono(folder, n_speakers=2, counts=(4, 2, 2), noise=False):
@@ -87,11 +73,12 @@ def arguments_of(name, out, **keys):
     return [str(path), *as_arguments(keys)]
 
 
-def run_all(commands, launcher=()):
-    """Run train.py with each of the commands; what was printed."""
-    alone = [] if launcher else ["-c", DRIVER]
-    script = [str(RECIPE / "train.py"), *(commands[0] if launcher else [])]
-    return run_python(*launcher, *alone, *script, input=json.dumps(commands)).stdout
+def run(arguments, launcher=()):
+    """Run train.py; what was printed."""
+    script = RECIPE / "train.py"
+    if launcher:
+        return run_python(*launcher, str(script), *arguments).stdout
+    return run_script(script, *arguments).stdout
 
 
 def demo_yaml(folder):
@@ -109,7 +96,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("binaural")
     mono = {noise: make_mono(folder / str(noise), noise=noise) for noise in (False, True)}
     voices = make_voices(folder / "voices")
-    commands = []
+    printed = {}
     for name, (keys, _) in SHIPPED.items():
         keys = {**keys, "data_folder": folder / "binaural"}
         if name == "convtasnet-reverb":
@@ -120,8 +107,8 @@ def runs(tmp_path_factory):
         if name == "demo":  # its least angle makes another corpus
             keys.update(dynamic_speech_folder=voices, data_folder=folder / "apart")
         yaml_file = demo_yaml(folder) if name == "demo" else name
-        commands.append(arguments_of(yaml_file, folder / name, **keys))
-    return folder, run_all(commands)
+        printed[name] = run(arguments_of(yaml_file, folder / name, **keys))
+    return folder, "".join(printed.values())
 
 
 def test_every_yaml_is_in_the_table_and_differs_only_where_it_means_to():
@@ -228,7 +215,7 @@ def test_rooms_three_talkers_cue_losses_and_speechbrains_protocol(tmp_path):
         "number_of_epochs": 1,
         "precision": "bf16",
     }
-    printed = run_all([arguments_of(path, tmp_path / "out", **keys)])
+    printed = run(arguments_of(path, tmp_path / "out", **keys))
     results = rows(tmp_path / "out" / "results.csv")
     assert len(results) == 2 and "snr_3" in results[0] and "cues_1" not in results[0]
     assert float(results[0]["delta_itd"]) * RATE / 1e6 * 3 == pytest.approx(
@@ -247,11 +234,9 @@ def test_two_ranks_train_and_evaluate_like_one(runs, tmp_path):
         "number_of_epochs": 1,
         "ild_weight": 0.1,
     }
-    run_all([arguments_of("convtasnet-mimo", tmp_path / "one", batch_size=2, **keys)])
+    run(arguments_of("convtasnet-mimo", tmp_path / "one", batch_size=2, **keys))
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    run_all(
-        [arguments_of("convtasnet-mimo", tmp_path / "two", batch_size=1, **keys)], launcher
-    )
+    run(arguments_of("convtasnet-mimo", tmp_path / "two", batch_size=1, **keys), launcher)
     one, two = (rows(tmp_path / name / "results.csv") for name in ("one", "two"))
     assert [row["ID"] for row in one] == [row["ID"] for row in two]
     for a, b in zip(one, two):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from running import ROOT, as_arguments, rows, run_python
+from running import ROOT, as_arguments, rows, run_script
 
 from unified_se_ss.inference import GuidedEnhancer
 
@@ -73,8 +73,8 @@ def recordings(tmp_path_factory):
 
 def run(yaml, folder, out, expected=0, **keys):
     keys = {**keys, "data_folder": folder, "output_folder": out}
-    arguments = ["train.py", str(yaml), *as_arguments(keys)]
-    done = run_python(*arguments, expected=expected, cwd=RECIPE)
+    script, words = RECIPE / "train.py", as_arguments(keys)
+    done = run_script(script, RECIPE / yaml, *words, expected=expected)
     return done.stdout + done.stderr
 
 

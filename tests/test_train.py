@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from librimix import make_tree
-from running import ROOT, as_arguments, rows, run_python
+from running import ROOT, as_arguments, rows, run_python, run_script
 
 SMALL = {
     "n_basis": 64,
@@ -54,7 +54,7 @@ def yaml_of(name, tree):
 
 
 def run(arguments, launcher=()):
-    done = run_python(*launcher, *arguments)
+    done = run_python(*launcher, *arguments) if launcher else run_script(*arguments)
     return done.stdout, done.stderr
 
 
