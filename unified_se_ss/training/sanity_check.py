@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from speechbrain import Stage
 
-from unified_se_ss.data import audio
 from unified_se_ss.data.audit import ADVICE, FAILED, KINDS, WARNING, audit, items_of
+from unified_se_ss.data.manifest import header_faults
 from unified_se_ss.data.problems import gathered
 from unified_se_ss.data.skipping import SkippedItem
 from unified_se_ss.errors import UserError
@@ -205,7 +205,7 @@ class SanityCheck:
                 if time.perf_counter() > until:
                     break
                 n_checked += 1
-                faults += _header_faults(item)[:1]
+                faults += header_faults(item)[:1]
             most = 2 * len(faults) > n_checked
             if faults:
                 yield Check(
@@ -459,23 +459,6 @@ class SanityCheck:
                 f"reading takes {_duration(reading)} of an epoch, steps {_duration(steps)}"
             )
             yield Check("time: data", WARNING, found, "raise num_workers")
-
-
-def _header_faults(item) -> list[str]:
-    """Differences of an item's files from its manifest."""
-    faults = []
-    for path in item.paths.values():
-        try:
-            found = audio.info(path)
-        except (UserError, OSError) as error:
-            faults.append(str(error))
-            continue
-        if (found.sample_rate, found.frames) != (item.sample_rate, item.frames):
-            faults.append(
-                f"{path}: has {found.frames} samples at {found.sample_rate} Hz, but its "
-                f"manifest says {item.frames} at {item.sample_rate} Hz"
-            )
-    return faults
 
 
 def _gradient_peaks(loss, parameters: dict) -> dict:
