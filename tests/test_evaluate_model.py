@@ -13,10 +13,18 @@ from small_models import small_model
 from unified_se_ss import evaluate_model
 from unified_se_ss.__main__ import main
 from unified_se_ss.data.dataset import MixtureDataset
-from unified_se_ss.data.manifest import read_manifest
+from unified_se_ss.data.manifest import read_manifest, write_manifest
+from unified_se_ss.evaluation import perceptual
 from unified_se_ss.evaluation.results import read_results
-from unified_se_ss.evaluation.rows import evaluate_item
-from unified_se_ss.inference.export import write_native
+from unified_se_ss.evaluation.rows import (
+    evaluate_item,
+    score_binaural,
+    score_guided,
+    score_recognition,
+)
+from unified_se_ss.inference import Model, Recognizer
+from unified_se_ss.inference.configuration import build_network
+from unified_se_ss.inference.export import export, write_native
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +150,6 @@ def test_a_wrong_option_is_one_clear_message_before_any_work(
 
 
 def test_a_missing_extra_is_one_clear_message_before_any_work(command, monkeypatch, capsys):
-    from unified_se_ss.evaluation import perceptual
 
     monkeypatch.setattr(evaluate_model, "evaluate", None)
     monkeypatch.setattr(perceptual.importlib.util, "find_spec", lambda name: None)
@@ -269,3 +276,130 @@ def test_what_is_no_recogniser_is_named(given, command, tmp_path, capsys, broken
     )
     assert command("--recogniser", str(folder), "--transcripts", str(words)) == 2
     assert str(folder) in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ every kind of model
+
+
+def binaural(folder):
+    """A binaural model, a manifest of two mixtures, and the row of an item."""
+    from test_inference_binaural import ears, model
+
+    made, rows = model(), []
+    write_native(made, folder)
+    for number, samples in enumerate((4000, 4500)):
+        sources = [ears(samples, 10 * number + j) for j in range(2)]
+        stems = {"mixture": sum(sources), "s1": sources[0], "s2": sources[1]}
+        rows.append(written(folder, f"item{number}", stems, 8000))
+        rows[-1] |= {"azimuth_1": -30, "elevation_1": 0, "azimuth_2": 40, "elevation_2": 0}
+
+    def row_of(item):
+        mixture, s1, s2 = (soundfile.read(item.paths[s])[0].T for s in stems)
+        with torch.no_grad():
+            estimates = made.network(torch.from_numpy(mixture).float()[None])[0].numpy()
+        signals = {
+            "mixture": mixture,
+            "estimates": estimates,
+            "targets": np.stack([s1, s2]),
+        }
+        signals["directions"] = np.array([[-30, 0], [40, 0]])
+        return score_binaural(item.id, signals, (), 8000)
+
+    return rows, row_of
+
+
+def guided(folder):
+    """The same of GSENet: recordings of a microphone and a beamformer."""
+    from test_inference_guided import BLOCKS, noise
+
+    arguments = {"blocks": BLOCKS, "bottleneck": 6}
+    described = {"class": "GSENet", "arguments": arguments}
+    configuration = {"format": 1, "kind": "gsenet", "sample_rate": 16000}
+    network = build_network(described)
+    made = Model(
+        network,
+        "gsenet",
+        16000,
+        "cpu",
+        configuration={**configuration, "network": described},
+    )
+    write_native(made, folder)
+    raw, beamformed = noise(2, 8000)
+    stems = {"raw": raw, "beamformed": beamformed, "target": 0.5 * (raw + beamformed)}
+    rows = [written(folder, "a", stems, 16000)]
+    rows[0] |= {"delay": 0, "target_delay": 0, "level": 0, "target_level": 0}
+
+    def row_of(item):
+        signals = {s: soundfile.read(item.paths[s], dtype="float32")[0] for s in stems}
+        inputs = torch.from_numpy(np.stack([signals["raw"], signals["beamformed"]]))[None]
+        with torch.no_grad():
+            signals["enhanced"] = network(inputs)[0].numpy()
+        return score_guided("a", signals, (), 16000)
+
+    return rows, row_of
+
+
+def recognised(folder):
+    """The same of a recogniser; of the second utterance there is no clean recording."""
+    from test_recogniser_inference import make_run, talk
+
+    export(make_run(folder / "run"), folder / "shared")
+    for path in (folder / "shared").iterdir():
+        path.rename(folder / path.name)
+    rows = [
+        written(folder, n, {"noisy": talk(s), "clean": 0.9 * talk(s)}, 8000)
+        for n, s in (("a", 1.0), ("b", 1.2))
+    ]
+    rows[0] |= {"transcript": "a dog sings", "has_clean": "yes"}
+    rows[1] |= {"transcript": "the river", "has_clean": "no"}
+    recognizer = Recognizer.from_folder(folder, "cpu")
+
+    def row_of(item):
+        noisy, clean = (
+            soundfile.read(item.paths[s], dtype="float32")[0] for s in ("noisy", "clean")
+        )
+        ((text, enhanced),) = recognizer.recognise_batch(torch.from_numpy(noisy)[None])
+        signals = {"transcript": item.attributes["transcript"], "recognised": {"": text}}
+        if item.id == "a":
+            signals |= {
+                "mixture": noisy,
+                "estimates": enhanced[None].numpy(),
+                "targets": clean[None],
+            }
+        return score_recognition(item.id, signals, (), 8000)
+
+    return rows, row_of
+
+
+def written(folder, name, stems, rate):
+    """Wavs of stems, and their row of a manifest."""
+    row = {"ID": name, "duration": 0.0, "sample_rate": rate}
+    for stem, signal in stems.items():
+        path = folder / f"{name}_{stem}.wav"
+        soundfile.write(path, signal.T, rate, subtype="FLOAT")
+        row |= {stem: str(path), "duration": signal.shape[-1] / rate}
+    return row
+
+
+@pytest.mark.parametrize("kind", [binaural, guided, recognised])
+def test_every_kind_of_model_is_scored_by_its_recipes_rows(kind, tmp_path, capsys):
+    rows, row_of = kind(tmp_path)
+    write_manifest(tmp_path / "items.csv", rows, {})
+    command = ["evaluate", str(tmp_path), str(tmp_path / "items.csv"), "--device", "cpu"]
+    command += ["-o", str(tmp_path / "out"), "--jobs", "1", "--save_waves", "1"]
+    assert main(command) == 0, capsys.readouterr().err
+    found = read_results(tmp_path / "out" / "results.csv")
+    stems = [key for key, value in rows[0].items() if str(value).endswith(".wav")]
+    items = read_manifest(tmp_path / "items.csv", stems=stems).items
+    assert [row["ID"] for row in found] == [item.id for item in items]
+    for row, item in zip(found, items):
+        for key, value in row_of(item).items():
+            value = None if value == "" else value  # no words
+            expected = (
+                value if not isinstance(value, float) else pytest.approx(value, abs=1e-2)
+            )
+            assert row[key] == expected, key
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert len(list((tmp_path / "out" / "wavs").iterdir())) == 1
+    assert main([*command, "--force", "--metrics", "wer", "--recogniser", "x"]) == 2
+    assert "metrics: 'wer'; expected some of: si_snr" in capsys.readouterr().err

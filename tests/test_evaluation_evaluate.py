@@ -29,7 +29,7 @@ def test_rows_are_those_of_one_process_in_the_order_of_the_utterances():
     utterances = [utterance(number) for number in range(3)]
     rows = evaluate(utterances, separate, RATE, metrics=["stoi"], jobs=2)
     assert [row["ID"] for row in rows] == [u.id for u in utterances]
-    for row, (_, mixture, sources) in zip(rows, utterances):
+    for row, (_, mixture, sources, _) in zip(rows, utterances):
         expected = evaluate_item(
             mixture=mixture, targets=sources, sample_rate=RATE, **separate(mixture)
         )
@@ -96,7 +96,7 @@ def test_a_process_that_dies_takes_only_its_utterance_with_it():
     rows = []
     with FragileScorers(("stoi",), RATE, jobs=2) as scorers:
         for number in range(4):
-            _, mixture, sources = utterance(number)
+            _, mixture, sources, _ = utterance(number)
             signals = {"mixture": mixture, "targets": sources, **separate(mixture)}
             scorers.add(f"u{number}", signals, {"further": number})
             rows += scorers.done()

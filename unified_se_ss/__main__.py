@@ -466,20 +466,7 @@ def evaluate_model(options) -> None:
     """Score a model."""
     from unified_se_ss import evaluate_model
 
-    evaluate_model.run(
-        options.model,
-        options.manifest,
-        options.output,
-        data_folder=options.data_folder,
-        metrics=[name.strip() for name in options.metrics.split(",") if name.strip()],
-        jobs=options.jobs,
-        recogniser=options.recogniser,
-        transcripts=options.transcripts,
-        device=options.device,
-        precision=options.precision,
-        save_waves=options.save_waves,
-        force=options.force,
-    )
+    evaluate_model.run(options)
 
 
 if __name__ == "__main__":

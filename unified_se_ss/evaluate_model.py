@@ -1,33 +1,47 @@
 """The command ``evaluate``: where a trained model, data, metrics and report meet.
 
 What can be wrong is found before any work: options, packages, files, lengths. Then the
-utterances go through `unified_se_ss.evaluation.evaluate`.
+items go through `unified_se_ss.evaluation.evaluate`. A class for each evaluation says what
+a manifest's items are, what a model makes of one, and how that is scored.
+
+Axes: T samples, J sources, E ears.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from unified_se_ss.data import audio
+from unified_se_ss.data.binaural import BinauralDataset
 from unified_se_ss.data.cache import count_cores
 from unified_se_ss.data.dataset import MixtureDataset
+from unified_se_ss.data.guided import RecordingDataset
 from unified_se_ss.data.manifest import DATA_ROOT, Manifest, read_manifest
+from unified_se_ss.data.transcribed import PairedSpeechDataset
 from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation import rows as row_makers
+from unified_se_ss.evaluation.audio_examples import (
+    level_ears,
+    level_guided,
+    level_signals,
+)
 from unified_se_ss.evaluation.evaluate import Utterance, evaluate
 from unified_se_ss.evaluation.perceptual import PERCEPTUAL, WHY_EMPTY, check_metrics
 from unified_se_ss.evaluation.report import publish
 from unified_se_ss.evaluation.wer import (
     NORMALISATION,
+    load_asr_model,
     read_transcripts,
     transcript_columns,
     transcripts_in,
 )
-from unified_se_ss.inference.models import Model, load_model
+from unified_se_ss.inference import Model, Recognizer, load_model
+from unified_se_ss.inference.families import KINDS
 
 #: Always computed; may be named all the same.
 ALWAYS = ("si_snr", "sdr")
@@ -38,48 +52,18 @@ OUTPUTS = ("results.csv", "summary.json", "summary.md", "report.html", "wavs")
 NAMED = 5
 
 
-def run(
-    model,
-    manifest,
-    output=None,
-    data_folder=None,
-    metrics=ALWAYS,
-    jobs=None,
-    recogniser=None,
-    transcripts=None,
-    device=None,
-    precision=None,
-    save_waves=0,
-    force=False,
-) -> Path:
-    """Evaluate a model on the mixtures of a manifest.
+def run(options) -> Path:
+    """Evaluate a model on the items of a manifest.
 
     Arguments
     ---------
-    model : str or Path
-        A run's folder, or an exported one.
-    manifest : str or Path
-        CSV as ``train.py`` writes into a run's ``manifests/``.
-    output : str or Path, optional
-        Folder for results.csv, summary.json, summary.md and report.html; default
-        ``evaluation/<name of the manifest>``.
-    data_folder : str or Path, optional
-        What ``{data_root}`` in the manifest stands for.
-    metrics : sequence of str
-        Of `METRICS`; SI-SNR(i) and SDR(i) are always among them.
-    jobs : int, optional
-        Processes that score; default one per core.
-    recogniser : str, optional
-        A SpeechBrain recogniser, folder or name on the hub, for the WER.
-    transcripts : str or Path, optional
-        CSV with ID and transcript_1, ...; default the manifest's own columns of these
-        names, or transcripts.csv in the data folder or beside it.
-    device, precision : str, optional
-        As for ``load_model``.
-    save_waves : int
-        The first so many utterances are kept as wavs.
-    force : bool
-        Whether to replace an earlier evaluation in the folder.
+    options : argparse.Namespace
+        Those of the command: `model` (a run's folder, or an export), `manifest` (CSV as
+        ``train.py`` writes into a run's ``manifests/``), `output` (folder; by default
+        ``evaluation/<name of the manifest>``), `data_folder` (for ``{data_root}`` in the
+        manifest), `metrics` (joined by commas), `jobs` (processes that score),
+        `recogniser` and `transcripts` (for the WER), `device`, `precision`, `save_waves`
+        (the first so many are kept), `force` (replace an earlier evaluation).
 
     Returns
     -------
@@ -91,64 +75,72 @@ def run(
     UserError
         Something that was given is wrong.
     """
-    metrics = choose_metrics(metrics, recogniser)
-    if jobs is not None and jobs < 1:
-        raise UserError(f"jobs: is {jobs}; expected 1 or more")
-    if save_waves < 0:
-        raise UserError(f"save_waves: is {save_waves}; expected 0 or more")
-    loaded = load_model(model, device, precision)
-    check_metrics([name for name in metrics if name in PERCEPTUAL], loaded.sample_rate)
-    mixtures = Mixtures(loaded, open_manifest(manifest, data_folder))
-    folder = open_folder(output or Path("evaluation") / Path(manifest).stem, force)
-    recognition = {}
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"jobs: is {options.jobs}; expected 1 or more")
+    if options.save_waves < 0:
+        raise UserError(f"save_waves: is {options.save_waves}; expected 0 or more")
+    model = load_model(options.model, options.device, options.precision)
+    evaluation = EVALUATIONS[KINDS[model.kind].evaluation]
+    metrics = choose_metrics(options.metrics, options.recogniser, evaluation.metrics)
+    perceptual = [name for name in metrics if name in PERCEPTUAL]
+    check_metrics(perceptual, model.sample_rate)
+    items = evaluation(
+        model, open_manifest(options.manifest, options.data_folder, evaluation.stems)
+    )
+    manifest = items.manifest
+    folder = options.output or Path("evaluation") / Path(options.manifest).stem
+    folder = open_folder(folder, options.force)
+    words = {}
     if "wer" in metrics:
-        texts = find_transcripts(mixtures.manifest, transcripts, data_folder)
-        recognition = _recognition(recogniser, texts, loaded)
-    print(f"{loaded}\n{len(mixtures)} utterances, {', '.join(metrics)}")
+        texts = find_transcripts(manifest, options.transcripts, options.data_folder)
+        asr = load_asr_model(options.recogniser, model.device)
+        transcribe = partial(asr.transcribe, sample_rate=model.sample_rate)
+        words = {"transcribe": transcribe, "transcripts": texts}
+    print(f"{model}\n{len(items)} utterances, {', '.join(metrics)}")
     start = time.perf_counter()
     rows = evaluate(
-        mixtures,
-        mixtures.separate,
-        loaded.sample_rate,
-        [name for name in metrics if name in PERCEPTUAL],
-        jobs,
+        items,
+        items.separate,
+        model.sample_rate,
+        perceptual,
+        options.jobs,
         progress=True,
-        **recognition,
+        score=items.score,
+        **words,
     )
     seconds = time.perf_counter() - start
+    used = ("model", "manifest", "recogniser", "data_folder")
     published = publish(
         folder,
         # A run's folder is called by its seed: what it belongs to stands before that.
-        f"{'/'.join(Path(model).resolve().parts[-2:])} on {Path(manifest).name}",
+        f"{'/'.join(Path(options.model).resolve().parts[-2:])} on {Path(manifest.path).name}",
         rows,
-        mixtures.signals_of_id,
-        loaded.sample_rate,
+        items.signals_of_id,
+        model.sample_rate,
         configuration={
-            "model": str(model),
-            "manifest": str(manifest),
-            "device": str(loaded.device),
-            "precision": loaded.precision,
+            **{key: getattr(options, key) for key in used},
+            "device": str(model.device),
+            "precision": model.precision,
             "metrics": ", ".join(metrics),
-            "jobs": jobs or count_cores(),
-            "recogniser": recogniser,
-            "data_folder": None if data_folder is None else str(data_folder),
+            "jobs": options.jobs or count_cores(),
             "seconds": round(seconds, 1),
         },
-        notes=_notes(rows, recogniser),
-        keep_waves=save_waves,
+        notes=_notes(rows, options.recogniser),
+        keep_waves=options.save_waves,
+        level=items.level,
     )
     print(f"\n{published.summary.table()}\n")
     for note in what_is_empty(rows):
         print(note)
-    audio_seconds = sum(item.duration for item in mixtures.manifest.items)
+    audio_seconds = sum(item.duration for item in manifest.items)
     print(f"took          {seconds:.1f} s for {audio_seconds:.1f} s of mixtures")
     print(f"results       {published.results}")
     print(f"report        {published.report}")
     return published.report
 
 
-def choose_metrics(names, recogniser) -> list[str]:
-    """The metrics to compute, SI-SNR and SDR first.
+def choose_metrics(names: str, recogniser, known=METRICS) -> list[str]:
+    """The metrics to compute, in the order of METRICS, from names joined by commas.
 
     Raises
     ------
@@ -157,19 +149,20 @@ def choose_metrics(names, recogniser) -> list[str]:
 
     Example
     -------
-    >>> choose_metrics(["stoi", "sdr"], None)
+    >>> choose_metrics("stoi, sdr", None)
     ['si_snr', 'sdr', 'stoi']
     """
-    unknown = [name for name in names if name not in METRICS]
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    wanted += ["wer"] if recogniser else []
+    unknown = [name for name in wanted if name not in known]
     if unknown:
-        raise UserError(f"metrics: {unknown[0]!r}; expected some of: {', '.join(METRICS)}")
-    if "wer" in names and recogniser is None:
+        raise UserError(f"metrics: {unknown[0]!r}; expected some of: {', '.join(known)}")
+    if "wer" in wanted and recogniser is None:
         raise UserError(
             "metrics: wer needs a recogniser; give --recogniser FOLDER (a SpeechBrain "
             "recogniser, or its name on the hub)"
         )
-    wanted = {*ALWAYS, *names, *(["wer"] if recogniser else [])}
-    return [name for name in METRICS if name in wanted]
+    return [name for name in known if name in {*ALWAYS, *wanted}]
 
 
 def open_folder(folder, force: bool) -> Path:
@@ -188,7 +181,7 @@ def open_folder(folder, force: bool) -> Path:
     return folder
 
 
-def open_manifest(path, data_folder) -> Manifest:
+def open_manifest(path, data_folder, stems=None) -> Manifest:
     """Read a manifest; one that needs a data folder says which option gives it."""
     readable = data_folder is None and Path(path).is_file()
     if readable and DATA_ROOT in Path(path).read_text(encoding="utf-8", errors="replace"):
@@ -196,11 +189,14 @@ def open_manifest(path, data_folder) -> Manifest:
             f"{path}: its paths begin with {DATA_ROOT}; give the data folder that it "
             "was made from with --data_folder"
         )
-    return read_manifest(path, data_folder)
+    return read_manifest(path, data_folder, stems)
 
 
-class Mixtures:
-    """The mixtures of a manifest, what a model makes of them, and both by ID.
+# ------------------------------------------------------------------ by evaluation
+
+
+class Separation:
+    """Mixtures of one channel, separated or enhanced; what else there is derives from it.
 
     Every file is looked at when it is made, so that nothing is found missing after an
     hour.
@@ -208,20 +204,20 @@ class Mixtures:
     Arguments
     ---------
     model : Model
-        What separates. One that only enhances has one source.
+        One that only enhances has one source.
     manifest : Manifest
-        With mixture, s1, s2 ...; one rate.
+        One rate.
     """
 
+    metrics = METRICS
+    stems: tuple | None = None  # of the manifest; mixture, s1, s2 ...
+    score = staticmethod(row_makers.score_separation)
+    level = staticmethod(level_signals)
+    channels = 1
+
     def __init__(self, model: Model, manifest: Manifest):
-        if model.channels != 1:
-            raise UserError(
-                f"model: takes {model.channels} channels; evaluate reads mono mixtures"
-            )
-        if not model.n_sources and not model.can_enhance:
-            raise UserError("model: recognises only; evaluate scores signals")
         self.model, self.manifest = model, manifest
-        self.dataset = MixtureDataset(manifest, model.n_sources or 1)
+        self.dataset, stems = self._open()
         if manifest.sample_rate != model.sample_rate:
             raise UserError(
                 f"{manifest.path}: is of {manifest.sample_rate} Hz, but the model works at "
@@ -229,27 +225,30 @@ class Mixtures:
             )
         self._place = {item.id: place for place, item in enumerate(manifest.items)}
         for item in manifest.items:
-            self._check(item)
+            self._check(item, stems)
+
+    def _open(self):
+        """The data set, and the stems of which it reads whole files."""
+        dataset = MixtureDataset(self.manifest, self.model.n_sources or 1)
+        return dataset, ("mixture", *dataset.source_stems)
 
     def __len__(self):
-        return len(self.dataset)
+        return len(self.manifest)
 
     def __iter__(self) -> Iterator[Utterance]:
-        for place in range(len(self)):
-            yield self.read(place)
+        return map(self.read, range(len(self)))
 
     def read(self, place: int) -> Utterance:
         """One item, read from its files."""
         example = self.dataset[place]
         return Utterance(example.id, example.mixture.numpy(), example.sources.numpy())
 
-    def separate(self, mixture: np.ndarray) -> dict:
-        """What the model makes of a mixture [T]: estimates [J, T], enhanced [T]."""
-        sources, enhanced = self.model.both(torch.from_numpy(mixture)[None])
-        enhanced = None if enhanced is None else enhanced[0].cpu().numpy()
+    def separate(self, mixture) -> dict:
+        """The model's estimates [J, T] of a mixture [T], and enhanced [T]."""
+        sources, enhanced = _of_one(self.model.both, mixture)
         if sources is None:  # pure enhancement: the one source is what is enhanced
             return {"estimates": enhanced[None]}
-        return {"estimates": sources[0].cpu().numpy(), "enhanced": enhanced}
+        return {"estimates": sources, "enhanced": enhanced}
 
     def signals_of_id(self, item_id: str) -> dict:
         """The signals of an item once more, as `publish` asks for them."""
@@ -257,22 +256,115 @@ class Mixtures:
         signals = {"mixture": utterance.mixture, "targets": utterance.sources}
         return {**signals, **self.separate(utterance.mixture)}
 
-    def _check(self, item) -> None:
+    def _check(self, item, stems) -> None:
         """Stop at files that are not as the manifest says, or too short."""
-        for stem in ("mixture", *self.dataset.source_stems):
+        for stem in stems:
             found = audio.info(item.paths[stem])
-            if found != (item.frames, item.sample_rate, 1):
+            if found != (item.frames, item.sample_rate, self.channels):
                 raise UserError(
                     f"{item.paths[stem]}: has {found.frames} samples at "
                     f"{found.sample_rate} Hz in {found.channels} channel(s), but "
                     f"{self.manifest.path} says {item.frames} at {item.sample_rate} Hz "
-                    "in 1; make the manifest again"
+                    f"in {self.channels}; make the manifest again"
                 )
-        if item.frames < self.model.minimum_samples:
+        least = getattr(self.model.network, "minimum_samples", self.model.minimum_samples)
+        if item.frames < least:
             raise UserError(
                 f"{self.manifest.path}: {item.id} has {item.frames} samples; this model "
-                f"needs {self.model.minimum_samples} or more; remove it from the manifest"
+                f"needs {least} or more; remove it from the manifest"
             )
+
+
+class BinauralSeparation(Separation):
+    """Mixtures of two ears [E, T], separated into what both hear of each talker."""
+
+    metrics = ALWAYS
+    score = staticmethod(row_makers.score_binaural)
+    level = staticmethod(level_ears)
+    channels = 2
+
+    def _open(self):
+        dataset = BinauralDataset(self.manifest, self.model.n_sources)
+        return dataset, ("mixture", *dataset.source_stems)
+
+    def read(self, place):
+        directions = {"directions": self.dataset[place].directions.numpy()}
+        return super().read(place)._replace(known=directions)
+
+
+class GuidedEnhancement(Separation):
+    """Recordings of a microphone and a beamformer, [2, T], as `prepare_recordings` lists."""
+
+    metrics = (*ALWAYS, *PERCEPTUAL)
+    stems = ("raw", "beamformed", "target")
+    score = staticmethod(row_makers.score_guided)
+    level = staticmethod(level_guided)
+
+    def _open(self):
+        return RecordingDataset(self.manifest), ()  # its files may be of other lengths
+
+    def read(self, place):
+        example = self.dataset[place]
+        inputs, target = example.inputs.numpy(), example.target.numpy()
+        known = {"raw": inputs[0], "beamformed": inputs[1], "target": target}
+        return Utterance(example.id, inputs, target[None], known)
+
+    def separate(self, mixture):
+        return {"enhanced": _of_one(self.model.both, mixture)[1]}
+
+    def signals_of_id(self, item_id):
+        signals = super().signals_of_id(item_id)
+        raw, beamformed = signals["mixture"]
+        return {**signals, "mixture": raw, "estimates": beamformed[None]}
+
+
+class Recognition(Separation):
+    """Utterances with their words, recognised as in the recipe's test.
+
+    The manifest has the column transcript, too.
+    """
+
+    metrics = ALWAYS
+    stems = ("noisy", "clean")
+    score = staticmethod(row_makers.score_recognition)
+
+    def _open(self):
+        self.recognizer = Recognizer(self.model)
+        return PairedSpeechDataset(self.manifest), self.stems
+
+    def read(self, place):
+        item = self.dataset[place]
+        clean = item.clean.numpy()[None] if item.has_clean else None
+        return Utterance(
+            item.id, item.noisy.numpy(), clean, {"transcript": item.transcript}
+        )
+
+    def separate(self, mixture):
+        signals = torch.from_numpy(mixture)[None]
+        ((text, enhanced),) = self.recognizer.recognise_batch(signals)
+        enhanced = None if enhanced is None else enhanced[None].cpu().numpy()
+        return {"recognised": {"": text}, "estimates": enhanced}
+
+    def signals_of_id(self, item_id):
+        signals = super().signals_of_id(item_id)
+        del signals["recognised"]
+        noisy = signals["mixture"][None]  # where there is no front, or no clean recording
+        return {name: noisy if x is None else x for name, x in signals.items()}
+
+
+def _of_one(work, mixture) -> list:
+    """Arrays of what a function of the model gives for one mixture."""
+    found = work(torch.from_numpy(mixture)[None])
+    return [None if signal is None else signal[0].cpu().numpy() for signal in found]
+
+
+#: By the name that a kind of model gives as its evaluation.
+EVALUATIONS = {
+    "separation": Separation,
+    "binaural": BinauralSeparation,
+    "guided": GuidedEnhancement,
+    "recognition": Recognition,
+}
 
 
 # ------------------------------------------------------------------ words
@@ -297,18 +389,6 @@ def find_transcripts(manifest: Manifest, path, data_folder) -> dict:
             "manifest, or a CSV file with these and ID, given with --transcripts"
         )
     return texts
-
-
-def _recognition(recogniser, texts, model) -> dict:
-    """What `evaluate` needs for word errors."""
-    from unified_se_ss.evaluation.wer import load_asr_model
-
-    loaded = load_asr_model(recogniser, model.device)
-
-    def transcribe(signals):
-        return loaded.transcribe(signals, model.sample_rate)
-
-    return {"transcribe": transcribe, "transcripts": texts}
 
 
 # ------------------------------------------------------------------ what is said of it

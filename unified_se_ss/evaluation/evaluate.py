@@ -34,11 +34,15 @@ DIED = "the process that computed it died; the package cannot take this utteranc
 
 
 class Utterance(NamedTuple):
-    """A mixture [T] and its sources [J, T], arrays of float32."""
+    """A mixture [T] and its sources [J, T], arrays of float32; what else is known of it.
+
+    All of it goes to the function that scores.
+    """
 
     id: str
     mixture: np.ndarray
-    sources: np.ndarray
+    sources: np.ndarray | None
+    known: dict | None = None
 
 
 def evaluate(
@@ -50,6 +54,7 @@ def evaluate(
     transcribe=None,
     transcripts=None,
     progress=False,
+    score=score_separation,
 ):
     """Separate utterances and score what comes out; a row for each, in their order.
 
@@ -72,6 +77,8 @@ def evaluate(
         What the J sources say, by ID; needed by `transcribe`.
     progress : bool
         Show a progress bar.
+    score : callable
+        As for `Scorers`.
 
     Raises
     ------
@@ -88,15 +95,11 @@ def evaluate(
     [('a', 0.0), ('b', 0.0)]
     """
     rows = []
-    with Scorers(tuple(metrics), sample_rate, jobs) as scorers:
+    with Scorers(tuple(metrics), sample_rate, jobs, score) as scorers:
         total = len(utterances) if hasattr(utterances, "__len__") else None
         bar = progress_bar(None, "Evaluating", total, "utterance", disable=not progress)
         for utterance in utterances:
-            signals = {
-                "mixture": utterance.mixture,
-                "targets": utterance.sources,
-                **_separated(separate, utterance),
-            }
+            signals = _signals(utterance, separate)
             words = {}
             if transcribe is not None:
                 words = _recognised(transcribe, signals, transcripts[utterance.id])
@@ -231,12 +234,14 @@ def one_thread_each():
                 os.environ[name] = value
 
 
-def _separated(separate, utterance):
+def _signals(utterance, separate):
     try:
         output = separate(utterance.mixture)
     except UserError as error:
         raise UserError(f"{utterance.id}: {error}") from error
-    return {key: value for key, value in output.items() if value is not None}
+    signals = {"mixture": utterance.mixture, "targets": utterance.sources}
+    signals = {**signals, **(utterance.known or {}), **output}
+    return {key: value for key, value in signals.items() if value is not None}
 
 
 def _recognised(transcribe, signals, transcripts):

@@ -377,7 +377,7 @@ def score_recognition(item_id, signals, metrics, sample_rate) -> dict:
     signals = dict(signals)
     texts = text_scores(signals.pop("transcript"), signals.pop("recognised"))
     row = {"ID": item_id, **texts}
-    if signals:
+    if {"estimates", "targets"} <= signals.keys():
         row.update(score_separation(item_id, signals, metrics, sample_rate))
     return row
 
