@@ -3,13 +3,8 @@
 import pytest
 import torch
 
-from unified_se_ss.spatial import (
-    BEAMFORMERS,
-    BeamformerFrontend,
-    SoudenMVDR,
-    line_array,
-    noise_context,
-)
+from unified_se_ss.spatial import BEAMFORMERS, BeamformerFrontend, line_array
+from unified_se_ss.spatial.beamformers import SoudenMVDR, noise_context
 
 MICROPHONES = line_array(3, 0.04)
 SOURCE = torch.tensor([1.2, 0.3, 0.0])

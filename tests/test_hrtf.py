@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 
 from unified_se_ss.spatial import (
     HRIRSet,
-    from_vector,
     head_shadow,
     spherical_head,
     spherical_head_hrirs,
     to_vector,
     woodworth_itd,
 )
-from unified_se_ss.spatial.geometry import from_interaural_polar, lateral_angle
+from unified_se_ss.spatial.geometry import from_interaural_polar, from_vector, lateral_angle
 from unified_se_ss.spatial.hrtf import LARGEST_RADIUS, RADIUS, _ear_delays
 
 AZIMUTHS = st.floats(-180, 180)

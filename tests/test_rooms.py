@@ -25,17 +25,20 @@ from unified_se_ss.data.rooms import (
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.interaural import ild, itd
 from unified_se_ss.spatial import (
-    MVDR,
     HRIRSet,
-    bin_frequencies,
     convolve_rir,
     line_array,
-    near_field_steering,
     spherical_head,
     to_vector,
     woodworth_itd,
 )
-from unified_se_ss.spatial.geometry import SPEED_OF_SOUND, angle_between
+from unified_se_ss.spatial.beamformers import MVDR
+from unified_se_ss.spatial.geometry import (
+    SPEED_OF_SOUND,
+    angle_between,
+    bin_frequencies,
+    near_field_steering,
+)
 
 RATE = 16000
 MICROPHONES = line_array(3, 0.03)

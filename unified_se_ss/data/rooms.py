@@ -52,7 +52,7 @@ from unified_se_ss.data.hrtf_bank import (
     hrirs_digest,
     split_hrirs,
 )
-from unified_se_ss.data.hrtf_files import PATTERN, default_cache
+from unified_se_ss.data.hrtf_files import default_cache
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path, atomic_write
 from unified_se_ss.progress import progress_bar
@@ -222,22 +222,18 @@ class BinauralRoomConfig(_ShoeboxSettings):
 
     Arguments
     ---------
-    rooms : int
-        Rooms of each head (default 4).
-    directions : int
-        Directions of sources in each room (default 12).
+    rooms, directions : int
+        Rooms of each head (default 4), and sources in each room (default 12).
     seconds : float
         Length of a response after the direct path (default 0.5); what is later is cut.
     reverberation : pair
         RT60 in seconds by Eyring's formula (default 0.1 to 0.6).
-    sizes : pair of 3 numbers each
-        Smallest and largest length, width and height, in metres.
     distance : pair
         Metres from the head to a source (default 0.8 to 2.0).
     azimuth, elevation : pair
         Degrees between which sources are (default -90 to 90, and -40 to 40).
-    wall_distance : float
-        The head is no nearer to a wall, in metres (default 0.8); sources keep half of it.
+    sizes, wall_distance
+        As in `RoomSettings`, around the head (default 0.8 m to the wall).
 
     Example
     -------
@@ -390,8 +386,6 @@ def prepare_room_bank(
     ---------
     folder : str or Path
         Where banks are kept; made if it is missing.
-    settings : RoomSettings
-        Of the rooms.
     n_rooms : int
         How many (default 1000).
     seed : int
@@ -577,31 +571,23 @@ def binaural_rooms(
     seed: int = 0,
     shares=SHARES,
     cache=None,
-    pattern: str = PATTERN,
-    positive: str = "left",
     settings: BinauralRoomConfig | None = None,
     workers: int | None = None,
+    **files,
 ) -> dict[str, list[HRIRSet]]:
     """Rooms around heads for training, dev and test; no head or room is in two of them.
 
     Arguments
     ---------
-    source, sample_rate, seed, shares, cache, pattern, positive
+    source, sample_rate, seed, shares, cache, files
         As for `binaural_heads`; by default spheres, with directions all around.
-    settings : BinauralRoomConfig, optional
-        Of the rooms.
-    workers : int, optional
-        Processes (default: one for each core). The rooms do not depend on it.
+    settings, workers
+        As for `simulate_rooms`.
 
     Returns
     -------
     dict
         `train`, `dev`, `test`: lists of HRIRSet, named HEAD-room0, HEAD-room1, ...
-
-    Raises
-    ------
-    UserError
-        If there are no heads, too few of them, or no place in a room.
 
     Example
     -------
@@ -618,7 +604,7 @@ def binaural_rooms(
         spheres = spherical_head_hrirs(sum(shares), sample_rate, azimuth, elevation)
         heads = split_hrirs(spheres, shares, seed)
     else:
-        heads = binaural_heads(source, sample_rate, seed, shares, cache, pattern, positive)
+        heads = binaural_heads(source, sample_rate, seed, shares, cache, **files)
     return {
         subset: simulate_rooms(
             heads[subset], settings, seed=[seed, number], cache=cache, workers=workers

@@ -146,21 +146,9 @@ def stack_taps(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Put the taps - 1 frames before beside every frame, as further microphones.
 
-    Arguments
-    ---------
-    spectrum : torch.Tensor
-        Complex, [B, C, F, L].
-    taps : int
-        Frames that count: 1 is the frame alone.
-    past : torch.Tensor, optional
-        The frames before the first one, [B, C, F, taps - 1]; zero by default.
-
-    Returns
-    -------
-    stacked : torch.Tensor
-        [B, taps * C, F, L]: all microphones now, then one frame ago, and so on.
-    past : torch.Tensor
-        The last taps - 1 frames, for the frames to come.
+    The spectrum is [B, C, F, L], `past` the frames before its first one, [B, C, F,
+    taps - 1], zero by default. Returns [B, taps * C, F, L], all microphones now, then one
+    frame ago, and so on; and the last taps - 1 frames, for the frames to come.
 
     Example
     -------

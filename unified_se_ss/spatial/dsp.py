@@ -48,14 +48,8 @@ def convolve_rir(signal: np.ndarray, responses: np.ndarray, start: int = 0) -> n
 def windowed_sinc(time, half: float, beta: float) -> np.ndarray:
     """Band-limited impulse sin(pi t) / (pi t), faded by a Kaiser window to 0 at ±`half`.
 
-    Arguments
-    ---------
-    time : float or np.ndarray
-        In samples from the middle of the impulse, [...].
-    half : float
-        Half of the window's length in samples.
-    beta : float
-        Shape of the window; 7 to 9 keep what it folds back below -70 dB.
+    `time` and `half` are in samples from the middle of the impulse; a `beta` of 7 to 9
+    keeps what the window folds back below -70 dB.
 
     Example
     -------

@@ -96,7 +96,6 @@ class BeamformerFrontend:
         self.frequencies = bin_frequencies(window, sample_rate)
         self.context_seconds = context_seconds
         self.knowledge = knowledge
-        self.recursive = recursive
         self.options = options
         # A beamformer that needs no place is the same for every item, and is made at once.
         self._unsteered = None if self.is_steered else self._make()
@@ -158,10 +157,11 @@ class BeamformerFrontend:
         spectra = self._analyse(parts)
         mixture = spectra.sum(0, keepdim=True)
         known = self._known(beamformer, mixture, target, noise)
-        find = (
-            beamformer.recursive_weights if self.recursive else beamformer.offline_weights
-        )
-        filtered = beamformer.filtered(find(mixture, **known), spectra)
+        if self.settings["recursive"]:
+            weights = beamformer.recursive_weights(mixture, **known)
+        else:
+            weights = beamformer.offline_weights(mixture, **known)
+        filtered = beamformer.filtered(weights, spectra)
         return self._synthesise(filtered, parts.shape[-1])
 
     def _known(self, beamformer, mixture, target, noise) -> dict:

@@ -60,7 +60,25 @@ class MVDR(Beamformer):
         return _mvdr(steering, noise, self.loading)
 
 
-class SoudenMVDR(Beamformer):
+class _CovarianceBeamformer(Beamformer):
+    """Weights from the covariances of target and noise, for a reference microphone."""
+
+    needs_target = True
+    needs_noise = True
+
+    def __init__(
+        self,
+        reference: int = 0,
+        loading: float = LOADING,
+        forgetting: float = 0.99,
+        taps: int = 1,
+    ):
+        super().__init__(forgetting, taps)
+        self.reference = reference
+        self.loading = loading
+
+
+class SoudenMVDR(_CovarianceBeamformer):
     """From covariances, without a steering vector: w = N^-1 S u / trace(N^-1 S).
 
     While there is no target at all, the reference microphone passes.
@@ -75,16 +93,6 @@ class SoudenMVDR(Beamformer):
     tensor([0.7500+0.j, 0.2500+0.j])
     """
 
-    needs_target = True
-    needs_noise = True
-
-    def __init__(
-        self, reference: int = 0, loading: float = LOADING, forgetting: float = 0.99
-    ):
-        super().__init__(forgetting)
-        self.reference = reference
-        self.loading = loading
-
     def weights(self, target, noise) -> torch.Tensor:
         scaled = target / mean_power(target)[..., None, None]
         ratio = torch.linalg.solve(load_diagonal(noise, self.loading), scaled)
@@ -94,7 +102,7 @@ class SoudenMVDR(Beamformer):
         return _or_reference(weights, silent, self.reference)
 
 
-class RTFMVDR(Beamformer):
+class RTFMVDR(_CovarianceBeamformer):
     """Towards the relative transfer function h that the covariances hold.
 
     w = N^-1 h conj(h_r) / (h^H N^-1 h): MVDR for h of any scale, also with h_r = 0. While
@@ -116,9 +124,6 @@ class RTFMVDR(Beamformer):
     tensor([0.7500+0.j, 0.2500+0.j])
     """
 
-    needs_target = True
-    needs_noise = True
-
     def __init__(
         self,
         reference: int = 0,
@@ -126,12 +131,10 @@ class RTFMVDR(Beamformer):
         loading: float = LOADING,
         forgetting: float = 0.99,
     ):
-        super().__init__(forgetting)
+        super().__init__(reference, loading, forgetting)
         if iterations < 1:
             raise ValueError(f"iterations: {iterations}, but at least 1 is needed")
-        self.reference = reference
         self.iterations = iterations
-        self.loading = loading
 
     def weights(self, target, noise) -> torch.Tensor:
         h = relative_transfer_function(
@@ -144,7 +147,7 @@ class RTFMVDR(Beamformer):
         return _or_reference(weights, nothing, self.reference)
 
 
-class MultichannelWiener(Beamformer):
+class MultichannelWiener(_CovarianceBeamformer):
     """Least squared error over all microphones now and in K - 1 frames before.
 
     w = (S + mu N)^-1 S u; zero where the target is silent. x stacks K frames of C
@@ -179,9 +182,6 @@ class MultichannelWiener(Beamformer):
     tensor([0.2500+0.j])
     """
 
-    needs_target = True
-    needs_noise = True
-
     def __init__(
         self,
         taps: int = 3,
@@ -190,12 +190,10 @@ class MultichannelWiener(Beamformer):
         loading: float = LOADING,
         forgetting: float = 0.99,
     ):
-        super().__init__(forgetting, taps)
+        super().__init__(reference, loading, forgetting, taps)
         if not noise_weight > 0:
             raise ValueError(f"noise_weight: {noise_weight}, but has to be above 0")
-        self.reference = reference
         self.noise_weight = noise_weight
-        self.loading = loading
 
     def weights(self, target, noise) -> torch.Tensor:
         total = target + self.noise_weight * noise
