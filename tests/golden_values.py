@@ -354,7 +354,7 @@ REMEDY_FULL = {
 }
 DEMO = {"n_train": 8, "n_dev": 2, "n_test": 3, "seconds": 2.0, "workers": 1}
 ROOMS_AROUND = """\
-    settings: !new:unified_se_ss.data.binaural_rooms.BinauralRoomConfig
+    settings: !new:unified_se_ss.data.rooms.BinauralRoomConfig
         rooms: 1
         directions: 4
         seconds: 0.1
