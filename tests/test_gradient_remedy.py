@@ -13,8 +13,8 @@ from rule_oracles import published_remedy
 from running import rows
 from speechbrain import Stage
 
+from unified_se_ss.data.corpora.transcribed import UtteranceLimits, filter_utterances
 from unified_se_ss.data.manifest import read_manifest
-from unified_se_ss.data.utterance_filter import UtteranceLimits, filter_utterances
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import RULES
 

@@ -30,7 +30,12 @@ import numpy as np
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.cache import process_pool
-from unified_se_ss.data.corpora.transcribed import Spoken, read_text, write_transcribed
+from unified_se_ss.data.corpora.transcribed import (
+    Utterance,
+    find_files,
+    read_text,
+    write_subsets,
+)
 from unified_se_ss.errors import UserError
 
 SUBSETS = {"train": "tr05", "dev": "dt05", "test": "et05"}
@@ -95,15 +100,12 @@ as it is distributed
         for subset, name in SUBSETS.items()
     }
     make_references(data_folder, [u for of in spoken.values() for u in of])
-    found = {}
-    for subset, of in spoken.items():
-        path = manifest_folder / f"chime4_{subset}.csv"
-        write_transcribed(path, data_folder, of, sample_rate, resample=True)
-        found[subset] = [("speech", path, data_folder)]
-    return found
+    return write_subsets(
+        manifest_folder, "chime4", data_folder, spoken, sample_rate, resample=True
+    )
 
 
-def utterances(data_folder, name, kind, channel, reference_folder) -> list[Spoken]:
+def utterances(data_folder, name, kind, channel, reference_folder) -> list[Utterance]:
     """The real or the simulated utterances of a subset, in all environments."""
     found, said = [], None
     for environment in ENVIRONMENTS:
@@ -118,7 +120,7 @@ def utterances(data_folder, name, kind, channel, reference_folder) -> list[Spoke
             text = normalise(transcript_of(said, stem, path))
             more = {"set": kind, "environment": environment}
             speaker = stem.split("_")[0]
-            found.append(Spoken(f"{stem}_{kind.upper()}", speaker, text, files, more))
+            found.append(Utterance(f"{stem}_{kind.upper()}", speaker, text, files, more))
     return found
 
 
@@ -127,12 +129,7 @@ def recordings(data_folder: Path, folder: str, channel: int) -> list[Path]:
     trained = folder.startswith("tr05")
     place = data_folder / (ISOLATED if trained else f"{AUDIO}/isolated_1ch_track") / folder
     pattern = f"*.CH{channel}.wav" if trained else "*.wav"
-    found = sorted(place.glob(pattern))
-    if not found:
-        raise UserError(
-            f"data_folder: {place} holds no {pattern}; expected CHiME-4 as it is distributed"
-        )
-    return found
+    return find_files(place, pattern, "CHiME-4 as it is distributed")
 
 
 # ------------------------------------------------------------------ transcripts
@@ -207,18 +204,17 @@ def normalise_word(word: str) -> str:
 # ------------------------------------------------------------------ references
 
 
-def make_references(data_folder: Path, spoken: list[Spoken]) -> None:
+def make_references(data_folder: Path, spoken: list[Utterance]) -> None:
     """Write the references that are not there yet."""
     needed = [s for s in spoken if s.attributes["set"] == "simu"]
     needed = [s for s in needed if not (data_folder / s.files["clean"]).is_file()]
     for folder in {(data_folder / s.files["clean"]).resolve().parent for s in needed}:
         folder.mkdir(parents=True, exist_ok=True)
     with process_pool() as run:
-        for _ in run(partial(make_reference, data_folder), needed):
-            pass
+        list(run(partial(make_reference, data_folder), needed))
 
 
-def make_reference(data_folder: Path, spoken: Spoken) -> None:
+def make_reference(data_folder: Path, spoken: Utterance) -> None:
     """Write the reference of one simulated recording."""
     noisy_path = data_folder / spoken.files["noisy"]
     original_path = data_folder / ISOLATED / original_of(spoken)
@@ -235,7 +231,7 @@ def make_reference(data_folder: Path, spoken: Spoken) -> None:
     audio.write(path, np.clip(fitted, -1, 1), rate)
 
 
-def original_of(spoken: Spoken) -> str:
+def original_of(spoken: Utterance) -> str:
     """The recording that a simulated one was made of, in the folder `isolated`."""
     folder, name = spoken.files["noisy"].split("/")[-2:]
     subset, stem = folder.split("_")[0], "_".join(name.split(".")[0].split("_")[:2])

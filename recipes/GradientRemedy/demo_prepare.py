@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
-from unified_se_ss.data.corpora.transcribed import Spoken, write_transcribed
+from unified_se_ss.data.corpora.transcribed import Utterance, write_subsets
 
 FOLDERS = {"train": "train-360", "dev": "dev", "test": "test"}
 
@@ -32,10 +32,9 @@ def prepare_demo(data_folder, manifest_folder, sample_rate):
     place = data_folder / f"wav{sample_rate // 1000}k" / "min"
     with open(data_folder.parent / "transcripts.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    found = {}
-    for subset, name in FOLDERS.items():
-        spoken = [
-            Spoken(
+    spoken = {
+        subset: [
+            Utterance(
                 row["ID"],
                 row["speaker_1"],
                 row["transcript_1"],
@@ -44,12 +43,12 @@ def prepare_demo(data_folder, manifest_folder, sample_rate):
             for row in rows
             if row["subset"] == name
         ]
-        speech = write_transcribed(
-            manifest_folder / f"speech_{subset}.csv", place, spoken, sample_rate
-        )
+        for subset, name in FOLDERS.items()
+    }
+    found = write_subsets(manifest_folder, "speech", place, spoken, sample_rate)
+    for subset, name in FOLDERS.items():
         noise_folder = place / name / "noise"
-        noise = prepare_speech_folder(
-            noise_folder, manifest_folder / f"noise_{subset}.csv", sample_rate, "noise"
-        )
-        found[subset] = [("speech", speech, place), ("noise", noise, noise_folder)]
+        path = manifest_folder / f"noise_{subset}.csv"
+        prepare_speech_folder(noise_folder, path, sample_rate, "noise")
+        found[subset].append(("noise", path, noise_folder))
     return found

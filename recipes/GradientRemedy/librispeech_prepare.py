@@ -11,17 +11,18 @@ other punctuation, numbers spelt out.
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
-from unified_se_ss.data.cache import fingerprint_of
+from unified_se_ss.data.corpora import make_manifest
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
-from unified_se_ss.data.corpora.transcribed import Spoken, read_text, write_transcribed
-from unified_se_ss.data.manifest import (
-    Item,
-    is_current,
-    read_manifest,
-    write_manifest,
+from unified_se_ss.data.corpora.transcribed import (
+    Utterance,
+    find_files,
+    read_text,
+    write_subsets,
 )
+from unified_se_ss.data.manifest import Item, read_manifest
 from unified_se_ss.errors import UserError
 
 # Of the noise recordings: one in so many is heard in validation, another one in the test.
@@ -73,18 +74,15 @@ expected LibriSpeech as it is distributed (openslr.org/12), or other names of it
         s: [u for n in of for u in utterances(data_folder, n)] for s, of in names.items()
     }
     noises = split_noise(noise_folder, manifest_folder, sample_rate)
-    found = {}
-    for subset in names:
-        path = manifest_folder / f"librispeech_{subset}.csv"
-        write_transcribed(path, data_folder, spoken[subset], sample_rate, resample=True)
-        found[subset] = [
-            ("speech", path, data_folder),
-            ("noise", noises[subset], noise_folder),
-        ]
+    found = write_subsets(
+        manifest_folder, "librispeech", data_folder, spoken, sample_rate, resample=True
+    )
+    for subset, path in noises.items():
+        found[subset].append(("noise", path, noise_folder))
     return found
 
 
-def utterances(data_folder: Path, name: str) -> list[Spoken]:
+def utterances(data_folder: Path, name: str) -> list[Utterance]:
     """The utterances of one of LibriSpeech's folders."""
     folder = data_folder / name
     if not folder.is_dir():
@@ -93,16 +91,14 @@ def utterances(data_folder: Path, name: str) -> list[Spoken]:
             "distributed (openslr.org/12), or other names of its folders"
         )
     found = []
-    for path in sorted(folder.glob("*/*/*.trans.txt")):
+    for path in find_files(folder, "*/*/*.trans.txt", "transcripts"):
         relative = path.parent.relative_to(data_folder).as_posix()
         for line in read_text(path, "transcripts, one in a line").splitlines():
             utterance, _, text = line.strip().partition(" ")
             if utterance:
                 files = {"clean": f"{relative}/{utterance}.flac"}
                 speaker = utterance.split("-")[0]
-                found.append(Spoken(utterance, speaker, text.strip(), files))
-    if not found:
-        raise UserError(f"data_folder: {folder} holds no *.trans.txt with transcripts")
+                found.append(Utterance(utterance, speaker, text.strip(), files))
     return found
 
 
@@ -115,18 +111,25 @@ def split_noise(folder: Path, manifest_folder: Path, sample_rate: int) -> dict:
     items = read_manifest(everything, "{data_root}", one_rate=False).items
     found = {}
     for subset, names in subsets_of([item.id for item in items], folder).items():
-        found[subset] = manifest_folder / f"noise_{subset}.csv"
-        fingerprint = fingerprint_of(folder, names, {"of": everything.name})
-        if not is_current(found[subset], fingerprint):
-            rows = [row(item) for item in items if item.id in names]
-            write_manifest(found[subset], rows, fingerprint)
+        rows = partial(_rows, items, names)
+        path = manifest_folder / f"noise_{subset}.csv"
+        found[subset] = make_manifest(path, folder, names, {"of": everything.name}, rows)
     return found
 
 
-def row(item: Item) -> dict:
-    """The line of a manifest that an item was read from."""
-    known = {"ID": item.id, "duration": item.duration, "sample_rate": item.sample_rate}
-    return {**known, **item.paths, **item.attributes}
+def _rows(items: tuple[Item, ...], names: set[str]) -> list[dict]:
+    """The lines of a manifest that some items were read from."""
+    return [
+        {
+            "ID": item.id,
+            "duration": item.duration,
+            "sample_rate": item.sample_rate,
+            **item.paths,
+            **item.attributes,
+        }
+        for item in items
+        if item.id in names
+    ]
 
 
 def subsets_of(names: list[str], folder: Path) -> dict[str, set[str]]:

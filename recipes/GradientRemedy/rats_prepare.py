@@ -35,9 +35,15 @@ import numpy as np
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.cache import process_pool
-from unified_se_ss.data.corpora.transcribed import Spoken, read_text, write_transcribed
+from unified_se_ss.data.corpora.transcribed import (
+    Utterance,
+    find_files,
+    read_text,
+    write_subsets,
+)
 from unified_se_ss.errors import UserError
 
+EXPECTED = "LDC2015S02 as it is distributed"
 PARTS = {"train": "train", "dev": "dev-1", "test": "dev-2"}
 COLUMNS = (
     "subset",
@@ -131,19 +137,17 @@ with the transcripts of Fisher English (LDC2004T19, LDC2005T19), or else a table
         )
     folder = Path(cut_folder) / f"wav{sample_rate // 1000}k"
     cut_out(segments, data_folder, folder, sample_rate)
-    found = {}
-    for subset in PARTS:
-        spoken = [spoken_of(segment) for segment in segments if segment.subset == subset]
-        path = manifest_folder / f"rats_{subset}.csv"
-        write_transcribed(path, folder, spoken, sample_rate)
-        found[subset] = [("speech", path, folder)]
-    return found
+    spoken = {
+        subset: [utterance_of(s) for s in segments if s.subset == subset]
+        for subset in PARTS
+    }
+    return write_subsets(manifest_folder, "rats", folder, spoken, sample_rate)
 
 
-def spoken_of(segment: Segment) -> Spoken:
+def utterance_of(segment: Segment) -> Utterance:
     """An utterance that was cut out."""
     files = {stem: cut_name(segment, stem) for stem in ("noisy", "clean")}
-    return Spoken(segment.id, segment.speaker, segment.transcript, files)
+    return Utterance(segment.id, segment.speaker, segment.transcript, files)
 
 
 def cut_name(segment: Segment, stem: str) -> str:
@@ -209,7 +213,8 @@ def find_segments(data_folder: Path, transcript_folder: Path) -> list[Segment]:
     sides = read_sources(data_folder)
     segments, left_out = [], Counter()
     for subset, part in PARTS.items():
-        for noisy in recordings(data_folder, part):
+        folder = data_folder / "data" / part / "audio"
+        for noisy in find_files(folder, "**/A/*_eng_A.flac", EXPECTED):
             side = sides.get(noisy.stem[:5])
             if side is None:  # a call that is not Fisher's has no transcript
                 left_out["of calls that are not in Fisher English"] += 1
@@ -248,18 +253,6 @@ def read_sources(data_folder: Path) -> dict[str, tuple[str, str]]:
     if not sides:
         raise UserError(f"{path}: names no English source from Fisher")
     return sides
-
-
-def recordings(data_folder: Path, part: str) -> list[Path]:
-    """Recordings of channel A of English calls."""
-    folder = data_folder / "data" / part / "audio"
-    found = sorted(folder.glob("**/A/*_eng_A.flac"))
-    if not found:
-        raise UserError(
-            f"data_folder: {folder} holds no A/*_eng_A.flac; expected LDC2015S02 as it is "
-            "distributed"
-        )
-    return found
 
 
 def read_calls(path: Path, side: str) -> list[tuple[float, float, str]]:
@@ -378,8 +371,7 @@ def cut_out(segments, data_folder, folder, sample_rate) -> None:
             (folder / subset / stem).mkdir(parents=True, exist_ok=True)
     cut = partial(cut_one, data_folder=data_folder, folder=folder, sample_rate=sample_rate)
     with process_pool() as run:
-        for _ in run(cut, segments):
-            pass
+        list(run(cut, segments))
 
 
 def cut_one(segment: Segment, data_folder, folder, sample_rate) -> None:

@@ -30,13 +30,17 @@ from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from unified_se_ss import training
+from unified_se_ss.data.corpora.transcribed import (
+    USES,
+    UtteranceLimits,
+    filter_utterances,
+)
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.transcribed import (
     NoisySpeechDataset,
     PairedSpeechDataset,
     collate_transcribed,
 )
-from unified_se_ss.data.utterance_filter import USES, UtteranceLimits, filter_utterances
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.rows import evaluate_item
 from unified_se_ss.evaluation.wer import normalise_text, text_scores, transcripts_section

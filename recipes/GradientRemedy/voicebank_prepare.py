@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unified_se_ss.data.corpora.transcribed import Spoken, read_text, write_transcribed
+from unified_se_ss.data.corpora.transcribed import Utterance, read_text, write_subsets
 from unified_se_ss.errors import UserError
 
 # Two of the 28 speakers of the training set, for validation.
@@ -57,16 +57,13 @@ it is distributed (doi 10.7488/ds/2117)
     everyone = spoken["train"]
     spoken["dev"] = [s for s in everyone if s.speaker in DEV_SPEAKERS]
     spoken["train"] = [s for s in everyone if s.speaker not in DEV_SPEAKERS]
-    found = {}
-    for subset, of in spoken.items():
-        path = manifest_folder / f"voicebank_{subset}.csv"
-        write_transcribed(path, data_folder, of, sample_rate, resample=True)
-        found[subset] = [("speech", path, data_folder)]
-    return found
+    return write_subsets(
+        manifest_folder, "voicebank", data_folder, spoken, sample_rate, resample=True
+    )
 
 
-def utterances(data_folder: Path, stem: str) -> list[Spoken]:
-    """The utterances of the training or the test set."""
+def utterances(data_folder: Path, stem: str) -> list[Utterance]:
+    """Utterances of the training or the test set."""
     noisy, clean = (
         wav_folder(data_folder, f"{kind}_{stem}_wav") for kind in ("noisy", "clean")
     )
@@ -75,7 +72,7 @@ def utterances(data_folder: Path, stem: str) -> list[Spoken]:
         transcript = data_folder / f"{stem}_txt" / f"{path.stem}.txt"
         text = normalise(read_text(transcript, f"what {path} says"))
         files = {"noisy": f"{noisy}/{path.name}", "clean": f"{clean}/{path.name}"}
-        found.append(Spoken(path.stem, path.stem.split("_")[0], text, files))
+        found.append(Utterance(path.stem, path.stem.split("_")[0], text, files))
     return found
 
 

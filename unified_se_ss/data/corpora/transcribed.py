@@ -1,28 +1,31 @@
-"""From a corpus' own folders to a manifest with transcripts, whichever corpus it is."""
+"""Corpora with transcripts: from a corpus' own folders to manifests, and what is usable."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.cache import count_cores, fingerprint_of
-from unified_se_ss.data.manifest import (
-    DATA_ROOT,
-    is_current,
-    write_manifest,
-)
-from unified_se_ss.data.problems import raise_for
+from unified_se_ss.data.cache import threaded_map
+from unified_se_ss.data.corpora import make_manifest, raise_for
+from unified_se_ss.data.manifest import DATA_ROOT, Item, Manifest
 from unified_se_ss.errors import UserError
+from unified_se_ss.files import atomic_write, csv_text
 
-# From so many files on, there is a progress bar.
-PROGRESS_FROM = 1000
+USES = ("leave_out", "error")
+SHOWN = 5  #: Utterances that a message names.
+
+logger = logging.getLogger(__name__)
+
+# ------------------------------------------------------------------ manifests
 
 
 @dataclass(frozen=True)
-class Spoken:
+class Utterance:
     """One utterance of a corpus.
 
     Arguments
@@ -30,9 +33,9 @@ class Spoken:
     id : str
         Unique name.
     speaker : str
-        Who says it.
+        Name of the speaker.
     transcript : str
-        What is said.
+        Text of what is said.
     files : dict
         Recording by stem (clean, noisy), relative to the corpus' folder. Where other
         utterances have a clean counterpart and this one has none, the manifest says so.
@@ -47,28 +50,50 @@ class Spoken:
     attributes: dict = field(default_factory=dict)
 
 
+def write_subsets(
+    manifest_folder: Path,
+    name: str,
+    folder: Path,
+    subsets: dict[str, list[Utterance]],
+    sample_rate: int,
+    resample: bool = False,
+) -> dict[str, list[tuple[str, Path, Path]]]:
+    """Writes a manifest NAME_SUBSET.csv of each subset; see :func:`write_transcribed`.
+
+    Returns
+    -------
+    dict
+        By subset: kind of manifest (speech), its path, and its data root.
+    """
+    found = {}
+    for subset, utterances in subsets.items():
+        path = manifest_folder / f"{name}_{subset}.csv"
+        write_transcribed(path, folder, utterances, sample_rate, resample)
+        found[subset] = [("speech", path, folder)]
+    return found
+
+
 def write_transcribed(
     manifest_path: str | Path,
     folder: str | Path,
-    utterances: Iterable[Spoken],
+    utterances: Iterable[Utterance],
     sample_rate: int,
     resample: bool = False,
 ) -> Path:
-    """Look at every recording of a corpus and write the manifest.
+    """Checks every recording of a corpus and writes the manifest.
 
     Arguments
     ---------
     manifest_path : str or Path
         The CSV file to write; if it is there and nothing changed, it is kept.
     folder : str or Path
-        The corpus' folder, what `{data_root}` in the manifest stands for.
-    utterances : iterable of Spoken
+        The corpus' folder, `{data_root}` in the manifest.
+    utterances : iterable of Utterance
         At least one.
     sample_rate : int
         Hz that the recordings must have.
     resample : bool
-        Whether other rates are allowed (default False); they are resampled when they
-        are read.
+        Allow other rates (default False), to be resampled when they are read.
 
     Returns
     -------
@@ -84,40 +109,37 @@ def write_transcribed(
         unreadable, of another rate, of several channels, or not as long as its pair.
     """
     folder, manifest_path = Path(folder), Path(manifest_path)
-    utterances = sorted(utterances, key=lambda spoken: spoken.id)
+    utterances = sorted(utterances, key=lambda utterance: utterance.id)
     _check_names(folder, utterances, manifest_path.stem)
-    files = [name for spoken in utterances for name in spoken.files.values()]
+    files = [name for utterance in utterances for name in utterance.files.values()]
     missing = [
-        f"{folder / name}: does not exist" for name in files if not _is_file(folder, name)
+        f"{folder / name}: does not exist"
+        for name in files
+        if not (folder / name).is_file()
     ]
     raise_for(missing, "data_folder", "make these files again, or leave their items out")
-    told = [[s.id, s.speaker, s.transcript, s.files, s.attributes] for s in utterances]
-    choices = {"utterances": told, "sample_rate": sample_rate, "resample": resample}
-    fingerprint = fingerprint_of(folder, files, choices)
-    if is_current(manifest_path, fingerprint):
-        return manifest_path
-    found = _all(lambda s: _look(folder, s, sample_rate, resample), utterances, folder)
-    problems = [problem for problem, _ in found if problem]
-    raise_for(problems, "data_folder", "mend or remove these recordings")
-    rows = [_row(spoken, info) for spoken, (_, info) in zip(utterances, found)]
-    _mark_without_clean(rows)
-    write_manifest(manifest_path, rows, fingerprint)
-    return manifest_path
+    listed = [[u.id, u.speaker, u.transcript, u.files, u.attributes] for u in utterances]
+    choices = {"utterances": listed, "sample_rate": sample_rate, "resample": resample}
+
+    def rows() -> list[dict]:
+        check = partial(_check_files, folder, sample_rate, resample)
+        found = threaded_map(check, utterances, f"checking {folder.name}")
+        problems = [result for result in found if isinstance(result, str)]
+        raise_for(problems, "data_folder", "mend or remove these recordings")
+        return _rows(utterances, found)
+
+    return make_manifest(manifest_path, folder, files, choices, rows)
 
 
 def read_text(path: str | Path, role: str) -> str:
-    """The text of a corpus' file.
+    """Reads a text file of a corpus, in UTF-8.
 
     Arguments
     ---------
     path : str or Path
-        The file, in UTF-8.
+        The file.
     role : str
-        What it should hold, for the message.
-
-    Returns
-    -------
-    str
+        Its expected content, for the message.
 
     Raises
     ------
@@ -140,12 +162,21 @@ or directory); expected what a.wav says
     raise UserError(f"data_folder: {path} cannot be read ({reason}); expected {role}")
 
 
-def _is_file(folder, name) -> bool:
-    return (folder / name).is_file()
+def find_files(folder: Path, pattern: str, expected: str) -> list[Path]:
+    """Files of a glob pattern in a folder, sorted; raises a UserError if there are none.
+
+    Arguments
+    ---------
+    expected : str
+        The corpus, for the message.
+    """
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise UserError(f"data_folder: {folder} holds no {pattern}; expected {expected}")
+    return found
 
 
 def _check_names(folder, utterances, subset) -> None:
-    """Stop if there is nothing, or if two utterances have one name."""
     if not utterances:
         raise UserError(
             f"data_folder: {folder} holds no utterance that has a transcript ({subset})"
@@ -155,54 +186,138 @@ def _check_names(folder, utterances, subset) -> None:
             raise UserError(f"data_folder: {folder} holds two utterances named {one.id}")
 
 
-def _all(look, utterances, folder) -> list:
-    """What `look` says of every utterance, with a progress bar if they are many."""
-    with ThreadPoolExecutor(4 * count_cores()) as pool:
-        results = pool.map(look, utterances)
-        if len(utterances) >= PROGRESS_FROM:
-            from unified_se_ss.progress import progress_bar
-
-            checking = f"checking {folder.name}"
-            results = progress_bar(results, checking, len(utterances), "item")
-        return list(results)
-
-
-def _look(folder, spoken, sample_rate, resample):
-    """What is wrong with an utterance, in words, or None; and what its files are."""
+def _check_files(folder, sample_rate, resample, utterance) -> audio.AudioInfo | str:
+    """The header of an utterance's files, or in words what is wrong with them."""
+    paths = [str(folder / name) for name in utterance.files.values()]
     try:
-        infos = {stem: audio.info(str(folder / n)) for stem, n in spoken.files.items()}
+        infos = [audio.info(path) for path in paths]
     except UserError as error:
-        return str(error), None
-    first, *others = infos.values()
-    names = ", ".join(str(folder / name) for name in spoken.files.values())
-    if any(info.channels != 1 for info in infos.values()):
-        return f"{names}: of several channels, one was expected", None
-    if any(info[:2] != first[:2] for info in others):
-        return f"{names}: differ in length or sampling rate", None
-    if not first.frames:
-        return f"{names}: holds no samples", None
+        return str(error)
+    first = infos[0]
+    names = ", ".join(paths)
+    if any(info.channels != 1 for info in infos):
+        return f"{names}: of several channels, one was expected"
+    if any(info != first for info in infos):
+        return f"{names}: differ in length or sampling rate"
     if first.sample_rate != sample_rate and not resample:
-        return f"{names}: {first.sample_rate} Hz, {sample_rate} Hz was expected", None
-    return None, first
+        return f"{names}: {first.sample_rate} Hz, {sample_rate} Hz was expected"
+    return first
 
 
-def _row(spoken, info) -> dict:
-    """The line of an utterance."""
-    return {
-        "ID": spoken.id,
-        "duration": info.frames / info.sample_rate,
-        "sample_rate": info.sample_rate,
-        **{stem: f"{DATA_ROOT}/{name}" for stem, name in spoken.files.items()},
-        "speaker": spoken.speaker,
-        "transcript": spoken.transcript,
-        **spoken.attributes,
-    }
+def _rows(utterances, infos) -> list[dict]:
+    """The lines of the manifest."""
+    rows = [
+        {
+            "ID": utterance.id,
+            "duration": info.frames / info.sample_rate,
+            "sample_rate": info.sample_rate,
+            **{stem: f"{DATA_ROOT}/{name}" for stem, name in utterance.files.items()},
+            "speaker": utterance.speaker,
+            "transcript": utterance.transcript,
+            **utterance.attributes,
+        }
+        for utterance, info in zip(utterances, infos)
+    ]
+    if any("noisy" in row and "clean" not in row for row in rows):
+        for row in rows:
+            row["has_clean"] = "yes" if "clean" in row else "no"
+            row.setdefault("clean", row["noisy"])
+    return rows
 
 
-def _mark_without_clean(rows) -> None:
-    """Say of every line whether it has a clean recording, where a noisy one lacks it."""
-    if not any("noisy" in row and "clean" not in row for row in rows):
-        return
-    for row in rows:
-        row["has_clean"] = "yes" if "clean" in row else "no"
-        row.setdefault("clean", row["noisy"])
+# ------------------------------------------------------------------ usable utterances
+
+
+class UtteranceLimits(NamedTuple):
+    """Conditions on an utterance that a recognizer can learn from.
+
+    Arguments
+    ---------
+    max_duration : float or None
+        Seconds.
+    encode : callable
+        Takes a transcript, returns its tokens.
+    unknown : callable
+        Takes a transcript, returns what in it no token stands for.
+    count_frames : callable
+        Takes a number of samples, returns the number of frames that CTC aligns with.
+    sample_rate : int
+        Hz of the samples.
+    """
+
+    max_duration: float | None
+    encode: object
+    unknown: object
+    count_frames: object
+    sample_rate: int
+
+    def violation(self, item: Item) -> str | None:
+        """Says what is wrong with an utterance; None if nothing is."""
+        text = item.attributes["transcript"]
+        if not text.strip():
+            return "its transcript is empty"
+        if self.max_duration is not None and item.duration > self.max_duration:
+            return f"it lasts {item.duration:.1f} s, longer than max_duration"
+        if unknown := self.unknown(text):
+            return f"no token stands for {', '.join(map(repr, unknown))}"
+        tokens = self.encode(text)
+        # CTC needs a frame for each token, and one between two that are equal.
+        needed = len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:]))
+        frames = self.count_frames(round(item.duration * self.sample_rate))
+        if frames < needed:
+            return f"its {len(tokens)} tokens need {needed} frames, and it has {frames}"
+        return None
+
+
+def filter_utterances(
+    manifest: Manifest, limits: UtteranceLimits, use: str, path
+) -> Manifest:
+    """Leaves out the utterances of a manifest that cannot be trained on.
+
+    Arguments
+    ---------
+    manifest : Manifest
+        With transcripts.
+    limits : UtteranceLimits
+        Conditions on an utterance.
+    use : str
+        ``"leave_out"``: the others are counted, and named in a CSV file with the reason;
+        ``"error"``: the first ones are named in an error.
+    path : str or Path
+        The CSV file; it is not written if all can be used, and removed if it is there.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    UserError
+        Some cannot be used and `use` is ``"error"``, or none can.
+    """
+    reasons = {item.id: limits.violation(item) for item in manifest.items}
+    broken = {name: reason for name, reason in reasons.items() if reason}
+    path.unlink(missing_ok=True)
+    if not broken:
+        return manifest
+    shown = "; ".join(f"{name}: {reason}" for name, reason in list(broken.items())[:SHOWN])
+    more = f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+    if use == "error" or len(broken) == len(manifest):
+        raise UserError(
+            f"{manifest.path}: {len(broken)} of {len(manifest)} utterances cannot be "
+            f"trained on: {shown}{more}. Mend them"
+            + (", or leave them out with --unusable leave_out" if use == "error" else "")
+        )
+    rows = [{"ID": name, "reason": reason} for name, reason in broken.items()]
+    atomic_write(path, csv_text(rows))
+    logger.warning(
+        "%s: %d of %d utterances are left out of training (%s names them): %s%s",
+        manifest.path,
+        len(broken),
+        len(manifest),
+        path,
+        shown,
+        more,
+    )
+    kept = tuple(item for item in manifest.items if item.id not in broken)
+    return replace(manifest, items=kept)
