@@ -1,31 +1,12 @@
-"""Every recording of some manifests looked at, from its first sample to its last.
-
-What is looked for, and how bad it is:
-
-=============  ========  ==============================================================
-kind           severity  meaning
-=============  ========  ==============================================================
-missing        failed    the file does not exist
-unreadable     failed    no audio, cut off, or values that are not finite
-mismatched     failed    another rate, length or number of channels than its item's others
-silent         failed    no sample reaches -80 dB of full scale (noise: a warning)
-duplicated     failed    the same signal, or the same utterance, in two subsets (noise, or
-                         twice in one subset: a warning)
-clipped        warning   three or more samples in a row at full scale
-too short      warning   less than a quarter of a second
-not the sum    warning   the mixture is not the sum of its sources and noise
-same speaker   warning   a speaker of two subsets (so by design in WSJ0-2mix's dev set)
-=============  ========  ==============================================================
-"""
+"""Checks every recording of some manifests, from its first sample to its last."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -33,51 +14,50 @@ from typing import NamedTuple
 import numpy as np
 
 from unified_se_ss.data import audio
+from unified_se_ss.data.cache import threaded_map
+from unified_se_ss.data.corpora import BadItem
 from unified_se_ss.data.manifest import Item
-from unified_se_ss.data.problems import BadItem
 from unified_se_ss.errors import UserError
 
 FAILED, WARNING = "failed", "warning"
-KINDS = {
-    "missing": FAILED,
-    "unreadable": FAILED,
-    "mismatched": FAILED,
-    "silent": FAILED,
-    "duplicated": FAILED,
-    "clipped": WARNING,
-    "too short": WARNING,
-    "not the sum": WARNING,
-    "same speaker": WARNING,
+_KINDS = {
+    "missing": (FAILED, "get these files again, or take their items out of the data"),
+    # No audio, cut off, or values that are not finite.
+    "unreadable": (FAILED, "get these files again, or take their items out of the data"),
+    # Another rate, length or number of channels than the item's others.
+    "mismatched": (FAILED, "make these files again from the same recording"),
+    # Noise: a warning.
+    "silent": (
+        FAILED,
+        "take these items out of the data: nothing can be learned from them",
+    ),
+    # The same signal or utterance in two subsets (noise, or twice in one: a warning).
+    "duplicated": (
+        FAILED,
+        "take them out of one of the subsets, or what is tested was learned",
+    ),
+    "clipped": (
+        WARNING,
+        "make them again at a lower level, if they are not so in the original",
+    ),
+    "too short": (WARNING, "take these items out: PESQ and STOI need longer ones"),
+    "not the sum": (WARNING, "look whether the files belong to each other"),
+    # So by design in WSJ0-2mix's dev set.
+    "same speaker": (WARNING, "fine if the data set is made so; else divide by speakers"),
 }
-ADVICE = {
-    "missing": "get these files again, or take their items out of the data",
-    "unreadable": "get these files again, or take their items out of the data",
-    "mismatched": "make these files again from the same recording",
-    "silent": "take these items out of the data: nothing can be learned from them",
-    "duplicated": "take them out of one of the subsets, or what is tested was learned",
-    "clipped": "make them again at a lower level, if they are not so in the original",
-    "too short": "take these items out: PESQ and STOI need longer ones",
-    "not the sum": "look whether the files belong to each other",
-    "same speaker": "fine if the data set is made so; else divide by speakers",
-}
+KINDS = {kind: severity for kind, (severity, _) in _KINDS.items()}
+ADVICE = {kind: advice for kind, (_, advice) in _KINDS.items()}
 
 SHOWN = 10  #: Findings of a kind that are listed.
 SHORT_SECONDS = 0.25  # what PESQ needs
 FULL_SCALE, CLIPPED_RUN = 0.999, 3
 UNEXPLAINED = 0.05  # rms of what no stem explains, to that of the mixture
-PROGRESS_FROM = 2000
 FOREIGN = {"builtins", "numpy", "torch", "functools"}  #: Hold no items.
 LIBRISPEECH = re.compile(r"(\d+)-\d+-\d{4}")
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong.
-
-    kind, severity : as the table at the top says.
-    subset, item : where.
-    file : the file at fault.
-    detail : what was found, in words.
-    """
+    """One fault of one file: its kind (of `KINDS`), severity, place, and details in words."""
 
     kind: str
     severity: str
@@ -89,12 +69,12 @@ class Finding(NamedTuple):
 
 @dataclass
 class Audit:
-    """What was looked at, and what was found.
+    """Result of an audit.
 
     Arguments
     ---------
     items, files : dict
-        Numbers by subset.
+        Numbers by subset of what was checked.
     seconds : dict
         Of audio, by subset.
     findings : list of Finding
@@ -108,7 +88,7 @@ class Audit:
 
     @property
     def failed(self) -> bool:
-        """Whether anything was found that must be mended."""
+        """True if anything was found that must be mended."""
         return any(finding.severity == FAILED for finding in self.findings)
 
     def of_kind(self, kind: str) -> list[Finding]:
@@ -132,10 +112,11 @@ class Audit:
         return f"{len(findings)} in {subsets}, such as {Path(findings[0].file).name}"
 
 
-class Scan(NamedTuple):
-    """What one item's files say: findings without subset, and the signals' fingerprints."""
+class _Scan(NamedTuple):
+    """One item's faults as (kind, severity, path, detail), and properties of its signals."""
 
-    findings: list
+    faults: list
+    channels: dict
     digests: dict
     seconds: float
 
@@ -143,7 +124,7 @@ class Scan(NamedTuple):
 def audit(
     subsets: Iterable[tuple[str, Iterable[Item]]], bad: Iterable[BadItem] = ()
 ) -> Audit:
-    """Looks at all recordings of some items.
+    """Checks all recordings of some items.
 
     Arguments
     ---------
@@ -152,7 +133,7 @@ def audit(
         give them.
     bad : iterable of BadItem
         Items that stand in no manifest because something is wrong with them; they are
-        looked at, too.
+        checked, too.
 
     Returns
     -------
@@ -170,15 +151,27 @@ def audit(
     found = Audit()
     entries = [(subset, item) for subset, items in subsets for item in items]
     entries += [(b.subset, Item(b.id, 0.0, b.sample_rate, b.paths)) for b in bad]
-    channels = _usual_channels(entries)
+    scans = threaded_map(lambda entry: _scan(entry[1]), entries, "checking recordings")
+    usual = _usual_channels(entries, scans)
     digests = defaultdict(list)
-    for (subset, item), scan in zip(entries, _scanned(entries, channels)):
+    for (subset, item), scan in zip(entries, scans):
         found.items[subset] = found.items.get(subset, 0) + 1
         found.files[subset] = found.files.get(subset, 0) + len(item.paths)
         found.seconds[subset] = found.seconds.get(subset, 0.0) + scan.seconds
+        faults = scan.faults + [
+            (
+                "mismatched",
+                FAILED,
+                item.paths[stem],
+                f"has {channels} channel(s), not "
+                f"{usual[subset, stem]} as most of these files",
+            )
+            for stem, channels in scan.channels.items()
+            if channels != usual[subset, stem]
+        ]
         found.findings += [
             Finding(kind, severity, subset, item.id, path, detail)
-            for kind, severity, path, detail in scan.findings
+            for kind, severity, path, detail in faults
         ]
         for stem, digest in scan.digests.items():
             digests[digest].append((subset, item, stem))
@@ -224,101 +217,55 @@ def items_of(dataset) -> list[Item]:
     return list(found.values())
 
 
-def _scanned(entries, channels):
-    """What each item's files say, in order, several at once."""
-
-    def scan(entry):
-        subset, item = entry
-        return _scan(item, {stem: channels[subset, stem] for stem in item.paths})
-
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        scans = pool.map(scan, entries)
-        if len(entries) > PROGRESS_FROM:
-            from unified_se_ss.progress import progress_bar
-
-            scans = progress_bar(scans, "looking at recordings", len(entries), "item")
-        yield from scans
-
-
-def _usual_channels(entries) -> dict:
-    """The number of channels that most of the first files of each stem have."""
-    counts = defaultdict(list)
-    for subset, item in entries:
-        for stem, path in item.paths.items():
-            if len(counts[subset, stem]) < 9:
-                try:
-                    counts[subset, stem].append(audio.info(path).channels)
-                except (UserError, OSError):
-                    counts[subset, stem].append(None)
-    usual = {}
-    for place, numbers in counts.items():
-        known = [number for number in numbers if number]
-        usual[place] = max(set(known), key=known.count) if known else None
-    return usual
+def _usual_channels(entries, scans) -> dict:
+    """The number of channels that most files of each subset and stem have."""
+    counts = defaultdict(Counter)
+    for (subset, _), scan in zip(entries, scans):
+        for stem, channels in scan.channels.items():
+            counts[subset, stem][channels] += 1
+    return {place: count.most_common(1)[0][0] for place, count in counts.items()}
 
 
 # ------------------------------------------------------------------ one item
 
 
-def _scan(item: Item, channels: dict) -> Scan:
+def _scan(item: Item) -> _Scan:
     """Looks at all files of one item."""
-    findings, signals = [], {}
+    faults, signals = [], {}
     frames = item.frames or None
     for stem, path in item.paths.items():
-        try:
-            signal, rate = _read(path)
-        except FileNotFoundError:
-            findings.append(("missing", FAILED, path, "does not exist"))
+        if not os.path.exists(path):
+            faults.append(("missing", FAILED, path, "does not exist"))
             continue
+        try:
+            signal, rate = audio.read_all(path)
         except (UserError, OSError) as error:
             detail = str(error).removeprefix(f"{path}: ")
-            findings.append(("unreadable", FAILED, path, detail))
+            faults.append(("unreadable", FAILED, path, detail))
             continue
         frames = frames or len(signal)
-        detail = _mismatch(signal, rate, frames, item, channels[stem])
-        if detail:
-            findings.append(("mismatched", FAILED, path, detail))
+        if rate != item.sample_rate:
+            detail = f"has a rate of {rate} Hz, not {item.sample_rate}"
+            faults.append(("mismatched", FAILED, path, detail))
+        elif len(signal) != frames:
+            detail = f"has {len(signal)} samples, not {frames} as the item's others"
+            faults.append(("mismatched", FAILED, path, detail))
         else:
             signals[stem] = signal
-        findings += [(*finding, path, detail) for finding, detail in _level(stem, signal)]
+        faults += [(*fault, path, detail) for fault, detail in _level(stem, signal)]
     seconds = (frames or 0) / item.sample_rate
     if 0 < seconds < SHORT_SECONDS:
         path = next(iter(item.paths.values()))
-        findings.append(("too short", WARNING, path, f"lasts {seconds:.3f} s"))
+        faults.append(("too short", WARNING, path, f"lasts {seconds:.3f} s"))
     if len(signals) == len(item.paths):
-        findings += _not_the_sum(item, signals)
+        faults += _not_the_sum(item, signals)
+    channels = {stem: signal.shape[1] for stem, signal in signals.items()}
     digests = {s: _digest(x) for s, x in signals.items() if not audio.is_silent(x)}
-    return Scan(findings, digests, seconds)
+    return _Scan(faults, channels, digests, seconds)
 
 
-def _read(path):
-    """All samples of a file, float32 [T, C], and its rate; refuses what is not finite."""
-    if not os.path.exists(path):
-        raise FileNotFoundError(path)
-    with audio.opened(path) as file:
-        signal = file.read(dtype="float32", always_2d=True)
-        if len(signal) != file.frames:
-            raise UserError(
-                f"{path}: is cut off: {len(signal)} of {file.frames} samples are there"
-            )
-        if not np.isfinite(signal).all():
-            raise UserError(f"{path}: holds values that are not finite (NaN, infinity)")
-        return signal, file.samplerate
-
-
-def _mismatch(signal, rate, frames, item, channels) -> str | None:
-    """How a file differs from what its item says, or None."""
-    if rate != item.sample_rate:
-        return f"has a rate of {rate} Hz, not {item.sample_rate}"
-    if len(signal) != frames:
-        return f"has {len(signal)} samples, not {frames} as the item's others"
-    if channels and signal.shape[1] != channels:
-        return f"has {signal.shape[1]} channel(s), not {channels} as most of these files"
-    return None
-
-
-def _level(stem, signal):
-    """What is wrong with the level of a signal: (kind, severity), detail."""
+def _level(stem, signal) -> Iterator[tuple[tuple[str, str], str]]:
+    """Faults of a signal's level: (kind, severity), detail."""
     if audio.is_silent(signal):
         severity = WARNING if stem == "noise" else FAILED
         yield ("silent", severity), "no sample reaches -80 dB of full scale"
@@ -331,7 +278,7 @@ def _level(stem, signal):
 
 
 def _not_the_sum(item, signals):
-    """Tells if sources and noise, where all are there, do not make the mixture."""
+    """A fault if sources and noise, where all are there, do not make the mixture."""
     if "mixture" not in signals or "noise" not in signals or len(signals) < 3:
         return
     parts = [signal for stem, signal in signals.items() if stem != "mixture"]
@@ -346,7 +293,6 @@ def _not_the_sum(item, signals):
 
 
 def _digest(signal) -> bytes:
-    """Tells signals apart, whatever file they are in."""
     return hashlib.blake2b(signal.tobytes(), digest_size=16).digest()
 
 
@@ -355,7 +301,7 @@ def _digest(signal) -> bytes:
 
 def _same_signals(digests) -> list[Finding]:
     """Signals that stand in two subsets, or twice among the mixtures of one."""
-    findings, told = [], set()
+    findings, named = [], set()
     for places in digests.values():
         subset, item, stem = places[0]
         for other, its_item, its_stem in places[1:]:
@@ -363,9 +309,9 @@ def _same_signals(digests) -> list[Finding]:
             if other == subset and (its_stem not in ("mixture", "speech") or noise):
                 continue
             pair = (subset, item.id, other, its_item.id)
-            if pair in told:  # by another of their signals
+            if pair in named:  # by another of their signals
                 continue
-            told.add(pair)
+            named.add(pair)
             severity = WARNING if noise or other == subset else FAILED
             detail = f"is the same signal as {subset}'s {item.id} ({stem})"
             path = its_item.paths[its_stem]
@@ -379,40 +325,40 @@ def _same_names(entries) -> list[Finding]:
     """Utterances and speakers, where they are known, that stand in two subsets."""
     findings = []
     for kind, names_of, severity, what in (
-        ("duplicated", utterances_of, FAILED, "the utterance"),
-        ("same speaker", speakers_of, WARNING, "the speaker"),
+        ("duplicated", _utterances_of, FAILED, "the utterance"),
+        ("same speaker", _speakers_of, WARNING, "the speaker"),
     ):
-        first, told = {}, set()
+        first, named = {}, set()
         for subset, item in entries:
             path = next(iter(item.paths.values()))
             for name in names_of(item):
                 where = first.setdefault(name, (subset, item.id))
-                if where[0] != subset and (name, subset) not in told:
-                    told.add((name, subset))
+                if where[0] != subset and (name, subset) not in named:
+                    named.add((name, subset))
                     detail = f"{what} {name} is in {where[0]}, too ({where[1]})"
                     findings.append(Finding(kind, severity, subset, item.id, path, detail))
     return findings
 
 
-def utterances_of(item: Item) -> set[str]:
+def _utterances_of(item: Item) -> set[str]:
     """The utterances that an item is made of, where its ID tells as LibriMix' do.
 
     Example
     -------
-    >>> sorted(utterances_of(Item("61-70968-0000_8455-210777-0012", 1.0, 8000, {})))
+    >>> sorted(_utterances_of(Item("61-70968-0000_8455-210777-0012", 1.0, 8000, {})))
     ['61-70968-0000', '8455-210777-0012']
     """
-    told = {v for k, v in item.attributes.items() if k.startswith("utterance") and v}
-    return told or {match[0] for match in LIBRISPEECH.finditer(item.id)}
+    named = {v for k, v in item.attributes.items() if k.startswith("utterance") and v}
+    return named or {match[0] for match in LIBRISPEECH.finditer(item.id)}
 
 
-def speakers_of(item: Item) -> set[str]:
+def _speakers_of(item: Item) -> set[str]:
     """The speakers of an item, where its columns or its ID tell.
 
     Example
     -------
-    >>> sorted(speakers_of(Item("61-70968-0000_8455-210777-0012", 1.0, 8000, {})))
+    >>> sorted(_speakers_of(Item("61-70968-0000_8455-210777-0012", 1.0, 8000, {})))
     ['61', '8455']
     """
-    told = {v for k, v in item.attributes.items() if k.startswith("speaker") and v}
-    return told or {match[1] for match in LIBRISPEECH.finditer(item.id)}
+    named = {v for k, v in item.attributes.items() if k.startswith("speaker") and v}
+    return named or {match[1] for match in LIBRISPEECH.finditer(item.id)}

@@ -13,9 +13,7 @@ Each is measured, and told in a report beside the manifest.
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import logging
 import math
 import re
@@ -24,18 +22,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.cache import fingerprint_of, process_pool
-from unified_se_ss.data.manifest import (
-    DATA_ROOT,
-    is_current,
-    write_manifest,
-)
+from unified_se_ss.data.cache import process_pool
+from unified_se_ss.data.corpora import make_manifest
+from unified_se_ss.data.manifest import DATA_ROOT
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import atomic_path, atomic_write
+from unified_se_ss.files import atomic_write, csv_text
 from unified_se_ss.progress import progress_bar
 from unified_se_ss.spatial import BeamformerFrontend
 from unified_se_ss.spatial.dsp import Delay, gcc_phat
@@ -63,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Findings:
-    """What there is to say of one recording.
+    """Findings on one recording.
 
     Arguments
     ---------
@@ -79,7 +73,7 @@ class Findings:
     row: dict | None = None
     surprises: list = field(default_factory=list)
 
-    def tell(self, kind: str, explanation: str) -> None:
+    def add(self, kind: str, explanation: str) -> None:
         """Adds a surprise."""
         self.surprises.append(f"{kind}: {explanation}")
 
@@ -152,32 +146,33 @@ def prepare_recordings(
         "resample": resample,
     }
     names = [path.relative_to(folder).as_posix() for path in _files(recordings)]
-    fingerprint = fingerprint_of(folder, names, choices)
-    if is_current(manifest_path, fingerprint):
-        return manifest_path
     make_guide = guide and _GuideMaker(
         guide, _beside(manifest_path, "_beamformed"), microphones, source
     )
     examine = functools.partial(_examine, sample_rate, raw_channels, resample, make_guide)
-    # Forked processes must not use torch, and guides do.
-    with process_pool(1 if guide else workers) as run:
-        progress = progress_bar(
-            run(examine, recordings), folder.name, len(recordings), "recording"
-        )
-        findings = list(progress)
-    report = _report(folder, findings, strangers)
-    rows = [found.row for found in findings if found.row]
-    atomic_write(_beside(manifest_path, "_report.txt"), report)
-    atomic_write(_beside(manifest_path, "_report.csv"), _as_table(findings))
-    logger.info("%s", report)
-    _check_rates(folder, findings, resample)
-    if not rows:
-        raise UserError(
-            f"{folder}: none of its {len(recordings)} recordings can be used; "
-            f"{_beside(manifest_path, '_report.txt')} tells why"
-        )
-    write_manifest(manifest_path, rows, fingerprint)
-    return manifest_path
+
+    def rows() -> list[dict]:
+        # Forked processes must not use torch, and guides do.
+        with process_pool(1 if guide else workers) as run:
+            progress = progress_bar(
+                run(examine, recordings), folder.name, len(recordings), "recording"
+            )
+            findings = list(progress)
+        report_path = _beside(manifest_path, "_report.txt")
+        report = _report(folder, findings, strangers)
+        atomic_write(report_path, report)
+        atomic_write(_beside(manifest_path, "_report.csv"), _as_table(findings))
+        logger.info("%s", report)
+        _check_rates(folder, findings, resample)
+        found = [finding.row for finding in findings if finding.row]
+        if not found:
+            raise UserError(
+                f"{folder}: none of its {len(recordings)} recordings can be used; "
+                f"{report_path} tells why"
+            )
+        return found
+
+    return make_manifest(manifest_path, folder, names, choices, rows)
 
 
 def _check_guide(guide, sample_rate: int, microphones, source) -> None:
@@ -199,7 +194,7 @@ def _check_guide(guide, sample_rate: int, microphones, source) -> None:
         )
 
 
-# What is there
+# ------------------------------------------------------------------ folders
 
 
 def _recordings(folder: Path) -> tuple[list[Path], list[str]]:
@@ -241,14 +236,14 @@ def _files(recordings: list[Path]) -> list[Path]:
     return [path for folder in recordings for path in _stems(folder)[0].values()]
 
 
-# One recording
+# ------------------------------------------------------------------ one recording
 
 
 def _examine(sample_rate, raw_channels, resample, make_guide, folder: Path) -> Findings:
     """Measure one recording; what is wrong with it becomes a surprise."""
     found = Findings(folder.name)
     stems, others = _stems(folder)
-    _tell_of_others(found, others)
+    _add_others(found, others)
     raw = _raw_names(stems, raw_channels)
     needed = [*raw, TARGET] if make_guide else [BEAMFORMED, *raw[:1], TARGET]
     missing = [f"{name}.wav" for name in needed if name not in stems]
@@ -257,19 +252,19 @@ def _examine(sample_rate, raw_channels, resample, make_guide, folder: Path) -> F
     if make_guide and make_guide.lacks(len(raw)):
         missing.append(f"{len(make_guide.microphones)} raw microphones, but {len(raw)}")
     if missing:
-        found.tell("missing stem", f"has no {', '.join(missing)}; left out")
+        found.add("missing stem", f"has no {', '.join(missing)}; left out")
         return found
     try:
         signals = {
             name: _read(found, stems[name], sample_rate, resample) for name in needed
         }
     except UserError as error:
-        found.tell("unusable", f"{error}; left out")
+        found.add("unusable", f"{error}; left out")
         return found
     if any(signal is None for signal in signals.values()):
         return found
     length = min(map(len, signals.values()))
-    _tell_of_lengths(found, signals, sample_rate)
+    _add_lengths(found, signals, sample_rate)
     signals = {name: signal[:length] for name, signal in signals.items()}
     beamformed = stems[BEAMFORMED] if not make_guide else None
     if make_guide:
@@ -297,41 +292,43 @@ def _raw_names(stems: dict, raw_channels: list | None) -> list[str]:
     return [f"channel_{number}" for number in numbers if number > 1]
 
 
-def _tell_of_others(found: Findings, others: list[str]) -> None:
+def _add_others(found: Findings, others: list[str]) -> None:
     """Leftovers (of macOS, ._*) and files that are no stems."""
     leftovers = [name for name in others if name.startswith(".")]
     extra = [name for name in others if not name.startswith(".")]
     if leftovers:
-        found.tell("leftover", f"{', '.join(leftovers)}; ignored")
+        found.add("leftover", f"{', '.join(leftovers)}; ignored")
     if extra:
-        found.tell("extra file", f"{', '.join(extra)}; ignored")
+        found.add("extra file", f"{', '.join(extra)}; ignored")
 
 
 def _read(found: Findings, path: Path, sample_rate: int, resample: bool):
     """A stem [T] at the wanted rate; None, and a surprise, if it cannot be used."""
     signal, rate = audio.read(path)
     if rate != sample_rate:
-        told = f"{path.name} is at {rate} Hz"
-        found.tell("sample rate", f"{told}; {'resampled' if resample else 'left out'}")
+        found.add(
+            "sample rate",
+            f"{path.name} is at {rate} Hz; {'resampled' if resample else 'left out'}",
+        )
         if not resample:
             return None
         signal = audio.resample(signal, rate, sample_rate)
     if not np.isfinite(signal).all():
-        found.tell("unusable", f"{path.name} holds values that are not finite; left out")
+        found.add("unusable", f"{path.name} holds values that are not finite; left out")
         return None
     if audio.is_silent(signal):
-        found.tell("silent", f"{path.name}; left out")
+        found.add("silent", f"{path.name}; left out")
         return None
     return signal
 
 
-def _tell_of_lengths(found: Findings, signals: dict, sample_rate: int) -> None:
+def _add_lengths(found: Findings, signals: dict, sample_rate: int) -> None:
     """Stems that are longer than the shortest one."""
     shortest = min(signals, key=lambda name: len(signals[name]))
     longest = max(signals, key=lambda name: len(signals[name]))
     over = (len(signals[longest]) - len(signals[shortest])) / sample_rate
     if over > 0:
-        found.tell(
+        found.add(
             "length",
             f"{longest}.wav is {over:.3f} s longer than {shortest}.wav; cut to it",
         )
@@ -348,25 +345,23 @@ def _compared(found: Findings, signals: dict, reference: str, sample_rate: int) 
         signal = signals[stem]
         delay = gcc_phat(signal, raw, round(MOST_DELAY_SECONDS * sample_rate))
         level = loud_level(signal, sample_rate) - loud_level(raw, sample_rate)
-        _tell_of_difference(found, name, delay, level, sample_rate)
+        _add_difference(found, name, delay, level, sample_rate)
         row[f"{prefix}delay"] = delay.samples if delay.clear >= CLEAR else 0
         row[f"{prefix}level"] = round(level, 2)
     return row
 
 
-def _tell_of_difference(found, name: str, delay: Delay, level: float, rate: int) -> None:
+def _add_difference(found, name: str, delay: Delay, level: float, rate: int) -> None:
     """A delay, or levels that are apart, or that no delay could be found."""
     if delay.clear < CLEAR:
-        found.tell("delay unclear", f"{name} has too little in common with {REFERENCE}")
+        found.add("delay unclear", f"{name} has too little in common with {REFERENCE}")
     elif abs(delay.samples) > LATE_SECONDS * rate:
         late = "late" if delay.samples > 0 else "early"
         size = abs(delay.samples)
-        found.tell(
-            "delay", f"{name} is {size} samples ({1000 * size / rate:.2f} ms) {late}"
-        )
+        found.add("delay", f"{name} is {size} samples ({1000 * size / rate:.2f} ms) {late}")
     if abs(level) >= APART_DB:
         higher = "louder" if level > 0 else "quieter"
-        found.tell("level", f"{name} is {abs(level):.1f} dB {higher} than the microphone")
+        found.add("level", f"{name} is {abs(level):.1f} dB {higher} than the microphone")
 
 
 def loud_level(signal: np.ndarray, sample_rate: int) -> float:
@@ -416,36 +411,27 @@ class _GuideMaker(NamedTuple):
             source=_positions(self.source),
         ).numpy()
         path = (self.folder / f"{Path(name).stem}.wav").resolve()
-        with atomic_path(path) as temporary:
-            # As floats, since a beamformer may exceed full scale.
-            rate = self.guide.sample_rate
-            soundfile.write(str(temporary), beamformed, rate, "FLOAT", format="WAV")
+        # As floats, since a beamformer may exceed full scale.
+        audio.write_float(path, beamformed, self.guide.sample_rate)
         return path, beamformed
 
 
 def _positions(places: list | None) -> torch.Tensor | None:
-    """Places in metres as a tensor."""
     return None if places is None else torch.tensor(places, dtype=torch.float64)
 
 
 def _rooted(path: Path, root: Path) -> str:
-    """A path for the manifest: below the data root, or as it is."""
     if path.is_relative_to(root):
         return f"{DATA_ROOT}/{path.relative_to(root).as_posix()}"
     return str(path)
 
 
-# What is told
+# ------------------------------------------------------------------ report
 
 
 def _check_rates(folder: Path, findings: list[Findings], resample: bool) -> None:
     """Raise a UserError if all that is wrong is another sample rate."""
-    others = [
-        f"{found.name}: {surprise}"
-        for found in findings
-        for surprise in found.surprises
-        if surprise.startswith("sample rate:")
-    ]
+    others = _of_kind(findings, "sample rate")
     if others and not resample:
         raise UserError(
             f"{folder}: {len(others)} stem(s) have another sampling rate, such as "
@@ -454,8 +440,18 @@ def _check_rates(folder: Path, findings: list[Findings], resample: bool) -> None
         )
 
 
+def _of_kind(findings: list[Findings], kind: str) -> list[str]:
+    """Surprises of one kind, with the names of their recordings."""
+    return [
+        f"{found.name}: {surprise.partition(': ')[2]}"
+        for found in findings
+        for surprise in found.surprises
+        if surprise.startswith(f"{kind}:")
+    ]
+
+
 def _report(folder: Path, findings: list[Findings], strangers: list[str]) -> str:
-    """What a person wants to know of a subset."""
+    """A subset in numbers and surprises, for a person to read."""
     used = sum(found.row is not None for found in findings)
     lines = [f"{folder}: {used} of {len(findings)} recordings can be used"]
     seconds = sum(found.row["duration"] for found in findings if found.row)
@@ -475,31 +471,28 @@ def _report(folder: Path, findings: list[Findings], strangers: list[str]) -> str
     kinds = [s.partition(":")[0] for found in findings for s in found.surprises]
     for kind in sorted(set(kinds)):
         lines += ["", f"{kind} ({kinds.count(kind)})"]
-        for found in findings:
-            for surprise in found.surprises:
-                if surprise.startswith(f"{kind}:"):
-                    lines.append(f"  {found.name}: {surprise.partition(': ')[2]}")
+        lines += [f"  {line}" for line in _of_kind(findings, kind)]
     return "\n".join(lines) + "\n"
 
 
 def _as_table(findings: list[Findings]) -> str:
     """CSV with a line for each recording, used or not."""
     columns = ("duration", "delay", "target_delay", "level", "target_level", "microphones")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["ID", "used", *columns, "surprises"])
-    for found in findings:
-        row = found.row or {}
-        values = [row.get(name, "") for name in columns]
-        writer.writerow([found.name, bool(found.row), *values, "; ".join(found.surprises)])
-    return text.getvalue()
+    rows = [
+        {
+            "ID": found.name,
+            "used": bool(found.row),
+            **{name: (found.row or {}).get(name) for name in columns},
+            "surprises": "; ".join(found.surprises),
+        }
+        for found in findings
+    ]
+    return csv_text(rows)
 
 
 def _beside(manifest_path: Path, ending: str) -> Path:
-    """A name beside a manifest."""
     return manifest_path.with_name(manifest_path.stem + ending)
 
 
 def _plain(positions):
-    """Positions as lists that JSON can hold."""
     return None if positions is None else np.asarray(positions, dtype=float).tolist()
