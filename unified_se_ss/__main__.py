@@ -340,8 +340,8 @@ def add_export(commands) -> None:
 def check_data(options) -> int:
     """Look at a LibriMix folder; write its manifests and say what is in them."""
     from unified_se_ss.data.audit import ADVICE, KINDS, audit
+    from unified_se_ss.data.corpora import collect_errors
     from unified_se_ss.data.manifest import read_manifest
-    from unified_se_ss.data.problems import collect_errors
 
     try:
         paths, bad = _prepare(options, options.manifests), []

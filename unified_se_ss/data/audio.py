@@ -251,8 +251,7 @@ def _read_region(file, path, start, stop):
 
 
 def _as_float(signal):
-    """Contiguous float32; of codes libsndfile's very values, but faster."""
-    if signal.dtype == np.int16:
+    if signal.dtype == np.int16:  # libsndfile's very values, but faster
         signal = np.multiply(signal, STEP_16_BIT, dtype=np.float32)
     return np.ascontiguousarray(signal)
 

@@ -218,7 +218,6 @@ def items_of(dataset) -> list[Item]:
 
 
 def _usual_channels(entries, scans) -> dict:
-    """The number of channels that most files of each subset and stem have."""
     counts = defaultdict(Counter)
     for (subset, _), scan in zip(entries, scans):
         for stem, channels in scan.channels.items():

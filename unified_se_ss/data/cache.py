@@ -1,4 +1,4 @@
-"""What is made once and kept: fingerprints, folders whole or absent, work in parallel."""
+"""Fingerprints, cached arrays and folders (complete or absent), work in parallel."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def _download(archive: Archive, urls: Sequence[str], folder: Path) -> Path:
 
 
 def _leave_encoded(response, **_) -> None:
-    """Some servers call a .tar.gz a tar with Content-Encoding gzip."""
+    # Some servers call a .tar.gz a tar with Content-Encoding gzip.
     response.raw.headers.pop("Content-Encoding", None)
 
 
@@ -313,7 +313,6 @@ def _mixtures(subset: Path) -> list[str]:
 
 
 def _link_tree(source: Path, target: Path, names: Sequence[str]) -> None:
-    """The same tree of folders, with links to the files of these names."""
 
     def others(folder, found):
         return {n for n in found if Path(folder, n).is_file()} - set(names)
@@ -322,10 +321,9 @@ def _link_tree(source: Path, target: Path, names: Sequence[str]) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """The same file under another name; a copy where the disk has no hard links."""
     try:
         os.link(source, target)
-    except OSError:
+    except OSError:  # a disk without hard links
         shutil.copyfile(source, target)
 
 

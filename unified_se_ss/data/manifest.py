@@ -290,12 +290,10 @@ def _check_replaceable(path):
 
 
 def _fingerprint_path(path):
-    """Name of the file beside a manifest that holds its fingerprint."""
     return Path(f"{os.fspath(path)}.fingerprint")
 
 
 def _record(path):
-    """What the fingerprint file of a manifest says; empty if there is none."""
     try:
         record = json.loads(_fingerprint_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -304,7 +302,6 @@ def _record(path):
 
 
 def _digest(path):
-    """SHA-256 of a file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
@@ -349,7 +346,7 @@ def _stem_columns(path, header, stems):
 
 
 def _why_missing(header, missing):
-    """What may be wrong with a header that lacks columns."""
+    """A guess at the reason for which a header lacks columns."""
     for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(header) == 1 and mark in header[0]:
             return f"; its values are separated by {name}, commas were expected"
@@ -363,7 +360,6 @@ def _why_missing(header, missing):
 
 
 def _shortened(names):
-    """Names in a row, the first of many and the beginnings of long ones."""
     shown = [name if name.isprintable() else repr(name)[1:-1] for name in names[:12]]
     shown = [name if len(name) <= 60 else f"{name[:57]}..." for name in shown]
     return ", ".join(shown) + ("" if len(names) <= 12 else f" and {len(names) - 12} more")

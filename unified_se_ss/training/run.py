@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from speechbrain.utils.distributed import if_main_process
 
-from unified_se_ss.data.problems import collect_errors
+from unified_se_ss.data.corpora import collect_errors
 from unified_se_ss.errors import UserError, report_error
 from unified_se_ss.evaluation.gradient_report import GradientLog
 from unified_se_ss.evaluation.report import publish

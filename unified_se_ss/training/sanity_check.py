@@ -12,8 +12,8 @@ import torch
 from speechbrain import Stage
 
 from unified_se_ss.data.audit import ADVICE, FAILED, KINDS, WARNING, audit, items_of
+from unified_se_ss.data.corpora import collected_errors
 from unified_se_ss.data.manifest import header_faults
-from unified_se_ss.data.problems import gathered
 from unified_se_ss.data.skipping import SkippedItem
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.brain import plain_name
@@ -219,7 +219,7 @@ class SanityCheck:
     def recordings(self):
         """Every sample of every file of every item."""
         subsets = [(s, items_of(loader.dataset)) for s, loader in self.loaders.items()]
-        found = audit(subsets, gathered())
+        found = audit(subsets, collected_errors())
         for subset, loader in self.loaders.items():
             if subset not in found.items:
                 text = f"{len(loader.dataset)} items, of no files that are known"

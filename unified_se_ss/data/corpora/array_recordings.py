@@ -232,7 +232,6 @@ def _stems(folder: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def _files(recordings: list[Path]) -> list[Path]:
-    """All stems of all recordings."""
     return [path for folder in recordings for path in _stems(folder)[0].values()]
 
 
@@ -285,7 +284,6 @@ def _examine(sample_rate, raw_channels, resample, make_guide, folder: Path) -> F
 
 
 def _raw_names(stems: dict, raw_channels: list | None) -> list[str]:
-    """Names of the raw microphones, the reference first."""
     if raw_channels:
         return [f"channel_{number}" for number in raw_channels]
     numbers = sorted(int(name.split("_")[1]) for name in stems if name != TARGET)
@@ -400,7 +398,6 @@ class _GuideMaker(NamedTuple):
     source: list | None
 
     def lacks(self, channels: int) -> bool:
-        """Whether there are positions, but not of so many channels."""
         return self.microphones is not None and len(self.microphones) != channels
 
     def __call__(self, name: str, signals: np.ndarray) -> tuple[Path, np.ndarray]:

@@ -131,7 +131,7 @@ def prepare_binaural_wsj0mix(
 
 
 def placement_in_name(name, n_speakers):
-    """What the name of a file of the public anechoic set says.
+    """Reads listener and directions from a file name of the public anechoic set.
 
     Arguments
     ---------
@@ -206,7 +206,7 @@ def _prepare(
 
 
 def _placements(subset, mixture, n_speakers):
-    """Columns of each item: head and directions, as a file or the names say; or None."""
+    """Columns of each item from placements.csv or the names: head, directions; or None."""
     names = [path.stem for path in (subset / mixture).glob("*.wav")]
     listed = subset / PLACEMENTS
     if listed.is_file():
