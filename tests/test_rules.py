@@ -80,12 +80,12 @@ def numbers(draw):
 @pytest.mark.parametrize(("name", "oracle"), COMPARISONS, ids=NAMES)
 def test_random_gradients(name, oracle):
     rule, solved = find_rule(name, oracle.options), 0
-    for pair in pairs(15 if oracle.slow else 100):
+    for pair in pairs(5 if oracle.slow else 40):
         expected = oracle.gradient(*pair)
         if expected is not None:
             solved += 1
             assert difference(shared_gradient(rule, *pair), expected) <= oracle.tolerance
-    assert solved >= (14 if oracle.slow else 100)
+    assert solved >= (4 if oracle.slow else 40)
 
 
 @pytest.mark.parametrize(("name", "oracle"), COMPARISONS, ids=NAMES)
@@ -163,7 +163,7 @@ def test_cagrad_is_as_good_as_any_step_in_its_ball(pair, c, places):
 
 
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(group=numbers(), memory=st.sampled_from([-1.0, 1.0]) | st.floats(-1, 1))
 def test_no_rule_ever_gives_anything_but_numbers(name, group, memory):
     for value in RULES[name].step(*group, tensor(memory)):
@@ -188,7 +188,7 @@ def test_a_common_factor_leaves_the_weights(name, group, exponent):
 
 
 @pytest.mark.parametrize("name", SYMMETRIC)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pair=vectors())
 def test_symmetric_rules_do_not_ask_which_task_is_the_main_one(name, pair):
     got, expected = shared_gradient(name, *pair), shared_gradient(name, *reversed(pair))
@@ -282,7 +282,7 @@ def test_which_rules_may_oppose_the_main_task():
 # ------------------------------------------------------------------------------ remedy
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(group=numbers(), k=st.floats(1, 100))
 def test_remedy_stretches_no_more_than_the_projection_of_the_paper(group, k):
     a, b, c = group

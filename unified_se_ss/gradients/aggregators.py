@@ -62,14 +62,14 @@ def torchjd_rule(name: str, options: dict | None = None) -> Rule:
     _check_arguments(name, aggregator, arguments)
     build = partial(aggregator, **arguments)
     try:
-        OnePerGroup(build)(*torch.eye(2, dtype=torch.float64)[[0, 0, 1], :1])
+        _OnePerGroup(build)(*torch.eye(2, dtype=torch.float64)[[0, 0, 1], :1])
     except ImportError as error:
         raise ValueError(f"rule is '{TORCHJD}{name}': {error}; or {_INSTALL}") from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"rule_options: {TORCHJD}{name} does not take {options}: {error}"
         ) from error
-    return Rule(TORCHJD + name, OnePerGroup(build), guarded=False)
+    return Rule(TORCHJD + name, _OnePerGroup(build), guarded=False)
 
 
 def _find_aggregator(name: str) -> type:
@@ -111,7 +111,7 @@ def _check_arguments(name: str, aggregator: type, arguments: dict) -> None:
             )
 
 
-class OnePerGroup:
+class _OnePerGroup:
     """One aggregator, made by ``build()``, for each group; called as a rule is."""
 
     def __init__(self, build: Callable[[], Callable]):

@@ -15,7 +15,7 @@ from unified_se_ss.padding import Count
 INITIAL = ("random", "fourier")
 
 
-def fourier_basis(n_basis: int, kernel_size: int) -> torch.Tensor:
+def _fourier_basis(n_basis: int, kernel_size: int) -> torch.Tensor:
     """Windowed cosines and sines, each with both signs, [N, 1, kernel_size].
 
     With a hop of half the kernel, analysis with a ReLU and synthesis by the same functions
@@ -27,7 +27,7 @@ def fourier_basis(n_basis: int, kernel_size: int) -> torch.Tensor:
 
     Example
     -------
-    >>> basis = fourier_basis(64, 32)
+    >>> basis = _fourier_basis(64, 32)
     >>> basis.shape, bool((basis[:32] == -basis[32:]).all())
     (torch.Size([64, 1, 32]), True)
     """
@@ -51,7 +51,7 @@ def _initialise(convolution: nn.Conv1d | nn.ConvTranspose1d, initial: str) -> No
         raise ValueError(f"initial is '{initial}'; expected one of: {', '.join(INITIAL)}")
     if initial == "fourier":
         n_basis, _, kernel_size = convolution.weight.shape
-        convolution.weight.data = fourier_basis(n_basis, kernel_size)
+        convolution.weight.data = _fourier_basis(n_basis, kernel_size)
 
 
 class Encoder(nn.Module):
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
         Length of a basis function and hop between frames, in samples.
     initial : str
         Weights to start from: ``"random"`` (published) or ``"fourier"``, windowed cosines
-        and sines, see :func:`fourier_basis`. Both are trained.
+        and sines, see :func:`_fourier_basis`. Both are trained.
 
     Source: Luo and Mesgarani, "Conv-TasNet", arXiv 1809.07454.
 

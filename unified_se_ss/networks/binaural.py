@@ -22,7 +22,7 @@ EARS = 2
 EPSILON = 1e-8  # power of what counts as silence
 
 
-def by_ear(modules: nn.ModuleList | list[nn.Module], signal: torch.Tensor) -> torch.Tensor:
+def _by_ear(modules: nn.ModuleList | list[nn.Module], signal: torch.Tensor) -> torch.Tensor:
     """Represent each ear by its own encoder, or both by the only one; [B, E, L, N]."""
     if len(modules) == 1:
         represented = modules[0](signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
@@ -32,7 +32,7 @@ def by_ear(modules: nn.ModuleList | list[nn.Module], signal: torch.Tensor) -> to
     return represented.transpose(2, 3)
 
 
-class MimoFront(nn.Module):
+class _MimoFront(nn.Module):
     """Both ears for each ear: its own by one encoder, the other one by a second encoder.
 
     Both representations are masked and decoded together (mask and sum); for the right ear the
@@ -52,12 +52,12 @@ class MimoFront(nn.Module):
         self, signal: torch.Tensor, memory: dict | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, E, T] to what the separator gets and what it masks, both [B, E, L, 2N]."""
-        own, other = (by_ear([encoder], signal) for encoder in self.encoders)
+        own, other = (_by_ear([encoder], signal) for encoder in self.encoders)
         represented = torch.cat((own, other.flip(1)), -1)
         return represented, represented
 
 
-class IndependentFront(nn.Module):
+class _IndependentFront(nn.Module):
     """Each ear for itself."""
 
     def __init__(self, encoder: Callable[[], Encoder], share_ears: bool, causal: bool):
@@ -70,7 +70,7 @@ class IndependentFront(nn.Module):
         self, signal: torch.Tensor, memory: dict | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, E, T] to what the separator gets and what it masks, both [B, E, L, N]."""
-        represented = by_ear(self.encoders, signal)
+        represented = _by_ear(self.encoders, signal)
         return represented, represented
 
 
@@ -132,7 +132,7 @@ class InterauralFeatures(nn.Module):
         return signal
 
 
-class CrossFront(nn.Module):
+class _CrossFront(nn.Module):
     """Each ear's representation, and beside it how it differs from the other ear.
 
     The interaural features pass through a trained projection, the same for both ears.
@@ -154,14 +154,14 @@ class CrossFront(nn.Module):
         self, signal: torch.Tensor, memory: dict | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, E, T] to what the separator gets, [B, E, L, 2N], and what it masks, [B, E, L, N]."""
-        represented = by_ear(self.encoders, signal)
+        represented = _by_ear(self.encoders, signal)
         features = self.projection(self.features(signal, memory))
         return torch.cat((represented, features.to(represented.dtype)), -1), represented
 
 
 # What the separator of an ear sees of both ears. A new variant is one more line.
-VARIANTS: dict[str, type[MimoFront | IndependentFront | CrossFront]]
-VARIANTS = {"mimo": MimoFront, "independent": IndependentFront, "cross": CrossFront}
+VARIANTS: dict[str, type[_MimoFront | _IndependentFront | _CrossFront]]
+VARIANTS = {"mimo": _MimoFront, "independent": _IndependentFront, "cross": _CrossFront}
 
 
 class BinauralNetwork(nn.Module):

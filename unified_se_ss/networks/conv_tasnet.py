@@ -21,14 +21,14 @@ from unified_se_ss.networks.dual_path import EPSILON, GlobalNorm
 from unified_se_ss.padding import real_elements
 
 
-class RealFrames:
+class _RealFrames:
     """Real frames of a padded batch, and each item's mirror image at its ends.
 
     `frames`, [B], are on the CPU; `size` is the padded number of frames.
 
     Example
     -------
-    >>> real = RealFrames(torch.tensor([3]), 4, 1, torch.device("cpu"))
+    >>> real = _RealFrames(torch.tensor([3]), 4, 1, torch.device("cpu"))
     >>> real.mask.tolist(), real.mirrored(2).tolist()
     ([[True, True, True, False]], [2, 1, 0, 1, 2, 1, 0, 1])
     """
@@ -59,7 +59,7 @@ class RealFrames:
         return self.known[margin]
 
 
-class FrameNorm(nn.Module):
+class _FrameNorm(nn.Module):
     """Normalise each frame over its features, scale and shift by feature; causal.
 
     SpeechBrain's ``cLN``.
@@ -71,25 +71,25 @@ class FrameNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_networks, 1, n_features))
 
     def forward(
-        self, x: torch.Tensor, real: RealFrames | None = None, memory: dict | None = None
+        self, x: torch.Tensor, real: _RealFrames | None = None, memory: dict | None = None
     ) -> torch.Tensor:
         """[B, G, L, D] to [B, G, L, D]."""
         return torch.addcmul(self.bias, self.normalised(x, real, memory), self.weight)
 
     def normalised(
-        self, x: torch.Tensor, real: RealFrames | None, memory: dict | None
+        self, x: torch.Tensor, real: _RealFrames | None, memory: dict | None
     ) -> torch.Tensor:
         return functional.layer_norm(x, x.shape[-1:], eps=EPSILON)
 
 
-class UtteranceNorm(FrameNorm):
+class _UtteranceNorm(_FrameNorm):
     """Normalise each item over its real frames and its features (``gLN``); not causal.
 
     Source: Luo and Mesgarani, "Conv-TasNet", arXiv 1809.07454.
     """
 
     def normalised(
-        self, x: torch.Tensor, real: RealFrames | None, memory: dict | None
+        self, x: torch.Tensor, real: _RealFrames | None, memory: dict | None
     ) -> torch.Tensor:
         flat = x.flatten(0, 1)
         if real is None:
@@ -97,14 +97,14 @@ class UtteranceNorm(FrameNorm):
         return GlobalNorm.masked(flat, real.mask).view_as(x)
 
 
-class CumulativeNorm(FrameNorm):
+class CumulativeNorm(_FrameNorm):
     """Normalise each frame over the features of all frames so far; causal.
 
     Source: Luo and Mesgarani, "Conv-TasNet", arXiv 1809.07454 (``cLN`` there).
     """
 
     def normalised(
-        self, x: torch.Tensor, real: RealFrames | None, memory: dict | None
+        self, x: torch.Tensor, real: _RealFrames | None, memory: dict | None
     ) -> torch.Tensor:
         signal = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         variance, mean = torch.var_mean(signal, -1, correction=0)  # [B, G, L]
@@ -121,10 +121,10 @@ class CumulativeNorm(FrameNorm):
         return ((signal - mean.unsqueeze(-1)) * scale.unsqueeze(-1)).to(x.dtype)
 
 
-NORMS = {"global": UtteranceNorm, "frame": FrameNorm, "cumulative": CumulativeNorm}
+NORMS = {"global": _UtteranceNorm, "frame": _FrameNorm, "cumulative": CumulativeNorm}
 
 
-def choose_norm(norm: str | None, causal: bool) -> str:
+def _choose_norm(norm: str | None, causal: bool) -> str:
     if norm is None:
         return "cumulative" if causal else "global"
     allowed = [name for name in NORMS if not (causal and name == "global")]
@@ -134,7 +134,7 @@ def choose_norm(norm: str | None, causal: bool) -> str:
     return norm
 
 
-class Pointwise(nn.Module):
+class _Pointwise(nn.Module):
     """Linear layers without bias, side by side: convolutions of kernel 1."""
 
     def __init__(self, n_networks: int, n_inputs: int, n_outputs: int):
@@ -148,7 +148,7 @@ class Pointwise(nn.Module):
         return x @ (self.weight if len(self.weight) > 1 else self.weight[0])
 
 
-class Activation(nn.Module):
+class _Activation(nn.Module):
     """PReLU with one slope for each of the networks side by side.
 
     Written as an interpolation between relu(x) and x, whose backward pass is several times as
@@ -194,7 +194,7 @@ class Depthwise(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(
-        self, x: torch.Tensor, real: RealFrames | None = None, memory: dict | None = None
+        self, x: torch.Tensor, real: _RealFrames | None = None, memory: dict | None = None
     ) -> torch.Tensor:
         """[B, G, L, D] to [B, G, L, D]."""
         frames = x.shape[2]
@@ -216,7 +216,7 @@ class Depthwise(nn.Module):
         memory[self] = x[:, :, x.shape[2] - self.reach :].clone()
         return x
 
-    def mirrored(self, x: torch.Tensor, real: RealFrames | None) -> torch.Tensor:
+    def mirrored(self, x: torch.Tensor, real: _RealFrames | None) -> torch.Tensor:
         margin = self.reach // 2
         if real is not None:
             rows = x.flatten(0, 2).index_select(0, real.mirrored(margin))
@@ -226,7 +226,7 @@ class Depthwise(nn.Module):
         return torch.cat((left, x, right), 2)
 
 
-class TemporalBlock(nn.Module):
+class _TemporalBlock(nn.Module):
     """Expand, convolve in time, project, add: one block of the TCN."""
 
     def __init__(
@@ -240,16 +240,16 @@ class TemporalBlock(nn.Module):
         norm: str,
     ):
         super().__init__()
-        self.expand = Pointwise(n_networks, n_features, hidden)
-        self.activation = Activation(n_networks)
+        self.expand = _Pointwise(n_networks, n_features, hidden)
+        self.activation = _Activation(n_networks)
         self.norm = NORMS[norm](n_networks, hidden)
         self.depthwise = Depthwise(n_networks, hidden, kernel_size, dilation, causal)
-        self.depthwise_activation = Activation(n_networks)
+        self.depthwise_activation = _Activation(n_networks)
         self.depthwise_norm = NORMS[norm](n_networks, hidden)
-        self.project = Pointwise(n_networks, hidden, n_features)
+        self.project = _Pointwise(n_networks, hidden, n_features)
 
     def forward(
-        self, x: torch.Tensor, real: RealFrames | None = None, memory: dict | None = None
+        self, x: torch.Tensor, real: _RealFrames | None = None, memory: dict | None = None
     ) -> torch.Tensor:
         """[B, G, L, D] to [B, G, L, D]."""
         y = self.norm(self.activation(self.expand(x)), real, memory)
@@ -316,19 +316,19 @@ class TemporalConvNet(nn.Module):
         super().__init__()
         if not causal and kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}; expected odd, unless causal")
-        norm = choose_norm(norm, causal)
+        norm = _choose_norm(norm, causal)
         self.causal, self.n_sources, self.n_networks = causal, n_sources, n_networks
-        self.norm = FrameNorm(n_networks, n_basis)
-        self.bottleneck = Pointwise(n_networks, n_basis, n_features)
+        self.norm = _FrameNorm(n_networks, n_basis)
+        self.bottleneck = _Pointwise(n_networks, n_basis, n_features)
         self.blocks = nn.ModuleList(
-            TemporalBlock(
+            _TemporalBlock(
                 n_networks, n_features, hidden, kernel_size, 2**number, causal, norm
             )
             for _ in range(repeats)
             for number in range(blocks)
         )
         n_masks = n_sources * (n_basis if n_masked is None else n_masked)
-        self.masks = Pointwise(n_networks, n_features, n_masks)
+        self.masks = _Pointwise(n_networks, n_features, n_masks)
 
     @property
     def receptive_field(self) -> int:
@@ -365,12 +365,12 @@ class TemporalConvNet(nn.Module):
         return self.masks(x).relu().unflatten(-1, (self.n_sources, -1))
 
     def _reaches(self) -> list[int]:
-        blocks = cast("Iterable[TemporalBlock]", self.blocks)
+        blocks = cast("Iterable[_TemporalBlock]", self.blocks)
         return [block.depthwise.reach for block in blocks]
 
     def real_frames(
         self, x: torch.Tensor, frames: torch.Tensor | None
-    ) -> RealFrames | None:
+    ) -> _RealFrames | None:
         """What is real; None where all is, and is long enough to be mirrored as a whole."""
         size = x.shape[2]
         margin = max(self._reaches(), default=0) // 2
@@ -378,4 +378,4 @@ class TemporalConvNet(nn.Module):
             if size > margin:
                 return None
             frames = torch.full((len(x),), size)
-        return RealFrames(frames, size, x.shape[1], x.device)
+        return _RealFrames(frames, size, x.shape[1], x.device)

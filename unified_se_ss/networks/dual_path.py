@@ -60,7 +60,7 @@ class GlobalNorm(nn.Module):
         return (centred * torch.rsqrt(variance + EPSILON)).to(dtype)
 
 
-class SequenceModel(Protocol):
+class _SequenceModel(Protocol):
     """A module from [B, L, ``n_features``] to [B, L, ``n_outputs``], as ``Recurrent`` is."""
 
     n_features: int
@@ -72,13 +72,13 @@ class SequenceModel(Protocol):
         """Run along the sequences; `lengths`, [B]: the real steps of each."""
 
 
-class DualPathBlock(nn.Module):
+class _DualPathBlock(nn.Module):
     """One model along each chunk, then one across the chunks.
 
     A linear layer follows each of them if `linear_after` (DPRNN: yes, SepFormer: no).
     """
 
-    def __init__(self, intra: SequenceModel, inter: SequenceModel, linear_after: bool):
+    def __init__(self, intra: _SequenceModel, inter: _SequenceModel, linear_after: bool):
         super().__init__()
         width = intra.n_features
         self.intra, self.inter = intra, inter
@@ -187,8 +187,8 @@ class DualPath(nn.Module):
 
     def __init__(
         self,
-        intra: Callable[[], SequenceModel],
-        inter: Callable[[], SequenceModel],
+        intra: Callable[[], _SequenceModel],
+        inter: Callable[[], _SequenceModel],
         n_basis: int,
         n_features: int,
         n_sources: int,
@@ -205,7 +205,7 @@ class DualPath(nn.Module):
         self.norm = GlobalNorm(n_basis)
         self.bottleneck = nn.Linear(n_basis, n_features, bias=False)
         self.blocks = nn.ModuleList(
-            DualPathBlock(intra(), inter(), linear_after) for _ in range(blocks)
+            _DualPathBlock(intra(), inter(), linear_after) for _ in range(blocks)
         )
         self.activation = nn.PReLU()
         self.split = nn.Linear(n_features, n_features * n_sources)

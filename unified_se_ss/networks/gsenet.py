@@ -48,7 +48,7 @@ HEADS = {
 }
 
 
-class Block(NamedTuple):
+class _Block(NamedTuple):
     """One row of the block table."""
 
     in_channels: int
@@ -63,12 +63,12 @@ class Block(NamedTuple):
         return self.time_stride, self.frequency_stride
 
 
-def read_blocks(rows: list) -> list[Block]:
+def read_blocks(rows: list) -> list[_Block]:
     """Check a block table as :data:`PUBLISHED_BLOCKS`, and name its columns."""
-    if not rows or any(len(row) != len(Block._fields) for row in rows):
-        expected = ", ".join(Block._fields)
+    if not rows or any(len(row) != len(_Block._fields) for row in rows):
+        expected = ", ".join(_Block._fields)
         raise ValueError(f"blocks: expected one or more rows of: {expected}")
-    blocks = [Block(*row) for row in rows]
+    blocks = [_Block(*row) for row in rows]
     for number, block in enumerate(blocks, start=1):
         if not {*block.stride} <= {1, 2, 3}:
             raise ValueError(f"blocks: row {number}: strides must be 1, 2 or 3")
@@ -83,11 +83,11 @@ def read_blocks(rows: list) -> list[Block]:
     return blocks
 
 
-def activate(x: torch.Tensor) -> torch.Tensor:
+def _activate(x: torch.Tensor) -> torch.Tensor:
     return nn.functional.leaky_relu(x, SLOPE)
 
 
-class DilatedPair(nn.Module):
+class _DilatedPair(nn.Module):
     """Time-dilation block: two causal 3×3 convolutions, dilated in time by 3 and 9."""
 
     def __init__(self, channels: int):
@@ -100,19 +100,19 @@ class DilatedPair(nn.Module):
     def forward(self, x: torch.Tensor, memory: list | None = None) -> torch.Tensor:
         """[B, C, L, F] to the same shape; for `memory` see :mod:`.causal`."""
         for layer in self.layers:
-            x = activate(layer(x, memory))
+            x = _activate(layer(x, memory))
         return x
 
 
-class EncoderBlock(nn.Module):
+class _EncoderBlock(nn.Module):
     """3×3, time dilation if asked, strided 3×3, and a strided 1×1 around; by a row of the table."""
 
-    def __init__(self, block: Block):
+    def __init__(self, block: _Block):
         super().__init__()
         channels, out_channels, stride = block.in_channels, block.out_channels, block.stride
         self.time_stride = block.time_stride
         self.first = CausalConvolution(channels, channels, 3)
-        self.dilated = DilatedPair(channels) if block.dilated else None
+        self.dilated = _DilatedPair(channels) if block.dilated else None
         self.strided = CausalConvolution(channels, out_channels, 3, stride)
         self.residual = CausalConvolution(channels, out_channels, 1, stride)
 
@@ -120,13 +120,13 @@ class EncoderBlock(nn.Module):
         self, x: torch.Tensor, memory: list | None = None, start: int = 0
     ) -> torch.Tensor:
         """[B, C_in, L, F] to [B, C_out, L', F']; arguments as in :mod:`.causal`."""
-        y = activate(self.first(x, memory))
+        y = _activate(self.first(x, memory))
         if self.dilated is not None:
             y = self.dilated(y, memory)
-        return activate(self.strided(y, memory, start) + self.residual(x, memory, start))
+        return _activate(self.strided(y, memory, start) + self.residual(x, memory, start))
 
 
-class DecoderBlock(nn.Module):
+class _DecoderBlock(nn.Module):
     """Time dilation if asked, transposed strided 3×3, 3×3; to `bins` bins.
 
     Mirrors an encoder block, from its output channels and sizes back to its input's. Of the
@@ -134,10 +134,10 @@ class DecoderBlock(nn.Module):
     the network, 1.37 M parameters and 1.2 GMAC per second.
     """
 
-    def __init__(self, block: Block, bins: int):
+    def __init__(self, block: _Block, bins: int):
         super().__init__()
         channels, out_channels = block.out_channels, block.in_channels
-        self.dilated = DilatedPair(channels) if block.dilated else None
+        self.dilated = _DilatedPair(channels) if block.dilated else None
         self.transposed = CausalTransposedConvolution(
             channels, out_channels, 3, block.stride, bins
         )
@@ -149,23 +149,23 @@ class DecoderBlock(nn.Module):
         """[B, C_out, L', F'] to [B, C_in, L, F]; arguments as in :mod:`.causal`."""
         if self.dilated is not None:
             x = self.dilated(x, memory)
-        x = activate(self.transposed(x, frames, memory, start))
-        return activate(self.last(x, memory))
+        x = _activate(self.transposed(x, frames, memory, start))
+        return _activate(self.last(x, memory))
 
 
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     """3×3 to fewer channels, time dilation, 3×3 back."""
 
     def __init__(self, channels: int, inner: int):
         super().__init__()
         self.first = CausalConvolution(channels, inner, 3)
-        self.dilated = DilatedPair(inner)
+        self.dilated = _DilatedPair(inner)
         self.last = CausalConvolution(inner, channels, 3)
 
     def forward(self, x: torch.Tensor, memory: list | None = None) -> torch.Tensor:
         """[B, C, L, F] to the same shape; for `memory` see :mod:`.causal`."""
-        x = activate(self.first(x, memory))
-        return activate(self.last(self.dilated(x, memory), memory))
+        x = _activate(self.first(x, memory))
+        return _activate(self.last(self.dilated(x, memory), memory))
 
 
 class GSENet(nn.Module):
@@ -229,10 +229,10 @@ class GSENet(nn.Module):
         self.time_stride = math.prod(block.time_stride for block in table)
         channels, bins = table[0].in_channels, self._bins(table)
         self.stem = CausalConvolution(2 * len(INPUTS), channels, kernel_size)
-        self.encoder = nn.ModuleList(EncoderBlock(block) for block in table)
-        self.bottleneck = Bottleneck(table[-1].out_channels, bottleneck)
+        self.encoder = nn.ModuleList(_EncoderBlock(block) for block in table)
+        self.bottleneck = _Bottleneck(table[-1].out_channels, bottleneck)
         decoder = [
-            DecoderBlock(block, size) for block, size in reversed([*zip(table, bins)])
+            _DecoderBlock(block, size) for block, size in reversed([*zip(table, bins)])
         ]
         self.decoder = nn.ModuleList(decoder)
         self.head = CausalConvolution(channels, 2 * max(1, len(self.masked)), kernel_size)
@@ -240,7 +240,7 @@ class GSENet(nn.Module):
             self._start_with_ones()
         self._name_places(bins, decoder)
 
-    def _bins(self, table: list[Block]) -> list[int]:
+    def _bins(self, table: list[_Block]) -> list[int]:
         bins = [self.stft.bins]
         for block in table:
             bins.append(reduced(bins[-1], block.frequency_stride))
@@ -251,7 +251,7 @@ class GSENet(nn.Module):
             bias = self.head.convolution.bias.view(-1, 2)  # type: ignore[union-attr]  # it has one
             bias[:, 0], bias[:, 1] = 1 / len(self.masked), 0.0
 
-    def _name_places(self, bins: list[int], decoder: list[DecoderBlock]) -> None:
+    def _name_places(self, bins: list[int], decoder: list[_DecoderBlock]) -> None:
         levels: list[tuple[nn.Module | None, int]]
         levels = [(self.stem, bins[0]), (self.bottleneck, bins[-1]), (self.head, bins[0])]
         levels += zip(self.encoder, bins)
@@ -318,7 +318,7 @@ class GSENet(nn.Module):
         :meth:`memory`, are replaced; without it, silence is before. With it, `start` is the index
         of the first frame, modulo `time_stride`.
         """
-        x = activate(self.stem(features, memory))
+        x = _activate(self.stem(features, memory))
         levels = [(x, start)]  # what is added on the way back, and its first frame
         for block in self.encoder:
             x = block(x, memory, start)

@@ -88,7 +88,7 @@ class MaskingFront(nn.Module):
         magnitude = spectrum.abs()
         normalised = (magnitude - self.mean) / self.deviation
         padded = None if lengths is None else frames
-        mask = at_least_float(self.linear(self.rnn(normalised, padded)).relu())
+        mask = _at_least_float(self.linear(self.rnn(normalised, padded)).relu())
         real = real_elements(frames, mask.shape[1], mask.device).unsqueeze(-1)
         mask = torch.where(real, mask, 0.0)
         signal = self.synthesise(mask * spectrum, noisy.shape[-1])
@@ -106,7 +106,7 @@ class MaskingFront(nn.Module):
         is zero.
         """
         batch, samples = signal.shape
-        signal = at_least_float(signal)
+        signal = _at_least_float(signal)
         if lengths is None:
             lengths = torch.full((batch,), samples)
         else:
@@ -165,6 +165,6 @@ class MaskingFront(nn.Module):
         self.deviation.copy_(deviation.clamp(min=SMALLEST_DEVIATION))
 
 
-def at_least_float(x: torch.Tensor) -> torch.Tensor:
+def _at_least_float(x: torch.Tensor) -> torch.Tensor:
     """The same in fp32, or as it is if it is in fp64."""
     return x if x.dtype == torch.float64 else x.float()

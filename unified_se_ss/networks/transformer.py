@@ -197,7 +197,7 @@ def sinusoidal_positions(length: int, n_features: int) -> torch.Tensor:
     return torch.stack((angle.sin(), angle.cos()), -1).flatten(1)
 
 
-class SelfAttention(nn.Module):
+class _SelfAttention(nn.Module):
     """Multi-head self-attention that never forms the attention weights for the caller."""
 
     def __init__(self, n_features: int, heads: int, dropout: float = 0.0):
@@ -228,7 +228,7 @@ class SelfAttention(nn.Module):
         return self.output(attended.transpose(1, 2).flatten(2))
 
 
-class TransformerLayer(nn.Module):
+class _TransformerLayer(nn.Module):
     """Self-attention and a feed-forward network, each behind a norm and a skip."""
 
     def __init__(
@@ -236,7 +236,7 @@ class TransformerLayer(nn.Module):
     ):
         super().__init__()
         self.attention_norm = nn.LayerNorm(n_features, eps=1e-6)
-        self.attention = SelfAttention(n_features, heads, dropout)
+        self.attention = _SelfAttention(n_features, heads, dropout)
         self.feed_forward_norm = nn.LayerNorm(n_features, eps=1e-6)
         self.feed_forward = nn.Sequential(
             nn.Linear(n_features, feed_forward),
@@ -282,7 +282,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.n_features = self.n_outputs = n_features
         self.layers = nn.ModuleList(
-            TransformerLayer(n_features, heads, feed_forward, dropout)
+            _TransformerLayer(n_features, heads, feed_forward, dropout)
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(n_features, eps=1e-6)

@@ -9,13 +9,25 @@ from unified_se_ss.gradients.rules.registry import Weights, rule
 
 @rule
 def sum_(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
-    """Plain multi-task learning: g_m + g_a."""
+    """Plain multi-task learning: g_m + g_a.
+
+    Example
+    -------
+    >>> sum_(*torch.tensor([[2.0], [1.0], [-1.0]]))
+    (tensor([1.]), tensor([1.]))
+    """
     return torch.ones_like(a), torch.ones_like(b)
 
 
 @rule(guarded=False)
 def main_only(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
-    """The main task alone: g_m. The network keeps its size, the auxiliary task is watched."""
+    """The main task alone: g_m. The network keeps its size, the auxiliary task is watched.
+
+    Example
+    -------
+    >>> main_only(*torch.tensor([[2.0], [1.0], [-1.0]]))
+    (tensor([0.]), tensor([1.]))
+    """
     return torch.zeros_like(a), torch.ones_like(b)
 
 
@@ -25,6 +37,11 @@ def auxiliary_only(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights
 
     For enhancement and separation this is a cascade in one network: the front learns to
     enhance and nothing else, the back to separate what it gets.
+
+    Example
+    -------
+    >>> auxiliary_only(*torch.tensor([[2.0], [1.0], [-1.0]]))
+    (tensor([1.]), tensor([0.]))
     """
     return torch.ones_like(a), torch.zeros_like(b)
 
