@@ -166,13 +166,13 @@ def statistics(steps: Steps, members: np.ndarray) -> Statistics:
     >>> found.mean("conflict_rate"), found.mean("removed"), found.mean("cosine")
     (0.25, 0.125, 0.0625)
     """
-    filter_utterances = steps.auxiliary_finite & steps.main_finite
-    finite = steps.select(filter_utterances)
+    both_finite = steps.auxiliary_finite & steps.main_finite
+    finite = steps.select(both_finite)
     whole = [
-        len(filter_utterances),
+        len(both_finite),
         (~steps.auxiliary_finite).sum(),
         (~steps.main_finite).sum(),
-        filter_utterances.sum(),
+        both_finite.sum(),
         finite.auxiliary_scale.sum(),
     ]
     terms = _of_groups(*finite[:5])  # [8, N, G], nan where undefined

@@ -75,7 +75,7 @@ def interaural_cue_losses(
     target = _spectra(sources.to(estimates.dtype), lengths, window, hop)
     power, true_power = (_power(spectrum) for spectrum in (estimate, target))
     loudest = true_power.amax((2, 3, 4), keepdim=True)
-    heard = (true_power > QUIETEST * loudest).all(2) & (loudest > EPSILON).squeeze(2)
+    audible = (true_power > QUIETEST * loudest).all(2) & (loudest > EPSILON).squeeze(2)
     floor = FLOOR * loudest + EPSILON
     level, true_level = (_level(x + floor) for x in (power, true_power))
     phase, true_phase = (
@@ -83,9 +83,9 @@ def interaural_cue_losses(
         for x, p in ((estimate, power), (target, true_power))
     )
     alike = (phase * true_phase.conj()).real
-    count = heard.sum((1, 2, 3)).clamp(min=1)
+    count = audible.sum((1, 2, 3)).clamp(min=1)
     ild, ipd = (
-        torch.where(heard, error, 0.0).sum((1, 2, 3)) / count
+        torch.where(audible, error, 0.0).sum((1, 2, 3)) / count
         for error in ((level - true_level).abs(), 1 - alike)
     )
     return CueLosses(ild, ipd)

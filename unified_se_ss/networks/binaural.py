@@ -394,9 +394,9 @@ class BinauralStream:
         self.waiting = waiting[..., complete:].clone()
         if not complete:
             return self.tail[..., :0]
-        heard = waiting[..., : complete + kernel_size - stride]
-        separated = self.network.separate_frames(heard, memory=self.memory)
-        signal = self.network.decode(separated, heard.shape[-1])
+        covered = waiting[..., : complete + kernel_size - stride]
+        separated = self.network.separate_frames(covered, memory=self.memory)
+        signal = self.network.decode(separated, covered.shape[-1])
         signal[..., : self.tail.shape[-1]] += self.tail
         self.tail = signal[..., complete:].clone()
         return signal[..., :complete]
