@@ -21,7 +21,16 @@ FOLDERS = {
     "evaluation": ({"data", "losses", "padding", "spatial", *FILES}, OTHERS - SOUND),
     "recognition": ({"padding", *FILES}, OTHERS - FRAMEWORKS),
     "inference": (
-        {"data", "spatial", "networks", "recognition", "padding", "plain_yaml", *FILES},
+        {
+            "data",
+            "spatial",
+            "networks",
+            "recognition",
+            "aliases",
+            "padding",
+            "plain_yaml",
+            *FILES,
+        },
         OTHERS - SOUND - FRAMEWORKS,
     ),
 }

@@ -23,7 +23,7 @@ from unified_se_ss.inference.configuration import (
 )
 from unified_se_ss.inference.export import export, write_native
 from unified_se_ss.inference.families import KINDS, ModelFamily
-from unified_se_ss.inference.folders import best_checkpoints, read_safetensors
+from unified_se_ss.inference.folders import best_checkpoints, read_folder, read_safetensors
 from unified_se_ss.plain_yaml import plain_yaml
 
 
@@ -485,6 +485,19 @@ def test_aliases_of_aliases_are_counted_before_they_are_followed(tmp_path):
     tagged = plain_yaml("\n".join(lines), "a.yaml")["a40"]
     with pytest.raises(UserError, match="more than 10000 values"):
         describe_network(tagged, "a.yaml")
+
+
+def test_a_former_path_in_a_runs_file_is_read_as_todays(tmp_path, caplog):
+    network = "!new:unified_se_ss.networks.UnifiedNetwork {encoder: *encoder}"
+    run, _ = run_folder(tmp_path, network)
+    with open(run / "hyperparams.yaml", "a") as file:
+        file.write("arrays: !new:unified_se_ss.spatial.Guide {taps: 2}\n")
+    hparams = read_folder(run).hparams
+    assert hparams["arrays"] == (
+        "!new:unified_se_ss.spatial.BeamformerFrontend",
+        {"taps": 2},
+    )
+    assert "spatial.Guide is now spatial.BeamformerFrontend" in caplog.text
 
 
 def test_a_hostile_checkpoint_is_not_executed(tmp_path):

@@ -10,9 +10,9 @@ import pytest
 from fuzzing import check_message
 
 from unified_se_ss import training
+from unified_se_ss.aliases import ALIASES
 from unified_se_ss.data.demo.corpus import prepare_demo_corpus
 from unified_se_ss.errors import UserError
-from unified_se_ss.training.aliases import ALIASES
 from unified_se_ss.training.options import HparamsFile, kind_like
 
 ROOT = Path(__file__).parent.parent

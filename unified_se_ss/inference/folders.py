@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 
+from unified_se_ss.aliases import with_current_names
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.configuration import describe_network, read_json
 from unified_se_ss.inference.families import KINDS
@@ -183,7 +183,8 @@ def _read_run(folder: Path, path: Path) -> Contents:
 
     Where its test took the mean of several, of these.
     """
-    hparams = plain_yaml(path.read_text(encoding="utf-8", errors="replace"), path)
+    text = path.read_text(encoding="utf-8", errors="replace")
+    hparams = plain_yaml(with_current_names(text, path), path)
     if "pretrainer" in hparams:
         raise UserError(
             f"{folder}: is a model in SpeechBrain's form; load it with SpeechBrain's "
@@ -263,11 +264,7 @@ def best_checkpoints(folder: Path, best: str) -> list[Path]:
     """
     found = {}
     for path in sorted(folder.glob("*/CKPT+*/CKPT.yaml")):
-        try:
-            meta = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: cannot be read ({error})") from error
-        meta = meta if isinstance(meta, dict) else {}
+        meta = plain_yaml(path.read_text(encoding="utf-8", errors="replace"), path)
         value, when = meta.get(best), meta.get("unixtime", 0)
         if isinstance(value, (int, float)) and not math.isnan(value):
             found[path.parent] = (value, when if isinstance(when, (int, float)) else 0)

@@ -23,9 +23,9 @@ import torch
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
+from unified_se_ss.aliases import with_current_names
 from unified_se_ss.errors import UserError, did_you_mean, shortened
 from unified_se_ss.plain_yaml import YamlKey, plain_value, yaml_keys
-from unified_se_ss.training.aliases import with_current_names
 
 #: SpeechBrain's run options that a command line may hold, and their types.
 RUN_OPTIONS = {
