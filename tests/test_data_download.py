@@ -132,6 +132,14 @@ def test_a_set_is_fetched_checked_unpacked_and_there_the_second_time(
     assert "consists of several archives" in capsys.readouterr().err
 
 
+def test_an_archive_of_the_users_own_is_not_overwritten(publish, tmp_path, capsys):
+    server = publish(one=tar_of(("set/a", b"a")))
+    (tmp_path / "one.tar.gz").write_bytes(b"half of it")
+    assert fetch(tmp_path) == 2 and not server.asked
+    assert "its checksum is not the published one" in capsys.readouterr().err
+    assert everything(tmp_path) == {"one.tar.gz": b"half of it"}
+
+
 def test_another_address_and_the_archive_kept(publish, tmp_path, capsys):
     server = publish(ending=".zip", checksum=False, one=zip_of(("set/a", b"a")))
     server.files["/mirror"] = server.files.pop("/one.zip")

@@ -192,6 +192,11 @@ def _download(archive: Archive, urls: Sequence[str], folder: Path) -> Path:
     import requests
 
     name = archive.urls[0].rpartition("/")[2]
+    if (folder / name).exists() and not _is_right(folder / name, archive.checksum):
+        raise UserError(
+            f"{folder / name}: its checksum is not the published one; move it away, or let "
+            "`wget -c` finish it"
+        )
     if archive.checksum is None:
         print(f"{name}: nobody has published a checksum, so it is not checked")
     pooch.get_logger().setLevel("ERROR")
@@ -219,6 +224,13 @@ def _download(archive: Archive, urls: Sequence[str], folder: Path) -> Path:
         f"{'; '.join(failures)}. An interrupted file begins anew; behind a proxy, set "
         "HTTPS_PROXY; where the file is another one, open the address in a browser"
     )
+
+
+def _is_right(path: Path, checksum: str | None) -> bool:
+    import pooch
+
+    kind, _, digest = (checksum or "").partition(":")
+    return not digest or pooch.file_hash(path, kind) == digest
 
 
 def _leave_encoded(response, **_) -> None:
