@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.gradients import RULES, TaskLoss, TwoTaskGradients, TwoTaskLosses
-from unified_se_ss.gradients.norm_balance import GradNormEMA
 from unified_se_ss.gradients.rules import rule
+from unified_se_ss.gradients.two_task import GradNormEMA
 
 
 class ThreeParts(torch.nn.Module):

@@ -6,13 +6,14 @@ then made into one by a rule. Knows torch and nothing of speech.
 """
 
 from unified_se_ss.gradients.layout import GRANULARITIES
-from unified_se_ss.gradients.losses import TaskLoss, TwoTaskLosses
 from unified_se_ss.gradients.monitor import ConflictMonitor
 from unified_se_ss.gradients.rules import RULES, Rule, find_rule
 from unified_se_ss.gradients.two_task import (
     AUX_SCALES,
     CombinedGradients,
+    TaskLoss,
     TwoTaskGradients,
+    TwoTaskLosses,
 )
 
 __all__ = [

@@ -11,9 +11,93 @@ import torch
 import torch.distributed
 
 from unified_se_ss.gradients.layout import BLOCK, Layout
-from unified_se_ss.gradients.losses import TaskLoss, TwoTaskLosses
-from unified_se_ss.gradients.norm_balance import GradNormEMA
 from unified_se_ss.gradients.rules import find_rule
+
+
+class TaskLoss(NamedTuple):
+    """The loss of one task on one batch: a sum over items, with its graph, and their number.
+
+    Means over the items of all micro-batches and ranks are taken once, after all have been
+    added up, so that neither an uneven last batch nor an item that one rank drops gives any
+    other item more weight. Both are scalars on one device.
+    """
+
+    total: torch.Tensor
+    items: torch.Tensor
+
+    @classmethod
+    def of(cls, losses: torch.Tensor, keep: torch.Tensor | None = None) -> TaskLoss:
+        """Add up the losses of a batch, [B]; of the items with `keep`, boolean [B], where given.
+
+        Example
+        -------
+        >>> TaskLoss.of(torch.tensor([1.0, 5.0, 9.0]), torch.tensor([True, True, False]))
+        TaskLoss(total=tensor(6.), items=tensor(2.))
+        """
+        if keep is None:
+            keep = torch.ones_like(losses, dtype=torch.bool)
+        kept = torch.where(keep, losses, 0.0)
+        return cls(kept.sum(), keep.sum().to(kept.dtype))
+
+    def mean(self) -> torch.Tensor:
+        """Mean over the items, without a graph; 0 where there are none."""
+        return self.total.detach() / self.items.clamp(min=1)
+
+
+class TwoTaskLosses(NamedTuple):
+    """The losses of the main task, which must not suffer, and the weighted auxiliary one."""
+
+    main: TaskLoss
+    auxiliary: TaskLoss | None = None
+
+
+class GradNormEMA:
+    """A factor for g_a that keeps its norm at a ratio to that of g_m, on average.
+
+    A fixed weight means nothing where two losses have different units. This factor is
+    ratio * sqrt(mean ||g_m||^2 / mean ||g_a||^2), with moving averages of the squared norms
+    over all shared parameters, the present step's included.
+
+    Arguments
+    ---------
+    ratio : float
+        The wanted ||g_a|| / ||g_m||, above 0.
+    decay : float
+        Share of the averages kept at each step, from 0 (this step alone) to below 1.
+
+    Example
+    -------
+    >>> factor = GradNormEMA(ratio=0.5)
+    >>> true = torch.tensor(True)
+    >>> factor.update(torch.tensor([400.0]).double(), torch.tensor([4.0]).double(), true)
+    tensor(0.0500, dtype=torch.float64)
+    """
+
+    def __init__(self, ratio: float = 1.0, decay: float = 0.99):
+        if not ratio > 0:
+            raise ValueError(f"aux_ratio is {ratio}; expected more than 0")
+        if not 0 <= decay < 1:
+            raise ValueError(f"aux_decay is {decay}; expected 0 or more and less than 1")
+        self.ratio, self.decay = ratio, decay
+        self.averages = torch.zeros(2, dtype=torch.float64)
+
+    def update(
+        self, a: torch.Tensor, b: torch.Tensor, finite: torch.Tensor
+    ) -> torch.Tensor:
+        """Factor of g_a, a scalar; 1 as long as either task had no gradient.
+
+        `a` and `b`, [G], are ||g_a||^2 and ||g_m||^2 of a step, which counts if `finite`.
+        """
+        norms = torch.stack([a.sum(), b.sum()])
+        # Both averages start at zero, so their ratio needs no correction of that.
+        new = torch.lerp(norms, self.averages.to(norms), self.decay)
+        counts = finite & (norms > 0).all()
+        self.averages = torch.where(counts, new, self.averages.to(norms))
+        of_auxiliary, of_main = self.averages
+        there = of_auxiliary > 0
+        quotient = of_main / torch.where(there, of_auxiliary, 1.0)
+        return torch.where(there, self.ratio * quotient.sqrt(), 1.0)
+
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +154,7 @@ class TwoTaskGradients:
         the papers' figures draw).
     aux_scale, aux_ratio, aux_decay : str, float, float
         ``"ema"``: multiply g_a by a factor that keeps ||g_a|| at `aux_ratio` times ||g_m||,
-        see :class:`~unified_se_ss.gradients.norm_balance.GradNormEMA`. By default the
+        see :class:`~unified_se_ss.gradients.two_task.GradNormEMA`. By default the
         losses' own scales count.
     process_group : torch.distributed.ProcessGroup, optional
         Ranks to add up over; by default all, if torch.distributed is initialised.

@@ -4,12 +4,13 @@ Axes: B batch, J sources, T samples, N basis functions, L frames.
 """
 
 from unified_se_ss.losses.interaural import CueLosses, interaural_cue_losses
-from unified_se_ss.losses.permutation import (
+from unified_se_ss.losses.snr import (
     permutation_invariant_si_snr,
     permutation_invariant_snr,
     reorder_sources,
+    si_snr,
+    snr,
 )
-from unified_se_ss.losses.snr import si_snr, snr
 from unified_se_ss.losses.spectral import (
     REPRESENTATION_LOSSES,
     STFT_LOSSES,
