@@ -163,7 +163,7 @@ def install(where, what, call, rank=None):
 def draw_nothing():
     """Leave out the pictures: they take longer than all else, and nothing follows."""
     matplotlib.figure.Figure.savefig = lambda *_, **__: None
-    for name, draw in (("plots", "curves_png"), ("gradient_report", "conflicts_png")):
+    for name, draw in (("plots", "curves_png"), ("gradient_report", "_conflicts_png")):
         module = importlib.import_module(f"unified_se_ss.evaluation.{name}")
         setattr(module, draw, lambda *_, **__: b"")
 

@@ -14,7 +14,7 @@ from unified_se_ss import evaluate_model
 from unified_se_ss.__main__ import main
 from unified_se_ss.data.dataset import MixtureDataset
 from unified_se_ss.data.manifest import read_manifest, write_manifest
-from unified_se_ss.evaluation import perceptual
+from unified_se_ss.evaluation import metrics
 from unified_se_ss.evaluation.results import read_results
 from unified_se_ss.evaluation.rows import (
     evaluate_item,
@@ -152,7 +152,7 @@ def test_a_wrong_option_is_one_clear_message_before_any_work(
 def test_a_missing_extra_is_one_clear_message_before_any_work(command, monkeypatch, capsys):
 
     monkeypatch.setattr(evaluate_model, "evaluate", None)
-    monkeypatch.setattr(perceptual.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
     assert command("--metrics", "pesq,stoi") == 2
     assert "unified_se_ss[metrics]" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.comparison import (
-    Estimate,
+    _Estimate,
     _paired_interval,
     compare,
     write_comparison,
@@ -262,9 +262,9 @@ def test_what_cannot_be_compared_is_said(cells, baseline, metrics, message):
     ],
 )
 def test_verdicts(low, high, verdict):
-    assert Estimate(("1",), (0.5,), 0.5, low, high, 9).verdict == verdict
+    assert _Estimate(("1",), (0.5,), 0.5, low, high, 9).verdict == verdict
     error = {"better": "worse", "worse": "better"}.get(verdict, verdict)
-    assert Estimate(("1",), (0.5,), 0.5, low, high, 9, True).verdict == error
+    assert _Estimate(("1",), (0.5,), 0.5, low, high, 9, True).verdict == error
 
 
 def test_of_errors_less_is_better():

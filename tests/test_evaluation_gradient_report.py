@@ -9,11 +9,11 @@ import pytest
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.gradient_report import (
     GradientLog,
-    conclusions,
-    conflicts_png,
+    _conclusions,
+    _conflicts_png,
+    _read_gradients,
     gradients_section,
     plot_conflicts,
-    read_gradients,
 )
 from unified_se_ss.training.log import check_tensorboard, write_events
 
@@ -94,7 +94,7 @@ def test_a_file_that_is_none_is_named(tmp_path, text):
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match="gradients.csv"):
-        read_gradients(path)
+        _read_gradients(path)
     if text and "epoch" not in text:
         with pytest.raises(UserError, match="gradients.csv.*move it away"):
             GradientLog(tmp_path).add(1, [])
@@ -114,7 +114,7 @@ def test_conclusions_are_computed_from_the_rows():
             {**row, "scope": f"net.{name}", "compared": 50, "conflict_rate": r}
             for name, r in (("enhancer.a", rate + 0.1), ("encoder", rate - 0.1))
         ]
-    first, second, third = conclusions(rows, "remedy", "parameter")
+    first, second, third = _conclusions(rows, "remedy", "parameter")
     assert first == (
         "30 % of the tensors' gradients conflict (50 % in epoch 1, 10 % in epoch 2); "
         "most in enhancer.a (40 %)."
@@ -122,7 +122,7 @@ def test_conclusions_are_computed_from_the_rows():
     assert "pull against each other (mean cosine −0.25)" in second
     assert "3.16 times as long as the main" in second
     shorter = [{**row, "log10_ratio": -2.0} for row in rows]
-    assert "100 times shorter than the main" in conclusions(shorter)[1]
+    assert "100 times shorter than the main" in _conclusions(shorter)[1]
     for words in (
         "Rule remedy, tensor by tensor: took out 20 % of an auxiliary gradient in conflict",
         "added 20 % to the main gradient",
@@ -135,7 +135,7 @@ def test_conclusions_are_computed_from_the_rows():
 def test_conclusions_name_what_is_missing():
     row = {"epoch": 1, "step": 9, "scope": "all", "steps": 9, "compared": 30}
     row |= {"auxiliary_zero": 10, "main_zero": 0, "main_nonfinite": 1, "conflict_rate": 0.0}
-    words = conclusions([row], "sum", "module")
+    words = _conclusions([row], "sum", "module")
     assert words[0] == "0 % of the modules' gradients conflict."
     assert words[1] == "Rule sum, module by module: changed nothing."
     assert words[2] == (
@@ -167,10 +167,10 @@ def test_pictures_of_few_and_many_rows(tmp_path, modules, epochs, windows, granu
 
 def test_same_rows_give_the_same_bytes_and_others_do_not(tmp_path):
     rows = log_of(tmp_path, 2, ["net.a", "net.b"]).rows
-    picture = conflicts_png(rows)
-    assert picture == conflicts_png(rows)
+    picture = _conflicts_png(rows)
+    assert picture == _conflicts_png(rows)
     changed = [{**row, "cosine": 0.8 * row["cosine"] + 0.05} for row in rows]
-    assert conflicts_png(changed) != picture
+    assert _conflicts_png(changed) != picture
 
 
 def test_red_is_where_the_tasks_fight(tmp_path):
@@ -179,7 +179,7 @@ def test_red_is_where_the_tasks_fight(tmp_path):
     def reds(cosine):
         rows = log_of(tmp_path, 1, ["net.a", "net.b"]).rows
         rows = [row if row["scope"] == "all" else {**row, "cosine": cosine} for row in rows]
-        red, _, blue, _ = np.moveaxis(image(conflicts_png(rows)), -1, 0)
+        red, _, blue, _ = np.moveaxis(image(_conflicts_png(rows)), -1, 0)
         return (red > blue + 0.2).sum(), (blue > red + 0.2).sum()
 
     against, with_ = reds(-0.4), reds(0.4)
@@ -197,14 +197,14 @@ def test_holes_are_left_out():
     for key in ("conflict_rate", "cosine", "stretch"):
         for row in rows[2:]:
             row[key] = 0.5
-    assert image(conflicts_png(rows)).std() > 0
+    assert image(_conflicts_png(rows)).std() > 0
 
 
 def test_nothing_is_drawn_where_nothing_was_compared(tmp_path):
     for rows in ([], [row | {"compared": 0} for row in window(10)]):
         assert plot_conflicts(rows, tmp_path / "gradients.png") is None
         assert not (tmp_path / "gradients.png").exists()
-        assert conclusions(rows) == []
+        assert _conclusions(rows) == []
 
 
 # ------------------------------------------------------------------ in the report
@@ -214,7 +214,7 @@ def test_the_reports_section(tmp_path):
     rows = log_of(tmp_path, 2, ["net.a"]).rows
     note, picture = gradients_section(rows, "sum").parts
     assert picture.png[1:4] == b"PNG"
-    assert picture.alt == " ".join(conclusions(rows, "sum"))
+    assert picture.alt == " ".join(_conclusions(rows, "sum"))
     assert gradients_section([]) is None
     nothing = gradients_section([{**row, "compared": 0} for row in rows]).parts
     assert nothing != [note, picture] and "no two gradients" in nothing[0]

@@ -12,8 +12,7 @@ from unified_se_ss.evaluation.breakdown import (
     guided_markdown,
     guided_section,
 )
-from unified_se_ss.evaluation.metrics import LEAD, sir_sar
-from unified_se_ss.evaluation.perceptual import WHY_EMPTY
+from unified_se_ss.evaluation.metrics import LEAD, WHY_EMPTY, sir_sar
 from unified_se_ss.evaluation.rows import score_guided
 
 RATE = 16000

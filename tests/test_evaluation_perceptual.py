@@ -5,8 +5,8 @@ import pytest
 from test_evaluation_metrics import voice
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation import perceptual
-from unified_se_ss.evaluation.perceptual import (
+from unified_se_ss.evaluation import metrics
+from unified_se_ss.evaluation.metrics import (
     PERCEPTUAL,
     check_metrics,
     empty_scores,
@@ -102,9 +102,9 @@ def test_empty_scores_have_the_columns_of_scores():
 
 
 def test_a_missing_package_is_one_clear_error(monkeypatch):
-    found = perceptual.importlib.util.find_spec
+    found = metrics.importlib.util.find_spec
     monkeypatch.setattr(
-        perceptual.importlib.util,
+        metrics.importlib.util,
         "find_spec",
         lambda name: None if name in ("pesq", "pystoi") else found(name),
     )
@@ -113,7 +113,7 @@ def test_a_missing_package_is_one_clear_error(monkeypatch):
 
 
 def test_a_rate_that_pesq_does_not_have_is_told(monkeypatch):
-    monkeypatch.setattr(perceptual.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: True)
     check_metrics(["pesq", "stoi"], 16000)
     with pytest.raises(UserError, match="8000 or 16000 Hz, but the model works at 44100"):
         check_metrics(["pesq"], 44100)

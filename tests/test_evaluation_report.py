@@ -17,10 +17,10 @@ from unified_se_ss.evaluation.audio_examples import (
     _spectrogram_png,
     choose_examples,
 )
-from unified_se_ss.evaluation.breakdown import breakdown
-from unified_se_ss.evaluation.report import SIZE_LIMIT, write_report
+from unified_se_ss.evaluation.breakdown import _breakdown
+from unified_se_ss.evaluation.plots import Picture, Section, Table, Text
+from unified_se_ss.evaluation.report import SIZE_LIMIT, _write_report
 from unified_se_ss.evaluation.results import summarise
-from unified_se_ss.evaluation.tables import Picture, Section, Table, Text
 
 HOSTILE = "<script>alert('1')</script>\"&"
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -93,7 +93,7 @@ def report(
     folder, rows, log_rows, examples, configuration, title="A run", notes=(), **more
 ):
     given = (summarise(rows), rows, log_rows, examples, configuration, notes)
-    path = write_report(folder, title, *given, **more)
+    path = _write_report(folder, title, *given, **more)
     return Page(path.read_text(encoding="utf-8")), path
 
 
@@ -261,7 +261,7 @@ def test_breakdown_is_that_of_classes_made_by_hand():
         for c, g in zip(conditions, rng.normal(0, 3, 53))
     ]
     rows.append({"overlap": None, "duration": 4.0, "si_snr": None, "si_snr_i": None})
-    found = breakdown(rows)
+    found = _breakdown(rows)
     # The duration does not vary; the mixture's SI-SNR of 5 dB neither, but for rounding.
     assert list(found) == ["overlap"]
     classes = found["overlap"]
@@ -274,9 +274,9 @@ def test_breakdown_is_that_of_classes_made_by_hand():
 def test_breakdown_never_tears_equal_conditions_apart():
     rows = [{"overlap": 100.0, "si_snr_i": float(i)} for i in range(30)]
     rows += [{"overlap": float(i), "si_snr_i": 0.0} for i in range(5)]
-    classes = breakdown(rows)["overlap"]
+    classes = _breakdown(rows)["overlap"]
     assert [(low, high) for low, high, _ in classes] == [(0.0, 4.0), (100.0, 100.0)]
-    assert breakdown(rows[:30]) == {} and breakdown(rows[28:35]) == {}
+    assert _breakdown(rows[:30]) == {} and _breakdown(rows[28:35]) == {}
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])

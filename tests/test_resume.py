@@ -129,7 +129,7 @@ KILLS = [
     fault("shutil:rmtree"),  # before the old checkpoint is deleted
     fault("unified_se_ss.training.log:atomic_write", "kill_after"),  # between two logs
     fault("unified_se_ss.evaluation.rows:evaluate_item", call=2),
-    fault("unified_se_ss.evaluation.report:write_report"),
+    fault("unified_se_ss.evaluation.report:_write_report"),
 ]
 
 
@@ -150,7 +150,7 @@ def test_signals_save_and_leave_with_a_code(server, data, tmp_path, reference):
     # Five micro-batches are left of the epoch, then comes the validation.
     assert runs.start(fault(FORWARD, "terminate", 7)) == 75
     assert "saved at epoch 1, before its validation" in runs.printed()
-    plots = "unified_se_ss.training.recipe_brain:plot_curves"
+    plots = "unified_se_ss.training.recipe_brain:curves_png"
     assert runs.start(fault(plots, "terminate")) == 75
     assert "saved at epoch 1, at its end" in runs.printed()
     assert runs.start(fault(FORWARD, "interrupt", 2)) == 130

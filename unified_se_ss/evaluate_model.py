@@ -31,7 +31,7 @@ from unified_se_ss.evaluation.audio_examples import (
     level_signals,
 )
 from unified_se_ss.evaluation.evaluate import Utterance, evaluate
-from unified_se_ss.evaluation.perceptual import PERCEPTUAL, WHY_EMPTY, check_metrics
+from unified_se_ss.evaluation.metrics import PERCEPTUAL, WHY_EMPTY, check_metrics
 from unified_se_ss.evaluation.report import publish
 from unified_se_ss.evaluation.wer import (
     NORMALISATION,

@@ -41,7 +41,7 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.audio_examples import level_guided
 from unified_se_ss.evaluation.breakdown import guided_markdown, guided_section
 from unified_se_ss.evaluation.evaluate import Scorers
-from unified_se_ss.evaluation.perceptual import (
+from unified_se_ss.evaluation.metrics import (
     PERCEPTUAL,
     check_metrics,
     installed_metrics,

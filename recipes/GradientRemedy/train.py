@@ -42,6 +42,7 @@ from unified_se_ss.data.transcribed import (
     collate_transcribed,
 )
 from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation.plots import markdown_table
 from unified_se_ss.evaluation.rows import evaluate_item
 from unified_se_ss.evaluation.wer import normalise_text, text_scores, transcripts_section
 from unified_se_ss.files import atomic_write
@@ -354,17 +355,15 @@ def write_alignments(rows, folder):
 def write_sets(rows, folder):
     """Write word error rates of each set, such as real and simulated recordings."""
     columns = [key for key in rows[0] if key.startswith("word_errors")]
-    lines = ["| set | words |" + "".join(f" {ERROR_RATES[c]} |" for c in columns)]
-    lines.append("|---|--:|" + "--:|" * len(columns))
+    head, lines = ["set", "words", *(ERROR_RATES[key] for key in columns)], []
     for name in sorted({row["set"] for row in rows}):
         of_set = [row for row in rows if row["set"] == name]
         words = sum(row["words"] for row in of_set)
-        rates = (100 * sum(row[c] for row in of_set) / max(1, words) for c in columns)
-        lines.append(
-            f"| {name} | {words} |" + "".join(f" {rate:.2f} % |" for rate in rates)
-        )
-    path = atomic_write(Path(folder) / "sets.md", "\n".join(lines) + "\n")
-    print("\n".join(lines) + f"\nsets          {path}")
+        rates = [100 * sum(row[key] for row in of_set) / max(1, words) for key in columns]
+        lines.append([name, str(words), *(f"{rate:.2f} %" for rate in rates)])
+    table = markdown_table(head, lines)
+    path = atomic_write(Path(folder) / "sets.md", table + "\n")
+    print(f"{table}\nsets          {path}")
 
 
 # ------------------------------------------------------------------ configuration

@@ -228,7 +228,7 @@ def fit_examples(examples, budget, render) -> list[dict]:
     Arguments
     ---------
     examples : list of dict
-        As for `write_report`, the most important first; further keys are kept.
+        As for `_write_report`, the most important first; further keys are kept.
     budget : int
         Bytes for all of them.
     render : callable
@@ -283,8 +283,8 @@ def _players(example, longest) -> dict:
     for key, signal in signals.items():
         player = {
             "name": key.replace("_", " "),
-            "png": in_base64(_spectrogram_png(levels[key], top)),
-            "flac": in_base64(_sound_bytes(signal, rate, "FLAC")),
+            "png": _in_base64(_spectrogram_png(levels[key], top)),
+            "flac": _in_base64(_sound_bytes(signal, rate, "FLAC")),
             "top": f"{rate / 2000:g} kHz",
             "end": f"{signal.shape[-1] / rate:.1f} s",
         }
@@ -301,7 +301,7 @@ def _players(example, longest) -> dict:
     return {"columns": list(columns.values()), "excerpt": excerpt}
 
 
-def in_base64(data) -> str:
+def _in_base64(data) -> str:
     return base64.b64encode(data).decode()
 
 

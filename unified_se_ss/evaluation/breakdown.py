@@ -12,19 +12,22 @@ from pathlib import Path
 import numpy as np
 
 from unified_se_ss.evaluation.interaural import BAND, LARGE_ITD_ERROR, summarise_interaural
-from unified_se_ss.evaluation.plots import column_of, png_bytes, style_axes
-from unified_se_ss.evaluation.results import INTERVAL, KNOWN, is_finite, summarise_values
-from unified_se_ss.evaluation.rows import CONDITIONS, SYSTEMS
-from unified_se_ss.evaluation.tables import (
-    Column,
+from unified_se_ss.evaluation.metrics import Column
+from unified_se_ss.evaluation.plots import (
     Picture,
     Section,
     Table,
     Text,
+    column_of,
     decimals,
     interval_text,
     markdown_table,
+    panels,
+    png_bytes,
+    style_axes,
 )
+from unified_se_ss.evaluation.results import INTERVAL, KNOWN, is_finite, summarise_values
+from unified_se_ss.evaluation.rows import CONDITIONS, SYSTEMS
 from unified_se_ss.files import atomic_write, csv_text
 from unified_se_ss.spatial import woodworth_itd
 
@@ -60,13 +63,13 @@ def _classes_by(rows, value, count, least):
 BROKEN_DOWN_BY = (Column("input_si_snr", "SI-SNR of the mixture", "dB"), *CONDITIONS)
 
 
-def breakdown(rows) -> dict:
+def _breakdown(rows) -> dict:
     """SI-SNRi in up to five classes of about equally many utterances, by condition.
 
     Returns
     -------
     dict
-        By key of `BROKEN_DOWN_BY`: a list of (low, high, `MetricSummary`).
+        By key of `BROKEN_DOWN_BY`: a list of (low, high, `_MetricSummary`).
     """
     rows = sorted(_ranked(rows), key=lambda row: row[RANKED_BY])
     found = {}
@@ -87,7 +90,7 @@ def spread_section(rows) -> Section | None:
     if not rows:
         return None
     parts = [Picture(_spread_png(rows), "Spread of SI-SNRi")]
-    if found := breakdown(rows):
+    if found := _breakdown(rows):
         head = ["", "from … to", "mean SI-SNRi", INTERVAL, "utterances"]
         lines = [
             [
@@ -119,14 +122,11 @@ def _condition(row, key):
 
 def _breakdown_png(rows, found) -> bytes:
     """SI-SNRi over each condition: every utterance, and the means of the classes."""
-    from matplotlib.figure import Figure
-
     columns = min(2, len(found))
-    lines = -(-len(found) // columns)
-    figure = Figure(figsize=(5 * columns, 2.7 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flat
+    figure, grid = panels(-(-len(found) // columns), columns)
+    places = grid.flat
     known = {column.key: column.label for column in BROKEN_DOWN_BY}
-    for axes, (key, classes) in zip(panels, found.items()):
+    for axes, (key, classes) in zip(places, found.items()):
         there = [row for row in rows if is_finite(_condition(row, key))]
         values = [_condition(row, key) for row in there]
         axes.plot(
@@ -139,19 +139,16 @@ def _breakdown_png(rows, found) -> bytes:
                 axes.plot([(low + high) / 2] * 2, [metric.low, metric.high], **style)
         axes.axhline(0, color="tab:red", lw=1, ls=":")
         style_axes(axes, known[key], "SI-SNRi (dB)")
-    for axes in list(panels):
+    for axes in places:  # those left over
         axes.set_visible(False)
     return png_bytes(figure)
 
 
 def _spread_png(rows) -> bytes:
     """Histogram of SI-SNRi, and SI-SNR after against before."""
-    from matplotlib.figure import Figure
-
     gains, after = column_of(rows, RANKED_BY), column_of(rows, "si_snr")
     before = after - gains
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    histogram, scatter = figure.subplots(1, 2)
+    figure, [[histogram, scatter]] = panels(1, 2, height=3.2)
     histogram.hist(gains, bins=min(40, max(8, len(gains) // 5)), color="tab:blue", ec="w")
     histogram.yaxis.get_major_locator().set_params(integer=True)
     mean = f"mean {gains.mean():.2f} dB"
@@ -261,8 +258,6 @@ def _by_condition(rows, key, metric="si_snr"):
 
 def _guided_png(rows) -> bytes | None:
     """SI-SDR and PESQ of all systems by SIR and by angle; None where nothing varies."""
-    from matplotlib.figure import Figure
-
     guides = _guides(rows)
     found = {}
     for metric in ("si_snr", "pesq_wb"):
@@ -274,15 +269,13 @@ def _guided_png(rows) -> bytes | None:
                 found.setdefault(metric, {})[column.key] = by
     if not found:
         return None
-    size = (5 * len(GUIDED_CONDITIONS), 3 * len(found))
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(found), len(GUIDED_CONDITIONS), squeeze=False)
+    figure, grid = panels(len(found), len(GUIDED_CONDITIONS), height=3)
     labels = {column.key: column.label for column in GUIDED_METRICS}
-    for line, (metric, by_key) in zip(panels, found.items()):
+    for line, (metric, by_key) in zip(grid, found.items()):
         for axes, column in zip(line, GUIDED_CONDITIONS):
             _draw_guides(axes, by_key.get(column.key, {}))
             style_axes(axes, column.label, labels[metric], legend=None)
-    handles, names = panels[0][0].get_legend_handles_labels()
+    handles, names = grid[0, 0].get_legend_handles_labels()
     if names:
         figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize=8)
     return png_bytes(figure)
@@ -455,12 +448,9 @@ def _by_angle_table(table) -> Table:
 
 def _by_angle_png(table) -> bytes:
     """SNRi, ΔITD and ΔILD over the angles, with their intervals."""
-    from matplotlib.figure import Figure
-
     there = [key for key in GROUPINGS if any(row["by"] == key for row in table)]
-    figure = Figure(figsize=(10, 2.7 * len(there)), layout="constrained")
-    panels = figure.subplots(len(there), len(MEASURES), squeeze=False)
-    for line, key in zip(panels, there):
+    figure, grid = panels(len(there), len(MEASURES), width=10 / 3)
+    for line, key in zip(grid, there):
         classes = [row for row in table if row["by"] == key]
         middles = [(row["low"] + row["high"]) / 2 for row in classes]
         for axes, measure in zip(line, MEASURES):

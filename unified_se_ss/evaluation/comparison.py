@@ -17,7 +17,16 @@ import numpy as np
 from scipy import stats
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.plots import png_bytes, style_axes
+from unified_se_ss.evaluation.metrics import Column
+from unified_se_ss.evaluation.plots import (
+    aligned_table,
+    as_text,
+    decimals,
+    interval_text,
+    markdown_table,
+    png_bytes,
+    style_axes,
+)
 from unified_se_ss.evaluation.results import (
     COVERAGE,
     INTERVAL,
@@ -25,14 +34,6 @@ from unified_se_ss.evaluation.results import (
     RESAMPLES,
     bootstrap_interval,
     is_finite,
-)
-from unified_se_ss.evaluation.tables import (
-    Column,
-    aligned_table,
-    as_text,
-    decimals,
-    interval_text,
-    markdown_table,
 )
 from unified_se_ss.files import atomic_write, csv_text
 
@@ -44,7 +45,7 @@ _COLOURS = {"better": "tab:green", "worse": "tab:red"}
 
 
 @dataclass(frozen=True)
-class Estimate:
+class _Estimate:
     """One metric of a cell's runs, or its difference to the baseline, in its unit.
 
     Arguments
@@ -88,13 +89,13 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class _Comparison:
     """Cells side by side: seeds by cell, estimates and differences by metric and cell."""
 
     baseline: str
     seeds: dict[str, tuple[str, ...]]
-    estimates: dict[str, dict[str, Estimate]]
-    differences: dict[str, dict[str, Estimate]]
+    estimates: dict[str, dict[str, _Estimate]]
+    differences: dict[str, dict[str, _Estimate]]
 
     def table(self) -> str:
         """The comparison as aligned text, a block for each metric."""
@@ -201,7 +202,7 @@ class Comparison:
         return {f"{metric}_{name}": as_text(value) for name, value in numbers.items()}
 
 
-def compare(results, baseline=None, metrics=METRICS) -> Comparison:
+def compare(results, baseline=None, metrics=METRICS) -> _Comparison:
     """Compare cells by the results of their runs on the test utterances.
 
     Arguments
@@ -216,7 +217,7 @@ def compare(results, baseline=None, metrics=METRICS) -> Comparison:
 
     Returns
     -------
-    Comparison
+    _Comparison
 
     Raises
     ------
@@ -259,7 +260,7 @@ def compare(results, baseline=None, metrics=METRICS) -> Comparison:
             f"it has: {', '.join(rows[0])}"
         )
     seeds = {cell: tuple(runs) for cell, runs in results.items()}
-    return Comparison(baseline, seeds, estimates, differences)
+    return _Comparison(baseline, seeds, estimates, differences)
 
 
 def write_comparison(comparison, folder) -> list[Path]:
@@ -370,15 +371,15 @@ def _matrix(scores, names=None):
     return np.array([[run[name] for name in names] for run in scores.values()])
 
 
-def _estimate(seeds, scores, interval, lower_is_better=False) -> Estimate:
+def _estimate(seeds, scores, interval, lower_is_better=False) -> _Estimate:
     """The estimate from scores or differences [S, U]."""
     per_seed = scores.mean(axis=1)
     each, mean = tuple(per_seed.tolist()), float(per_seed.mean())
     ends = interval(scores)
-    return Estimate(tuple(seeds), each, mean, *ends, scores.shape[1], lower_is_better)
+    return _Estimate(tuple(seeds), each, mean, *ends, scores.shape[1], lower_is_better)
 
 
-def _differences(scores, baseline, lower_is_better) -> dict[str, Estimate]:
+def _differences(scores, baseline, lower_is_better) -> dict[str, _Estimate]:
     """What can be paired with the baseline, by cell."""
     differences = {}
     for cell in scores if baseline in scores else ():

@@ -23,8 +23,7 @@ import numpy as np
 from unified_se_ss.data.cache import count_cores
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.audio_examples import level_signals
-from unified_se_ss.evaluation.metrics import best_permutation, si_snr_table
-from unified_se_ss.evaluation.perceptual import empty_scores
+from unified_se_ss.evaluation.metrics import best_permutation, empty_scores, si_snr_table
 from unified_se_ss.evaluation.rows import score_separation
 from unified_se_ss.evaluation.wer import recognition_scores
 from unified_se_ss.progress import progress_bar
@@ -222,16 +221,14 @@ def _succeeded(future):
 def one_thread_each():
     """Processes started meanwhile use one thread each for linear algebra."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.update(dict.fromkeys(names, "1"))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in names:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _signals(utterance, separate):

@@ -6,7 +6,6 @@ docs/gradients.md explains the columns.
 
 from __future__ import annotations
 
-import csv
 import re
 import textwrap
 from pathlib import Path
@@ -14,8 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.plots import column_of, png_bytes, style_axes
-from unified_se_ss.evaluation.tables import Picture, Section
+from unified_se_ss.evaluation.plots import (
+    Picture,
+    Section,
+    column_of,
+    png_bytes,
+    read_csv,
+    style_axes,
+)
 from unified_se_ss.files import atomic_write, csv_text
 
 #: Columns of whole numbers, and one of text.
@@ -65,8 +70,8 @@ class GradientLog:
 
     @property
     def rows(self) -> list[dict]:
-        """The rows so far, as :func:`read_gradients` returns them."""
-        return read_gradients(self.path) if self.path.is_file() else []
+        """The rows so far, as :func:`_read_gradients` returns them."""
+        return _read_gradients(self.path) if self.path.is_file() else []
 
     def add(self, epoch: int, windows: list[dict]) -> None:
         """Log an epoch's ``ConflictMonitor.windows``; drop earlier rows of it and of later ones."""
@@ -76,7 +81,7 @@ class GradientLog:
         atomic_write(self.path, csv_text(rows, None if rows else ["epoch"]))
 
 
-def read_gradients(path) -> list[dict]:
+def _read_gradients(path) -> list[dict]:
     """The rows of a gradients.csv, one per window and scope; empty cells are left out.
 
     Raises
@@ -93,17 +98,13 @@ def read_gradients(path) -> list[dict]:
 
 def _cells(path) -> list[dict]:
     """The rows of the file as text."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        for name in ("epoch", "step", "scope") if rows else ():
-            if name not in rows[0]:
-                raise ValueError(f"there is no column {name}")
-        if any(not str(row["epoch"]).isdigit() for row in rows):
-            raise ValueError("a row has no epoch")
-        return rows
-    except (OSError, ValueError, csv.Error) as error:
-        raise _unreadable(path, error) from None
+    rows = read_csv(path, "a gradients.csv")
+    for name in ("epoch", "step", "scope") if rows else ():
+        if name not in rows[0]:
+            raise _unreadable(path, f"there is no column {name}")
+    if any(not str(row["epoch"]).isdigit() for row in rows):
+        raise _unreadable(path, "a row has no epoch")
+    return rows
 
 
 def _unreadable(path, error):
@@ -138,13 +139,13 @@ def _was_compared(rows) -> bool:
     return any(row.get("compared") for row in rows)
 
 
-def conclusions(rows, rule="", granularity="parameter"):
+def _conclusions(rows, rule="", granularity="parameter"):
     """The conclusions from the rows, in sentences.
 
     Arguments
     ---------
     rows : list of dict
-        As :func:`read_gradients` returns them.
+        As :func:`_read_gradients` returns them.
     rule : str
         Name of the rule, as it shall be called.
     granularity : str
@@ -160,7 +161,7 @@ def conclusions(rows, rule="", granularity="parameter"):
     -------
     >>> row = {"epoch": 1, "step": 50, "scope": "all", "steps": 50, "compared": 100,
     ...        "conflict_rate": 0.25, "cosine": 0.3, "removed": 0.05}
-    >>> for line in conclusions([row], "project"):
+    >>> for line in _conclusions([row], "project"):
     ...     print(line)
     25 % of the tensors' gradients conflict.
     On the whole they pull the same way (mean cosine 0.30).
@@ -303,30 +304,30 @@ def gradients_section(rows, rule="", granularity="parameter") -> Section | None:
         return None
     parts = ["There were no two gradients to compare: no auxiliary task, or a dead one."]
     if _was_compared(rows):
-        words = " ".join(conclusions(rows, rule, granularity))
+        words = " ".join(_conclusions(rows, rule, granularity))
         parts = [
             "Gradients of the auxiliary and the main task in the parameters that both train, "
             "as the rule saw them: red where they oppose each other, blue where they agree. "
             "gradients.csv holds every window and module; docs/gradients.md says what is "
             "measured.",
-            Picture(conflicts_png(rows, rule, granularity), words),
+            Picture(_conflicts_png(rows, rule, granularity), words),
         ]
     return Section("gradients", "How the two tasks got along", parts)
 
 
 def plot_conflicts(rows, path_png, rule="", granularity="parameter") -> Path | None:
-    """Draw :func:`conflicts_png` into a file; None if no two gradients were compared."""
+    """Draw :func:`_conflicts_png` into a file; None if no two gradients were compared."""
     if not _was_compared(rows):
         return None
-    return atomic_write(path_png, conflicts_png(rows, rule, granularity))
+    return atomic_write(path_png, _conflicts_png(rows, rule, granularity))
 
 
-def conflicts_png(rows, rule="", granularity="parameter") -> bytes:
+def _conflicts_png(rows, rule="", granularity="parameter") -> bytes:
     """The conclusions, and below them a picture of a run's gradients, as a PNG.
 
     Above, conflict rate and cosines over the steps; in the middle a map of the cosine,
     module by step, with each module's conflict rate; below, histograms, and the effect of
-    the rule. Arguments as for :func:`conclusions`, with something compared.
+    the rule. Arguments as for :func:`_conclusions`, with something compared.
     """
     from matplotlib.figure import Figure
 
@@ -335,7 +336,7 @@ def conflicts_png(rows, rule="", granularity="parameter") -> bytes:
     unit = UNITS.get(granularity, "tensor")
     lines = [
         (line, number == 0)
-        for number, text in enumerate(conclusions(rows, rule, granularity))
+        for number, text in enumerate(_conclusions(rows, rule, granularity))
         for line in textwrap.wrap(text, LINE_LENGTH if number else HEADLINE_LENGTH)
     ]
     heights = [2.3, 0.8 + max(0.17 * len(modules), min(0.3 * len(modules), 1.5)), 2.4]

@@ -25,7 +25,12 @@ import functools
 import numpy as np
 import scipy.fft
 
-from unified_se_ss.evaluation.metrics import check_finite, mean_or_none, none_if_nan
+from unified_se_ss.evaluation.metrics import (
+    check_finite,
+    mean_or_none,
+    none_if_nan,
+    same_shape,
+)
 
 BAND = (100.0, 3600.0)
 """Hz between which phases count for the ITD: what all rates from 8 kHz upwards have."""
@@ -195,12 +200,9 @@ def summarise_interaural(rows) -> dict:
 
 def _checked(estimates, targets):
     """Both as float64 [J, E, T], finite."""
-    estimates = np.asarray(estimates, dtype=np.float64)
-    targets = np.asarray(targets, dtype=np.float64)
-    if estimates.shape != targets.shape or targets.ndim != 3 or targets.shape[1] != 2:
-        raise ValueError(
-            f"two arrays of one shape [J, 2, T] expected: {estimates.shape}, {targets.shape}"
-        )
+    estimates, targets = same_shape(estimates, targets)
+    if targets.ndim != 3 or targets.shape[1] != 2:
+        raise ValueError(f"signals of shape [J, 2, T] expected: {targets.shape}")
     check_finite(targets=targets, estimates=estimates)
     return estimates, targets
 

@@ -19,6 +19,7 @@ report.html.jinja, which escapes all that comes from files and from the user.
 
 from __future__ import annotations
 
+import base64
 import json
 from functools import cache
 from pathlib import Path
@@ -28,9 +29,14 @@ from unified_se_ss.evaluation import audio_examples
 from unified_se_ss.evaluation.audio_examples import level_signals, save_waves
 from unified_se_ss.evaluation.breakdown import RANKED_BY, spread_section
 from unified_se_ss.evaluation.gradient_report import gradients_section
-from unified_se_ss.evaluation.plots import curves_png
+from unified_se_ss.evaluation.plots import (
+    Picture,
+    Section,
+    Table,
+    as_text,
+    curves_png,
+)
 from unified_se_ss.evaluation.results import (
-    INTERVAL,
     KNOWN,
     RESAMPLES,
     Summary,
@@ -39,14 +45,6 @@ from unified_se_ss.evaluation.results import (
     write_results,
 )
 from unified_se_ss.evaluation.rows import CONDITIONS, PER_SOURCE
-from unified_se_ss.evaluation.tables import (
-    Picture,
-    Section,
-    Table,
-    as_text,
-    decimals,
-    interval_text,
-)
 from unified_se_ss.files import atomic_write
 
 #: The report stays below this, in bytes: long examples are cut, then left out.
@@ -62,7 +60,7 @@ HEADER_KEYS = (
 )
 
 
-class Published(NamedTuple):
+class _Published(NamedTuple):
     """The summary of an evaluation, its files, and the IDs of the utterances kept as wavs."""
 
     summary: Summary
@@ -83,7 +81,7 @@ def publish(
     keep_waves=0,
     level=level_signals,
     **sections,
-) -> Published:
+) -> _Published:
     """Write results.csv, summary.json, summary.md, wavs/ and report.html.
 
     Arguments
@@ -101,7 +99,7 @@ def publish(
     sample_rate : int
         In Hz.
     log_rows, configuration, notes, sections
-        For the report, see `write_report`.
+        For the report, see `_write_report`.
     keep_waves : int
         The first so many utterances are kept as wavs.
     level : callable
@@ -109,7 +107,7 @@ def publish(
 
     Returns
     -------
-    Published
+    _Published
 
     Raises
     ------
@@ -142,7 +140,7 @@ def publish(
         if item_id in chosen:
             example = {"id": item_id, "signals": level(**signals), "metrics": row}
             examples.append({**example, "sample_rate": sample_rate})
-    report = write_report(
+    report = _write_report(
         folder,
         title,
         summary,
@@ -153,7 +151,7 @@ def publish(
         notes,
         **sections,
     )
-    return Published(summary, folder / "results.csv", report, kept)
+    return _Published(summary, folder / "results.csv", report, kept)
 
 
 def _in_order(signals, permutation):
@@ -168,7 +166,7 @@ def _in_order(signals, permutation):
     }
 
 
-def write_report(
+def _write_report(
     folder,
     title,
     summary,
@@ -193,7 +191,7 @@ def write_report(
     rows : list of dict
         One per utterance, as given to `write_results`.
     log_rows : list of dict
-        One per epoch, as for `plot_curves`; may be empty.
+        One per epoch, as for `curves_png`; may be empty.
     examples : list of dict
         Keys: `id`; `signals`, a dict of arrays [T] by name, as `level_signals` gives
         them; `sample_rate` in Hz; `metrics`, a dict of numbers. Shown worst first by
@@ -203,7 +201,7 @@ def write_report(
     notes : list of str
         Paragraphs under the heading.
     gradient_rows : list of dict
-        Of two tasks that share parameters, as `read_gradients` returns them.
+        Of two tasks that share parameters, as `_read_gradients` returns them.
     findings : list of Section or callable
         More sections after the results, or functions that make them of the rows.
 
@@ -259,7 +257,7 @@ def _template():
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["base64"] = audio_examples.in_base64
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     return environment.get_template("report.html.jinja")
 
 
@@ -273,25 +271,13 @@ def _setting(key, value) -> str:
 
 
 def _results_section(summary) -> Section:
-    head = ["", "mean", INTERVAL, "median", "std. dev.", "utterances", "empty"]
-    rows = [
-        [
-            column.heading,
-            (decimals(metric.mean), column.unit),
-            interval_text(metric.low, metric.high),
-            decimals(metric.median),
-            decimals(metric.standard_deviation),
-            str(metric.count),
-            str(metric.empty),
-        ]
-        for column, metric in summary.headlines()
-    ]
+    table = summary.rows()
     note = (
         f"{summary.utterances} utterances. The i marks the improvement over the unprocessed "
         f"mixture. Interval of the mean: bootstrap over the utterances, {RESAMPLES} "
         "resamples. Empty: there is no value, such as where the target is silent."
     )
-    return Section("results", "Results", [Table(head, rows, kind="results"), note])
+    return Section("results", "Results", [table._replace(head=["", *table.head[1:]]), note])
 
 
 def _curves_section(log_rows) -> Section | None:

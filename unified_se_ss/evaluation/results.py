@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,15 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.rows import CONDITIONS, COUNTS, HEADLINES, INPUTS, PER_SOURCE
-from unified_se_ss.evaluation.tables import (
-    Column,
+from unified_se_ss.evaluation.metrics import Column
+from unified_se_ss.evaluation.plots import (
+    Table,
     aligned_table,
     as_text,
     decimals,
     interval_text,
     markdown_table,
+    read_csv,
 )
+from unified_se_ss.evaluation.rows import CONDITIONS, COUNTS, HEADLINES, INPUTS, PER_SOURCE
 from unified_se_ss.files import atomic_write, csv_text
 
 #: Headline metrics by their keys.
@@ -32,7 +33,7 @@ INTERVAL = f"{100 * COVERAGE:.0f} % interval"
 
 
 @dataclass(frozen=True)
-class MetricSummary:
+class _MetricSummary:
     """One metric over the utterances, in its unit.
 
     Mean, median, sample deviation, and the ends of the 95 % bootstrap confidence interval of
@@ -51,7 +52,7 @@ class MetricSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """The results of an evaluation: number of rows, and a `MetricSummary` of each numeric column.
+    """The results of an evaluation: number of rows, and a `_MetricSummary` of each numeric column.
 
     Example
     -------
@@ -62,15 +63,15 @@ class Summary:
     """
 
     utterances: int
-    metrics: dict[str, MetricSummary]
+    metrics: dict[str, _MetricSummary]
 
     def table(self) -> str:
         """The headline metrics as an aligned table for the terminal."""
-        return aligned_table(*self._cells())
+        return aligned_table(*self._as_text())
 
     def markdown(self) -> str:
         """The headline metrics as a Markdown table."""
-        return markdown_table(*self._cells()) + "\n"
+        return markdown_table(*self._as_text()) + "\n"
 
     def to_dict(self) -> dict:
         """The content of summary.json."""
@@ -81,7 +82,7 @@ class Summary:
             "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
         }
 
-    def headlines(self) -> list[tuple[Column, MetricSummary]]:
+    def headlines(self) -> list[tuple[Column, _MetricSummary]]:
         """The metrics that belong in a table: not of single sources, not conditions."""
         return [
             (KNOWN.get(key, Column(key, key)), metric)
@@ -89,12 +90,13 @@ class Summary:
             if not (_is_per_source(key) or _is_of_input(key) or key in NOT_HEADLINES)
         ]
 
-    def _cells(self):
+    def rows(self) -> Table:
+        """The table of the headline metrics; the means are pairs of number and unit."""
         head = ["metric", "mean", INTERVAL, "median", "std. dev.", "utterances", "empty"]
         rows = [
             [
                 column.heading,
-                f"{decimals(metric.mean)} {column.unit}".strip(),
+                (decimals(metric.mean), column.unit),
                 interval_text(metric.low, metric.high),
                 decimals(metric.median),
                 decimals(metric.standard_deviation),
@@ -103,10 +105,14 @@ class Summary:
             ]
             for column, metric in self.headlines()
         ]
-        return head, rows
+        return Table(head, rows, kind="results")
+
+    def _as_text(self):
+        head, rows, *_ = self.rows()
+        return head, [[name, " ".join(mean).strip(), *rest] for name, mean, *rest in rows]
 
 
-def summarise_values(values) -> MetricSummary:
+def summarise_values(values) -> _MetricSummary:
     """Mean, median, deviation and confidence interval of some values.
 
     None, nan and infinite ones are counted as empty.
@@ -119,13 +125,13 @@ def summarise_values(values) -> MetricSummary:
     there = np.array([float(value) for value in values if is_finite(value)])
     empty = len(values) - len(there)
     if len(there) == 0:
-        return MetricSummary(None, None, None, None, None, 0, empty)
+        return _MetricSummary(None, None, None, None, None, 0, empty)
     mean, median = float(there.mean()), float(np.median(there))
     if len(there) == 1:
-        return MetricSummary(mean, median, None, None, None, 1, empty)
+        return _MetricSummary(mean, median, None, None, None, 1, empty)
     low, high = bootstrap_interval(there)
     deviation = float(there.std(ddof=1))
-    return MetricSummary(mean, median, deviation, low, high, len(there), empty)
+    return _MetricSummary(mean, median, deviation, low, high, len(there), empty)
 
 
 def bootstrap_interval(scores, weights=None, resamples=RESAMPLES):
@@ -263,11 +269,7 @@ def read_results(path) -> list[dict]:
     >>> read_results(Path(folder) / "results.csv")
     [{'ID': 'a', 'sdr': None, 'permutation': (1, 0)}]
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a results.csv ({error})") from None
+    rows = read_csv(path, "a results.csv")
     whole = all(None not in row and None not in row.values() for row in rows)
     if not rows or not whole or "ID" not in rows[0]:
         raise UserError(

@@ -18,26 +18,25 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.interaural import BANDS, interaural_errors
 from unified_se_ss.evaluation.metrics import (
     FLOOR,
+    PERCEPTUAL,
+    PERCEPTUAL_COLUMNS,
+    WHY_EMPTY,
+    Column,
+    NoValue,
     best_permutation,
     check_finite,
     mean_or_none,
     none_if_nan,
+    perceptual_score,
+    perceptual_scores,
     same_shape,
     sdr,
     si_snr,
     si_snr_table,
     sir_sar,
     snr,
+    with_improvement,
 )
-from unified_se_ss.evaluation.perceptual import (
-    PERCEPTUAL,
-    PERCEPTUAL_COLUMNS,
-    WHY_EMPTY,
-    NoValue,
-    perceptual_score,
-    perceptual_scores,
-)
-from unified_se_ss.evaluation.tables import Column, with_improvement
 from unified_se_ss.evaluation.wer import WER_COLUMNS, text_scores
 
 #: Columns that say what was given, not what came out.

@@ -5,14 +5,14 @@ Axes: B batch, T samples, J sources.
 
 from __future__ import annotations
 
-import csv
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.tables import Column, Section, Table
+from unified_se_ss.evaluation.metrics import Column
+from unified_se_ss.evaluation.plots import Section, Table, read_csv
 
 #: What `normalise_text` does, for reports.
 NORMALISATION = (
@@ -167,11 +167,7 @@ def read_transcripts(path, n_sources) -> dict:
     UserError
         If it cannot be read as such a file.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"transcripts: {path} cannot be read ({error})") from None
+    rows = read_csv(path, "transcripts")
     texts = {row.get("ID"): transcripts_in(row, n_sources) for row in rows}
     if not rows or None in texts or None in texts.values():
         columns = ", ".join(transcript_columns(n_sources))

@@ -23,7 +23,8 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss.data.skipping import EmptyBatch
-from unified_se_ss.evaluation.plots import plot_curves
+from unified_se_ss.evaluation.plots import curves_png
+from unified_se_ss.files import atomic_write
 from unified_se_ss.gradients import TaskLoss, TwoTaskLosses
 from unified_se_ss.training.autotune import (
     ChosenPrecision,
@@ -376,7 +377,7 @@ class RecipeBrain(TwoTaskBrain):
         folder = Path(self.hparams.output_folder)
         log = TrainLog(folder)
         log.add(row)
-        plot_curves(log.rows, folder / "curves.png")
+        atomic_write(folder / "curves.png", curves_png(log.rows))
         log_gradients(self, row)
         EpochTable(folder / "timing.csv").add({"epoch": epoch, **self.timing})
         print(
