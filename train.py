@@ -27,8 +27,7 @@ from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import training
 from unified_se_ss.data.corpora.librimix import prepare_librimix
-from unified_se_ss.data.dataset import MixtureDataset, collate
-from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
+from unified_se_ss.data.dataset import DynamicMixingDataset, MixtureDataset, collate
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.rows import evaluate_item

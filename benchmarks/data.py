@@ -34,8 +34,13 @@ import torch
 
 from benchmarks.frame import Options, Table, alternate, compared
 from unified_se_ss.data.batching import BucketBatchSampler
-from unified_se_ss.data.dataset import Example, ItemKey, MixtureDataset, collate
-from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
+from unified_se_ss.data.dataset import (
+    DynamicMixingDataset,
+    Example,
+    ItemKey,
+    MixtureDataset,
+    collate,
+)
 from unified_se_ss.data.manifest import Item, Manifest
 from unified_se_ss.data.mixing import draw_levels, loudness_gain, measure_loudness, mix
 from unified_se_ss.training import make_loader
@@ -127,14 +132,14 @@ class WholeFiles:
         rng = np.random.default_rng([data.seed, key.epoch, key.index])
         voices = data.speech.draw_speakers(rng, data.n_speakers)
         items = [data.speech.draw_utterance(rng, voice) for voice in voices]
-        levels = draw_levels(rng, data.n_speakers)
+        *levels, noise_level = draw_levels(rng, data.n_speakers)
         rng.choice(data.speed_percents, data.n_speakers)
         sources = [
             self._segment(item.paths["speech"], level, rng)
-            for item, level in zip(items, levels.sources)
+            for item, level in zip(items, levels)
         ]
         noise = data.noise.draw_recording(rng)
-        noise = self._segment(noise.paths["noise"], levels.noise, rng)
+        noise = self._segment(noise.paths["noise"], noise_level, rng)
         mixture = mix(np.stack(sources), noise)
         tensors = map(torch.from_numpy, (mixture.mix_both, mixture.sources))
         return Example("", *tensors)

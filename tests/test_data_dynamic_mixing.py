@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader
 from unified_se_ss.data import audio
 from unified_se_ss.data.corpora import speech_folder
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
-from unified_se_ss.data.dataset import ItemKey, collate
-from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
+from unified_se_ss.data.dataset import DynamicMixingDataset, ItemKey, collate
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.pools import Recording
 from unified_se_ss.errors import UserError

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import importlib.util
 import itertools
-import json
 import shutil
 import subprocess
 import sys
@@ -23,9 +22,9 @@ from unified_se_ss.data.demo.espeak import ACCENTS, Voice, speak
 from unified_se_ss.data.demo.speakers import (
     SUBSETS,
     VOCABULARY,
+    _sentence,
     _trim_silence,
     cast_voices,
-    sentence,
 )
 from unified_se_ss.data.mixing import measure_loudness
 from unified_se_ss.errors import UserError
@@ -80,7 +79,7 @@ def median_pitch(speech, sample_rate):
 def test_the_grammar_has_about_sixty_words_and_uses_them_all():
     assert 50 <= len(VOCABULARY) == len(set(VOCABULARY)) <= 70
     rng = np.random.default_rng(0)
-    sentences = [sentence(rng).split() for _ in range(3000)]
+    sentences = [_sentence(rng).split() for _ in range(3000)]
     assert {len(words) for words in sentences} == set(range(4, 10))
     assert set(itertools.chain(*sentences)) == set(VOCABULARY)
 
@@ -88,8 +87,8 @@ def test_the_grammar_has_about_sixty_words_and_uses_them_all():
 @given(st.integers(0, 2**32))
 @settings(max_examples=100, deadline=None)
 def test_sentences_are_lower_case_words_with_the_right_article(seed):
-    text = sentence(np.random.default_rng(seed))
-    assert text == sentence(np.random.default_rng(seed))
+    text = _sentence(np.random.default_rng(seed))
+    assert text == _sentence(np.random.default_rng(seed))
     words = text.split(" ")
     assert all(word.isalpha() and word.islower() for word in words)
     for article, word in zip(words, words[1:]):
@@ -101,7 +100,7 @@ def test_sentences_are_lower_case_words_with_the_right_article(seed):
 
 
 def test_every_voice_of_the_casts_can_speak():
-    known = set(espeak._variants())
+    known = {path.name for path in espeak._variants_folder().iterdir()}
     assert set(speakers.HIGH_TIMBRES + speakers.LOW_TIMBRES) <= known
     for accent in ACCENTS:
         speech, sample_rate = speak("the boy sings", Voice(accent))
@@ -143,11 +142,9 @@ def test_pitch_rate_variant_and_accent_change_the_sound():
     assert len({speech.tobytes() for speech in others}) == len(ACCENTS)
 
 
-def test_unknown_voices_are_named():
+def test_an_unknown_variant_is_named():
     with pytest.raises(UserError, match="'f99'"):
         speak("hello", Voice("en-us", "f99"))
-    with pytest.raises(UserError, match="'martian'"):
-        speak("hello", Voice("martian"))
 
 
 def test_without_espeak_the_extra_is_named(monkeypatch, tmp_path):
@@ -236,9 +233,9 @@ def test_levels_are_those_of_librimix_and_voices_overlap(corpus):
 
 
 def test_transcripts_hold_words_and_distinct_speakers(corpus):
-    metadata = json.loads((corpus.parent / "metadata.json").read_text())
+    casts = cast_voices(TINY["seed"])
     for row in transcripts(corpus):
-        speakers = metadata["subsets"][row["subset"]]["speakers"]
+        speakers = {voice.name for voice in sum(casts[row["subset"]].talkers, ())}
         assert row["speaker_1"] != row["speaker_2"]
         for number in "12":
             words = row[f"transcript_{number}"].split()
@@ -253,17 +250,17 @@ def test_transcript_is_what_is_spoken(corpus):
     speakers = {
         speaker.name: speaker for group in casts["train-360"].talkers for speaker in group
     }
-    spoken = speakers[row["speaker_1"]].utterances(TINY["seed"], 8000)
+    samples, texts = speakers[row["speaker_1"]].utterances(TINY["seed"], 8000)
     source = read_item(corpus, row)["s1"] / 32768
     rest = row["transcript_1"]
     while rest:
-        index = next(i for i, text in enumerate(spoken.texts) if rest.startswith(text))
-        utterance = spoken.samples[index]
+        index = next(i for i, text in enumerate(texts) if rest.startswith(text))
+        utterance = samples[index]
         correlation = np.correlate(source, utterance, mode="valid")
         at = int(np.argmax(correlation))
         part = source[at : at + len(utterance)]
         assert np.corrcoef(part, utterance)[0, 1] > 0.999
-        rest = rest[len(spoken.texts[index]) :].strip()
+        rest = rest[len(texts[index]) :].strip()
 
 
 def test_the_data_preparation_accepts_it(corpus, tmp_path):

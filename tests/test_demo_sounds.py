@@ -6,7 +6,7 @@ import pytest
 from unified_se_ss.data import audio
 from unified_se_ss.data.demo import array_sounds
 from unified_se_ss.data.demo.array_sounds import SUBSETS, prepare_demo_sounds
-from unified_se_ss.data.demo.speakers import SpeakerSplit, cast_voices
+from unified_se_ss.data.demo.speakers import cast_voices
 from unified_se_ss.errors import UserError
 
 pytest.importorskip("espeakng_loader")
@@ -19,7 +19,10 @@ def few_voices(monkeypatch):
     def few(seed):
         casts = cast_voices(seed)
         return {
-            s: SpeakerSplit(c.talkers[:1], c.babble_speakers[:5]) for s, c in casts.items()
+            subset: cast._replace(
+                talkers=cast.talkers[:1], babble_speakers=cast.babble_speakers[:5]
+            )
+            for subset, cast in casts.items()
         }
 
     monkeypatch.setattr(array_sounds, "cast_voices", few)

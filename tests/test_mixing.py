@@ -58,16 +58,15 @@ def test_not_finite_is_refused():
 
 
 def test_levels_are_uniform_in_the_ranges_of_librimix():
-    levels = [draw_levels(np.random.default_rng([1, i]), 3) for i in range(2000)]
-    sources = np.array([level.sources for level in levels])
-    noise = np.array([level.noise for level in levels])
+    levels = np.array([draw_levels(np.random.default_rng([1, i]), 3) for i in range(2000)])
+    sources, noise = levels[:, :3], levels[:, 3]
     assert sources.shape == (2000, 3)
     assert -33 <= sources.min() < -32.9 and -25.1 < sources.max() <= -25
     assert -38 <= noise.min() < -37.9 and -30.1 < noise.max() <= -30
     # Mean of a uniform law, its error 8 / sqrt(12 * 6000) = 0.03; stems independent.
     assert sources.mean() == pytest.approx(-29, abs=0.15)
     assert noise.mean() == pytest.approx(-34, abs=0.25)
-    correlation = np.corrcoef(np.column_stack([sources, noise]).T)
+    correlation = np.corrcoef(levels.T)
     assert np.abs(correlation - np.eye(4)).max() < 0.1
 
 

@@ -8,16 +8,15 @@ from librimix import make_tree
 from running import rows
 from test_train import command, run
 
-from unified_se_ss.data.corpora.librimix import prepare_librimix
-from unified_se_ss.data.dataset import ItemKey, MixtureDataset, collate
-from unified_se_ss.data.manifest import read_manifest
-from unified_se_ss.data.skipping import (
+from unified_se_ss.data.batching import (
     EmptyBatch,
     LeavingOut,
     SkippedItem,
     SkippingDataset,
-    nonfinite_signal,
 )
+from unified_se_ss.data.corpora.librimix import prepare_librimix
+from unified_se_ss.data.dataset import ItemKey, MixtureDataset, collate
+from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.skipped import SkippedItems
 
@@ -89,9 +88,13 @@ def test_a_mistake_in_the_program_is_raised():
 
 
 def test_what_is_no_signal_may_hold_nan():
-    example = {"mixture": torch.zeros(2, 5), "directions": torch.full((2, 2), torch.nan)}
-    assert nonfinite_signal(example) is None
-    assert nonfinite_signal((torch.zeros(3), torch.tensor([0, torch.inf, 0]))) == "signal 1"
+    examples = [
+        {"mixture": torch.zeros(2, 5), "directions": torch.full((2, 2), torch.nan)},
+        (torch.zeros(3), torch.tensor([0, torch.inf, 0])),
+    ]
+    good, bad = SkippingDataset(examples)
+    assert good is examples[0]
+    assert bad.reason.startswith("signal 1 holds values that are not finite")
 
 
 BAD = SkippedItem('a,"b"', "a.wav", "a.wav: is empty\nquite")

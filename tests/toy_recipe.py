@@ -8,7 +8,7 @@ from speechbrain.nnet.schedulers import LinearScheduler
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from unified_se_ss import training
-from unified_se_ss.data.dataset import Example, as_item_key, collate
+from unified_se_ss.data.dataset import Example, ItemKey, collate
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import TaskLoss
 from unified_se_ss.training.checkpoints import AtomicCheckpointer
@@ -54,7 +54,7 @@ class ToyData(torch.utils.data.Dataset):
         return 8
 
     def __getitem__(self, key):
-        epoch, index = as_item_key(key)
+        epoch, index = ItemKey.of(key)
         if index in self.gone:
             raise UserError(f"{self.subset}-{index}.wav: does not exist")
         generator = torch.Generator().manual_seed(1000 * epoch + index)

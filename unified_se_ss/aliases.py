@@ -8,15 +8,16 @@ logger = logging.getLogger(__name__)
 
 #: Former path of a class or a function within the package, and today's.
 ALIASES = {
-    "data.ContrastGains": "data.paired_rirs.PairedRIRGains",
+    "data.ContrastGains": "data.scenes.PairedRIRGains",
     "data.RoomSettings": "data.rooms.RoomSettings",
     "data.binaural_demo.prepare_binaural_demo": "data.demo.binaural.prepare_binaural_demo",
     "data.binaural_heads.binaural_heads": "data.hrtf_bank.binaural_heads",
     "data.binaural_rooms": "data.rooms",
     "data.binaural_rooms.RoomsAround": "data.rooms.BinauralRoomConfig",
-    "data.contrast.ContrastGains": "data.paired_rirs.PairedRIRGains",
+    "data.contrast.ContrastGains": "data.scenes.PairedRIRGains",
     "data.demo_corpus.prepare_demo_corpus": "data.demo.corpus.prepare_demo_corpus",
     "data.demo_sounds.prepare_demo_sounds": "data.demo.array_sounds.prepare_demo_sounds",
+    "data.paired_rirs": "data.scenes",
     "spatial.arrays": "spatial",
     "spatial.Guide": "spatial.BeamformerFrontend",
     "spatial.guide.Guide": "spatial.frontend.BeamformerFrontend",

@@ -33,10 +33,9 @@ from unified_se_ss.data.guided import (
     read_recordings,
 )
 from unified_se_ss.data.manifest import read_manifest
-from unified_se_ss.data.paired_rirs import PairedRIRDataset
 from unified_se_ss.data.pools import check_speakers_apart
 from unified_se_ss.data.rooms import prepare_room_bank
-from unified_se_ss.data.scenes import ArrayDataset, RandomChoiceDataset
+from unified_se_ss.data.scenes import ArrayDataset, PairedRIRDataset, RandomChoiceDataset
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.audio_examples import level_guided
 from unified_se_ss.evaluation.breakdown import guided_markdown, guided_section

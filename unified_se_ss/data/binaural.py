@@ -15,8 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from unified_se_ss.data.dataset import MixtureDataset
-from unified_se_ss.data.dynamic_mixing import DynamicMixingDataset
+from unified_se_ss.data.dataset import DynamicMixingDataset, MixtureDataset
 from unified_se_ss.data.hrtf_bank import HRTFBank, Placement
 from unified_se_ss.data.mixing import Mixture, mix
 from unified_se_ss.errors import UserError

@@ -1,4 +1,4 @@
-"""Items of a manifest or made anew, their examples, and padded batches of them.
+"""Items of a manifest or mixed anew, their examples, and padded batches of them.
 
 Axes: B batch, J sources, T samples.
 """
@@ -11,11 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from unified_se_ss.data.pools import Recording, check_speeds, draw_crop
+from unified_se_ss.data.mixing import draw_levels, mix
+from unified_se_ss.data.pools import NoisePool, Recording, SpeechPool, draw_crop, short_name
 from unified_se_ss.errors import UserError
 
 # 16-bit rounding of all stems stays below -60 dB of any mixture worth separating.
 NOISE_FREE = 1e-3
+SPEEDS = (50, 200)
 
 
 class ItemKey(NamedTuple):
@@ -23,6 +25,11 @@ class ItemKey(NamedTuple):
 
     epoch: int
     index: int
+
+    @classmethod
+    def of(cls, key):
+        """Makes one of what a sampler gave; a whole number is an index in epoch 0."""
+        return cls(*key) if isinstance(key, tuple) else cls(0, int(key))
 
 
 class Example(NamedTuple):
@@ -171,7 +178,7 @@ class SeededDataset(torch.utils.data.Dataset, ABC):
         return len(self.durations)
 
     def __getitem__(self, key):
-        key = as_item_key(key)
+        key = ItemKey.of(key)
         if not 0 <= key.index < len(self):
             raise IndexError(key.index)
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
@@ -292,7 +299,7 @@ class MixtureDataset(ManifestDataset):
                 f"{manifest.path}: has a column s{n_speakers + 1}, but n_speakers is"
                 f" {n_speakers}; set n_speakers to match the data"
             )
-        self.speed_percents = check_speeds(speed_percents) or self.default_speeds
+        self.speed_percents = _check_speeds(speed_percents) or self.default_speeds
         if self.speed_percents is not None and "noise" not in manifest.stems:
             self._check_noise_free(manifest.items[0])
 
@@ -350,9 +357,120 @@ def _read_all(recordings):
     return lambda *region: [recording.read(*region) for recording in recordings]
 
 
-def as_item_key(key):
-    """Makes an ItemKey of what a sampler gave; a whole number is an index in epoch 0."""
-    return ItemKey(*key) if isinstance(key, tuple) else ItemKey(0, int(key))
+class DynamicMixingDataset(SimulatedDataset):
+    """Mixtures of utterances drawn at random, each a function of (seed, epoch, index).
+
+    The statistics are those of LibriMix (arXiv 2005.11262): loudness of sources uniform in
+    -33...-25 LUFS and of noise in -38...-30 LUFS, distinct speakers, everything cut to the
+    shortest source, one common gain if a peak exceeds 0.9. Levels follow from the loudness of the
+    whole utterance, kept in the manifest. Noise that is shorter is repeated.
+
+    Arguments
+    ---------
+    speech_manifest : Manifest
+        As `prepare_speech_folder` writes it: stem speech, speaker, loudness.
+    noise_manifest : Manifest or None
+        Likewise for noise; None for mixtures without noise.
+    n_speakers : int
+        Sources J in a mixture.
+    n_items : int
+        Mixtures in an epoch.
+    seed : int
+        From 0.
+    segment_seconds : float
+        Longest mixture.
+    sample_rate : int
+        Hz of the mixtures.
+    speed_percents : sequence of int, optional
+        Speeds of which one is drawn for each source, such as (95, 100, 105).
+    resample : bool
+        Whether recordings of other rates are resampled (default False: an error).
+    min_seconds : float
+        Utterances that are shorter are not used (default 0; LibriMix: 3).
+
+    Example
+    -------
+    >>> from unified_se_ss.data import audio
+    >>> from unified_se_ss.data.manifest import Item, Manifest
+    >>> folder, items = getfixture("tmpdir"), []
+    >>> for speaker in ("Ann", "Bob"):
+    ...     path = str(folder / f"{speaker}.wav")
+    ...     audio.write(path, np.sin(np.arange(16000) / 5) / 2, 8000)
+    ...     known = {"speaker": speaker, "loudness": "-12.0"}
+    ...     items.append(Item(f"{speaker}/1.wav", 2.0, 8000, {"speech": path}, known))
+    >>> speech = Manifest("speech.csv", tuple(items), ("speech",), 8000)
+    >>> data = DynamicMixingDataset(speech, None, 2, 10, 0, 1.0, 8000)
+    >>> example = data[3]
+    >>> example.mixture.shape, sorted(example.id.split("_"))
+    (torch.Size([8000]), ['Ann-1', 'Bob-1'])
+    """
+
+    def __init__(
+        self,
+        speech_manifest,
+        noise_manifest,
+        n_speakers,
+        n_items,
+        seed,
+        segment_seconds,
+        sample_rate,
+        speed_percents=None,
+        resample=False,
+        min_seconds=0.0,
+    ):
+        super().__init__(n_items, segment_seconds, sample_rate, seed)
+        if n_speakers < 1:
+            raise UserError(
+                f"n_speakers: is {n_speakers}, whole numbers from 1 are expected"
+            )
+        self.n_speakers = n_speakers
+        self.speed_percents = _check_speeds(speed_percents) or (100,)
+        self.speech = SpeechPool(
+            speech_manifest, sample_rate, resample, n_speakers, min_seconds
+        )
+        self.noise = None
+        if noise_manifest is not None:
+            self.noise = NoisePool(noise_manifest, sample_rate, resample)
+
+    def _example(self, rng, index):
+        return self._mixed(*self._draw_stems(rng), rng)
+
+    def _mixed(self, name, sources, noise, rng):
+        mixture = mix(sources, noise)
+        return Example(
+            name, torch.from_numpy(mixture.mix_both), torch.from_numpy(mixture.sources)
+        )
+
+    def _draw_stems(self, rng):
+        """A name, sources [J, T] and noise [T] or None, all at their levels."""
+        speakers = self.speech.draw_speakers(rng, self.n_speakers)
+        utterances = [self.speech.draw_utterance(rng, speaker) for speaker in speakers]
+        *levels, noise_level = draw_levels(rng, self.n_speakers)
+        sources = self._read_sources(utterances, levels, rng)
+        names, noise = [short_name(utterance) for utterance in utterances], None
+        if self.noise is not None:
+            (noise,), name = self.noise.sample(rng, sources.shape[1], noise_level)
+            names.append(name)
+        return "_".join(names), sources, noise
+
+    def _read_sources(self, utterances, levels, rng):
+        percents = rng.choice(self.speed_percents, self.n_speakers).tolist()
+        recordings = list(map(self.speech.recording, utterances, percents))
+        length = min(self.length, *(recording.frames for recording in recordings))
+        pairs = zip(recordings, levels)
+        return np.stack([recording.crop(length, rng, level) for recording, level in pairs])
+
+
+def _check_speeds(speed_percents) -> tuple[int, ...] | None:
+    """The speeds to draw from, in percent; None if nothing is to be perturbed."""
+    slowest, fastest = SPEEDS
+    for percent in speed_percents or ():
+        if percent != int(percent) or not slowest <= percent <= fastest:
+            raise UserError(
+                f"speed_percents: holds {percent}, but whole percents from {slowest} to"
+                f" {fastest} were expected"
+            )
+    return tuple(map(int, speed_percents)) if speed_percents else None
 
 
 def _check_segment(segment_seconds):

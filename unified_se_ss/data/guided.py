@@ -13,7 +13,7 @@ import torch
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.corpora.array_recordings import STEMS
-from unified_se_ss.data.dataset import ManifestDataset, as_item_key
+from unified_se_ss.data.dataset import ItemKey, ManifestDataset
 from unified_se_ss.data.manifest import Item, Manifest, read_manifest
 from unified_se_ss.data.pools import Recording
 from unified_se_ss.errors import UserError
@@ -163,7 +163,7 @@ class MultiBeamformerTestSet(torch.utils.data.Dataset):
 
     def __getitem__(self, key) -> MicBeamExample:
         """An item under an ID of its own; its conditions name the item and the guide."""
-        key = as_item_key(key)
+        key = ItemKey.of(key)
         name, index = self._places[key.index]
         example = self.datasets[name][key._replace(index=index)]
         return example._replace(

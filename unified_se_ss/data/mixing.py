@@ -25,13 +25,6 @@ PEAK = 0.9
 GATING_BLOCK_SECONDS = 0.4
 
 
-class Levels(NamedTuple):
-    """Drawn loudness of the stems of one mixture, in LUFS."""
-
-    sources: tuple[float, ...]
-    noise: float
-
-
 class Mixture(NamedTuple):
     """Stems of one item after the common gain, and their sums.
 
@@ -87,14 +80,14 @@ def measure_loudness(signal: np.ndarray, sample_rate: int) -> float:
     return loudness if math.isfinite(loudness) else -math.inf
 
 
-def draw_levels(rng: np.random.Generator, n_speakers: int) -> Levels:
-    """Draw the loudness of every stem of one mixture as LibriMix does.
+def draw_levels(rng: np.random.Generator, n_speakers: int) -> list[float]:
+    """Draw the loudness of every source and, last, of the noise, as LibriMix does.
 
     Sources are uniform in -33...-25 LUFS, noise in -38...-30 LUFS, independently
     (arXiv 2005.11262).
     """
-    sources = tuple(float(rng.uniform(*SOURCE_LUFS)) for _ in range(n_speakers))
-    return Levels(sources=sources, noise=float(rng.uniform(*NOISE_LUFS)))
+    ranges = [SOURCE_LUFS] * n_speakers + [NOISE_LUFS]
+    return [float(rng.uniform(*between)) for between in ranges]
 
 
 def loudness_gain(level: float, measured: float) -> float:

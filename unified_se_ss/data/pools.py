@@ -21,7 +21,6 @@ from unified_se_ss.errors import UserError
 # Whoever speaks longer than a recording pauses so long before the next one.
 PAUSE_SECONDS = (0.1, 0.5)
 CROP_ATTEMPTS = 8
-SPEEDS = (50, 200)
 CONTEXT = 512
 """Samples of the output made and dropped at each inner edge of a region: with these,
 a region differs from the same samples of the whole by less than 1e-8 of full scale
@@ -284,18 +283,6 @@ def draw_crop(
         if not any(audio.is_silent(signal) for signal in signals):
             break
     return start, signals
-
-
-def check_speeds(speed_percents) -> tuple[int, ...] | None:
-    """The speeds to draw from, in percent; None if nothing is to be perturbed."""
-    slowest, fastest = SPEEDS
-    for percent in speed_percents or ():
-        if percent != int(percent) or not slowest <= percent <= fastest:
-            raise UserError(
-                f"speed_percents: holds {percent}, but whole percents from {slowest} to"
-                f" {fastest} were expected"
-            )
-    return tuple(map(int, speed_percents)) if speed_percents else None
 
 
 def _check_manifest(manifest, stem, sample_rate, resample, needs):

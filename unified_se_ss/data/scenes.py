@@ -1,17 +1,30 @@
 """Simulated scenes: a room, a target that talks, an interferer, and noise.
 
+A guided network learns from arrays with a beamformer (`ArrayDataset`), or from two inputs
+that differ as a microphone and a beamformer do (`PairedRIRDataset`). Of a source j (0
+target, 1 noise, 2 interferer), r_jk is the response to the input in role k (0
+beamformed, 1 raw); s, n and i are speech, noise and interfering speech:
+
+    y_beam = s * r_00 + g_n n * r_10 + pi g_i i * r_20
+    y_raw  = s * r_01 + alpha g_n n * r_11 + beta pi g_i i * r_21
+    target = s * direct path of r_00
+
+Source: Yang et al., "Guided speech enhancement network", ICASSP 2023, arXiv 2303.07486.
+
 Axes: C microphones, K responses, T samples, R samples of a response, 2 inputs (0 raw,
 1 beamformed).
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from unified_se_ss.data.dataset import SimulatedDataset, as_item_key
+from unified_se_ss.data.dataset import ItemKey, SimulatedDataset
 from unified_se_ss.data.guided import MicBeamExample
 from unified_se_ss.data.manifest import Manifest
 from unified_se_ss.data.mixing import (
@@ -22,6 +35,7 @@ from unified_se_ss.data.mixing import (
     peak_gain,
     power,
     power_gain,
+    snr_gain,
 )
 from unified_se_ss.data.pools import NoisePool, SpeechPool
 from unified_se_ss.data.rooms import Room, RoomBank
@@ -85,8 +99,13 @@ class SceneDataset(SimulatedDataset):
         """Samples before an item's first one that still sound in it, R - 1."""
         return self.rooms.settings.record()["responses"].shape[-1] - 1
 
+    def _talk(self, rng, speaker, level, responses):
+        """A speaker's speech through responses [K, R], and the recording's name."""
+        speech, name = self.speech.sample(rng, speaker, self.lead + self.length, level)
+        return convolve_rir(speech, responses, self.lead), name
 
-class ArrayScene(NamedTuple):
+
+class _ArrayScene(NamedTuple):
     """What every microphone records of speech, interferer and noise.
 
     name : of the item; images : float32 [3, C, T], their sum is the recording; target :
@@ -159,13 +178,13 @@ class ArrayDataset(SceneDataset):
         self._positions = torch.tensor(self.rooms.settings.microphones)
         self._check()
 
-    def scene(self, key) -> ArrayScene:
+    def scene(self, key) -> _ArrayScene:
         """The scene of an item, before any beamformer."""
-        key = as_item_key(key)
+        key = ItemKey.of(key)
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
         return self._scene(rng, key.index)
 
-    def _scene(self, rng, index) -> ArrayScene:
+    def _scene(self, rng, index) -> _ArrayScene:
         """Draw a scene: levels, room, speech, noise, interferer, in this order."""
         sir, snr = rng.uniform(*self.sir_db), rng.uniform(*self.snr_db)
         is_there = rng.uniform() < self.interferer_probability
@@ -186,24 +205,15 @@ class ArrayDataset(SceneDataset):
         )
         names, image_of_other = [name, noise_name], np.zeros_like(image_of_noise)
         if is_there:
-            other, other_name = self.speech.sample(rng, interferer, length, level)
-            image_of_other = convolve_rir(other, room.interferers[0], self.lead)
-            names.insert(1, other_name)
+            image_of_other, other = self._talk(rng, interferer, level, room.interferers[0])
+            names.insert(1, other)
         images = np.stack([at_target[:-1], image_of_other, image_of_noise])
         images = _at_ratios(images, quiet, sir, snr)
         recorded = images.sum(axis=0)
         factor = np.float32(peak_gain([recorded, at_target[-1]]))
-        return ArrayScene(
-            f"{index:06d}_{'_'.join(names)}",
-            factor * images,
-            factor * at_target[-1],
-            room,
-            {
-                "angle": room.interferer_angle,
-                "reverberation": room.reverberation,
-                **ratios(images[:, 0, quiet:]),
-            },
-        )
+        name = f"{index:06d}_{'_'.join(names)}"
+        conditions = {**_conditions(room), **_ratios(images[:, 0, quiet:])}
+        return _ArrayScene(name, factor * images, factor * at_target[-1], room, conditions)
 
     def _example(self, rng, index):
         scene = self._scene(rng, index)
@@ -217,17 +227,14 @@ class ArrayDataset(SceneDataset):
         )
         parts = torch.stack([images[:, 0], beamformed], dim=1)
         quiet = round(self.quiet_seconds * self.sample_rate)
-        reached = ratios(parts[:, 1, quiet:].numpy())
+        reached = _ratios(parts[:, 1, quiet:].numpy(), "_beamformed")
         return MicBeamExample(
             scene.name,
             inputs=parts.sum(0),
             target=torch.from_numpy(scene.target),
             components=parts if self.components else None,
             microphones=images.sum(0) if self.microphones else None,
-            conditions={
-                **scene.conditions,
-                **{f"{name}_beamformed": value for name, value in reached.items()},
-            },
+            conditions={**scene.conditions, **reached},
         )
 
     def _check(self) -> None:
@@ -252,6 +259,181 @@ class ArrayDataset(SceneDataset):
                 f"noise_points: is {self.noise_points}, but the rooms of "
                 f"{self.rooms.path} have {self.rooms.settings.noises} noise(s)"
             )
+
+
+class _Gains(NamedTuple):
+    """Factors of one item: g_n, pi g_i (0 without interferer), alpha and beta."""
+
+    noise: float
+    interferer: float
+    raw_noise: float
+    raw_interferer: float
+
+
+@dataclass(frozen=True)
+class PairedRIRGains:
+    """How much noise and interferer there is, and how much more in the raw input.
+
+    All figures are those of one source (arXiv 2303.07486), and no other was found to
+    confirm them. The second number of a pair is read as a standard deviation.
+
+    Arguments
+    ---------
+    noise_db : pair
+        dB(g_n) is normal with this mean and deviation (default -5, 10).
+    interferer_probability : float
+        pi is 1 with it, else 0 (default 0.4).
+    interferer_db : pair
+        dB(g_i), likewise (default -3, 3).
+    raw_noise_db : pair
+        dB(alpha), likewise (default 0, 3) ...
+    least_raw_noise_db : float
+        ... but not less (default -4).
+    raw_interferer_db : pair
+        dB(beta), likewise (default 4, 6) ...
+    least_raw_interferer_db : float
+        ... but not less (default 4): the beamformer always weakens the interferer.
+
+    Example
+    -------
+    >>> gains = PairedRIRGains(noise_db=(-20, 0)).draw(np.random.default_rng(0))
+    >>> round(gains.noise, 6)
+    0.1
+    """
+
+    noise_db: tuple = (-5.0, 10.0)
+    interferer_probability: float = 0.4
+    interferer_db: tuple = (-3.0, 3.0)
+    raw_noise_db: tuple = (0.0, 3.0)
+    least_raw_noise_db: float = -4.0
+    raw_interferer_db: tuple = (4.0, 6.0)
+    least_raw_interferer_db: float = 4.0
+
+    def __post_init__(self):
+        checked_share("interferer_probability", self.interferer_probability)
+        for name in ("noise_db", "interferer_db", "raw_noise_db", "raw_interferer_db"):
+            value = getattr(self, name)
+            if len(value) != 2 or not value[1] >= 0:
+                raise UserError(
+                    f"{name}: is {list(value)}, but mean and standard deviation in dB are "
+                    "expected"
+                )
+
+    def draw(self, rng: np.random.Generator) -> _Gains:
+        """The factors of one item; always of as many draws."""
+        noise = rng.normal(*self.noise_db)
+        interferer = rng.normal(*self.interferer_db)
+        raw_noise = max(rng.normal(*self.raw_noise_db), self.least_raw_noise_db)
+        raw_interferer = max(
+            rng.normal(*self.raw_interferer_db), self.least_raw_interferer_db
+        )
+        is_there = rng.uniform() < self.interferer_probability
+        return _Gains(
+            noise=_amplitude(noise),
+            interferer=_amplitude(interferer) if is_there else 0.0,
+            raw_noise=_amplitude(raw_noise),
+            raw_interferer=_amplitude(raw_interferer),
+        )
+
+
+class PairedRIRDataset(SceneDataset):
+    """Items by contrast: no beamformer is needed, and any may guide what is learnt.
+
+    What the source leaves open, and how it is read here (inferred):
+
+    - the two roles are two different microphones of the room's array, drawn for each
+      item (the same, if it has but one);
+    - a beamformer gives the target as the reference microphone has it. So r_00 has the
+      direct path of r_01, and reflections of its own: the target is equal in both
+      inputs, to the sample. `same_direct_path: False` leaves r_00 as it was simulated;
+    - n and i are scaled such that in the beamformed input, before g_n and g_i, each is
+      as strong as the speech: -dB(g_n) is that input's signal-to-noise ratio.
+      `equalise: False` brings only their recordings to the loudness of the speech, and
+      distance and room do the rest.
+
+    Arguments
+    ---------
+    *scene, **options
+        As for `SceneDataset`.
+    gains : PairedRIRGains, optional
+        By default those of the source.
+    same_direct_path, equalise : bool
+        See above (default True).
+
+    Example
+    -------
+    An item is `dataset[ItemKey(epoch, index)]`, a `MicBeamExample`. Its conditions: snr
+    and sir at the raw input and snr_beamformed and sir_beamformed, in dB (NaN without an
+    interferer); angle between target and interferer in degrees; reverberation, seconds.
+    """
+
+    def __init__(
+        self,
+        *scene,
+        gains: PairedRIRGains | None = None,
+        same_direct_path: bool = True,
+        equalise: bool = True,
+        **options,
+    ):
+        super().__init__(*scene, **options)
+        self.gains = gains or PairedRIRGains()
+        self.same_direct_path = same_direct_path
+        self.equalise = equalise
+
+    def _example(self, rng, index):
+        gains, room = self.gains.draw(rng), self.rooms.draw(rng)
+        C = len(room.target)
+        roles = rng.choice(C, 2, replace=C < 2).tolist()
+        target, interferer = self.speech.draw_speakers(rng, 2)
+        level = rng.uniform(*self.levels)
+        length = self.lead + self.length
+        speech, name = self.speech.sample(rng, target, length, level)
+        (noise,), noise_name = self.noise.sample(rng, length)
+        if not self.equalise:
+            noise *= power_gain(power(speech), power(noise))
+        *at_target, direct = convolve_rir(
+            speech, self._speech_responses(room, roles), self.lead
+        )
+        at_noise = convolve_rir(noise, room.noises[0, roles], self.lead)
+        names, at_other = [name, noise_name], np.zeros_like(at_noise)
+        if gains.interferer:
+            responses = room.interferers[0, roles]
+            at_other, other = self._talk(rng, interferer, level, responses)
+            names.insert(1, other)
+        parts = self._with_gains(np.stack([at_target, at_other, at_noise]), gains)
+        inputs = parts.sum(axis=0)
+        factor = peak_gain([inputs, direct])
+        return MicBeamExample(
+            f"{index:06d}_{'_'.join(names)}",
+            inputs=torch.from_numpy(factor * inputs),
+            target=torch.from_numpy(factor * direct),
+            components=torch.from_numpy(factor * parts) if self.components else None,
+            conditions={
+                **_conditions(room),
+                **_ratios(parts[:, 0]),
+                **_ratios(parts[:, 1], "_beamformed"),
+            },
+        )
+
+    def _with_gains(self, images: np.ndarray, gains: _Gains) -> np.ndarray:
+        """Parts of both inputs, of images of speech, interferer and noise [3, 2, T]."""
+        if self.equalise:
+            speech = power(images[0, 1])
+            for image in images[1:]:
+                image *= power_gain(speech, power(image[1]))
+        in_raw = np.array([[1.0], [gains.raw_interferer], [gains.raw_noise]])
+        in_both = np.array([[1.0], [gains.interferer], [gains.noise]])
+        factors = np.concatenate([in_both * in_raw, in_both], axis=1)
+        return factors[..., None].astype(images.dtype) * images
+
+    def _speech_responses(self, room: Room, roles: list[int]) -> np.ndarray:
+        """Raw, beamformed and the target's response [3, R]."""
+        raw, beamformed = room.target[roles]
+        direct = np.zeros((2, raw.shape[-1]), dtype=raw.dtype)
+        direct[:, : room.direct.shape[-1]] = room.direct[roles]
+        if not self.same_direct_path:
+            return np.stack([raw, beamformed, direct[1]])
+        return np.stack([raw, beamformed - direct[1] + direct[0], direct[0]])
 
 
 class RandomChoiceDataset(torch.utils.data.Dataset):
@@ -283,7 +465,7 @@ class RandomChoiceDataset(torch.utils.data.Dataset):
         return len(self.durations)
 
     def __getitem__(self, key) -> MicBeamExample:
-        key = as_item_key(key)
+        key = ItemKey.of(key)
         # The third number keeps this draw apart from those of the items.
         rng = np.random.default_rng([self.seed, key.epoch, key.index, 1])
         chosen = self.arrays if rng.uniform() < self.array_share else self.contrast
@@ -297,15 +479,23 @@ def _with_direct(room: Room) -> np.ndarray:
 
 
 def _at_ratios(images: np.ndarray, quiet: int, sir: float, snr: float) -> np.ndarray:
-    speech, *others = (power(image[0, quiet:]) for image in images)
-    factors = [
-        power_gain(speech * 10 ** (-ratio / 10), other)
-        for ratio, other in zip((sir, snr), others, strict=True)
-    ]
-    return images * np.array([1.0, *factors], dtype=images.dtype)[:, None, None]
+    speech, interferer, noise = images[:, 0, quiet:]
+    gains = [1.0, snr_gain(speech, interferer, sir), snr_gain(speech, noise, snr)]
+    return images * np.array(gains, dtype=images.dtype)[:, None, None]
 
 
-def ratios(parts: np.ndarray) -> dict:
+def _conditions(room: Room) -> dict:
+    return {"angle": room.interferer_angle, "reverberation": room.reverberation}
+
+
+def _ratios(parts: np.ndarray, ending: str = "") -> dict:
     """Speech to interferer and to noise in dB, of speech, interferer and noise [3, T]."""
     speech, interferer, noise = map(power, parts)
-    return {"sir": decibels(speech, interferer), "snr": decibels(speech, noise)}
+    return {
+        f"sir{ending}": decibels(speech, interferer),
+        f"snr{ending}": decibels(speech, noise),
+    }
+
+
+def _amplitude(level: float) -> float:
+    return math.pow(10.0, level / 20.0)

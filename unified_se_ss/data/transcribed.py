@@ -12,8 +12,8 @@ import torch
 
 from unified_se_ss.data.dataset import (
     Batch,
+    ItemKey,
     ManifestDataset,
-    as_item_key,
     collate,
     padded,
 )
@@ -129,7 +129,7 @@ class NoisySpeechDataset(_TranscribedDataset):
         self.epoch = epoch
 
     def __getitem__(self, key):
-        key = as_item_key(key)
+        key = ItemKey.of(key)
         return super().__getitem__(key if self.epoch is None else (self.epoch, key.index))
 
     def _example(self, rng, index):

@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from speechbrain.dataio.dataloader import SaveableDataLoader
 
-from unified_se_ss.data.batching import BucketBatchSampler
+from unified_se_ss.data.batching import BucketBatchSampler, LeavingOut, SkippingDataset
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.manifest import read_manifest
-from unified_se_ss.data.skipping import LeavingOut, SkippingDataset
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.distributed import on_main, rank_and_size
 from unified_se_ss.training.options import AUTO

@@ -15,8 +15,8 @@ import torch
 from speechbrain import Stage
 from speechbrain.utils.distributed import if_main_process
 
+from unified_se_ss.data.batching import EmptyBatch, SkippedItem
 from unified_se_ss.data.dataset import ItemKey
-from unified_se_ss.data.skipping import EmptyBatch, SkippedItem
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.signals import AsyncScalar
 from unified_se_ss.training.skipped import NonFiniteMonitor, SkippedItems

@@ -22,7 +22,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 
-from unified_se_ss.data.skipping import EmptyBatch
+from unified_se_ss.data.batching import EmptyBatch
 from unified_se_ss.evaluation.plots import curves_png
 from unified_se_ss.files import atomic_write
 from unified_se_ss.gradients import TaskLoss, TwoTaskLosses

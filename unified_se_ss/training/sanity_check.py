@@ -12,9 +12,9 @@ import torch
 from speechbrain import Stage
 
 from unified_se_ss.data.audit import ADVICE, FAILED, KINDS, WARNING, audit, items_of
+from unified_se_ss.data.batching import SkippedItem
 from unified_se_ss.data.corpora import collected_errors
 from unified_se_ss.data.manifest import header_faults
-from unified_se_ss.data.skipping import SkippedItem
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.brain import plain_name
 from unified_se_ss.training.hparams import own_folder

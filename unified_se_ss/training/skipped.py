@@ -36,7 +36,7 @@ class SkippedItems:
 
     Example
     -------
-    >>> from unified_se_ss.data.skipping import SkippedItem
+    >>> from unified_se_ss.data.batching import SkippedItem
     >>> items = SkippedItems(getfixture("tmpdir"), most=0.5)
     >>> items.begin("train", epoch=1, n_items=4)
     >>> items.add([SkippedItem("a", "a.wav", "a.wav: does not exist")], batch=3)

@@ -20,7 +20,7 @@ from unified_se_ss.data import audio
 from unified_se_ss.data.cache import atomic_folder, is_made_from
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.demo import espeak, noises, speakers
-from unified_se_ss.data.demo.speakers import SpeakerSplit, SpokenVoice, cast_voices
+from unified_se_ss.data.demo.speakers import SpokenVoice, cast_voices
 from unified_se_ss.data.manifest import Manifest, read_manifest
 from unified_se_ss.data.write import make_items
 from unified_se_ss.errors import UserError
@@ -38,7 +38,6 @@ _NOISE_SECONDS = 12.0
 # Only the proportions of a noise count, its level is given by the scene.
 _NOISE_PEAK = 0.5
 _SPEECH_PEAK = 0.7
-_BABBLERS = (noises.BABBLE_VOICES, 8)
 _BABBLE_SENTENCES = 4
 
 
@@ -136,39 +135,28 @@ def _make_sounds(folder, sample_rate, n_noises, sentences, seed, workers) -> Non
             prepare_speech_folder(folder / kind / subset, manifest, sample_rate, kind)
 
 
-def _make_voice(
-    folder: Path, job: tuple[str, SpokenVoice], *, sample_rate: int, seed: int
-) -> None:
+def _make_voice(folder, job, *, sample_rate, seed):
     """Write the sentences of a voice, with pauses, into one file."""
     subset, voice = job
     rng = np.random.default_rng([seed, 2, *voice.name.encode()])
     pieces = []
-    for sentence in voice.utterances(seed, sample_rate).samples:
+    for sentence in voice.utterances(seed, sample_rate)[0]:
         pause = round(rng.uniform(*_PAUSE_SECONDS) * sample_rate)
         pieces += [sentence, np.zeros(pause, dtype=np.float32)]
     path = folder / "speech" / subset / voice.name / "1.wav"
     _write(path, np.concatenate(pieces[:-1]), _SPEECH_PEAK, sample_rate)
 
 
-def _make_noise(
-    folder: Path,
-    casts: dict[str, SpeakerSplit],
-    job: tuple[str, int],
-    *,
-    sample_rate: int,
-    seed: int,
-) -> None:
+def _make_noise(folder, casts, job, *, sample_rate, seed):
     """Write one noise of a subset; its number tells which kind."""
     subset, number = job
     kind = NOISE_KINDS[number % len(NOISE_KINDS)]
     rng = np.random.default_rng([seed, 3, SUBSETS.index(subset), number])
     n_samples = round(_NOISE_SECONDS * sample_rate)
     if kind == "babble":
-        people = casts[subset].babble_speakers
-        count = min(int(rng.integers(*_BABBLERS, endpoint=True)), len(people))
-        chosen = rng.choice(len(people), count, replace=False)
-        voices = [SpokenVoice(people[i].voice, _BABBLE_SENTENCES) for i in chosen]
-        spoken = [np.concatenate(v.utterances(seed, sample_rate).samples) for v in voices]
+        babblers = casts[subset].draw_babblers(rng)
+        voices = [SpokenVoice(person.voice, _BABBLE_SENTENCES) for person in babblers]
+        spoken = [np.concatenate(v.utterances(seed, sample_rate)[0]) for v in voices]
         noise = noises.babble(rng, spoken, n_samples)
     else:
         noise = noises.MADE_NOISES[kind](rng, n_samples, sample_rate)

@@ -3,7 +3,6 @@
     {folder}/Libri2Mix/wav8k/min/train-360|dev|test/
         mix_both|mix_clean|s1|s2|noise/ID.wav         16-bit, mode min
     {folder}/transcripts.csv                           who says what in which item
-    {folder}/metadata.json                             the voices, and how many items
     {folder}/fingerprint.json                          all that the corpus follows from
 
 Item i of a subset follows from (seed, subset, i) alone: a larger corpus begins with
@@ -14,8 +13,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import hashlib
-import json
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -23,13 +20,10 @@ from typing import NamedTuple
 import numpy as np
 
 from unified_se_ss.data import mixing
-from unified_se_ss.data.cache import atomic_folder, is_made_from
+from unified_se_ss.data.cache import atomic_folder, fingerprint_of, is_made_from
 from unified_se_ss.data.demo import espeak, noises
 from unified_se_ss.data.demo.speakers import (
     SUBSETS,
-    RecordedPerson,
-    SpeakerSplit,
-    SpokenVoice,
     cast_recordings,
     cast_voices,
     list_recordings,
@@ -42,10 +36,10 @@ from unified_se_ss.errors import UserError
 RECIPE = 2
 
 TRANSCRIPTS = "transcripts.csv"
-METADATA = "metadata.json"
 RATES = (8000, 16000)
 N_SPEAKERS = (1, 2, 3)
-OURS = {TRANSCRIPTS, METADATA, *(f"Libri{n}Mix" for n in N_SPEAKERS)}
+# Earlier versions wrote metadata.json, too.
+OURS = {TRANSCRIPTS, "metadata.json", *(f"Libri{n}Mix" for n in N_SPEAKERS)}
 # Whole sentences fit into this.
 SHORTEST_SECONDS = 2.0
 # Items last between `seconds` and this many times as long.
@@ -56,7 +50,6 @@ _ORDERS_TRIED = 64
 _LENGTHS_TRIED = 8
 _FILLED = 0.97
 _CROPS_TRIED = 4
-_BABBLERS = (noises.BABBLE_VOICES, 8)
 _ITEMS_AT_ONCE = 20
 
 
@@ -175,30 +168,24 @@ def prepare_demo_corpus(
             casts = cast_voices(seed)
         else:
             casts = cast_recordings(speech, seed, n_speakers)
-        recorded = None if noise is None else split_noises(noise, seed)
+        recorded = {} if noise is None else split_noises(noise, seed)
+        casts = {s: cast._replace(noises=recorded.get(s, ())) for s, cast in casts.items()}
         with atomic_folder(folder, fingerprint, "demo corpus", OURS) as building:
-            rows = _build(building, choices, casts, recorded, workers)
-            _write_metadata(building / METADATA, fingerprint, casts, rows)
+            _build(building, choices, casts, workers)
     return folder / f"Libri{n_speakers}Mix"
 
 
-def _build(
-    folder: Path,
-    choices: _Choices,
-    casts: dict[str, SpeakerSplit],
-    recorded: dict[str, tuple[RecordedPerson, ...]] | None,
-    workers: int | None,
-) -> list[dict[str, str]]:
-    """Let everybody speak, and write all items; give the rows of transcripts."""
+def _build(folder, choices, casts, workers):
+    """Let everybody speak, and write all items and their transcripts."""
     scenes = [
-        _draw_scene(choices, subset, index, casts[subset], recorded)
+        _draw_scene(choices, subset, index, casts[subset])
         for subset, count in choices.counts.items()
         for index in range(count)
     ]
     inner = f"Libri{choices.n_speakers}Mix/wav{choices.sample_rate // 1000}k/min"
     with tempfile.TemporaryDirectory(prefix="utterances-", dir=folder) as place:
         store = functools.partial(_store_speaker, folder=Path(place), choices=choices)
-        speakers = list(enumerate(_needed(scenes, casts, recorded)))
+        speakers = list(enumerate(_needed(scenes, casts)))
         stored = make_items(store, speakers, "demo voices", "voice", workers, at_once=1)
         write = functools.partial(
             _write_item,
@@ -213,19 +200,12 @@ def _build(
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    return rows
 
 
 # What goes into an item
 
 
-def _draw_scene(
-    choices: _Choices,
-    subset: str,
-    index: int,
-    cast: SpeakerSplit,
-    recorded: dict[str, tuple[RecordedPerson, ...]] | None,
-) -> _Scene:
+def _draw_scene(choices, subset, index, cast) -> _Scene:
     """Draw who talks in an item, and what makes its noise."""
     rng = np.random.default_rng([choices.seed, SUBSETS.index(subset), index, 0])
     groups = rng.choice(len(cast.talkers), size=choices.n_speakers, replace=False)
@@ -233,35 +213,28 @@ def _draw_scene(
     for group in groups:
         speakers = cast.talkers[group]
         talkers.append(speakers[rng.integers(len(speakers))].name)
-    if recorded is not None:
-        files = recorded[subset]
-        maker = files[rng.integers(len(files))].name
-        return _Scene(subset, index, tuple(talkers), "recorded", (maker,))
+    talkers = tuple(talkers)
+    if cast.noises:
+        maker = cast.noises[rng.integers(len(cast.noises))].name
+        return _Scene(subset, index, talkers, "recorded", (maker,))
     kinds = [*noises.MADE_NOISES] + ["babble"] * bool(cast.babble_speakers)
     kind = kinds[rng.integers(len(kinds))]
-    makers: tuple[str, ...] = ()
-    if kind == "babble":
-        least, most = _BABBLERS
-        size = min(int(rng.integers(least, most + 1)), len(cast.babble_speakers))
-        chosen = rng.choice(len(cast.babble_speakers), size=size, replace=False)
-        makers = tuple(cast.babble_speakers[i].name for i in chosen)
-    return _Scene(subset, index, tuple(talkers), kind, makers)
+    babblers = cast.draw_babblers(rng) if kind == "babble" else ()
+    return _Scene(subset, index, talkers, kind, tuple(one.name for one in babblers))
 
 
-def _needed(scenes, casts, recorded) -> list[SpokenVoice | RecordedPerson]:
+def _needed(scenes, casts):
     """All speakers and noise recordings that some item uses."""
-    everyone = [
-        speaker
+    by_name = {
+        speaker.name: speaker
         for cast in casts.values()
-        for speaker in (*sum(cast.talkers, ()), *cast.babble_speakers)
-    ]
-    everyone += sum((recorded or {}).values(), ())
+        for speaker in (*sum(cast.talkers, ()), *cast.babble_speakers, *cast.noises)
+    }
     names = {name for scene in scenes for name in scene.talkers + scene.noise_makers}
-    by_name = {speaker.name: speaker for speaker in everyone}
     return [by_name[name] for name in sorted(names)]
 
 
-def _store_speaker(job, *, folder: Path, choices: _Choices) -> _CachedUtterances:
+def _store_speaker(job, *, folder, choices) -> _CachedUtterances:
     number, speaker = job
     samples, texts = speaker.utterances(choices.seed, choices.sample_rate)
     path = folder / f"{number}.npy"
@@ -270,13 +243,7 @@ def _store_speaker(job, *, folder: Path, choices: _Choices) -> _CachedUtterances
     return _CachedUtterances(speaker.name, path, tuple(offsets.tolist()), tuple(texts))
 
 
-def _write_item(
-    scene: _Scene,
-    *,
-    folder: Path,
-    stored: dict[str, _CachedUtterances],
-    choices: _Choices,
-) -> dict[str, str]:
+def _write_item(scene, *, folder, stored, choices) -> dict[str, str]:
     """Write the stems and mixtures of one item; give its row of transcripts."""
     key = [choices.seed, SUBSETS.index(scene.subset), scene.index, 1]
     rng, sample_rate = np.random.default_rng(key), choices.sample_rate
@@ -296,12 +263,7 @@ def _write_item(
     return row
 
 
-def _talk(
-    rng: np.random.Generator,
-    talkers: list[_CachedUtterances],
-    seconds: float,
-    sample_rate: int,
-) -> tuple[np.ndarray, list[str]]:
+def _talk(rng, talkers, seconds, sample_rate) -> tuple[np.ndarray, list[str]]:
     """All sources of an item [J, T], speaking nearly all the time, and their words."""
     speech = [talker.utterances() for talker in talkers]
     orders = [
@@ -339,12 +301,7 @@ class _Orders(NamedTuple):
     ends: np.ndarray
 
 
-def _draw_orders(
-    rng: np.random.Generator,
-    utterances: list[np.ndarray],
-    seconds: float,
-    sample_rate: int,
-) -> _Orders:
+def _draw_orders(rng, utterances, seconds, sample_rate) -> _Orders:
     """Random orders of a speaker's sentences, with short pauses between them."""
     lengths = np.array([len(utterance) for utterance in utterances])
     longest = int(LONGEST_RATIO * seconds * sample_rate)
@@ -364,12 +321,7 @@ def _worst_filled(orders: list[_Orders], n_samples: int) -> float:
     return min(shares, default=1.0)
 
 
-def _say_whole(
-    rng: np.random.Generator,
-    source: np.ndarray,
-    utterances: list[np.ndarray],
-    orders: _Orders,
-) -> list[int]:
+def _say_whole(rng, source, utterances, orders) -> list[int]:
     """Fill a source [T] with the order of sentences that fits best; give the order.
 
     What is left (a few hundredths of a second mostly) goes before and after by chance.
@@ -387,12 +339,7 @@ def _say_whole(
     return said
 
 
-def _cut_from(
-    rng: np.random.Generator,
-    source: np.ndarray,
-    utterances: list[np.ndarray],
-    sample_rate: int,
-) -> None:
+def _cut_from(rng, source, utterances, sample_rate):
     """Fill a source [T] with the least silent of a few cuts from the recordings."""
     best = -1.0
     for _ in range(_CROPS_TRIED):
@@ -422,13 +369,7 @@ def _activity(signal: np.ndarray, sample_rate: int) -> float:
     return float(np.mean(power > 1e-3 * power.max())) if power.any() else 0.0
 
 
-def _make_noise(
-    rng: np.random.Generator,
-    scene: _Scene,
-    stored: dict[str, _CachedUtterances],
-    n_samples: int,
-    sample_rate: int,
-) -> np.ndarray:
+def _make_noise(rng, scene, stored, n_samples, sample_rate) -> np.ndarray:
     """The noise of an item [T], of no particular level."""
     if scene.noise_kind in noises.MADE_NOISES:
         return noises.MADE_NOISES[scene.noise_kind](rng, n_samples, sample_rate)
@@ -445,13 +386,11 @@ def _make_noise(
     return np.take(recording, indices, mode="wrap").astype(np.float64)
 
 
-def _level(
-    rng: np.random.Generator, stems: list[np.ndarray], sample_rate: int
-) -> mixing.Mixture:
+def _level(rng, stems, sample_rate) -> mixing.Mixture:
     """Bring sources and noise (the last) to drawn levels, and sum them."""
     levels = mixing.draw_levels(rng, len(stems) - 1)
     levelled = []
-    for stem, level in zip(stems, (*levels.sources, levels.noise)):
+    for stem, level in zip(stems, levels):
         loudness = mixing.measure_loudness(stem, sample_rate)
         levelled.append(stem * mixing.loudness_gain(level, loudness))
     mixture = mixing.mix(np.stack(levelled[:-1]).astype(np.float64), levelled[-1])
@@ -459,26 +398,6 @@ def _level(
     sources, noise = (np.rint(part * 32768) / 32768 for part in mixture[2:])
     mix_clean = sources.sum(axis=0)
     return mixing.Mixture(mix_clean + noise, mix_clean, sources, noise)
-
-
-def _write_metadata(
-    path: Path,
-    fingerprint: dict,
-    casts: dict[str, SpeakerSplit],
-    rows: list[dict[str, str]],
-) -> None:
-    """What the corpus is made of, for people and for reports."""
-    subsets = {}
-    for subset, cast in casts.items():
-        kinds = [row["noise"] for row in rows if row["subset"] == subset]
-        subsets[subset] = {
-            "items": len(kinds),
-            "speakers": [speaker.name for speaker in sum(cast.talkers, ())],
-            "babble": [speaker.name for speaker in cast.babble_speakers],
-            "noises": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
-        }
-    text = json.dumps({"made_from": fingerprint, "subsets": subsets}, indent=2)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _check(choices: _Choices, workers: int | None) -> None:
@@ -501,13 +420,8 @@ def _check(choices: _Choices, workers: int | None) -> None:
         raise UserError(f"workers: {workers}, but at least 1 is needed")
 
 
-def _fingerprint_folder(folder: Path | None) -> str | None:
-    """Changes when a recording below a folder is added, removed or changed."""
+def _fingerprint_folder(folder: Path | None) -> dict | None:
     if folder is None:
         return None
-    digest = hashlib.sha256()
-    for file in list_recordings(folder):
-        status = file.stat()
-        line = f"{file.relative_to(folder)}\t{status.st_size}\t{status.st_mtime_ns}\n"
-        digest.update(line.encode())
-    return digest.hexdigest()
+    files = [str(file.relative_to(folder)) for file in list_recordings(folder)]
+    return fingerprint_of(folder, files, {})

@@ -18,6 +18,7 @@ import numpy as np
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.demo.espeak import ACCENTS, Voice, speak
+from unified_se_ss.data.demo.noises import BABBLE_VOICES
 from unified_se_ss.errors import UserError
 
 SUBSETS = ("train-360", "dev", "test")
@@ -41,6 +42,7 @@ _HELD_OUT_LOW = 6
 _TALKERS_PER_TIMBRE = {True: 4, False: 2}
 _SENTENCES_PER_TALKER = 24
 _SENTENCES_PER_BABBLER = 8
+_BABBLERS = (BABBLE_VOICES, 8)
 
 _AUDIO_ENDINGS = (".wav", ".flac")
 # More of one person's recordings would only cost time and memory.
@@ -76,13 +78,6 @@ VOCABULARY = tuple(
 )
 
 
-class Utterances(NamedTuple):
-    """What a speaker says: samples [T] each, and the words, or "" where not known."""
-
-    samples: list[np.ndarray]
-    texts: list[str]
-
-
 @dataclass(frozen=True)
 class SpokenVoice:
     """A voice of espeak-ng that says so many sentences of the grammar."""
@@ -95,11 +90,14 @@ class SpokenVoice:
         """Name in the transcripts."""
         return self.voice.name
 
-    def utterances(self, seed: int, sample_rate: int) -> Utterances:
-        """Say the sentences that follow from the seed and this voice's name."""
+    def utterances(self, seed: int, sample_rate: int) -> tuple[list, list]:
+        """Sentences that follow from the seed and this voice's name, and their words.
+
+        Returns a list of samples [T] and a list of texts.
+        """
         rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
-        texts = [sentence(rng) for _ in range(self.n_sentences)]
-        return Utterances([self._say(text, sample_rate) for text in texts], texts)
+        texts = [_sentence(rng) for _ in range(self.n_sentences)]
+        return [self._say(text, sample_rate) for text in texts], texts
 
     def _say(self, text: str, sample_rate: int) -> np.ndarray:
         speech, spoken_rate = speak(text, self.voice)
@@ -107,7 +105,7 @@ class SpokenVoice:
 
 
 @dataclass(frozen=True)
-class RecordedPerson:
+class _RecordedPerson:
     """A folder of recordings, of a speaker or of noise.
 
     Arguments
@@ -124,7 +122,7 @@ class RecordedPerson:
     files: tuple[Path, ...]
     seconds: float = _SECONDS_PER_PERSON
 
-    def utterances(self, seed: int, sample_rate: int) -> Utterances:
+    def utterances(self, seed: int, sample_rate: int) -> tuple[list, list]:
         """Read the recordings; their words are not known."""
         samples: list[np.ndarray] = []
         wanted = int(self.seconds * sample_rate)
@@ -133,7 +131,7 @@ class RecordedPerson:
             wanted -= len(samples[-1])
             if wanted <= 0:
                 break
-        return Utterances(samples, [""] * len(samples))
+        return samples, [""] * len(samples)
 
     def _read(self, file: Path, sample_rate: int) -> np.ndarray:
         """One recording at the wanted rate, without the silence around it."""
@@ -148,18 +146,26 @@ class RecordedPerson:
         return _trim_silence(resampled, sample_rate)
 
 
-class SpeakerSplit(NamedTuple):
-    """The speakers of one subset.
+class _SpeakerSplit(NamedTuple):
+    """The speakers of one subset, and its recordings of noise.
 
     `talkers` holds groups of speakers that sound alike (a timbre with its accents); a
     mixture takes one speaker of a group at most. `babble_speakers` speak in the noise alone.
     """
 
-    talkers: tuple[tuple[SpokenVoice | RecordedPerson, ...], ...]
-    babble_speakers: tuple[SpokenVoice, ...]
+    talkers: tuple[tuple[SpokenVoice | _RecordedPerson, ...], ...]
+    babble_speakers: tuple[SpokenVoice, ...] = ()
+    noises: tuple[_RecordedPerson, ...] = ()
+
+    def draw_babblers(self, rng: np.random.Generator) -> list[SpokenVoice]:
+        """Five to eight of those who speak in the noise, or all if they are fewer."""
+        there = len(self.babble_speakers)
+        count = min(int(rng.integers(*_BABBLERS, endpoint=True)), there)
+        chosen = rng.choice(there, count, replace=False)
+        return [self.babble_speakers[i] for i in chosen]
 
 
-def cast_voices(seed: int) -> dict[str, SpeakerSplit]:
+def cast_voices(seed: int) -> dict[str, _SpeakerSplit]:
     """Give every subset its voices of espeak-ng.
 
     Which timbres are held out, and accent, pitch and rate of every voice, follow from the
@@ -183,9 +189,7 @@ def cast_voices(seed: int) -> dict[str, SpeakerSplit]:
     return {subset: _cast_timbres(rng, share) for subset, share in shares.items()}
 
 
-def _cast_timbres(
-    rng: np.random.Generator, timbres: list[tuple[str, bool]]
-) -> SpeakerSplit:
+def _cast_timbres(rng, timbres) -> _SpeakerSplit:
     """Several talkers and one babbler of every timbre, each with another accent."""
     talkers, babble_speakers = [], []
     for timbre, is_high in timbres:
@@ -204,10 +208,10 @@ def _cast_timbres(
         ]
         babble_speakers.append(SpokenVoice(voices.pop(), _SENTENCES_PER_BABBLER))
         talkers.append(tuple(SpokenVoice(v, _SENTENCES_PER_TALKER) for v in voices))
-    return SpeakerSplit(tuple(talkers), tuple(babble_speakers))
+    return _SpeakerSplit(tuple(talkers), tuple(babble_speakers))
 
 
-def cast_recordings(folder: Path, seed: int, n_speakers: int) -> dict[str, SpeakerSplit]:
+def cast_recordings(folder: Path, seed: int, n_speakers: int) -> dict[str, _SpeakerSplit]:
     """Split a folder of recordings, 80/10/10 and disjoint, into the subsets.
 
     There is one folder for each speaker, with wav or flac files anywhere below; no subset
@@ -217,7 +221,7 @@ def cast_recordings(folder: Path, seed: int, n_speakers: int) -> dict[str, Speak
     for person in sorted(_existing(folder, "speech").iterdir()):
         files = list_recordings(person) if person.is_dir() else ()
         if files:
-            people.append(RecordedPerson(person.name, files))
+            people.append(_RecordedPerson(person.name, files))
     needed = n_speakers * len(SUBSETS)
     if len(people) < needed:
         raise UserError(
@@ -227,12 +231,12 @@ def cast_recordings(folder: Path, seed: int, n_speakers: int) -> dict[str, Speak
         )
     shares = _split(people, seed, n_speakers)
     return {
-        subset: SpeakerSplit(tuple((person,) for person in share), ())
+        subset: _SpeakerSplit(tuple((person,) for person in share))
         for subset, share in shares.items()
     }
 
 
-def split_noises(folder: Path, seed: int) -> dict[str, tuple[RecordedPerson, ...]]:
+def split_noises(folder: Path, seed: int) -> dict[str, tuple[_RecordedPerson, ...]]:
     """Split a folder of noise recordings, 80/10/10 and disjoint, into the subsets.
 
     Each file is on its own, half an hour in all; fewer than three are a UserError.
@@ -247,7 +251,7 @@ def split_noises(folder: Path, seed: int) -> dict[str, tuple[RecordedPerson, ...
     shares = _split(files, seed, 1)
     return {
         subset: tuple(
-            RecordedPerson(
+            _RecordedPerson(
                 # With a stroke in it, so that it is no speaker's name.
                 f"noise/{file.relative_to(folder)}",
                 (file,),
@@ -301,12 +305,12 @@ def _split(everything: Sequence, seed: int, least: int) -> dict[str, list]:
     }
 
 
-def sentence(rng: np.random.Generator) -> str:
+def _sentence(rng: np.random.Generator) -> str:
     """Draw a sentence of 4 to 9 words, all of them in `VOCABULARY`.
 
     Example
     -------
-    >>> words = sentence(np.random.default_rng(0)).split()
+    >>> words = _sentence(np.random.default_rng(0)).split()
     >>> 4 <= len(words) <= 9, set(words) <= set(VOCABULARY)
     (True, True)
     """
@@ -347,9 +351,7 @@ def _two_at_once(rng: np.random.Generator) -> list[str]:
     return words + [_one(rng, _DOING)]
 
 
-def _phrase(
-    rng: np.random.Generator, adjectives, nouns, article: str | None = None
-) -> list[str]:
+def _phrase(rng, adjectives, nouns, article=None) -> list[str]:
     words = [_one(rng, adjectives)] * int(rng.integers(2)) + [_one(rng, nouns)]
     article = article or _one(rng, _ARTICLES)
     if article == "a" and words[0][0] in "aeiou":

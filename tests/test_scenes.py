@@ -16,14 +16,13 @@ from unified_se_ss.data import audio
 from unified_se_ss.data.dataset import ItemKey, collate
 from unified_se_ss.data.guided import MicBeamExample
 from unified_se_ss.data.mixing import peak_gain
-from unified_se_ss.data.paired_rirs import (
-    Gains,
+from unified_se_ss.data.pools import NoisePool, SpeechPool, check_speakers_apart
+from unified_se_ss.data.scenes import (
+    ArrayDataset,
     PairedRIRDataset,
     PairedRIRGains,
-    contrasted,
+    RandomChoiceDataset,
 )
-from unified_se_ss.data.pools import NoisePool, SpeechPool, check_speakers_apart
-from unified_se_ss.data.scenes import ArrayDataset, RandomChoiceDataset
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial import BeamformerFrontend
 
@@ -104,18 +103,6 @@ def test_a_floor_is_never_passed(seed, mean, deviation, floor):
 
 
 # The formulas
-
-
-def test_both_inputs_are_the_formulas():
-    rng = np.random.default_rng(0)
-    speech, interferer, noise = rng.normal(size=(3, 2, 7))
-    g_n, pi_g_i, alpha, beta = 0.5, 0.25, 1.5, 3.0
-    parts = contrasted(speech, interferer, noise, Gains(g_n, pi_g_i, alpha, beta))
-    y_raw, y_beam = parts.sum(axis=0)
-    np.testing.assert_allclose(y_beam, speech[1] + g_n * noise[1] + pi_g_i * interferer[1])
-    np.testing.assert_allclose(
-        y_raw, speech[0] + alpha * g_n * noise[0] + beta * pi_g_i * interferer[0]
-    )
 
 
 def by_hand(data, key):
