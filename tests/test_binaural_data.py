@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from unified_se_ss.data import audio
 from unified_se_ss.data.binaural import (
     BinauralDataset,
     BinauralDynamicMixing,
-    BinauralExample,
     mix_binaural,
     unexplained,
 )
@@ -32,7 +30,7 @@ from unified_se_ss.data.corpora.wsj0mix import (
     prepare_binaural_wsj0mix,
     prepare_wsj0mix,
 )
-from unified_se_ss.data.dataset import ItemKey, collate
+from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.data.hrtf_bank import SPHERE_DIRECTIONS, HRTFBank, binaural_heads
 from unified_se_ss.data.hrtf_files import load_hrirs
 from unified_se_ss.data.manifest import Item, Manifest, read_manifest
@@ -251,26 +249,6 @@ def test_a_measured_head_hears_as_a_head_does(tmp_path):
     assert coherence[frequency > 1500].mean() < 0.15
 
 
-@pytest.mark.skipif(
-    "MEASURED_BRIR" not in os.environ,
-    reason="MEASURED_BRIR names no wav of a measured binaural room response",
-)
-def test_a_measured_room_response_is_a_head(tmp_path):
-    signal, rate = soundfile.read(os.environ["MEASURED_BRIR"], dtype="float32")
-    (tmp_path / "room").mkdir()
-    soundfile.write(tmp_path / "room/az0.wav", signal, rate, "FLOAT")
-    (room,) = load_hrirs(tmp_path / "room", RATE, tmp_path / "cache")
-    bank, rng = HRTFBank([room]), np.random.default_rng(0)
-    speech = voice(rng, 16000, 0.9).astype(np.float32)
-    heard = bank.render_binaural(speech, 0, 0)
-    expected = scipy.signal.fftconvolve(speech[None], room.filters[0], axes=-1)
-    expected = expected[:, room.latency : room.latency + 16000]
-    scale = np.sqrt(np.sum(heard**2) / np.sum(expected**2))
-    assert np.abs(heard - scale * expected).max() < 1e-4 * np.abs(heard).max() + 1e-6
-    # A room keeps the ears apart: neither silent nor copies of each other.
-    assert abs(np.corrcoef(heard)[0, 1]) < 0.999 and (np.std(heard, axis=1) > 0).all()
-
-
 # Mixed anew
 
 
@@ -371,10 +349,7 @@ def test_mixtures_in_files_are_their_sums_to_the_last_bit(corpus):
 
 def test_no_head_is_in_two_subsets_of_a_corpus(corpus, mono, heads, tmp_path):
     folder, manifests = corpus
-    used = {
-        name: {item.attributes["head"] for item in manifests[name].items}
-        for name in manifests
-    }
+    used = {name: {i.attributes["head"] for i in manifests[name].items} for name in SUBSETS}
     assert not used["train"] & used["test"] and not used["train"] & used["dev"]
     both = {**heads, "test": heads["train"][:1]}
     with pytest.raises(UserError, match="is in train and in test"):
@@ -519,16 +494,6 @@ def test_the_angles_of_the_public_names_are_cipics():
     assert placement_in_name("train-000001", 2) == {}
 
 
-def test_the_right_ear_of_the_public_reverberant_set_hears_both_filters():
-    """Why no direction of that set is told: its generator convolves in two dimensions."""
-    rng = np.random.default_rng(0)
-    signal, filters = rng.standard_normal(400), rng.standard_normal((50, 2))
-    pair = np.stack([signal, signal], axis=1)
-    image = scipy.signal.fftconvolve(pair, filters, mode="same")
-    left, right = (scipy.signal.convolve(signal, h, mode="same") for h in filters.T)
-    assert np.allclose(image[:, 0], left) and np.allclose(image[:, 1], left + right)
-
-
 def test_noise_that_no_stem_holds_is_an_error(tmp_path):
     root = public_tree(tmp_path / "public")
     path = next((root / "2speakers/wav8k/min/tt/mix").iterdir())
@@ -637,24 +602,6 @@ def test_a_speed_is_that_of_both_ears(corpus):
             assert np.abs(example.sources[j - 1].numpy() - expected).max() < 1e-4
             plain, slow = itd(ears, RATE), itd(example.sources[j - 1].numpy(), RATE)
             assert slow == pytest.approx(plain / 0.95, abs=8)
-
-
-@settings(max_examples=25, deadline=None)
-@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=4), j=st.integers(1, 3))
-def test_batches_are_padded_with_zeros(lengths, j):
-    examples = [
-        BinauralExample(str(n), torch.ones(2, n), torch.ones(j, 2, n), torch.zeros(j, 2))
-        for n in lengths
-    ]
-    batch = collate(examples)
-    assert batch.lengths.tolist() == lengths and len(batch) == len(lengths)
-    assert batch.sources.shape == (len(lengths), j, 2, max(lengths))
-    assert batch.directions.shape == (len(lengths), j, 2)
-    for b, length in enumerate(lengths):
-        assert batch.mixture[b].sum() == 2 * length
-        assert batch.mixture[b, :, length:].abs().sum() == 0
-    assert torch.equal(batch.clean_mixture, batch.sources.sum(1))
-    assert batch.to("cpu") is batch and batch.lengths.dtype == torch.int64
 
 
 @settings(max_examples=25, deadline=None)

@@ -35,8 +35,8 @@ def corpus(tmp_path_factory):
         n_dev=2,
         n_test=3,
         seconds=2.0,
-        speech_folder=folder / "people",
         workers=1,
+        speech_folder=folder / "people",
     )
     return folder / "demo"
 
@@ -136,12 +136,8 @@ def test_with_noise_it_is_made_anew(corpus, tmp_path):
     prepare_binaural_demo(tmp_path / "d", **options)
     prepare_binaural_demo(tmp_path / "d", noise=True, **options)
     place = tmp_path / "d/2speakers/wav8k/min/tt"
-    assert {p.name for p in place.iterdir() if p.is_dir()} == {
-        "mix_both",
-        "noise",
-        "s1",
-        "s2",
-    }
+    stems = {p.name for p in place.iterdir() if p.is_dir()}
+    assert stems == {"mix_both", "noise", "s1", "s2"}
     noise = audio.read(next((place / "noise").iterdir()), channels=2)[0]
     assert noise.any() and not np.allclose(noise[0], noise[1], atol=1e-4)
     (tmp_path / "d/speech/mine").mkdir()

@@ -124,17 +124,20 @@ def test_ranks_of_a_step_get_similar_durations():
     assert np.ptp(longest, axis=0).mean() < 1.0
 
 
-def test_unshuffled_keeps_the_order():
-    sampler = BucketBatchSampler(_durations(10), batch_size=4, shuffle=False)
-    indices = [[key.index for key in batch] for batch in sampler]
-    assert indices == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-
-
-def test_unshuffled_fills_the_budget_in_order():
-    durations = [9.0, 1.0, 2.0, 1.0, 4.0, 5.0, 5.0]
-    sampler = BucketBatchSampler(durations, batch_seconds=10, shuffle=False)
-    indices = [[key.index for key in batch] for batch in sampler]
-    assert indices == [[0], [1, 2, 3], [4, 5], [6]]
+@pytest.mark.parametrize(
+    "durations, size, expected",
+    [
+        (_durations(10), {"batch_size": 4}, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]),
+        (
+            [9.0, 1.0, 2.0, 1.0, 4.0, 5.0, 5.0],
+            {"batch_seconds": 10},
+            [[0], [1, 2, 3], [4, 5], [6]],
+        ),
+    ],
+)
+def test_unshuffled_batches_are_filled_in_order(durations, size, expected):
+    sampler = BucketBatchSampler(durations, shuffle=False, **size)
+    assert [[key.index for key in batch] for batch in sampler] == expected
 
 
 def test_item_longer_than_the_budget_is_alone():
@@ -183,10 +186,8 @@ def test_speechbrain_resumes_within_an_epoch(tmp_path, workers, done):
         return loader, Checkpointer(tmp_path, {"loader": loader})
 
     loader, checkpointer = loader_and_checkpointer(epoch=2)
-    batches = []
     iterator = iter(loader)
-    for _ in range(done):
-        batches.append(next(iterator))
+    batches = [next(iterator) for _ in range(done)]
     checkpointer.save_checkpoint(end_of_epoch=False)
     rest = list(iterator)
 

@@ -10,17 +10,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.dataset import (
-    Batch,
-    Example,
-    ItemKey,
-    MixtureDataset,
-    collate,
-)
+from unified_se_ss.data.binaural import BinauralExample
+from unified_se_ss.data.dataset import ItemKey, MixtureDataset, collate
 from unified_se_ss.data.manifest import Item, Manifest
-from unified_se_ss.data.pools import (
-    Recording,
-)
+from unified_se_ss.data.pools import Recording
 from unified_se_ss.errors import UserError
 
 RATE = 8000
@@ -73,10 +66,8 @@ def test_crops_of_all_stems_are_aligned(manifest, key, segment, seed):
     rest = example.mixture - example.sources.sum(0)
     np.testing.assert_allclose(rest, _noise_at(manifest, example), atol=ROUNDING)
     expected = min(manifest.items[key[1]].frames, round((segment or 9) * RATE))
-    assert example.mixture.shape == (expected,) and example.sources.shape == (
-        2,
-        expected,
-    )
+    assert example.mixture.shape == (expected,)
+    assert example.sources.shape == (2, expected)
     assert example.mixture.dtype == example.sources.dtype == torch.float32
 
 
@@ -282,19 +273,28 @@ def test_arguments_without_sense(manifest, arguments, words):
         MixtureDataset(manifest, **arguments)
 
 
-def test_collate_pads_with_zeros():
+@pytest.mark.parametrize("ears", [(), (2,)], ids=["one channel", "two ears"])
+@pytest.mark.parametrize("lengths", [(3, 5, 1), (4,), (7, 7)])
+def test_collate_pads_with_zeros(lengths, ears):
     examples = [
-        Example(f"{n}", torch.full((n,), 1.0), torch.full((2, n), 2.0)) for n in (3, 5, 1)
+        BinauralExample(
+            f"{n}", torch.ones(*ears, n), torch.full((2, *ears, n), 2.0), torch.zeros(2, 2)
+        )
+        for n in lengths
     ]
-    batch = collate(examples)
-    assert isinstance(batch, Batch) and len(batch) == 3 and batch.ids == ["3", "5", "1"]
-    assert batch.lengths.dtype == torch.int64 and batch.lengths.tolist() == [3, 5, 1]
-    for b, example in enumerate(examples):
-        n = len(example.mixture)
-        assert torch.equal(batch.mixture[b, :n], example.mixture)
-        assert torch.equal(batch.sources[b, :, :n], example.sources)
-        assert not batch.mixture[b, n:].any() and not batch.sources[b, :, n:].any()
+    batch, B, T = collate(examples), len(lengths), max(lengths)
+    assert len(batch) == B and batch.ids == [f"{n}" for n in lengths]
+    assert batch.lengths.dtype == torch.int64 and batch.lengths.tolist() == list(lengths)
+    assert batch.mixture.shape == (B, *ears, T) and batch.directions.shape == (B, 2, 2)
+    assert batch.sources.shape == (B, 2, *ears, T)
+    for b, n in enumerate(lengths):
+        assert (batch.mixture[b, ..., :n] == 1).all() and not batch.mixture[
+            b, ..., n:
+        ].any()
+        assert (batch.sources[b, ..., :n] == 2).all() and not batch.sources[
+            b, ..., n:
+        ].any()
     assert torch.equal(batch.clean_mixture, batch.sources[:, 0] + batch.sources[:, 1])
     moved = batch.to("meta")
-    assert moved.mixture.is_meta and moved.sources.is_meta and moved.ids == batch.ids
+    assert moved is batch and moved.mixture.is_meta and moved.sources.is_meta
     assert not moved.lengths.is_meta  # whoever needs them on the host need not wait

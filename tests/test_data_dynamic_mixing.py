@@ -9,12 +9,11 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.corpora import speech_folder
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
-from unified_se_ss.data.dataset import DynamicMixingDataset, ItemKey, collate
+from unified_se_ss.data.dataset import DynamicMixingDataset, ItemKey
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.pools import Recording
 from unified_se_ss.errors import UserError
@@ -194,19 +193,6 @@ def test_same_key_same_bits(manifests, key, n_speakers, speeds):
     assert torch.equal(expected.sources, again.sources)
     assert expected.mixture.dtype == expected.sources.dtype == torch.float32
     assert expected.mixture.shape == expected.sources.shape[1:]
-
-
-def test_workers_do_not_matter(manifests):
-    data = _dataset(manifests)
-    batches = [[ItemKey(1, 0), ItemKey(1, 1)], [ItemKey(1, 2)], [ItemKey(2, 0)]]
-    read = [
-        list(DataLoader(data, batch_sampler=batches, num_workers=n, collate_fn=collate))
-        for n in (0, 2)
-    ]
-    for alone, workers in zip(*read):
-        assert alone.ids == workers.ids
-        assert torch.equal(alone.mixture, workers.mixture)
-        assert torch.equal(alone.sources, workers.sources)
 
 
 @settings(max_examples=40, deadline=None)

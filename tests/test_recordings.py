@@ -8,9 +8,14 @@ import soundfile
 import torch
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.corpora.array_recordings import loud_level, prepare_recordings
+from unified_se_ss.data.corpora.array_recordings import (
+    STEMS,
+    loud_level,
+    prepare_recordings,
+)
 from unified_se_ss.data.dataset import ItemKey, collate
-from unified_se_ss.data.guided import RecordingDataset, read_recordings
+from unified_se_ss.data.guided import RecordingDataset
+from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial import BeamformerFrontend, gcc_phat
 
@@ -41,7 +46,7 @@ def plain(folder, name, seed, **others):
 
 def prepared(folder, tmp_path, **options):
     path = prepare_recordings(folder, tmp_path / "m.csv", RATE, workers=1, **options)
-    return read_recordings(path, folder)
+    return read_manifest(path, folder, STEMS)
 
 
 def report(tmp_path):

@@ -238,27 +238,17 @@ def test_an_item_follows_from_seed_epoch_and_index(sounds, make):
     assert same(first, data[ItemKey(1, 3)])
     assert same(first, make(sounds, seed=7)[ItemKey(1, 3)])
     assert same(first, pickle.loads(pickle.dumps(data))[ItemKey(1, 3)])
-    for other in (
-        data[ItemKey(2, 3)],
-        data[ItemKey(1, 4)],
-        make(sounds, seed=8)[ItemKey(1, 3)],
-    ):
+    others = data[ItemKey(2, 3)], data[ItemKey(1, 4)], make(sounds, seed=8)[ItemKey(1, 3)]
+    for other in others:
         assert not torch.equal(first.inputs, other.inputs)
 
 
 def test_workers_change_nothing(sounds):
     data = RandomChoiceDataset(by_contrast(sounds, 6), of_arrays(sounds, 6), 0.5, seed=2)
-    for_workers = [
-        [
-            example
-            for batch in torch.utils.data.DataLoader(
-                data, 2, num_workers=workers, collate_fn=list
-            )
-            for example in batch
-        ]
-        for workers in (0, 2)
-    ]
-    assert all(same(one, two) for one, two in zip(*for_workers, strict=True))
+    alone, workers = (
+        list(torch.utils.data.DataLoader(data, None, num_workers=n)) for n in (0, 2)
+    )
+    assert all(same(one, two) for one, two in zip(alone, workers, strict=True))
 
 
 def test_names_are_unique_and_tell_who_speaks(sounds):

@@ -24,13 +24,12 @@ import numpy as np
 from speechbrain import Stage
 
 from unified_se_ss import training
-from unified_se_ss.data.corpora.array_recordings import prepare_recordings
+from unified_se_ss.data.corpora.array_recordings import STEMS, prepare_recordings
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.dataset import collate
 from unified_se_ss.data.guided import (
     MultiBeamformerTestSet,
     RecordingDataset,
-    read_recordings,
 )
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.pools import check_speakers_apart
@@ -272,7 +271,7 @@ def recording_data(hparams, subset, seconds=None):
         **{key: hparams[key] for key in keys},
     )
     options = {key: hparams[key] for key in ("align", "match_levels", "seed")}
-    return RecordingDataset(read_recordings(path, folder), seconds, **options)
+    return RecordingDataset(read_manifest(path, folder, STEMS), seconds, **options)
 
 
 def make_loaders(hparams):

@@ -14,7 +14,7 @@ import torch
 from unified_se_ss.data import audio
 from unified_se_ss.data.corpora.array_recordings import STEMS
 from unified_se_ss.data.dataset import ItemKey, ManifestDataset
-from unified_se_ss.data.manifest import Item, Manifest, read_manifest
+from unified_se_ss.data.manifest import Item, Manifest
 from unified_se_ss.data.pools import Recording
 from unified_se_ss.errors import UserError
 
@@ -49,7 +49,7 @@ class RecordingDataset(ManifestDataset):
     Arguments
     ---------
     manifest : Manifest
-        As `read_recordings` reads it.
+        As `prepare_recordings` writes it, read with the stems `STEMS`.
     segment_seconds, seed
         As for `ManifestDataset`.
     align : str
@@ -121,11 +121,6 @@ class RecordingDataset(ManifestDataset):
                 f"{item.attributes.get(name)!r}, a number was expected; delete the manifest "
                 "to make it again"
             ) from error
-
-
-def read_recordings(path, data_root) -> Manifest:
-    """Read a manifest that `prepare_recordings` wrote, of recordings below `data_root`."""
-    return read_manifest(path, data_root, STEMS)
 
 
 def _read_stretch(item: Item, stem: str, start: int, length: int) -> np.ndarray:

@@ -19,11 +19,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from unified_se_ss.data.cache import (
-    FINGERPRINT,
-    atomic_folder,
-    is_made_from,
-)
+from unified_se_ss.data.cache import FINGERPRINT, atomic_folder, is_made_from
 from unified_se_ss.data.demo.corpus import TRANSCRIPTS, prepare_demo_corpus
 from unified_se_ss.data.hrtf_bank import binaural_heads
 from unified_se_ss.data.write import make_binaural_corpus, mono_manifests

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import importlib.util
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -142,14 +141,14 @@ def version() -> str:
 
 @functools.cache
 def _paths() -> tuple[Path, Path]:
-    if importlib.util.find_spec("espeakng_loader") is None:
+    try:
+        import espeakng_loader
+    except ImportError as error:
         raise UserError(
             "the demo speech needs espeak-ng, which is not installed: install it with "
             "`pip install unified_se_ss[demo]`, or give --demo_speech FOLDER with "
             "recordings of your own (one folder per speaker)"
-        )
-    import espeakng_loader
-
+        ) from error
     return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
 
 
