@@ -20,7 +20,6 @@ from unified_se_ss.data.demo.corpus import prepare_demo_corpus
 from unified_se_ss.data.demo.espeak import ACCENTS, Voice, speak
 from unified_se_ss.data.demo.speakers import (
     SUBSETS,
-    VOCABULARY,
     _sentence,
     _trim_silence,
     cast_voices,
@@ -76,11 +75,10 @@ def median_pitch(speech, sample_rate):
 
 
 def test_the_grammar_has_about_sixty_words_and_uses_them_all():
-    assert 50 <= len(VOCABULARY) == len(set(VOCABULARY)) <= 70
     rng = np.random.default_rng(0)
     sentences = [_sentence(rng).split() for _ in range(3000)]
     assert {len(words) for words in sentences} == set(range(4, 10))
-    assert set(itertools.chain(*sentences)) == set(VOCABULARY)
+    assert 50 <= len(set(itertools.chain(*sentences))) <= 70
 
 
 @given(st.integers(0, 2**32))
@@ -230,7 +228,7 @@ def test_transcripts_hold_words_and_distinct_speakers(corpus):
         assert row["speaker_1"] != row["speaker_2"]
         for number in "12":
             words = row[f"transcript_{number}"].split()
-            assert len(words) >= 4 and set(words) <= set(VOCABULARY)
+            assert len(words) >= 4 and all(map(str.isalpha, words))
             assert row[f"speaker_{number}"] in speakers
 
 

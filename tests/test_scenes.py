@@ -406,9 +406,7 @@ def test_a_speaker_in_two_subsets_is_told(sounds):
     halves = (speech.items[:2], speech.items[2:])
     train, test = (replace(speech, items=half) for half in halves)
     check_speakers_apart({"train": train, "test": test})
-    with pytest.raises(
-        UserError, match=r"2 speaker\(s\) of test are in train, too: v2, v3"
-    ):
+    with pytest.raises(UserError, match=r"2 speaker\(s\) of test are in train.*: v2, v3"):
         check_speakers_apart({"train": speech, "test": test})
 
 
@@ -421,9 +419,8 @@ def test_a_batch_pads_and_keeps_what_all_have(sounds):
     batch = collate([example, short])
     assert batch.inputs.shape == (2, 2, 8000) and batch.lengths.tolist() == [8000, 10]
     assert batch.components.shape == (2, 3, 2, 8000) and batch.microphones is None
-    assert not batch.inputs[1, :, 10:].any() and torch.equal(
-        batch.target[0], example.target
-    )
+    assert not batch.inputs[1, :, 10:].any()
+    assert torch.equal(batch.target[0], example.target)
     moved = batch.to("meta")
     assert moved.components.is_meta and moved.lengths.device.type == "cpu"
     assert collate([example, short._replace(components=None)]).components is None

@@ -19,7 +19,7 @@ import numpy as np
 from unified_se_ss.data import audio
 from unified_se_ss.data.cache import atomic_folder, is_made_from
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
-from unified_se_ss.data.demo import espeak, noises, speakers
+from unified_se_ss.data.demo import espeak, noises
 from unified_se_ss.data.demo.speakers import SpokenVoice, cast_voices
 from unified_se_ss.data.manifest import Manifest, read_manifest
 from unified_se_ss.data.write import make_items
@@ -113,7 +113,7 @@ def _manifests(folder, subset):
 
 def _make_sounds(folder, sample_rate, n_noises, sentences, seed, workers) -> None:
     """Make voices, noises and their manifests in an empty folder."""
-    casts = dict(zip(SUBSETS, map(cast_voices(seed).get, speakers.SUBSETS)))
+    casts = dict(zip(SUBSETS, cast_voices(seed).values()))
     voices = [
         (subset, SpokenVoice(voice.voice, sentences))
         for subset in SUBSETS

@@ -208,12 +208,9 @@ def _build(folder, choices, casts, workers):
 def _draw_scene(choices, subset, index, cast) -> _Scene:
     """Draw who talks in an item, and what makes its noise."""
     rng = np.random.default_rng([choices.seed, SUBSETS.index(subset), index, 0])
-    groups = rng.choice(len(cast.talkers), size=choices.n_speakers, replace=False)
-    talkers = []
-    for group in groups:
-        speakers = cast.talkers[group]
-        talkers.append(speakers[rng.integers(len(speakers))].name)
-    talkers = tuple(talkers)
+    chosen = rng.choice(len(cast.talkers), size=choices.n_speakers, replace=False)
+    groups = [cast.talkers[i] for i in chosen]
+    talkers = tuple(group[rng.integers(len(group))].name for group in groups)
     if cast.noises:
         maker = cast.noises[rng.integers(len(cast.noises))].name
         return _Scene(subset, index, talkers, "recorded", (maker,))

@@ -66,16 +66,6 @@ _HANDLING = "sees finds brings wants likes".split()
 _WHERE = "near behind beside by".split()
 _WHITHER = (*_WHERE, "towards")
 _WHEN = "today often slowly again".split()
-_JOINING = "and is an".split()
-
-VOCABULARY = tuple(
-    sorted(
-        {
-            *(*_ARTICLES, *_PEOPLE_ADJECTIVES, *_THING_ADJECTIVES, *_PEOPLE, *_THINGS),
-            *(*_PLACES, *_DOING, *_HANDLING, *_WHITHER, *_WHEN, *_JOINING),
-        }
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -306,13 +296,12 @@ def _split(everything: Sequence, seed: int, least: int) -> dict[str, list]:
 
 
 def _sentence(rng: np.random.Generator) -> str:
-    """Draw a sentence of 4 to 9 words, all of them in `VOCABULARY`.
+    """Draw a sentence of 4 to 9 words.
 
     Example
     -------
-    >>> words = _sentence(np.random.default_rng(0)).split()
-    >>> 4 <= len(words) <= 9, set(words) <= set(VOCABULARY)
-    (True, True)
+    >>> _sentence(np.random.default_rng(0))
+    'my farmer sleeps and the man walks'
     """
     patterns = (_going, _handling, _being, _two_at_once)
     return " ".join(patterns[rng.integers(len(patterns))](rng))
