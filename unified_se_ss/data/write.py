@@ -298,17 +298,20 @@ def _check(manifests, heads, noise):
                     "the heads with binaural_heads, so that nobody is in two subsets"
                 )
     for manifest in manifests.values():
-        if not _n_sources(manifest):
-            raise UserError(f"{manifest.path}: has no sources (columns s1, s2, ...)")
-        if noise is True and "noise" not in manifest.stems:
-            raise UserError(
-                f"{manifest.path}: has no column noise, but binaural noise is asked for; "
-                "take a corpus with noise (LibriMix with mixture mix_both), manifests of "
-                "noise recordings, or none"
-            )
-        names = [Path(item.id).name for item in manifest.items]
-        if len(set(names)) < len(names):
-            raise UserError(f"{manifest.path}: two of its items would have one file name")
+        _check_manifest(manifest, noise)
+
+
+def _check_manifest(manifest, noise):
+    if not _n_sources(manifest):
+        raise UserError(f"{manifest.path}: has no sources (columns s1, s2, ...)")
+    if noise is True and "noise" not in manifest.stems:
+        raise UserError(
+            f"{manifest.path}: has no column noise, but binaural noise is asked for; "
+            "take a corpus with noise (LibriMix with mixture mix_both), manifests of "
+            "noise recordings, or none"
+        )
+    if len({Path(item.id).name for item in manifest.items}) < len(manifest):
+        raise UserError(f"{manifest.path}: two of its items would have one file name")
 
 
 def _noise_digests(noise):

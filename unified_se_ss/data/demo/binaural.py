@@ -117,22 +117,24 @@ def _gather_voices(folder, corpus, manifest, n_speakers):
     }
     if is_made_from(folder, fingerprint):
         return
-    speakers = _speakers(corpus / TRANSCRIPTS, n_speakers)
-    timbres = {name for row in speakers.values() for name in row}
-    with atomic_folder(folder, fingerprint, WHAT, timbres) as building:
+    timbres = _timbres(corpus / TRANSCRIPTS, n_speakers)
+    folders = {name for names in timbres.values() for name in names}
+    with atomic_folder(folder, fingerprint, WHAT, folders) as building:
         for item in manifest.items:
-            for j, timbre in enumerate(speakers[item.id], start=1):
+            for j, timbre in enumerate(timbres[item.id], start=1):
                 (building / timbre).mkdir(exist_ok=True)
                 _link(item.paths[f"s{j}"], building / timbre / f"{item.id}-s{j}.wav")
 
 
-def _speakers(path, n_speakers):
+def _timbres(path, n_speakers):
     """The timbres of each item's talkers."""
+    columns = [f"speaker_{j + 1}" for j in range(n_speakers)]
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        names = [f"speaker_{j + 1}" for j in range(n_speakers)]
-        return {row["ID"]: [_timbre(row[name]) for name in names] for row in rows}
+            return {
+                row["ID"]: [_timbre(row[column]) for column in columns]
+                for row in csv.DictReader(file)
+            }
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{path}: does not tell who speaks ({error}); it belongs to the demo corpus: "
