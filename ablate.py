@@ -50,7 +50,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import ruamel.yaml
@@ -58,7 +57,7 @@ import yaml
 
 from unified_se_ss.errors import UserError, did_you_mean, report_error
 from unified_se_ss.evaluation.comparison import METRICS, compare, write_comparison
-from unified_se_ss.evaluation.results import KNOWN, read_results, summarise
+from unified_se_ss.evaluation.results import read_results, summarise
 from unified_se_ss.plain_yaml import plain_value, plain_yaml
 
 #: Seconds that a run may take to leave after Ctrl-C before it is killed.
@@ -100,40 +99,15 @@ class Run:
     @property
     def finished(self) -> bool:
         """True once it has its report, which is written last."""
-        files = ("results.csv", "report.html")
-        return all((self.folder / name).is_file() for name in files)
-
-    @property
-    def state(self) -> str:
-        """The outcome of starting it, in a word."""
-        if self.finished:
-            return "finished"
-        return "to go on" if self.folder.is_dir() else "new"
-
-    @property
-    def has_its_data(self) -> bool:
-        """True once it is past preparation: its manifests, or a later CSV, are there."""
-        return any(self.folder.rglob("*.csv"))
+        return all((self.folder / n).is_file() for n in ("results.csv", "report.html"))
 
 
 # ------------------------------------------------------------------ options
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line.
-
-    Returns
-    -------
-    argparse.Namespace
-        The options, with ``hparams`` (Path or None) and ``others``, the arguments that
-        every run gets.
-
-    Raises
-    ------
-    UserError
-        No YAML file, or an option of each run that is set here.
-    """
-    options, others = parser().parse_known_args(arguments)
+    """Read the command line: this script's options, ``hparams``, and ``others`` of every run."""
+    options, others = _parser().parse_known_args(arguments)
     files = [a for a in others if a.endswith((".yaml", ".yml")) and not a.startswith("--")]
     options.hparams = Path(files[0]) if files else None
     options.others = [a for a in others if a not in files[:1]]
@@ -151,19 +125,18 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         raise UserError("give --devices or --device, not both")
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs: is {options.jobs}; expected 1 or more")
-    options.train = options.train or find_train(options.hparams)
+    options.train = options.train or _find_train(options.hparams)
     if not options.train.is_file():
         raise UserError(f"--train: {options.train} is no file; expected a train.py")
     if options.output_folder is None:
         text = options.hparams.read_text(encoding="utf-8")
-        name = plain_yaml(text, options.hparams).get("experiment_name")
-        name = given.get("experiment_name") or name or options.hparams.stem
+        keys = {**plain_yaml(text, options.hparams), **given}
+        name = keys.get("experiment_name") or options.hparams.stem
         options.output_folder = Path("results") / f"{name}_ablation"
     return options
 
 
-def parser() -> argparse.ArgumentParser:
-    """Make the parser of this script's options; all others are those of train.py."""
+def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "ablate.py",
         usage="python ablate.py HPARAMS.yaml [--grid KEY=VALUE,...] [options] [--key value ...]",
@@ -171,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add, switch = made.add_argument, partial(made.add_argument, action="store_true")
+    add = made.add_argument
     add("--grid", action="append", default=[], metavar="KEY=VALUE,...", help="to try")
     add("--cells", type=Path, metavar="FILE", help="YAML file of named cells")
     add("--seeds", default="1,2,3", help="default: %(default)s")
@@ -181,19 +154,12 @@ def parser() -> argparse.ArgumentParser:
     add("--devices", help="such as cuda:0,cuda:1 or cpu; default: every GPU there is")
     add("--jobs", type=int, help="runs at a time; default: the number of devices, or 1")
     add("--train", type=Path, help="default: train.py beside or above the YAML file")
-    switch("--table_only", help="make the table from what is there")
-    switch("--dry_run", help="list the runs and leave")
+    add("--table_only", action="store_true", help="make the table from what is there")
+    add("--dry_run", action="store_true", help="list the runs and leave")
     return made
 
 
-def find_train(hparams: Path | None) -> Path:
-    """Find the train.py beside a YAML file or nearest above it, or else beside this script.
-
-    Example
-    -------
-    >>> find_train(Path("nowhere/hparams/a.yaml")) == Path(__file__).with_name("train.py")
-    True
-    """
+def _find_train(hparams: Path | None) -> Path:
     own = Path(__file__).with_name("train.py")
     folders = hparams.resolve().parents if hparams else ()
     found = (folder / own.name for folder in folders)
@@ -219,13 +185,7 @@ def given_values(arguments: list[str]) -> dict[str, str]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Read the seeds of the command line.
-
-    Example
-    -------
-    >>> parse_seeds("1,2,3")
-    [1, 2, 3]
-    """
+    """Read the seeds of the command line, such as ``1,2,3``."""
     parts = [part.strip() for part in text.split(",")]
     if not all(map(str.isdecimal, parts)) or len(set(parts)) < len(parts):
         raise UserError(
@@ -240,38 +200,22 @@ def parse_seeds(text: str) -> list[int]:
 def make_cells(grid: list[str], file: Path | None = None) -> list[Cell]:
     """Make all cells: those of the file, each at every point of the grid.
 
-    Arguments
-    ---------
-    grid : list of str
-        As given to ``--grid``, each a key with its values.
-    file : Path, optional
-        As given to ``--cells``.
-
-    Returns
-    -------
-    list of Cell
-        The last key of the grid changes fastest.
-
-    Raises
-    ------
-    UserError
-        Something cannot be read, or is there twice.
+    The last key of the grid changes fastest.
 
     Example
     -------
     >>> [cell.name for cell in make_cells(["rule=sum,project", "lr=0.1"])]
     ['rule=sum,lr=0.1', 'rule=project,lr=0.1']
     """
-    axes = [parse_axis(text) for text in grid]
-    named = read_cells(file) if file else [Cell("")]
+    axes = [read_cells(file)] if file else []
+    axes += [parse_axis(text) for text in grid]
     cells = []
-    for start, *points in itertools.product(named, *axes):
-        name = ",".join([start.name] * bool(start.name) + [text for text, _, _ in points])
-        keys = [*start.overrides, *(key for _, key, _ in points)]
-        if twice := _first_twice(keys):
+    for parts in itertools.product(*axes):
+        name = ",".join(part.name for part in parts) or "as_is"
+        pairs = [pair for part in parts for pair in part.overrides.items()]
+        if twice := _first_twice([key for key, _ in pairs]):
             raise UserError(f"{twice}: is set twice in the cell '{name}'; expected it once")
-        values = {key: value for _, key, value in points}
-        cells.append(Cell(name or "as_is", {**start.overrides, **values}))
+        cells.append(Cell(name, dict(pairs)))
     if twice := _first_twice([cell.folder for cell in cells]):
         raise UserError(
             f"two cells would share the folder '{twice}'; name them differently"
@@ -279,43 +223,29 @@ def make_cells(grid: list[str], file: Path | None = None) -> list[Cell]:
     return cells
 
 
-def parse_axis(text: str) -> list[tuple[str, str, object]]:
-    """Part ``key=value,value`` into its points: their names, the key and their values.
-
-    Commas within brackets and quotes part no values.
+def parse_axis(text: str) -> list[Cell]:
+    """Make a cell of each value in ``key=value,value``, a YAML list without its brackets.
 
     Example
     -------
-    >>> parse_axis("rule_options={strict: True, k: 5},{}")[0]
-    ('rule_options={strict: True, k: 5}', 'rule_options', {'strict': True, 'k': 5})
+    >>> parse_axis("rule_options={strict: True},{}")[0].overrides
+    {'rule_options': {'strict': True}}
     """
     key, equals, values = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z]\w*", key):
         raise UserError(f"--grid: is '{text}'; expected KEY=VALUE,VALUE,...")
+    values = f"[{values}]"
     try:
-        points = [(f"{key}={part}", key, value) for part, value in parse_list(values)]
+        read = plain_value(values)
     except ValueError as error:
         raise UserError(f"--grid {text}: after = is no list of YAML values") from error
-    if not points:
+    nodes = ruamel.yaml.YAML(typ="safe", pure=True).compose(values).value
+    parts = [values[node.start_mark.index : node.end_mark.index].strip() for node in nodes]
+    if not parts:
         raise UserError(f"--grid {text}: names no value; expected KEY=VALUE,VALUE,...")
-    if twice := _first_twice([name for name, _, _ in points]):
-        raise UserError(f"--grid {text}: {twice} is there twice")
-    return points
-
-
-def parse_list(text: str) -> list[tuple[str, object]]:
-    """Part a YAML list without its brackets: each element as written, and its value.
-
-    Example
-    -------
-    >>> parse_list("1e3, {b: 1, c: 2}, 'a,b'")
-    [('1e3', 1000.0), ('{b: 1, c: 2}', {'b': 1, 'c': 2}), ("'a,b'", 'a,b')]
-    """
-    text = f"[{text}]"
-    values = plain_value(text)
-    nodes = ruamel.yaml.YAML(typ="safe", pure=True).compose(text).value
-    parts = [text[node.start_mark.index : node.end_mark.index].strip() for node in nodes]
-    return list(zip(parts, values))
+    if twice := _first_twice(parts):
+        raise UserError(f"--grid {text}: {key}={twice} is there twice")
+    return [Cell(f"{key}={part}", {key: value}) for part, value in zip(parts, read)]
 
 
 def read_cells(path: Path) -> list[Cell]:
@@ -324,11 +254,11 @@ def read_cells(path: Path) -> list[Cell]:
         content = plain_yaml(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--cells: {path} cannot be read ({error})") from error
-    right = all(
-        isinstance(overrides, dict) and all(isinstance(key, str) for key in overrides)
-        for overrides in content.values()
+    is_right = all(
+        isinstance(keys, dict) and all(isinstance(key, str) for key in keys)
+        for keys in content.values()
     )
-    if not content or not right:
+    if not content or not is_right:
         raise UserError(
             f"--cells: {path} was not understood; expected lines such as "
             "'name: {rule: sum, granularity: global}'"
@@ -344,13 +274,7 @@ def _first_twice(names: list[str]) -> str | None:
 
 
 def plan(options: argparse.Namespace, cells: list[Cell], seeds: list[int]) -> list[Run]:
-    """List all runs, in the order in which they are started.
-
-    Raises
-    ------
-    UserError
-        A key is set for every run and in a cell too.
-    """
+    """List all runs, in the order in which they are started."""
     given = {"seed", "output_folder", *given_values(options.others)}
     for cell in cells:
         for key in cell.overrides.keys() & given:
@@ -361,8 +285,8 @@ def plan(options: argparse.Namespace, cells: list[Cell], seeds: list[int]) -> li
     for seed, cell in itertools.product(seeds, cells):
         folder = options.output_folder / cell.folder / str(seed)
         command = [sys.executable, str(options.train), str(options.hparams)]
-        command += ["--seed", str(seed), "--output_folder", as_argument(str(folder))]
-        for key, value in cell.overrides.items():
+        values = {"seed": seed, "output_folder": str(folder), **cell.overrides}
+        for key, value in values.items():
             command += [f"--{key}", as_argument(value)]
         runs.append(Run(cell, seed, folder, (*command, *options.others)))
     return runs
@@ -382,39 +306,26 @@ def as_argument(value) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def check_settings(runs: list[Run]) -> None:
-    """Stop at a finished run that was made with other settings than asked for now.
-
-    Raises
-    ------
-    UserError
-        Names the run, the key, and both values.
-    """
-    for run in runs:
-        there = run.folder / "hyperparams.yaml"
-        if not (run.finished and there.is_file()):
-            continue
-        before = plain_yaml(there.read_text(encoding="utf-8"), there)
-        for key, text in given_values(list(run.command)).items():
-            if key == "output_folder" or before.get(key, text) == text:
-                continue
-            with contextlib.suppress(ValueError):
-                if before[key] != plain_value(text):
-                    raise UserError(
-                        f"{run.folder}: holds a finished run with {key} {before[key]}, but "
-                        f"{text} is asked for now; choose another --output_folder, or "
-                        "remove its results.csv to let it go on"
-                    )
+def check_settings(run: Run) -> None:
+    """Stop at a finished run that was made with other settings than asked for now."""
+    there = run.folder / "hyperparams.yaml"
+    if not (run.finished and there.is_file()):
+        return
+    before = plain_yaml(there.read_text(encoding="utf-8"), there)
+    for key, text in given_values(list(run.command)).items():
+        values = [text]
+        with contextlib.suppress(ValueError):
+            values.append(plain_value(text))
+        if key != "output_folder" and before.get(key, text) not in values:
+            raise UserError(
+                f"{run.folder}: holds a finished run with {key} {before[key]}, but "
+                f"{text} is asked for now; choose another --output_folder, or remove its "
+                "results.csv to let it go on"
+            )
 
 
 def check_options(runs: list[Run]) -> None:
-    """Have train.py look at the options of each cell, by --describe, before any run.
-
-    Raises
-    ------
-    UserError
-        What train.py said of the first cell whose options it refuses.
-    """
+    """Have train.py look at the options of each cell, by --describe, before any run."""
     before = sys.argv, sys.path[0]
     for name, (_, script, *arguments) in {r.cell.name: r.command for r in runs}.items():
         sys.argv = [script, *arguments, "--describe"]
@@ -436,14 +347,7 @@ def check_options(runs: list[Run]) -> None:
 
 
 def find_slots(options: argparse.Namespace, gpus: int) -> list[str]:
-    """List the device of each run that goes on at a time; "" leaves it to train.py.
-
-    Example
-    -------
-    >>> options = argparse.Namespace(devices="cuda:0,cuda:1", jobs=3, others=[])
-    >>> find_slots(options, gpus=0)
-    ['cuda:0', 'cuda:1', 'cuda:0']
-    """
+    """List the device of each run that goes on at a time; "" leaves it to train.py."""
     names = [f"cuda:{number}" for number in range(gpus)]
     if options.devices:
         names = [name.strip() for name in options.devices.split(",") if name.strip()]
@@ -474,15 +378,7 @@ def environment_of(device: str, jobs: int, base: dict) -> dict:
 
 
 class Launcher:
-    """Starts runs, and stops those that go on.
-
-    Arguments
-    ---------
-    slots : list of str
-        As :func:`find_slots` returns them.
-    report : callable
-        Gets a sentence about each run that ends.
-    """
+    """Starts runs in slots, as :func:`find_slots` lists them, and reports the end of each."""
 
     def __init__(self, slots: list[str], report):
         self.report = report
@@ -516,10 +412,10 @@ class Launcher:
         self.slots.put((slot, environment))
         if code == 0 and run.finished:
             minutes = (time.monotonic() - began) / 60
-            self.report(f"{run.name}: {headline(run)} ({minutes:.1f} min)")
-            return
-        why = f"exit code {code}" if code else "no report"
-        self.report(f"{run.name}: FAILED ({why}); see {run.log}: {last_line(run.log)}")
+            self.report(f"{run.name}: {_headline(run)} ({minutes:.1f} min)")
+        else:
+            why = f"exit code {code}" if code else "no report"
+            self.report(f"{run.name}: FAILED ({why}); see {run.log}: {_last_line(run.log)}")
 
     def stop(self) -> None:
         """Ask all that run to leave, as Ctrl-C would, and kill those that do not."""
@@ -532,24 +428,17 @@ class Launcher:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+                _signal(process, signal.SIGKILL)
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:
-    """Send a signal to a process and its children; nothing if it has ended."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, number)
-            else:
-                process.send_signal(number)
+            os.killpg(process.pid, number)  # and its children
 
 
 def launch(runs: list[Run], slots: list[str]) -> list[Run]:
-    """Run all that are not finished, with a progress bar; returns those that failed.
-
-    An interrupt stops the runs that go on, and is passed on.
-    """
+    """Run all that are not finished; returns those that failed. An interrupt stops all."""
     from unified_se_ss.progress import progress_bar
 
     waiting, futures = [run for run in runs if not run.finished], []
@@ -564,8 +453,11 @@ def launch(runs: list[Run], slots: list[str]) -> list[Run]:
         try:
             for run in waiting:
                 futures.append(pool.submit(launcher.run, run))
-                # Two runs at once would both make a corpus that is made on first use.
-                while not (run.has_its_data or all(f.done() for f in futures)):
+                # Two runs at once would both make a corpus that is made on first use: the
+                # next begins once the manifests, or later CSV files, of this one are there.
+                while not (
+                    any(run.folder.rglob("*.csv")) or all(f.done() for f in futures)
+                ):
                     time.sleep(0.1)
             for future in futures:
                 future.result()
@@ -575,53 +467,40 @@ def launch(runs: list[Run], slots: list[str]) -> list[Run]:
     return [run for run in waiting if not run.finished]
 
 
-def headline(run: Run) -> str:
-    """Say what a finished run got, in a few words."""
-    metrics = summarise(read_results(run.folder / "results.csv")).metrics
+def _headline(run: Run) -> str:
     found = [
-        f"{column.heading} {metrics[key].mean:.2f} {column.unit}"
-        for key, column in KNOWN.items()
-        if key in METRICS and key in metrics and metrics[key].mean is not None
+        f"{column.heading} {metric.mean:.2f} {column.unit}"
+        for column, metric in summarise(
+            read_results(run.folder / "results.csv")
+        ).headlines()
+        if column.key in METRICS and metric.mean is not None
     ]
     return ", ".join(found) or "finished"
 
 
-def last_line(log: Path) -> str:
-    """Find the last line that a run has printed."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
-    return lines[-1] if lines else ""
+def _last_line(log: Path) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace").strip()
+    return re.split(r"[\r\n]", text)[-1].strip()
 
 
 # ------------------------------------------------------------------ table
 
 
 def collect(folder: Path, cells: list[Cell]) -> dict:
-    """Read results.csv of all runs that are finished: rows by cell and seed.
-
-    Arguments
-    ---------
-    folder : Path
-        Of the ablation.
-    cells : list of Cell
-        Those to look for; if empty, all in the folder.
-    """
-    places = {cell.name: folder / cell.folder for cell in cells}
-    if not cells:
-        found = {path.parent.parent for path in folder.glob("*/*/results.csv")}
-        places = {place.name: place for place in sorted(found, key=_natural)}
-    return {
-        name: {
-            path.parent.name: read_results(path)
-            for path in sorted(place.glob("*/results.csv"), key=_natural)
-        }
-        for name, place in places.items()
-    }
+    """Read results.csv of the finished runs: rows by cell and seed; no cells means all."""
+    names = {cell.folder: cell.name for cell in cells}
+    results: dict = {cell.name: {} for cell in cells}
+    for path in sorted(folder.glob("*/*/results.csv"), key=_natural):
+        cell, seed = path.parts[-3:-1]
+        if cell in names or not cells:
+            results.setdefault(names.get(cell, cell), {})[seed] = read_results(path)
+    return results
 
 
 def _natural(path: Path) -> list:
     """Sorts 2 before 10."""
-    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in path.parts]
+    parts = re.split(r"(\d+)", str(path))
+    return [int(part) if part.isdecimal() else part for part in parts]
 
 
 def find_baseline(wanted: str | None, names: list[str]) -> str | None:
@@ -658,22 +537,23 @@ def main(arguments: list[str]) -> int:
     seeds = parse_seeds(options.seeds)
     cells = make_cells(options.grid, options.cells)
     if options.table_only:
-        chosen = cells if options.grid or options.cells else []
-        make_table(options, chosen)
+        make_table(options, cells if options.grid or options.cells else [])
         return 0
     find_baseline(options.baseline, [cell.name for cell in cells])
     runs = plan(options, cells, seeds)
-    check_settings(runs)
+    for run in runs:
+        check_settings(run)
     if options.dry_run:
         for run in runs:
-            print(f"# {run.name}: {run.state}\n{shlex.join(run.command)}")
+            unfinished = "to go on" if run.folder.is_dir() else "new"
+            state = "finished" if run.finished else unfinished
+            print(f"# {run.name}: {state}\n{shlex.join(run.command)}")
         return 0
     check_options([run for run in runs if not run.finished])
     torch = sys.modules.get("torch")
     gpus = torch.cuda.device_count() if torch else 0
-    print(
-        f"{len(cells)} cells, {len(seeds)} seeds, {len(runs)} runs in {options.output_folder}"
-    )
+    counts = f"{len(cells)} cells, {len(seeds)} seeds, {len(runs)} runs"
+    print(f"{counts} in {options.output_folder}")
     failed = launch(runs, find_slots(options, gpus))
     if any(run.finished for run in runs):
         make_table(options, cells)
@@ -682,24 +562,20 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def interrupt(*_) -> None:
-    """End a process as Ctrl-C does, however it is asked to."""
+def _interrupt(*_) -> None:
     raise KeyboardInterrupt
 
 
 def guarded(arguments: list[str]) -> int:
-    """Run :func:`main`, with every error as one message."""
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, interrupt)
+    """Run :func:`main`, with every error as one message; SIGTERM and SIGHUP as Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, _interrupt)
     try:
         return main(arguments)
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted; the same command goes on, --table_only shows what there is",
-            file=sys.stderr,
-        )
+        hint = "the same command goes on, --table_only shows what there is"
+        print(f"\ninterrupted; {hint}", file=sys.stderr)
         return 130
     except Exception as error:
         return report_error(error, debug="--debug" in arguments)
