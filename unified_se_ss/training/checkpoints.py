@@ -51,7 +51,7 @@ class AtomicCheckpointer(Checkpointer):
     * One that is not as it was written is passed over; :meth:`tidy` warns of it.
     * A full disk is one clear error, and costs no checkpoint.
     * Nothing is loaded that could execute: ``torch.load`` with ``weights_only``.
-    * A score of NaN counts as -inf, the worst.
+    * A score of NaN counts as -inf, the worst by `max_keys`, which recipes choose by.
     * All ranks load the one that the main process chose.
 
     Example
