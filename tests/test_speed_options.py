@@ -1,5 +1,6 @@
 """Options that change what training costs: the same outputs, gradients and loss curve."""
 
+import copy
 import functools
 import os
 import subprocess
@@ -93,14 +94,11 @@ def test_checkpointed_activations_take_less_memory(sort):
 
 
 def test_dropout_is_the_same_when_blocks_are_run_again():
-    described = configuration("sepformer")["network"]
+    described = copy.deepcopy(configuration("sepformer")["network"])
     for part in ("enhancer", "separator"):
         arguments = described["arguments"][part]["arguments"]
         for model in ("intra", "inter"):
-            arguments[model]["arguments"] = {
-                **arguments[model]["arguments"],
-                "dropout": 0.5,
-            }
+            arguments[model]["arguments"]["dropout"] = 0.5
     torch.manual_seed(3)
     network = build_network(described).double()
     batch, found = batch_of(EQUAL, dtype=torch.float64), []
@@ -158,13 +156,8 @@ def graphs(monkeypatch):
 def test_a_compiled_network_takes_the_same_steps_with_one_set_of_graphs(sort, graphs):
     """Segments of one length: what was compiled at the first step serves all others."""
     losses, weights = loss_curve(sort, dtype=torch.float32)
-    made = []
-    again, their_weights = loss_curve(
-        sort,
-        dtype=torch.float32,
-        run_opts={"compile": True},
-        note=lambda: made.append(graphs()),
-    )
+    made, options = [], {"dtype": torch.float32, "run_opts": {"compile": True}}
+    again, their_weights = loss_curve(sort, note=lambda: made.append(graphs()), **options)
     torch.testing.assert_close(losses, again, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(weights, their_weights, rtol=0, atol=2e-3)
     assert graphs() > 0
@@ -172,14 +165,6 @@ def test_a_compiled_network_takes_the_same_steps_with_one_set_of_graphs(sort, gr
 
 
 # ------------------------------------------------------------------ TF32
-
-
-@pytest.fixture
-def tf32():
-    """Put back what torch may do."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.mark.parametrize(
@@ -190,9 +175,9 @@ def tf32():
         (False, False, "no TF32"),
     ],
 )
-def test_the_log_says_where_tf32_is_used(tf32, products, convolutions, said):
-    torch.backends.cuda.matmul.allow_tf32 = products
-    torch.backends.cudnn.allow_tf32 = convolutions
+def test_the_log_says_where_tf32_is_used(monkeypatch, products, convolutions, said):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", products)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", convolutions)
     assert run_folder._tf32() == said
 
 
