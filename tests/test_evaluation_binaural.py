@@ -1,6 +1,5 @@
 """Binaural utterances judged: one order for all metrics, levels kept, results by angle."""
 
-import io
 import json
 
 import numpy as np
@@ -9,7 +8,7 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_evaluation_report import Page
+from test_evaluation_report import Page, sounds
 
 from unified_se_ss import losses
 from unified_se_ss.errors import UserError
@@ -36,12 +35,8 @@ def scene(azimuths, seed=0, samples=8000):
     """Noises from azimuths, [J, E, T], as an average sphere hears them."""
     rng = np.random.default_rng([11, seed])
     head = spherical_head(RATE, np.array(azimuths, dtype=float))
-    return np.stack(
-        [
-            head.render(0.1 * rng.standard_normal(samples), direction)
-            for direction in range(len(head))
-        ]
-    )
+    noises = 0.1 * rng.standard_normal((len(head), samples))
+    return np.stack([head.render(noise, place) for place, noise in enumerate(noises)])
 
 
 def evaluate(mixture, estimates, targets, directions=None, protocol="default"):
@@ -197,22 +192,11 @@ def test_results_report_and_stereo_wavs(tmp_path):
     signals = {}
     for row, pair in zip(rows, azimuths):
         targets = 4 * scene(pair, int(row["ID"]), 2000)
-        signals[row["ID"]] = {
-            "mixture": targets.sum(0),
-            "estimates": targets[::-1],
-            "targets": targets,
-        }
+        given = {"mixture": targets.sum(0), "estimates": targets[::-1]}
+        signals[row["ID"]] = {**given, "targets": targets}
         row["permutation"] = (1, 0)
-    published = publish(
-        tmp_path,
-        "binaural",
-        rows,
-        signals.get,
-        RATE,
-        keep_waves=1,
-        level=level_ears,
-        findings=[interaural_section],
-    )
+    how = {"keep_waves": 1, "level": level_ears, "findings": [interaural_section]}
+    published = publish(tmp_path, "binaural", rows, signals.get, RATE, **how)
     assert "ΔITD" in published.summary.table() and "itd_1" not in published.summary.table()
     assert read_results(tmp_path / "results.csv")[0]["cues_1"] == "measured"
     assert summarise(rows).metrics["delta_itd"].count == 3
@@ -227,16 +211,8 @@ def test_results_report_and_stereo_wavs(tmp_path):
     page = Page(text)
     assert "Where the talkers are heard" in text and "By angle" in text
     assert page.count("audio") == 5 * 3
-    sound = next(a["src"] for tag, a in page.tags if tag == "audio")
-    assert soundfile.read(io.BytesIO(decoded(sound)))[0].shape == (2000, 2)
+    assert sounds(page)[0][0].shape == (2000, 2)
     assert any("from above" in a.get("alt", "") for tag, a in page.tags if tag == "img")
-
-
-def decoded(source):
-    """The bytes of a data URL."""
-    import base64
-
-    return base64.b64decode(source.partition(",")[2])
 
 
 def test_no_view_where_nothing_was_measured():

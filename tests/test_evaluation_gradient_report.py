@@ -1,10 +1,10 @@
 """gradients.csv: written, resumed, read, put into words and drawn; events for TensorBoard."""
 
 import csv
-import io
 
 import numpy as np
 import pytest
+from test_evaluation_plots import image
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.gradient_report import (
@@ -42,12 +42,6 @@ def log_of(folder, epochs, modules=(), windows=3):
         steps = [10 * (windows * (epoch - 1) + n + 1) for n in range(windows)]
         log.add(epoch, [row for step in steps for row in window(step, modules)])
     return log
-
-
-def image(png):
-    import matplotlib.image
-
-    return matplotlib.image.imread(io.BytesIO(png), format="png")
 
 
 # ------------------------------------------------------------------ the file

@@ -53,32 +53,29 @@ class Page(HTMLParser):
         return sum(name == tag for name, _ in self.tags)
 
 
+def example(row, signals, rate=8000):
+    return {"id": row["ID"], "signals": signals, "sample_rate": rate, "metrics": row}
+
+
+def sounds(page):
+    """The sounds of all players."""
+    data = [a["src"].partition(",")[2] for tag, a in page.tags if tag == "audio"]
+    return [soundfile.read(io.BytesIO(base64.b64decode(sound))) for sound in data]
+
+
 def run(samples=4000, count=8):
     rng = np.random.default_rng(0)
+    fixed = {"si_snr_1": 1.0, "permutation": (0, 1)}
     rows = [
-        {
-            "ID": f"item {i}",
-            "si_snr": rng.normal(9, 3),
-            "si_snr_i": float(i),
-            "si_snr_1": 1.0,
-            "permutation": (0, 1),
-        }
+        {"ID": f"item {i}", "si_snr": rng.normal(9, 3), "si_snr_i": float(i), **fixed}
         for i in range(count)
     ]
     names = ("mixture", "enhanced", "s1_estimate", "s1_reference")
     examples = [
-        {
-            "id": row["ID"],
-            "signals": {name: 0.1 * rng.standard_normal(samples) for name in names},
-            "sample_rate": 8000,
-            "metrics": row,
-        }
+        example(row, {name: 0.1 * rng.standard_normal(samples) for name in names})
         for row in rows[::-3]
     ]
-    log_rows = [
-        {"epoch": 1, "valid_si_snr_i": 2.0},
-        {"epoch": 2, "valid_si_snr_i": 3.0},
-    ]
+    log_rows = [{"epoch": e, "valid_si_snr_i": 1.0 + e} for e in (1, 2)]
     configuration = {
         "recipe": "hparams/demo.yaml",
         "rule": "project",
@@ -127,10 +124,9 @@ def test_report_holds_results_and_examples_worst_first(tmp_path):
 def test_players_hold_the_signals(tmp_path):
     rows, log_rows, examples, configuration = run()
     page, _ = report(tmp_path, rows, log_rows, examples[-1:], configuration)
-    sounds = [a["src"].partition(",")[2] for tag, a in page.tags if tag == "audio"]
     # A column for the mixture, then one for each source.
-    for sound, signal in zip(sounds, examples[-1]["signals"].values(), strict=True):
-        samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)))
+    signals = examples[-1]["signals"].values()
+    for (samples, rate), signal in zip(sounds(page), signals, strict=True):
         assert rate == 8000
         np.testing.assert_allclose(samples, signal, atol=1 / 32768)
 
@@ -140,10 +136,8 @@ def test_loud_examples_share_one_gain(tmp_path):
     signals = {"mixture": np.array([0.0, 2.0, -1.0]), "s1_estimate": np.full(3, 0.5)}
     examples = [{**examples[0], "signals": signals}]
     page, _ = report(tmp_path, rows, log_rows, examples, configuration)
-    sounds = [a["src"].partition(",")[2] for tag, a in page.tags if tag == "audio"]
-    found = [soundfile.read(io.BytesIO(base64.b64decode(s)))[0] for s in sounds]
-    np.testing.assert_allclose(found[0], signals["mixture"] * 0.495, atol=1e-4)
-    np.testing.assert_allclose(found[1], signals["s1_estimate"] * 0.495, atol=1e-4)
+    for (sound, _), signal in zip(sounds(page), signals.values(), strict=True):
+        np.testing.assert_allclose(sound, signal * 0.495, atol=1e-4)
 
 
 def test_what_comes_from_outside_is_escaped(tmp_path):
@@ -152,12 +146,8 @@ def test_what_comes_from_outside_is_escaped(tmp_path):
     examples[0]["signals"] = {HOSTILE: np.zeros(100)}
     rows[0][HOSTILE] = HOSTILE
     configuration |= {HOSTILE: HOSTILE, "rule": HOSTILE, "list": [HOSTILE]}
-    parts = [
-        HOSTILE,
-        Text(HOSTILE),
-        Picture(b"", HOSTILE),
-        Table([HOSTILE], [[HOSTILE] * 2]),
-    ]
+    table = Table([HOSTILE], [[HOSTILE] * 2])
+    parts = [HOSTILE, Text(HOSTILE), Picture(b"", HOSTILE), table]
     page, path = report(
         tmp_path,
         *(rows, log_rows, examples, configuration, HOSTILE, [HOSTILE]),
@@ -170,28 +160,18 @@ def test_what_comes_from_outside_is_escaped(tmp_path):
         assert any("alert('1')" in text for text in page.text[tag]), tag
 
 
-def shown_seconds(page):
-    """Lengths of all players."""
-    sounds = [a["src"].partition(",")[2] for tag, a in page.tags if tag == "audio"]
-    files = [soundfile.info(io.BytesIO(base64.b64decode(sound))) for sound in sounds]
-    return [file.frames / file.samplerate for file in files]
-
-
 def test_long_examples_are_cut_so_that_all_fit(tmp_path):
     # 15 examples of 40 s of white noise at 16 kHz, which no codec makes smaller.
     rows, log_rows, _, configuration = run(count=15)
     long = 0.1 * np.random.default_rng(0).standard_normal(640_000)
     signals = dict.fromkeys(["mixture", "enhanced", "s1_estimate", "s1_reference"], long)
     short = {name: signal[:4000] for name, signal in signals.items()}
-    examples = [
-        {"id": row["ID"], "signals": signals, "sample_rate": 16000, "metrics": row}
-        for row in rows
-    ]
+    examples = [example(row, signals, 16000) for row in rows]
     examples[0]["signals"] = short
     page, path = report(tmp_path, rows, log_rows, examples, configuration)
     assert page.count("section") == 15
     assert 0.8 * SIZE_LIMIT < path.stat().st_size < SIZE_LIMIT
-    seconds = shown_seconds(page)
+    seconds = [len(sound) / rate for sound, rate in sounds(page)]
     # One length for all that are longer; the short one is whole.
     assert sorted(set(seconds))[0] == 0.25 and len(set(seconds)) == 2
     assert SHORTEST_EXCERPT < max(seconds) < 10
@@ -202,10 +182,7 @@ def test_what_still_does_not_fit_is_left_out_and_counted(tmp_path):
     rows, log_rows, _, configuration = run(count=40)
     long = 0.1 * np.random.default_rng(0).standard_normal(480_000)
     signals = {f"s{j}_estimate": long for j in range(1, 5)}
-    examples = [
-        {"id": row["ID"], "signals": signals, "sample_rate": 48000, "metrics": row}
-        for row in rows
-    ]
+    examples = [example(row, signals, 48000) for row in rows]
     page, path = report(tmp_path, rows, log_rows, examples, configuration)
     shown = page.count("section")
     assert 10 < shown < 40 and path.stat().st_size < SIZE_LIMIT
