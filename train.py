@@ -112,7 +112,7 @@ class UnifiedBrain(training.RecipeBrain):
         }
 
     def epoch_message(self, row):
-        """How separation goes, and how often the two tasks conflict."""
+        """Separation in validation, and how often the two tasks conflict."""
         return (
             f"validation SI-SNRi {row['valid_si_snr_i']:.2f} dB, "
             f"conflicts {percent(row.get('conflict_rate'))}"

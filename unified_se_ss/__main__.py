@@ -95,7 +95,7 @@ def add_command(commands, name: str, summary: str, description: str, function, *
 
 
 def add_model(command) -> None:
-    """What every command that runs a model has."""
+    """Options of every command that runs a model."""
     command.add_argument("model", help="a run's folder (results/demo/1234), or an export")
     command.add_argument("--device", help="cpu, cuda …; by default a GPU if there is one")
     command.add_argument("--precision", help="fp32 (default), bf16 or fp16 (GPU only)")
@@ -379,7 +379,7 @@ def _prepare(options, folder) -> dict:
 
 
 def _print_manifests(manifests: dict) -> None:
-    """What is in each subset."""
+    """Size of each subset."""
     for subset, manifest in manifests.items():
         seconds = [item.duration for item in manifest.items]
         print(

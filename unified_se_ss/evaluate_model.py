@@ -371,7 +371,7 @@ EVALUATIONS = {
 
 
 def find_transcripts(manifest: Manifest, path, data_folder) -> dict:
-    """What is said in each item: from a file, the manifest, or the data folder."""
+    """Transcript of each item: from a file, the manifest, or the data folder."""
     n_sources = max(1, sum(stem[1:].isdigit() for stem in manifest.stems))
     if path is None and data_folder is not None:
         places = (Path(data_folder), Path(data_folder).resolve().parent)

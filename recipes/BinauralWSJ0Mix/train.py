@@ -80,7 +80,7 @@ class BinauralBrain(training.RecipeBrain):
         return {} if means["main"] is None else {"loss": f"{means['main']:.2f} dB"}
 
     def epoch_message(self, row):
-        """How separation goes."""
+        """Separation in validation."""
         return f"validation SNRi {row['valid_snr_i']:.2f} dB"
 
     # -------------------------------------------------------------- evaluation

@@ -94,7 +94,7 @@ class GSENetBrain(training.RecipeBrain):
         self.add_rows({**columns, "over_beamformer": beamformed})
 
     def epoch_message(self, row):
-        """How much better than either input."""
+        """Gain over either input in validation."""
         return (
             f"validation SI-SDR {row['valid_si_snr']:.2f} dB, "
             f"{row['valid_si_snr_i']:+.2f} dB over the microphone, "

@@ -136,7 +136,7 @@ def recordings(data_folder: Path, folder: str, channel: int) -> list[Path]:
 
 
 def transcripts(data_folder: Path, name: str, kind: str) -> dict[str, str]:
-    """What is said, by the name of a recording or, of WSJ0, of a prompt; in lower case."""
+    """Transcripts by recording or, of WSJ0, by prompt; in lower case."""
     path = data_folder / "data" / "transcriptions" / f"{name}_{kind}.dot_all"
     if (name, kind) != ("tr05", "simu") or path.is_file():
         return read_dots([path])
@@ -167,7 +167,7 @@ def read_dots(paths) -> dict[str, str]:
 
 
 def transcript_of(said: dict[str, str], stem: str, path: Path) -> str:
-    """What a recording says."""
+    """Transcript of a recording."""
     names = (stem.lower(), stem.lower().split("_")[1] if "_" in stem else "")
     for name in names:
         if name in said:

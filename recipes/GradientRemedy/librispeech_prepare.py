@@ -25,7 +25,7 @@ from unified_se_ss.data.corpora.transcribed import (
 from unified_se_ss.data.manifest import Item, read_manifest
 from unified_se_ss.errors import UserError
 
-# Of the noise recordings: one in so many is heard in validation, another one in the test.
+# Of the noise recordings: one in so many is used in validation, another one in the test.
 NOISE_SHARE = 10
 
 
@@ -46,7 +46,7 @@ def prepare_librispeech(
         Names of the folders, such as train-clean-100.
     noise_folder : str or Path
         Any tree of at least three wav, flac or ogg files; of several channels, the first
-        is taken. By a checksum of their names, a tenth of them (at least one) is heard in
+        is taken. By a checksum of their names, a tenth of them (at least one) is used in
         validation, a tenth in the test, and the others in training.
 
     Returns
@@ -133,7 +133,7 @@ def _rows(items: tuple[Item, ...], names: set[str]) -> list[dict]:
 
 
 def subsets_of(names: list[str], folder: Path) -> dict[str, set[str]]:
-    """Names of noise recordings by the subset that they are heard in.
+    """Names of noise recordings by the subset that they are used in.
 
     Example
     -------

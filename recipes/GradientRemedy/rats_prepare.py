@@ -151,7 +151,7 @@ def utterance_of(segment: Segment) -> Utterance:
 
 
 def cut_name(segment: Segment, stem: str) -> str:
-    """Where an utterance is in the folder of what was cut out."""
+    """Path of an utterance in the folder of what was cut out."""
     return f"{segment.subset}/{stem}/{segment.id}.wav"
 
 
@@ -339,7 +339,7 @@ def lag_of(noisy: Path, sent, source) -> float:
 
 
 def was_sent(start: float, end: float, labels) -> bool:
-    """Whether the link was open all the time."""
+    """True if the link was open all the time."""
     return not any(
         label in UNSENT and begins < end and ends > start for begins, ends, label in labels
     )

@@ -158,7 +158,7 @@ class RemedyBrain(training.RecipeBrain):
         return {"train_se_loss": means["auxiliary"]}
 
     def epoch_message(self, row):
-        """How recognition goes, and how often the two tasks conflict."""
+        """Recognition in validation, and how often the two tasks conflict."""
         return (
             f"validation WER {row['valid_wer']:.1f} % (CTC alone), "
             f"next token {row['valid_accuracy']:.1f} %, "

@@ -192,7 +192,7 @@ def _check_budget(batch_size, batch_seconds):
 
 
 class SkippedItem(NamedTuple):
-    """What stands in the place of an item that cannot be used.
+    """Placeholder of an item that cannot be used.
 
     id : the item's, where the data set has a manifest, else its index.
     file : the file at fault, "" if it is not known.
@@ -206,7 +206,7 @@ class SkippedItem(NamedTuple):
 
 @dataclass
 class EmptyBatch:
-    """What is left of a batch if all of its items were skipped, a tuple of SkippedItem.
+    """A batch all of whose items were skipped, a tuple of SkippedItem.
 
     A rank that gets one still takes its part in the step.
     """
@@ -270,7 +270,7 @@ class SkippingDataset(torch.utils.data.Dataset):
         return self._skipped(key, f"{bad} holds values that are not finite (NaN, infinity)")
 
     def _skipped(self, key, reason) -> SkippedItem:
-        """What is known of an item that cannot be used."""
+        """Name and fault of an item that cannot be used."""
         index = ItemKey.of(key).index
         items = getattr(getattr(self.dataset, "manifest", None), "items", None)
         if not isinstance(items, tuple):

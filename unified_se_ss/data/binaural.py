@@ -165,7 +165,7 @@ def _true_directions(item, n_sources):
 
 
 def unexplained(mixture, total):
-    """How much of a mixture is neither the sum of its stems nor 16 bits' wrapping around.
+    """Part of a mixture that is neither the sum of its stems nor 16 bits' wrapping around.
 
     Arguments
     ---------

@@ -21,7 +21,7 @@ SPEEDS = (50, 200)
 
 
 class ItemKey(NamedTuple):
-    """What an item follows from, beside the data set's seed."""
+    """Key that an item follows from, beside the data set's seed."""
 
     epoch: int
     index: int

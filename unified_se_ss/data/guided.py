@@ -1,4 +1,4 @@
-"""What a guided network learns from: a raw microphone, a beamformer's output, the target.
+"""Data of a guided network: a raw microphone, a beamformer's output, the target.
 
 Axes: C microphones, T samples, 2 inputs (0 raw, 1 beamformed).
 """

@@ -40,7 +40,7 @@ PATTERN = (
     r"az(?P<azimuth>(neg|[+-])?\d+(\.\d+)?)"
     r"(_el(?P<elevation>(neg|[+-])?\d+(\.\d+)?))?$"
 )
-"""Where a wav's name (without its ending) holds its angles."""
+"""Angles in a wav's name without its ending."""
 
 _CIPIC_NAME = re.compile(r"(?P<azimuth>(neg)?\d+)az(?P<ear>left|right)$")
 _CIPIC_POLAR = -45 + 5.625 * np.arange(50)

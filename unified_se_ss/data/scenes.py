@@ -106,7 +106,7 @@ class SceneDataset(SimulatedDataset):
 
 
 class _ArrayScene(NamedTuple):
-    """What every microphone records of speech, interferer and noise.
+    """Speech, interferer and noise as every microphone records them.
 
     name : of the item; images : float32 [3, C, T], their sum is the recording; target :
     float32 [T], the direct path to the first microphone; room : where it is;
@@ -272,7 +272,7 @@ class _Gains(NamedTuple):
 
 @dataclass(frozen=True)
 class PairedRIRGains:
-    """How much noise and interferer there is, and how much more in the raw input.
+    """Levels of noise and interferer, and how much more there is in the raw input.
 
     All figures are those of one source (arXiv 2303.07486), and no other was found to
     confirm them. The second number of a pair is read as a standard deviation.

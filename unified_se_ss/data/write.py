@@ -47,7 +47,7 @@ def make_items(
     workers: int | None = None,
     at_once: int = ITEMS_AT_ONCE,
 ) -> list:
-    """What a function gives for each job, in processes, with a progress bar.
+    """Results of a function for each job, in processes, with a progress bar.
 
     Arguments
     ---------

@@ -523,7 +523,7 @@ def _draw_top_view(axes, sources) -> None:
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=8)
     axes.set_title(
-        f"From above, nose up. Grey: heard in the reference; green: in the estimate\n"
+        f"From above, nose up. Grey: in the reference; green: in the estimate\n"
         f"(red: ΔITD above {LARGE_ITD_ERROR:g} µs); blue ticks: true azimuths",
         fontsize=9,
     )

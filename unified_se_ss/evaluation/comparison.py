@@ -123,7 +123,7 @@ class _Comparison:
         return _draw(self)
 
     def notes(self) -> list[str]:
-        """What the intervals mean, in sentences."""
+        """Conclusions from the intervals, in sentences."""
         differences = [d for row in self.differences.values() for d in row.values()]
         count = sum(difference.low is not None for difference in differences)
         utterances = {e.utterances for row in self.estimates.values() for e in row.values()}
@@ -380,7 +380,7 @@ def _estimate(seeds, scores, interval, lower_is_better=False) -> _Estimate:
 
 
 def _differences(scores, baseline, lower_is_better) -> dict[str, _Estimate]:
-    """What can be paired with the baseline, by cell."""
+    """Utterances that can be paired with the baseline, by cell."""
     differences = {}
     for cell in scores if baseline in scores else ():
         seeds = tuple(seed for seed in scores[cell] if seed in scores[baseline])

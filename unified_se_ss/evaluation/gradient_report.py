@@ -1,4 +1,4 @@
-"""How the two tasks of a run got along: its gradients.csv, in words and as a picture.
+"""Conflicts of the two tasks of a run: its gradients.csv, in words and as a picture.
 
 A row stands for a window of steps and a scope, which is ``all`` or the name of a module.
 docs/gradients.md explains the columns.
@@ -181,7 +181,7 @@ def _conclusions(rows, rule="", granularity="parameter"):
 
 
 def _on_conflicts(rows, whole, unit) -> str:
-    """How often groups conflict, when, and where most."""
+    """Rate of conflicts over the steps, and the modules with the most."""
     of_what = "steps'" if unit == "step" else f"{unit}s'"
     text = f"{_percent(_mean(whole, 'conflict_rate'))} of the {of_what} gradients conflict"
     first, last = whole[0]["epoch"], whole[-1]["epoch"]

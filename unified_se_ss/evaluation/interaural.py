@@ -212,8 +212,8 @@ def _states(estimates, targets):
     states = []
     ears = zip(_heard_ears(targets), _heard_ears(estimates))
     for of_target, of_estimate in ears:
-        heard = of_target if of_target < 2 else of_estimate
-        states.append(("silent", "monaural", "measured")[heard])
+        audible = of_target if of_target < 2 else of_estimate
+        states.append(("silent", "monaural", "measured")[audible])
     return states
 
 
@@ -234,9 +234,9 @@ def _cues(signals, sample_rate):
     levels = {"ild": _decibel(energies)}
     for band in BANDS:
         if band[1] <= sample_rate / 2:
-            heard = _band_energies(spectra, sample_rate, band)
-            empty = np.any(heard <= SILENT**2 * energies, axis=-1)
-            levels[_band_name(band)] = np.where(empty, np.nan, _decibel(heard))
+            audible = _band_energies(spectra, sample_rate, band)
+            empty = np.any(audible <= SILENT**2 * energies, axis=-1)
+            levels[_band_name(band)] = np.where(empty, np.nan, _decibel(audible))
     return _phat_itd(spectra, sample_rate, BAND), levels
 
 
@@ -298,7 +298,7 @@ def _fine_lags(sample_rate):
 
 
 def _largest(correlation):
-    """Where [..., lags] is largest, counted from the middle, refined by a parabola."""
+    """Lag of the largest value of [..., lags], from the middle, refined by a parabola."""
     best = 1 + np.argmax(correlation[..., 1:-1], axis=-1)[..., None]
     before, at, after = (
         np.take_along_axis(correlation, best + step, axis=-1)[..., 0] for step in (-1, 0, 1)
@@ -330,11 +330,11 @@ def _band_bins(bins, sample_rate, band):
 
 def _decibel(energies):
     """ILD in dB, [...], of energies [..., E]; nan where an ear holds nothing."""
-    heard = np.all(energies > 0, axis=-1)
+    audible = np.all(energies > 0, axis=-1)
     ratio = np.divide(
-        energies[..., 0], energies[..., 1], out=np.ones(heard.shape), where=heard
+        energies[..., 0], energies[..., 1], out=np.ones(audible.shape), where=audible
     )
-    return np.where(heard, 10 * np.log10(ratio), np.nan)
+    return np.where(audible, 10 * np.log10(ratio), np.nan)
 
 
 def _unit_peaks(signals):

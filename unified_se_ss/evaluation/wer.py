@@ -69,7 +69,7 @@ def _word_errors(words, recognised) -> int:
 
 
 def text_scores(transcript, texts) -> dict:
-    """What was recognised of one utterance, in several ways, and its word errors.
+    """Words recognised in one utterance, in several ways, and their errors.
 
     Arguments
     ---------

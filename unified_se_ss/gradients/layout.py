@@ -1,4 +1,4 @@
-"""Where each parameter's gradient stands in one flat buffer."""
+"""Places of the parameters' gradients in one flat buffer."""
 
 from __future__ import annotations
 

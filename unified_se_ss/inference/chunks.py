@@ -396,7 +396,7 @@ class Stitcher:
         return linear_sum_assignment(score, maximize=True)[1].tolist()
 
     def _joined(self, signals, shared: int) -> np.ndarray:
-        """What was held back of the chunk before, faded into this one, and its rest."""
+        """The end of the chunk before, faded into this one, and the rest of this one."""
         if self._before.shape[-1] == 0:
             return signals
         held = self.held_back

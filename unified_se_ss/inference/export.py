@@ -141,15 +141,15 @@ def _move(temporary: Path, folder: Path) -> None:
     if not folder.exists():
         temporary.rename(folder)
         return
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    folder.rename(aside)
+    replaced = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    folder.rename(replaced)
     try:
         temporary.rename(folder)
     except OSError:
-        aside.rename(folder)
+        replaced.rename(folder)
         raise
     with suppress(OSError):
-        shutil.rmtree(aside)
+        shutil.rmtree(replaced)
 
 
 # ------------------------------------------------------------------ the card

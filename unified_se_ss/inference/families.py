@@ -16,7 +16,7 @@ from unified_se_ss.networks import BinauralNetwork, GSENet, UnifiedNetwork
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """What the models of one recipe have in common.
+    """Properties that the models of one recipe have in common.
 
     Arguments
     ---------

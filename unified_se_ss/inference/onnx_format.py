@@ -61,7 +61,7 @@ def write_onnx(model, folder) -> None:
 
 
 class Graph(nn.Module):
-    """What is exported: one mixture to all that the model gives; its network is copied."""
+    """Exported module: one mixture to all that the model gives; its network is copied."""
 
     def __init__(self, model):
         super().__init__()

@@ -59,7 +59,7 @@ Loaded = TypeVar("Loaded", bound="Pipeline")
 
 @dataclass
 class FileResult:
-    """What was done to a file.
+    """Result of a file.
 
     Arguments
     ---------
@@ -715,7 +715,7 @@ class Recognizer(Pipeline):
             run.scale = rms_gain(self.rms, blocks)
 
     def _second_pass(self, run):
-        """What is recognised, at the recording's level; when all is given, all words are."""
+        """Words so far, at the recording's level; all of them at the end."""
         splitter = SilenceSplitter(self.segment, self.sample_rate)
         mixture = run.sound.at_rate(self.sample_rate)
         blocks = (scaled(run.scale, block) for block in mixture)

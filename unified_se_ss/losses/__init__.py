@@ -1,4 +1,4 @@
-"""What a network is trained towards; every loss ignores padding.
+"""Losses; every one of them ignores padding.
 
 Axes: B batch, J sources, T samples, N basis functions, L frames.
 """

@@ -1,4 +1,4 @@
-"""How far estimates moved between the ears: differentiable losses on interaural cues.
+"""Differentiable losses on interaural cues: how far estimates moved between the ears.
 
 Axes: B batch, J sources, E ears (left, right), T samples, L frames, F bins.
 """

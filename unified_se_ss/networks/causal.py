@@ -147,7 +147,7 @@ class CausalTransposedConvolution(nn.Module):
         return due[:, :, :frames] + self.convolution.bias.view(-1, 1, 1)  # type: ignore[union-attr]  # it has one
 
     def added_up(self, x: torch.Tensor, memory: list | None, waiting: int) -> torch.Tensor:
-        """What the reduced frames give from frame `start` on, on top of the memory."""
+        """Frames from `start` on that the reduced frames give, added to the memory."""
         if memory is not None and not x.shape[2]:
             return memory[self.place]
         layer = self.convolution

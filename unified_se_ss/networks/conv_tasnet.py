@@ -332,7 +332,7 @@ class TemporalConvNet(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Frames that one frame's masks depend on (global and cumulative norms aside)."""
+        """Frames that one frame's masks depend on (without global and cumulative norms)."""
         return 1 + sum(self._reaches())
 
     def forward(
@@ -371,7 +371,7 @@ class TemporalConvNet(nn.Module):
     def real_frames(
         self, x: torch.Tensor, frames: torch.Tensor | None
     ) -> _RealFrames | None:
-        """What is real; None where all is, and is long enough to be mirrored as a whole."""
+        """Mask of real frames; None where all are, and are long enough to be mirrored."""
         size = x.shape[2]
         margin = max(self._reaches(), default=0) // 2
         if frames is None:

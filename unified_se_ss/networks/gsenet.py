@@ -279,7 +279,7 @@ class GSENet(nn.Module):
         return 2 * self.stft.hop
 
     def memory(self, batch: int = 1) -> list[torch.Tensor]:
-        """What the layers remember before the first frame: silence, [B, C, L, F] each."""
+        """Memory of the layers before the first frame: silence, [B, C, L, F] each."""
         like = self.head.convolution.weight
         return [like.new_zeros(batch, *shape) for shape in self.shapes]
 
@@ -411,7 +411,7 @@ class GSENetStream:
             return self.network.head.convolution.weight.new_zeros(1, 0)
         hop = self.network.stft.hop
         left = self.taken - self.given
-        # The last hop is complete, and heard, with one hop of silence after it.
+        # The last hop is complete with one hop of silence after it.
         silence = -self.taken % hop + hop
         output = self._advance(self.waiting.new_zeros(*self.waiting.shape[:2], silence))
         self.reset()

@@ -111,6 +111,6 @@ class Tokens:
         return self._processor.DecodeIds([int(n) for n in numbers if END < n < len(self)])
 
     def unknown(self, text: str) -> list[str]:
-        """What in a text no token stands for, each once."""
+        """Characters of a text that no token stands for, each once."""
         pieces = zip(self.encode(text), self._processor.EncodeAsPieces(text))
         return list(dict.fromkeys(p.strip("▁") for n, p in pieces if n == UNKNOWN))

@@ -28,7 +28,7 @@ BATCH_SECONDS = "batch_seconds.json"  #: The result of --batch_seconds auto.
 
 
 class Hparams(dict):
-    """What a YAML file describes; a key that a recipe needs and the file lacks is named."""
+    """Values of a YAML file; a key that a recipe needs and the file lacks is named."""
 
     def __init__(self, values: dict, file):
         super().__init__(values)

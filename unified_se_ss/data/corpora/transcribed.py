@@ -1,4 +1,4 @@
-"""Corpora with transcripts: from a corpus' own folders to manifests, and what is usable."""
+"""Corpora with transcripts: from a corpus' own folders to manifests; utterances within limits."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def _rows(utterances, infos) -> list[dict]:
     return rows
 
 
-# ------------------------------------------------------------------ usable utterances
+# ------------------------------------------------------------------ limits of utterances
 
 
 class UtteranceLimits(NamedTuple):

@@ -9,7 +9,7 @@ from unified_se_ss.gradients.rules.registry import Weights, rule
 
 @rule
 def project(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> Weights:
-    """Where the tasks conflict, take out of g_a what opposes g_m; then g_m + g_a.
+    """Take out of g_a what opposes g_m, where the tasks conflict; then g_m + g_a.
 
     If c < 0, g_a becomes g_a - (c / b) g_m, its projection on the normal plane of g_m.
     This is not PCGrad, which projects both gradients.

@@ -37,7 +37,7 @@ def gradvac(
     *,
     beta: float = 0.01,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Where the cosine is below what it used to be, turn both gradients until it is that.
+    """Turn both gradients until their cosine is what it used to be, if it is below that.
 
     With phi the cosine and phi^ its moving average (`target`, [G]), if phi < phi^,
 

@@ -1,4 +1,4 @@
-"""Where rules are known by name."""
+"""Rules by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all beamformers share: statistics, offline or recursive, and weights from them.
+"""Base of all beamformers: statistics, offline or recursive, and weights from them.
 
 Axes: B batch, C microphones (times taps, where frames are stacked), F bins, L frames.
 """
