@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from speechbrain import Stage
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 from unified_se_ss.data.batching import EmptyBatch, SkippedItem
 from unified_se_ss.data.dataset import ItemKey
@@ -213,5 +213,6 @@ def restoring(brain):
         vars(brain).update(attributes)
         brain.zero_grad(set_to_none=True)
         scratch.recover_if_possible()
+        ddp_barrier()  # until all ranks have read it
         if if_main_process():
             shutil.rmtree(folder)
