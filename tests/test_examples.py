@@ -227,7 +227,7 @@ FAULTS = [
     ("the main task uses", {"auxiliary_modules": ["enhancer", "recognizer"]}, None),
     ("returned a list", {}, as_list),
     ("names no module", {"shared_modules": [], "auxiliary_modules": []}, None),
-    ("has the shape", {}, per_item),
+    ("of shape", {}, per_item),
     ("is a float", {}, as_number),
     ("has no option", {"rule": "remedy", "rule_options": {"K": 3}}, None),
 ]

@@ -256,7 +256,7 @@ def test_without_a_front_the_words_are_all_there_is(noisy_run, tmp_path, capsys)
     }
     write_manifest(tmp_path / "a.csv", [row], {})
     assert main(["evaluate", str(shared), str(tmp_path / "a.csv"), "-o", "no"]) == 2
-    assert "evaluate scores signals" in capsys.readouterr().err
+    assert "noisy, clean are missing" in capsys.readouterr().err
 
 
 def test_the_level_of_a_recording_does_not_matter(run):

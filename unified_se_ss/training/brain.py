@@ -547,19 +547,20 @@ def as_two_task_losses(losses, one_task: bool = False) -> TwoTaskLosses:
         )
     main, auxiliary = pair
     return TwoTaskLosses(
-        _as_task_loss(main), None if auxiliary is None else _as_task_loss(auxiliary)
+        _as_task_loss(main, "main"),
+        None if auxiliary is None else _as_task_loss(auxiliary, "auxiliary"),
     )
 
 
-def _as_task_loss(loss) -> TaskLoss:
+def _as_task_loss(loss, task: str) -> TaskLoss:
     if isinstance(loss, TaskLoss):
         return loss
     if isinstance(loss, torch.Tensor) and loss.dim() == 0:
         return TaskLoss(loss, torch.ones_like(loss.detach()))
     shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else ""
     raise UserError(
-        f"compute_objectives: a loss is a {type(loss).__name__}{shape}; expected a scalar "
-        "tensor, or TaskLoss.of(losses) for one loss per item"
+        f"compute_objectives: the {task} loss is a {type(loss).__name__}{shape}; expected a "
+        "scalar tensor, or TaskLoss.of(losses) for one loss per item"
     )
 
 
