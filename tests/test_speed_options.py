@@ -167,6 +167,14 @@ def test_a_compiled_network_takes_the_same_steps_with_one_set_of_graphs(sort, gr
 # ------------------------------------------------------------------ TF32
 
 
+@pytest.fixture
+def tf32():
+    """Put back what torch may do."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
 @pytest.mark.parametrize(
     "products, convolutions, said",
     [
@@ -175,9 +183,9 @@ def test_a_compiled_network_takes_the_same_steps_with_one_set_of_graphs(sort, gr
         (False, False, "no TF32"),
     ],
 )
-def test_the_log_says_where_tf32_is_used(monkeypatch, products, convolutions, said):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", products)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", convolutions)
+def test_the_log_says_where_tf32_is_used(tf32, products, convolutions, said):
+    torch.backends.cuda.matmul.allow_tf32 = products
+    torch.backends.cudnn.allow_tf32 = convolutions
     assert run_folder._tf32() == said
 
 
