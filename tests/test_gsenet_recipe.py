@@ -160,8 +160,8 @@ def test_what_cannot_be_used_is_said(sounds, tmp_path):
     wrong = {
         "{mvdr: {tapss: 3}}": "expected options by name",
         "{mvdrr: {}}": "did you mean",
+        "{multichannel_wiener: {taps: -1}}": "taps: is -1; expected a whole number",
     }
-    wrong["{multichannel_wiener: {taps: -1}}"] = "guide_options: {'taps': -1}"
     for value, words in wrong.items():
         said = run(demo, tmp_path, out, 2, device="cpu", guide_options=value)
-        assert "error: guide_options: " in said and words in said
+        assert "guide_options" in said and words in said
