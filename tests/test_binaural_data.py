@@ -127,7 +127,7 @@ def test_filtering_in_blocks_is_convolution(samples, taps, latency, seed):
     filters = rng.standard_normal((1, 2, taps)).astype(np.float32)
     bank = HRTFBank([HRIRSet("any", RATE, np.zeros(1), np.zeros(1), filters, latency)])
     signal = rng.standard_normal(samples).astype(np.float32)
-    heard = bank.render_binaural(signal, 0, 0)
+    rendered = bank.render_binaural(signal, 0, 0)
     expected = scipy.signal.convolve(signal[None].astype(np.float64), filters[0])
     expected = expected[:, latency : latency + samples]
     missing = samples - expected.shape[1]
@@ -135,8 +135,8 @@ def test_filtering_in_blocks_is_convolution(samples, taps, latency, seed):
     if np.abs(expected).max() == 0:
         return
     expected *= np.sqrt(2 * np.sum(signal.astype(np.float64) ** 2) / np.sum(expected**2))
-    assert heard.dtype == np.float32 and heard.shape == (2, samples)
-    assert np.abs(heard - expected).max() <= 1e-4 * np.abs(expected).max() + 1e-7
+    assert rendered.dtype == np.float32 and rendered.shape == (2, samples)
+    assert np.abs(rendered - expected).max() <= 1e-4 * np.abs(expected).max() + 1e-7
 
 
 @pytest.mark.parametrize("azimuth", [-90.0, -35.0, 0.0, 60.0])
@@ -327,10 +327,10 @@ def test_files_are_what_scipy_makes_of_the_mono_ones(corpus, mono, heads):
                 wet = scipy.signal.convolve(dry[None], head.filters[index].astype(float))
                 wet = wet[:, head.latency : head.latency + len(dry)]
                 wet *= np.sqrt(2 * np.sum(dry**2) / np.sum(wet**2))
-                heard = ears_of(item.paths[f"s{j}"])
-                gain = np.vdot(heard, wet) / np.vdot(wet, wet)
+                stem = ears_of(item.paths[f"s{j}"])
+                gain = np.vdot(stem, wet) / np.vdot(wet, wet)
                 assert 0 < gain <= 1.0001
-                assert np.abs(heard - gain * wet).max() < 1e-5
+                assert np.abs(stem - gain * wet).max() < 1e-5
 
 
 def test_mixtures_in_files_are_their_sums_to_the_last_bit(corpus):

@@ -162,8 +162,8 @@ def test_what_cannot_be_had_or_is_another_file_is_said(
     server = publish(one=tar_of(("set/a", b"a")))
     server.files["/one.tar.gz"] = body
     assert fetch(tmp_path) == 2
-    told = capsys.readouterr().err
-    assert said in told and "/one.tar.gz: " in told and "begins anew" in told
+    message = capsys.readouterr().err
+    assert said in message and "/one.tar.gz: " in message and "begins anew" in message
     assert everything(tmp_path) == {}
 
 

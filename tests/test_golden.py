@@ -22,9 +22,9 @@ def quick(tmp_path_factory):
 
 
 def check(found, name):
-    told = golden.differences(found, golden.read(name))
-    assert not told, "\n".join(
-        [f"{len(told)} values of {name} are not what they were", *told[:20]]
+    differing = golden.differences(found, golden.read(name))
+    assert not differing, "\n".join(
+        [f"{len(differing)} values of {name} are not what they were", *differing[:20]]
     )
 
 

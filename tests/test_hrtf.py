@@ -139,8 +139,8 @@ def test_binaural_is_a_convolution_without_the_latency(samples, taps, data):
     expected = np.pad(expected, ((0, 0), (0, samples)))[:, latency : latency + samples]
     head = HRIRSet("any", 8000, np.zeros(1), np.zeros(1), filters[None], latency)
     assert np.allclose(head.render(signal, 0), expected, atol=1e-10)
-    heard = head.render(signal.astype(np.float32), 0)
-    assert heard.dtype == np.float32 and heard.shape == (2, samples)
+    ears = head.render(signal.astype(np.float32), 0)
+    assert ears.dtype == np.float32 and ears.shape == (2, samples)
 
 
 @given(AZIMUTHS, ELEVATIONS)

@@ -82,9 +82,9 @@ def test_a_sofa_file_becomes_a_head(tmp_path):
     head = read_sofa(write_sofa(tmp_path / "sphere.sofa"))
     check_is_the_sphere(head)
     assert head.name == "sphere" and head.latency == 0
-    heard = head.render(np.random.default_rng(0).standard_normal(16000), 1)
-    assert itd(heard, 16000) == pytest.approx(1e6 * woodworth_itd(30), abs=1)
-    assert ild(heard) > 5  # the left ear, for azimuth + 30
+    rendered = head.render(np.random.default_rng(0).standard_normal(16000), 1)
+    assert itd(rendered, 16000) == pytest.approx(1e6 * woodworth_itd(30), abs=1)
+    assert ild(rendered) > 5  # the left ear, for azimuth + 30
 
 
 def rotation(azimuth):
@@ -210,9 +210,9 @@ def test_kemar_hears_the_left_first_and_louder(tmp_path):
     (head,) = load_hrirs(KEMAR, 8000, tmp_path)
     signal = np.random.default_rng(0).standard_normal(16000)
     for azimuth, expected in ((30, 273), (60, 512), (90, 702)):
-        heard = head.render(signal, head.nearest(azimuth))
-        assert itd(heard, 8000) == pytest.approx(expected, abs=5)
-        assert 5 < ild(heard) < 15
+        rendered = head.render(signal, head.nearest(azimuth))
+        assert itd(rendered, 8000) == pytest.approx(expected, abs=5)
+        assert 5 < ild(rendered) < 15
 
 
 def cipic_subject(folder, angles=(-80, 0, 45), rate=44100, taps=200):
@@ -238,9 +238,9 @@ def test_cipics_wavs_become_a_head(tmp_path):
     assert head.azimuth[behind] == pytest.approx(-135)
     signal = np.random.default_rng(0).standard_normal(44100)
     for index in (left, behind, head.nearest(0, 90)):
-        heard = head.render(signal, index)
+        rendered = head.render(signal, index)
         expected = 1e6 * woodworth_itd(head.azimuth[index], head.elevation[index])
-        assert itd(heard, 44100) == pytest.approx(expected, abs=1)
+        assert itd(rendered, 44100) == pytest.approx(expected, abs=1)
 
 
 def test_a_bad_subject_of_cipic_is_refused(tmp_path):

@@ -123,9 +123,9 @@ def test_a_build_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_the_bank_says_what_it_was_made_from(bank):
-    told = json.loads(bank.path.with_suffix(".json").read_text())
-    assert told["seed"] == 7 and told["n_rooms"] == 3
-    assert told["settings"]["max_order"] == 3 and told["pyroomacoustics"]
+    description = json.loads(bank.path.with_suffix(".json").read_text())
+    assert description["seed"] == 7 and description["n_rooms"] == 3
+    assert description["settings"]["max_order"] == 3 and description["pyroomacoustics"]
 
 
 def test_only_the_name_goes_to_another_process(bank):

@@ -255,7 +255,7 @@ class BinauralRoomConfig(_ShoeboxSettings):
 class ShoeboxGeometry(NamedTuple):
     """A room, and an array or a head in it: `size` and `centre` [3] in metres, RT60 in seconds.
 
-    `yaw` in radians is where it looks, anticlockwise from the room's x axis.
+    `yaw` in radians is the direction of the nose, anticlockwise from the room's x axis.
     """
 
     size: np.ndarray

@@ -11,6 +11,7 @@ Axes: B batch, C channels, J sources, E ears (left, right), T samples.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -112,7 +113,7 @@ class _Run:
         return " ".join(text for text in self.texts if text)
 
 
-class Pipeline:
+class Pipeline(ABC):
     """A trained model that takes recordings as people have them.
 
     Arguments
@@ -287,13 +288,13 @@ class Pipeline:
     def _choose(self, channels: int, name: str, channel: int | None, downmix: bool):
         return choose_channel(channels, name, channel, downmix)
 
+    @abstractmethod
     def _first_pass(self, run: _Run) -> None:
         """Go through the recording, which finds what cannot be read; find its level."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _second_pass(self, run: _Run) -> Iterator[np.ndarray]:
         """The signals at the model's rate, [J, T] or [J, E, T] blocks."""
-        raise NotImplementedError
 
     def _signals(self, run: _Run) -> Iterator[np.ndarray]:
         """The signals at the recording's rate and of its length."""

@@ -127,7 +127,9 @@ class RecipeBrain(TwoTaskBrain):
     item of the batch (:meth:`add_rows`): in validation, numbers by name, whose means over
     all items are logged ("loss", which the learning rate follows, is one of them); in the
     test, the row of results.csv, with its "ID". After a stage ``self.rows`` holds those of
-    all ranks.
+    all ranks. For wavs and report, ``signals_of(batch, outputs, item)`` returns the signals
+    of one item of a test batch as NumPy arrays: mixture [T], estimates [J, T], targets
+    [J, T] and, where there is one, enhanced [T].
 
     Besides what :class:`~unified_se_ss.training.brain.TwoTaskBrain` reads, these keys of
     ``hparams`` are read: ``output_folder``, ``lr_scheduler`` (one of SpeechBrain's),
@@ -182,25 +184,6 @@ class RecipeBrain(TwoTaskBrain):
     def before_training(self) -> None:
         """Give modules their first weights; called once, when ``loaders`` are there."""
 
-    def signals_of(self, batch, outputs, item: int) -> dict:
-        """Signals of one item of a test batch for wavs and report, as NumPy arrays.
-
-        Arguments
-        ---------
-        batch : object
-        outputs : object
-            Of ``compute_forward``.
-        item : int
-            Its place in the batch.
-
-        Returns
-        -------
-        dict
-            mixture [T], estimates [J, T], targets [J, T] and, where there is one,
-            enhanced [T].
-        """
-        raise NotImplementedError
-
     def report_options(self) -> dict:
         """More for the report, as ``evaluation.publish`` takes it."""
         return {}
@@ -231,7 +214,7 @@ class RecipeBrain(TwoTaskBrain):
 
     @torch.no_grad()
     def signals_of_id(self, item_id: str) -> dict:
-        """Evaluate one item of the test set again; its signals as :meth:`signals_of`."""
+        """Evaluate one item of the test set again; its signals as ``signals_of``."""
         loader, dataset = self.loaders["test"], self.loaders["test"].dataset
         if hasattr(dataset, "find"):
             example = dataset.find(item_id)
