@@ -14,8 +14,7 @@ import torch
 from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
 
 from benchmarks.frame import Options, Table, alternate, compared, from_tests
-from unified_se_ss.losses import permutation_invariant_si_snr
-from unified_se_ss.losses.snr import best_permutation
+from unified_se_ss.losses import best_permutation, permutation_invariant_si_snr
 
 ITEMS, SECONDS, RATE = 16, 4.0, 8000
 LEVELS = range(10, 80, 10)  # dB

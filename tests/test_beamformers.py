@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from unified_se_ss.spatial import to_vector
 from unified_se_ss.spatial.beamformers import (
     BEAMFORMERS,
+    LOADING,
     MVDR,
     RTFMVDR,
     DelayAndSum,
@@ -21,8 +22,8 @@ from unified_se_ss.spatial.beamformers import (
     Superdirective,
     apply_weights,
     noise_context,
+    relative_transfer_function,
 )
-from unified_se_ss.spatial.beamformers.adaptive import LOADING, relative_transfer_function
 from unified_se_ss.spatial.covariance import (
     diffuse_coherence,
     load_diagonal,
@@ -446,7 +447,7 @@ def test_a_long_item_is_the_same_in_its_inner_blocks(monkeypatch):
     mixture, target, noise = scene()
     beamformer = made("multichannel_wiener")
     whole, _ = beamformer.recursive(mixture, target, noise)
-    monkeypatch.setattr("unified_se_ss.spatial.beamformers.base._FRAMES_AT_ONCE", 7)
+    monkeypatch.setattr("unified_se_ss.spatial.beamformers._FRAMES_AT_ONCE", 7)
     blocks, _ = beamformer.recursive(mixture, target, noise)
     assert power(blocks - whole) < 1e-6 * power(whole)
 

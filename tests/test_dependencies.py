@@ -1,4 +1,4 @@
-"""Folder dependencies: all modules of a folder in a fresh interpreter, and what came along."""
+"""Folder dependencies: all modules of a folder (or file) in a fresh interpreter, and what came along."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ FOLDERS = {
 CODE = """
 import importlib, pkgutil, sys
 import unified_se_ss.{0} as folder
-for module in pkgutil.walk_packages(folder.__path__, folder.__name__ + "."):
+for module in pkgutil.walk_packages(getattr(folder, '__path__', []), folder.__name__ + "."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 print(*sys.modules)

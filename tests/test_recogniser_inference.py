@@ -28,8 +28,7 @@ from unified_se_ss.inference.export import export
 from unified_se_ss.inference.folders import read_folder, read_tokens
 from unified_se_ss.inference.pipeline import training_rms
 from unified_se_ss.networks import MaskingFront
-from unified_se_ss.recognition import BeamSearch, Tokens
-from unified_se_ss.recognition.tokens import BLANK, END
+from unified_se_ss.recognition import BLANK, END, BeamSearch, Tokens
 from unified_se_ss.training.checkpoints import AtomicCheckpointer
 
 ROOT = Path(__file__).parent.parent

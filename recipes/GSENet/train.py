@@ -47,8 +47,7 @@ from unified_se_ss.evaluation.metrics import (
 from unified_se_ss.evaluation.rows import score_guided
 from unified_se_ss.files import atomic_write
 from unified_se_ss.gradients import TaskLoss
-from unified_se_ss.losses import si_snr
-from unified_se_ss.losses.spectral import STFT_LOSSES, stft_loss
+from unified_se_ss.losses import STFT_LOSSES, si_snr, stft_loss
 from unified_se_ss.spatial import BEAMFORMERS, BeamformerFrontend
 from unified_se_ss.training.log import check_upload, upload
 

@@ -50,13 +50,15 @@ from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTask
 from unified_se_ss.losses import magnitude_loss
 from unified_se_ss.networks import Enhanced
 from unified_se_ss.recognition import (
+    BEGIN,
+    END,
+    TOKEN_TYPES,
     Recognised,
     Tokens,
     attention_losses,
     ctc_losses,
     greedy_words,
 )
-from unified_se_ss.recognition.tokens import BEGIN, END, KINDS
 from unified_se_ss.training.brain import percent
 
 # joint: both train the front. cascade: SE alone does, and ASR gets its output.
@@ -73,7 +75,7 @@ CHOICES = {
     "aux_scale": AUX_SCALES,
     "system": SYSTEMS,
     "unusable": USES,
-    "token_type": KINDS,
+    "token_type": TOKEN_TYPES,
 }
 
 

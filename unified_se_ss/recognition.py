@@ -1,26 +1,139 @@
-"""The recogniser: features, subsampling, Conformer or Transformer, CTC and attention.
+"""Recognition of speech, built of SpeechBrain's parts: tokens, network, losses, search.
 
-SpeechBrain's modules, called so that what an utterance gets does not depend on what
-else is in its batch.
+The modules are called so that what an utterance gets does not depend on what else is in its
+batch.
 
 Axes: B batch, T samples, L frames, F mel bands, D model size, U tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+import io
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
+import sentencepiece
 import torch
+from speechbrain.decoders import S2STransformerBeamSearcher
+from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder
 from speechbrain.nnet.linear import Linear
 from speechbrain.nnet.losses import kldiv_loss
 from torch import nn
 
+from unified_se_ss.errors import UserError
+from unified_se_ss.files import atomic_write
 from unified_se_ss.padding import real_elements
-from unified_se_ss.recognition.tokens import BLANK
 
 # SpeechBrain's decoder gives PyTorch a bool and a float mask, which it adds up rightly.
 warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
+
+TOKEN_TYPES = ("unigram", "bpe", "char", "word")
+BLANK, UNKNOWN, BEGIN, END = range(4)
+
+
+class Tokens:
+    """Pieces of text by number, from a sentencepiece model as :meth:`train` writes it.
+
+    The first four numbers are not text: ``BLANK`` (of CTC; pads too), ``UNKNOWN``,
+    ``BEGIN`` and ``END`` of a sentence. A file that is no such model, or damaged, raises
+    UserError.
+
+    Example
+    -------
+    >>> path = Path(getfixture("tmpdir")) / "tokens.model"
+    >>> tokens = Tokens.train(["the old man", "a dog", "the dog"], path, 20, "char")
+    >>> tokens.decode(tokens.encode("the old dog"))
+    'the old dog'
+    >>> tokens.unknown("the old cat")
+    ['c']
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(self.path.read_bytes())
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"{path}: cannot be read as a sentencepiece model ({error})"
+            ) from error
+        special = self._processor
+        found = (special.pad_id(), special.unk_id(), special.bos_id(), special.eos_id())
+        if found != (BLANK, UNKNOWN, BEGIN, END):
+            raise UserError(
+                f"{path}: pad, unknown, begin and end are the tokens {found}; expected "
+                f"{(BLANK, UNKNOWN, BEGIN, END)}, as this project trains its tokenizers"
+            )
+        try:
+            self._processor.IdToPiece(list(range(len(self))))
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}: is damaged, it holds tokens that are no text in UTF-8; get it "
+                "again, or delete it in a run's folder for the run to learn it again"
+            ) from error
+
+    @classmethod
+    def train(cls, transcripts, path, size: int, kind: str = "unigram") -> Tokens:
+        """Learn the tokens of transcripts, write them to a file, and load it.
+
+        `size` includes the four special ones and is reached only if the transcripts have so many;
+        `kind` is one of ``TOKEN_TYPES``. UserError if there is no text, or it has more characters than
+        `size` tokens can hold.
+        """
+        if kind not in TOKEN_TYPES:
+            raise UserError(
+                f"token_type: is '{kind}'; expected one of: {', '.join(TOKEN_TYPES)}"
+            )
+        transcripts = sorted(set(transcripts) - {""})
+        if not transcripts:
+            raise UserError("the training set has no transcripts to learn tokens from")
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(transcripts),
+                model_writer=model,
+                vocab_size=size,
+                model_type=kind,
+                character_coverage=1.0,
+                hard_vocab_limit=False,
+                use_all_vocab=kind in ("char", "word"),
+                pad_id=BLANK,
+                unk_id=UNKNOWN,
+                bos_id=BEGIN,
+                eos_id=END,
+                normalization_rule_name="identity",
+                num_threads=1,  # the same tokens on every machine
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(
+                f"n_tokens: {size} tokens ({kind}) cannot be learnt from "
+                f"{len(transcripts)} different transcripts: {reason}"
+            ) from error
+        atomic_write(path, model.getvalue())
+        return cls(path)
+
+    def __len__(self):
+        return self._processor.GetPieceSize()
+
+    def encode(self, text: str) -> list[int]:
+        """Numbers of the pieces of a text."""
+        return self._processor.EncodeAsIds(text)
+
+    def decode(self, numbers) -> str:
+        """The text of pieces.
+
+        Special ones are left out, and numbers beyond them all: a network may have more outputs
+        than the transcripts had tokens to learn.
+        """
+        return self._processor.DecodeIds([int(n) for n in numbers if END < n < len(self)])
+
+    def unknown(self, text: str) -> list[str]:
+        """Characters of a text that no token stands for, each once."""
+        pieces = zip(self.encode(text), self._processor.EncodeAsPieces(text))
+        return list(dict.fromkeys(p.strip("▁") for n, p in pieces if n == UNKNOWN))
 
 
 class Recognised(NamedTuple):
@@ -222,3 +335,72 @@ def attention_losses(
         reduction="none",
     )
     return losses.view(len(targets), -1).sum(-1)
+
+
+def greedy_words(recognised, tokens) -> list[str]:
+    """The likeliest token of every frame, repeats and blanks taken out, as one text per utterance."""
+    best = recognised.ctc.argmax(-1).cpu()
+    texts = []
+    for path, count in zip(best, recognised.frames.tolist()):
+        path = torch.unique_consecutive(path[:count])
+        texts.append(tokens.decode(path[path != BLANK].tolist()))
+    return texts
+
+
+class BeamSearch:
+    """Joint search: attention, CTC and, where there is one, a language model.
+
+    Arguments
+    ---------
+    beam_size : int
+        Hypotheses that are followed.
+    ctc_weight : float
+        Share of CTC in the score, 0 to 1; attention has the rest.
+    language_model : speechbrain.decoders.scorer.BaseScorerInterface, optional
+        A scorer that takes and gives tokens of the same kind, such as SpeechBrain's
+        ``TransformerLMScorer``.
+    language_weight : float
+        Factor of its score.
+
+    Source of the published values (60, 0.3, 0.3): arXiv 2302.11362.
+    """
+
+    def __init__(
+        self,
+        network,
+        tokens,
+        beam_size: int = 60,
+        ctc_weight: float = 0.3,
+        language_model=None,
+        language_weight: float = 0.3,
+    ):
+        self.network, self.tokens = network, tokens
+        scorers, weights = [], {}
+        if ctc_weight:
+            scorers.append(CTCScorer(network.ctc, blank_index=BLANK, eos_index=END))
+            weights["ctc"] = ctc_weight
+        if language_model is not None:
+            scorers.append(language_model)
+            weights["transformerlm"] = language_weight
+        self._searcher = S2STransformerBeamSearcher(
+            modules=[network.transformer, network.attention],
+            bos_index=BEGIN,
+            eos_index=END,
+            min_decode_ratio=0.0,
+            max_decode_ratio=1.0,
+            beam_size=min(beam_size, len(tokens)),
+            scorer=ScorerBuilder(weights, scorers) if scorers else None,
+            using_eos_threshold=False,
+            length_normalization=True,
+        )
+
+    @torch.no_grad()
+    def __call__(self, recognised) -> list[str]:
+        """The best text of each utterance of a ``Recognised`` batch without tokens."""
+        texts = []
+        for encoded, count in zip(recognised.encoded, recognised.frames.tolist()):
+            # One at a time: hypotheses of one batch are searched to one length.
+            whole = torch.ones(1, device=encoded.device)
+            best, *_ = self._searcher(encoded[None, :count].float(), whole)
+            texts.append(self.tokens.decode(best[0]))
+        return texts
