@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from unified_se_ss.networks.autoencoder import Decoder, Encoder
+from unified_se_ss.networks.causal import OverlapAddStream
 from unified_se_ss.networks.conv_tasnet import TemporalConvNet
 from unified_se_ss.padding import real_elements
 
@@ -22,17 +23,34 @@ EARS = 2
 EPSILON = 1e-8  # power of what counts as silence
 
 
-def _by_ear(modules: nn.ModuleList | list[nn.Module], signal: torch.Tensor) -> torch.Tensor:
-    """Represent each ear by its own encoder, or both by the only one; [B, E, L, N]."""
-    if len(modules) == 1:
-        represented = modules[0](signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
-    else:
-        ears = [module(ear) for module, ear in zip(modules, signal.unbind(1))]
-        represented = torch.stack(ears, 1)
-    return represented.transpose(2, 3)
+class _Front(nn.Module):
+    """Each ear for itself, and base of the other fronts: both ears' encoders, or a shared one."""
+
+    def __init__(self, encoder: Callable[[], Encoder], n_encoders: int, causal: bool):
+        super().__init__()
+        self.encoders = nn.ModuleList(encoder() for _ in range(n_encoders))
+        convolution = cast(Encoder, self.encoders[0]).convolution
+        self.n_seen = self.n_masked = convolution.out_channels
+
+    def forward(
+        self, signal: torch.Tensor, memory: dict | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, E, T] to what the separator gets and what it masks, both [B, E, L, N]."""
+        represented = self.by_ear(self.encoders, signal)
+        return represented, represented
+
+    @staticmethod
+    def by_ear(encoders: list | nn.ModuleList, signal: torch.Tensor) -> torch.Tensor:
+        """Represent each ear by its own encoder, or both by the only one; [B, E, L, N]."""
+        if len(encoders) == 1:
+            represented = encoders[0](signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
+        else:
+            ears = [encoder(ear) for encoder, ear in zip(encoders, signal.unbind(1))]
+            represented = torch.stack(ears, 1)
+        return represented.transpose(2, 3)
 
 
-class _MimoFront(nn.Module):
+class _MimoFront(_Front):
     """Both ears for each ear: its own by one encoder, the other one by a second encoder.
 
     Both representations are masked and decoded together (mask and sum); for the right ear the
@@ -42,35 +60,16 @@ class _MimoFront(nn.Module):
     cues", arXiv 2002.06637.
     """
 
-    def __init__(self, encoder: Callable[[], Encoder], share_ears: bool, causal: bool):
-        super().__init__()
-        encoders = [encoder() for _ in range(EARS)]
-        self.encoders = nn.ModuleList(encoders)
-        self.n_seen = self.n_masked = EARS * encoders[0].convolution.out_channels
+    def __init__(self, encoder: Callable[[], Encoder], n_encoders: int, causal: bool):
+        super().__init__(encoder, EARS, causal)
+        self.n_seen = self.n_masked = EARS * self.n_masked
 
     def forward(
         self, signal: torch.Tensor, memory: dict | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, E, T] to what the separator gets and what it masks, both [B, E, L, 2N]."""
-        own, other = (_by_ear([encoder], signal) for encoder in self.encoders)
+        own, other = (self.by_ear([encoder], signal) for encoder in self.encoders)
         represented = torch.cat((own, other.flip(1)), -1)
-        return represented, represented
-
-
-class _IndependentFront(nn.Module):
-    """Each ear for itself."""
-
-    def __init__(self, encoder: Callable[[], Encoder], share_ears: bool, causal: bool):
-        super().__init__()
-        encoders = [encoder() for _ in range(1 if share_ears else EARS)]
-        self.encoders = nn.ModuleList(encoders)
-        self.n_seen = self.n_masked = encoders[0].convolution.out_channels
-
-    def forward(
-        self, signal: torch.Tensor, memory: dict | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, E, T] to what the separator gets and what it masks, both [B, E, L, N]."""
-        represented = _by_ear(self.encoders, signal)
         return represented, represented
 
 
@@ -132,21 +131,18 @@ class InterauralFeatures(nn.Module):
         return signal
 
 
-class _CrossFront(nn.Module):
+class _CrossFront(_Front):
     """Each ear's representation, and beside it how it differs from the other ear.
 
     The interaural features pass through a trained projection, the same for both ears.
     """
 
-    def __init__(self, encoder: Callable[[], Encoder], share_ears: bool, causal: bool):
-        super().__init__()
-        encoders = [encoder() for _ in range(1 if share_ears else EARS)]
-        self.encoders = nn.ModuleList(encoders)
-        convolution = encoders[0].convolution
+    def __init__(self, encoder: Callable[[], Encoder], n_encoders: int, causal: bool):
+        super().__init__(encoder, n_encoders, causal)
+        convolution = cast(Encoder, self.encoders[0]).convolution
         self.features = InterauralFeatures(
             convolution.kernel_size[0], convolution.stride[0], causal
         )
-        self.n_masked = convolution.out_channels
         self.projection = nn.Linear(self.features.n_features, self.n_masked)
         self.n_seen = 2 * self.n_masked
 
@@ -154,14 +150,14 @@ class _CrossFront(nn.Module):
         self, signal: torch.Tensor, memory: dict | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, E, T] to what the separator gets, [B, E, L, 2N], and what it masks, [B, E, L, N]."""
-        represented = _by_ear(self.encoders, signal)
+        represented, masked = super().forward(signal, memory)
         features = self.projection(self.features(signal, memory))
-        return torch.cat((represented, features.to(represented.dtype)), -1), represented
+        return torch.cat((represented, features.to(represented.dtype)), -1), masked
 
 
 # What the separator of an ear sees of both ears. A new variant is one more line.
-VARIANTS: dict[str, type[_MimoFront | _IndependentFront | _CrossFront]]
-VARIANTS = {"mimo": _MimoFront, "independent": _IndependentFront, "cross": _CrossFront}
+VARIANTS: dict[str, type[_Front]]
+VARIANTS = {"mimo": _MimoFront, "independent": _Front, "cross": _CrossFront}
 
 
 class BinauralNetwork(nn.Module):
@@ -225,7 +221,8 @@ class BinauralNetwork(nn.Module):
         self.causal, self.n_sources = causal, n_sources
         self.n_basis, self.kernel_size, self.stride = n_basis, kernel_size, stride
         sizes = (n_basis, kernel_size, stride, initial)
-        self.front = VARIANTS[variant](partial(Encoder, *sizes), share_ears, causal)
+        n_networks = 1 if share_ears else EARS
+        self.front = VARIANTS[variant](partial(Encoder, *sizes), n_networks, causal)
         self.separator = TemporalConvNet(
             self.front.n_seen,
             n_sources,
@@ -237,11 +234,9 @@ class BinauralNetwork(nn.Module):
             causal,
             norm,
             n_masked=self.front.n_masked,
-            n_networks=1 if share_ears else EARS,
+            n_networks=n_networks,
         )
-        self.decoders = nn.ModuleList(
-            Decoder(*sizes) for _ in range(1 if share_ears else EARS)
-        )
+        self.decoders = nn.ModuleList(Decoder(*sizes) for _ in range(n_networks))
 
     def forward(
         self, mixture: torch.Tensor, lengths: torch.Tensor | None = None
@@ -342,7 +337,7 @@ class BinauralNetwork(nn.Module):
         return BinauralStream(self, n_batch)
 
 
-class BinauralStream:
+class BinauralStream(OverlapAddStream):
     """Separates blocks of any length; joined, they are what the network gives at once.
 
     Made by :meth:`unified_se_ss.networks.BinauralNetwork.stream`. The network must not be
@@ -364,19 +359,17 @@ class BinauralStream:
             raise ValueError(
                 "only a causal network can separate a stream; build it with causal=True"
             )
-        self.network = network
-        self.n_batch = n_batch
+        super().__init__(network.kernel_size, network.stride)
+        self.network, self.n_batch = network, n_batch
         self.reset()
 
     def reset(self) -> None:
         """Forget all of the signal; the next block begins another one."""
         weight = next(self.network.parameters())
         self.memory: dict = {}
-        # Samples not yet passed by: part of a window, or all that comes after a hop.
-        self.waiting = weight.new_zeros(self.n_batch, 2, 0)
-        # What the frames so far say about samples that later frames cover, too.
-        overlap = self.network.kernel_size - self.network.stride
-        self.tail = weight.new_zeros(self.n_batch, self.network.n_sources, 2, overlap)
+        self.waiting = weight.new_zeros(self.n_batch, EARS, 0)
+        sources, overlap = self.network.n_sources, self.window - self.hop
+        self.tail = weight.new_zeros(self.n_batch, sources, EARS, overlap)
 
     @torch.inference_mode()
     def __call__(self, block: torch.Tensor) -> torch.Tensor:
@@ -384,22 +377,15 @@ class BinauralStream:
 
         T' is a whole number of hops, 0 where a window is not yet full.
         """
-        if block.dim() != 3 or block.shape[:2] != (self.n_batch, 2):
+        if block.dim() != 3 or block.shape[:2] != (self.n_batch, EARS):
             raise ValueError(
                 f"the block is {list(block.shape)}; expected [{self.n_batch}, 2, samples]"
             )
-        kernel_size, stride = self.network.kernel_size, self.network.stride
-        waiting = torch.cat((self.waiting, block), -1)
-        complete = max((waiting.shape[-1] - kernel_size) // stride + 1, 0) * stride
-        self.waiting = waiting[..., complete:].clone()
-        if not complete:
-            return self.tail[..., :0]
-        covered = waiting[..., : complete + kernel_size - stride]
-        separated = self.network.separate_frames(covered, memory=self.memory)
-        signal = self.network.decode(separated, covered.shape[-1])
-        signal[..., : self.tail.shape[-1]] += self.tail
-        self.tail = signal[..., complete:].clone()
-        return signal[..., :complete]
+        return self._advance(block)
+
+    def _synthesised(self, signal: torch.Tensor) -> torch.Tensor:
+        separated = self.network.separate_frames(signal, memory=self.memory)
+        return self.network.decode(separated, signal.shape[-1])
 
     @torch.inference_mode()
     def flush(self) -> torch.Tensor:
@@ -408,12 +394,11 @@ class BinauralStream:
         if not self.memory:  # less than one window, which the network fills up to one
             rest = self.network(self.waiting) if missing else self.tail[..., :0]
         else:
-            rest = torch.nn.functional.pad(self.tail, (0, missing - self.tail.shape[-1]))
+            rest = functional.pad(self.tail, (0, missing - self.tail.shape[-1]))
         self.reset()
         return rest
 
     @property
     def state_bytes(self) -> int:
         """Memory that is kept from block to block."""
-        kept = (self.waiting, self.tail, *self.memory.values())
-        return sum(x.nbytes for x in kept)
+        return sum(x.nbytes for x in (self.waiting, self.tail, *self.memory.values()))

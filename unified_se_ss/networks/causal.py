@@ -1,4 +1,4 @@
-"""Convolutions over time and frequency that never look ahead, whole or in blocks.
+"""Layers and streams that never look ahead: the whole signal, or block by block.
 
 A layer is given frames ``start`` to ``start + L`` of a signal and a *memory*: a list with
 one tensor for each layer, what it has to remember of the frames before. Without a memory
@@ -9,6 +9,8 @@ Axes: B batch, C channels, L frames, F bins.
 """
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
@@ -211,11 +213,43 @@ class CausalSTFT(nn.Module):
         frames = signal.unfold(-1, 2 * self.hop, self.hop)
         return torch.fft.rfft(frames * self.window)
 
-    def frames(self, spectrum: torch.Tensor) -> torch.Tensor:
-        """Windowed frames to be added up, complex [..., L, F] to [..., L, window]."""
-        return torch.fft.irfft(spectrum, 2 * self.hop) * self.window
-
     def synthesise(self, spectrum: torch.Tensor) -> torch.Tensor:
-        """Add frames up, complex [..., L, F] to [..., (L - 1) * hop]."""
-        older, newer = self.frames(spectrum).split(self.hop, -1)
-        return (newer[..., :-1, :] + older[..., 1:, :]).flatten(-2)
+        """The samples that lie in two frames, complex [..., L, F] to [..., (L - 1) * hop]."""
+        return self.overlap_add(spectrum)[..., self.hop : -self.hop]
+
+    def overlap_add(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """Add all frames up, complex [..., L, F] to [..., (L + 1) * hop]."""
+        frames = torch.fft.irfft(spectrum, 2 * self.hop) * self.window
+        older, newer = frames.split(self.hop, -1)
+        older = nn.functional.pad(older, (0, 0, 0, 1))
+        return (older + nn.functional.pad(newer, (0, 0, 1, 0))).flatten(-2)
+
+
+class OverlapAddStream(ABC):
+    """Blocks of any length in, whole hops out: base of the networks' streams.
+
+    `waiting`, [..., T], are samples that a later window needs; `tail` what the windows so far
+    give to samples that later windows cover, too.
+    """
+
+    waiting: torch.Tensor
+    tail: torch.Tensor
+
+    def __init__(self, window: int, hop: int):
+        self.window, self.hop = window, hop
+
+    @abstractmethod
+    def _synthesised(self, signal: torch.Tensor) -> torch.Tensor:
+        """All windows of a signal through the network, added up, as long as the signal."""
+
+    def _advance(self, block: torch.Tensor) -> torch.Tensor:
+        """Take a block; give the samples that are complete."""
+        signal = torch.cat((self.waiting, block), -1)
+        complete = max((signal.shape[-1] - self.window) // self.hop + 1, 0) * self.hop
+        self.waiting = signal[..., complete:].clone()
+        if not complete:
+            return self.tail[..., :0]
+        output = self._synthesised(signal[..., : complete + self.window - self.hop])
+        output[..., : self.window - self.hop] += self.tail
+        self.tail = output[..., complete:].clone()
+        return output[..., :complete]

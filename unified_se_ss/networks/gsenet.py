@@ -21,6 +21,7 @@ from unified_se_ss.networks.causal import (
     CausalConvolution,
     CausalSTFT,
     CausalTransposedConvolution,
+    OverlapAddStream,
     reduced,
 )
 from unified_se_ss.padding import real_elements
@@ -365,7 +366,7 @@ class GSENet(nn.Module):
 Step = Callable[[torch.Tensor, list[torch.Tensor], int], torch.Tensor]
 
 
-class GSENetStream:
+class GSENetStream(OverlapAddStream):
     """Enhance blocks as they come; joined, the outputs are the whole signal's output.
 
     A hop of output is given as soon as the next hop is complete: with n samples taken,
@@ -382,24 +383,28 @@ class GSENetStream:
     """
 
     def __init__(self, network: GSENet, step: Step | None = None):
+        super().__init__(2 * network.stft.hop, network.stft.hop)
         self.network = network
         self.step: Step = step or network.map
         self.reset()
 
     def reset(self) -> None:
         """Forget everything; the next block starts a new signal, of any batch size."""
-        self.taken = self.given = self.start = self.ahead = 0
         self.memory: list[torch.Tensor] = []
-        self.waiting = self.overlap = torch.empty(0)
+        self.start = 0  # of the next frame, modulo the network's stride in time
+        self.ahead = self.hop  # what frame 0 gives ahead of the first sample
+        self.waiting = self.tail = torch.empty(0)
 
     @torch.no_grad()
     def __call__(self, block: torch.Tensor) -> torch.Tensor:
         """Take a block, [B, 2, n], n from 0 on; give what is complete, [B, m]."""
-        self._begin(block)
-        self.taken += block.shape[-1]
-        output = self._advance(block)
-        self.given += output.shape[-1]
-        return output
+        self._check(block)
+        if not self.memory:  # silence is behind
+            batch = block.shape[0]
+            self.memory = self.network.memory(batch)
+            self.waiting = block.new_zeros(batch, len(INPUTS), self.hop)
+            self.tail = block.new_zeros(batch, self.hop)
+        return self._advance(block)
 
     @torch.no_grad()
     def flush(self) -> torch.Tensor:
@@ -409,10 +414,10 @@ class GSENetStream:
         """
         if not self.memory:
             return self.network.head.convolution.weight.new_zeros(1, 0)
-        hop = self.network.stft.hop
-        left = self.taken - self.given
+        waiting = self.waiting.shape[-1]
+        left = waiting - self.ahead
         # The last hop is complete with one hop of silence after it.
-        silence = -self.taken % hop + hop
+        silence = -waiting % self.hop + self.hop
         output = self._advance(self.waiting.new_zeros(*self.waiting.shape[:2], silence))
         self.reset()
         return output[:, :left]
@@ -428,54 +433,33 @@ class GSENetStream:
         >>> GSENet().stream().state_size()
         262486
         """
-        hop = self.network.stft.hop
-        layers = sum(channels * frames * bins for channels, frames, bins in self._shapes())
-        return layers + 2 * (2 * hop - 1) + hop
-
-    def _shapes(self) -> list[tuple[int, int, int]]:
         shapes = list(self.network.shapes)
         for layer in self.network.decoder.modules():
             if isinstance(layer, CausalTransposedConvolution):
                 shapes[layer.place] = layer.remembered(start=1)
-        return shapes
+        return sum(map(math.prod, shapes)) + 2 * (2 * self.hop - 1) + self.hop
 
-    def _begin(self, block: torch.Tensor) -> None:
-        """Check a block; before the first of a signal, have silence behind."""
-        if block.dim() != 3 or block.shape[1] != 2:
+    def _check(self, block: torch.Tensor) -> None:
+        if block.dim() != 3 or block.shape[1] != len(INPUTS):
             raise ValueError(
                 f"a block has the shape {tuple(block.shape)}; expected [batch, 2, samples]: "
                 "raw and beamformed"
             )
-        if not self.memory:
-            hop, batch = self.network.stft.hop, block.shape[0]
-            self.memory = self.network.memory(batch)
-            self.waiting = block.new_zeros(batch, 2, hop)
-            self.overlap = block.new_zeros(batch, hop)
-            self.ahead = hop  # what frame 0 gives ahead of the first sample
-        elif block.shape[0] != self.waiting.shape[0]:
+        if self.memory and block.shape[0] != self.waiting.shape[0]:
             raise ValueError(
                 f"a block of {block.shape[0]} signals in a stream of "
                 f"{self.waiting.shape[0]}; call reset() or flush() between signals"
             )
 
     def _advance(self, block: torch.Tensor) -> torch.Tensor:
-        """Pass on what is complete, [B, 2, n] to [B, m]."""
-        network, hop = self.network, self.network.stft.hop
-        signals = torch.cat((self.waiting, block), -1)
-        frames = signals.shape[-1] // hop - 1
-        self.waiting = signals[..., frames * hop :].clone()
-        if not frames:
-            return signals.new_zeros(signals.shape[0], 0)
-        spectra = network.stft.analyse(signals[..., : (frames + 1) * hop])
-        parts = self.step(network.features(spectra), self.memory, self.start)
-        self.start = (self.start + frames) % network.time_stride
-        output = self._overlap_add(network.spectrum(parts, spectra))[:, self.ahead :]
-        self.ahead = 0
+        output = super()._advance(block)
+        if output.shape[-1]:
+            output, self.ahead = output[..., self.ahead :], 0
         return output
 
-    def _overlap_add(self, spectrum: torch.Tensor) -> torch.Tensor:
-        """Add complex [B, L, F] to what is left of the frames before, to [B, L * hop]."""
-        older, newer = self.network.stft.frames(spectrum).split(self.network.stft.hop, -1)
-        halves = torch.cat((self.overlap.unsqueeze(1), newer), 1)
-        self.overlap = halves[:, -1].clone()
-        return (halves[:, :-1] + older).flatten(1)
+    def _synthesised(self, signal: torch.Tensor) -> torch.Tensor:
+        network = self.network
+        spectra = network.stft.analyse(signal)
+        parts = self.step(network.features(spectra), self.memory, self.start)
+        self.start = (self.start + parts.shape[2]) % network.time_stride
+        return network.stft.overlap_add(network.spectrum(parts, spectra))
