@@ -1,6 +1,5 @@
 """The demo corpus: shape, repeatability, disjoint voices, and the folder's safety."""
 
-import csv
 import hashlib
 import itertools
 import shutil
@@ -10,19 +9,18 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from unified_se_ss.data.corpora.librimix import prepare_librimix
 from unified_se_ss.data.demo import corpus as demo_corpus
 from unified_se_ss.data.demo import espeak, noises, speakers
-from unified_se_ss.data.demo.corpus import prepare_demo_corpus
+from unified_se_ss.data.demo.corpus import prepare_demo_corpus, read_transcripts
 from unified_se_ss.data.demo.espeak import ACCENTS, Voice, speak
 from unified_se_ss.data.demo.speakers import (
     SUBSETS,
     _sentence,
     _trim_silence,
     cast_voices,
+    say_sentences,
 )
 from unified_se_ss.data.mixing import measure_loudness
 from unified_se_ss.errors import UserError
@@ -37,11 +35,6 @@ def hashes(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-def transcripts(data_folder):
-    with open(data_folder.parent / "transcripts.csv", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def read_item(data_folder, row):
@@ -78,17 +71,10 @@ def test_the_grammar_has_about_sixty_words_and_uses_them_all():
     rng = np.random.default_rng(0)
     sentences = [_sentence(rng).split() for _ in range(3000)]
     assert {len(words) for words in sentences} == set(range(4, 10))
-    assert 50 <= len(set(itertools.chain(*sentences))) <= 70
-
-
-@given(st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
-def test_sentences_are_lower_case_words_with_the_right_article(seed):
-    text = _sentence(np.random.default_rng(seed))
-    assert text == _sentence(np.random.default_rng(seed))
-    words = text.split(" ")
-    assert all(word.isalpha() and word.islower() for word in words)
-    for article, word in zip(words, words[1:]):
+    every = set(itertools.chain(*sentences))
+    assert 50 <= len(every) <= 70
+    assert all(word.isalpha() and word.islower() for word in every)
+    for article, word in (pair for words in sentences for pair in zip(words, words[1:])):
         if article in ("a", "an"):
             assert (article == "an") == (word[0] in "aeiou")
 
@@ -97,7 +83,7 @@ def test_sentences_are_lower_case_words_with_the_right_article(seed):
 
 
 def test_every_voice_of_the_casts_can_speak():
-    known = {path.name for path in espeak._variants_folder().iterdir()}
+    known = {path.name for path in (espeak._paths()[1] / "voices/!v").iterdir()}
     assert set(speakers.HIGH_TIMBRES + speakers.LOW_TIMBRES) <= known
     for accent in ACCENTS:
         speech, sample_rate = speak("the boy sings", Voice(accent))
@@ -152,13 +138,12 @@ def test_without_espeak_the_extra_is_named(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@given(st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("seed", [0, 1234])
 def test_no_voice_and_no_timbre_is_in_two_subsets(seed):
     everyone, timbres = [], []
     for cast in cast_voices(seed).values():
-        talkers = [speaker.voice for speaker in sum(cast.talkers, ())]
-        voices = talkers + [speaker.voice for speaker in cast.babble_speakers]
+        talkers = sum(cast.talkers, ())
+        voices = [*talkers, *cast.babble_speakers]
         everyone += [voice.name for voice in voices]
         timbres.append({voice.variant for voice in voices})
         high = [v for v in talkers if v.variant in speakers.HIGH_TIMBRES]
@@ -179,19 +164,12 @@ def test_made_noises_follow_from_their_generator(kind):
     assert not np.array_equal(noise, make(np.random.default_rng(2), 16000, 8000))
 
 
-def test_babble_needs_five_voices():
-    voices = [np.random.default_rng(i).normal(size=300 + i) for i in range(5)]
-    assert noises.babble(np.random.default_rng(0), voices, 1000).shape == (1000,)
-    with pytest.raises(ValueError, match="5"):
-        noises.babble(np.random.default_rng(0), voices[:4], 1000)
-
-
 # The corpus
 
 
 def test_shape_and_sums(corpus):
     assert corpus.name == "Libri2Mix"
-    rows = transcripts(corpus)
+    rows = read_transcripts(corpus.parent)
     counts = [sum(row["subset"] == subset for row in rows) for subset in SUBSETS]
     assert counts == [4, 1, 2]
     for row in rows:
@@ -211,7 +189,7 @@ def test_shape_and_sums(corpus):
 
 
 def test_levels_are_those_of_librimix_and_voices_overlap(corpus):
-    for row in transcripts(corpus):
+    for row in read_transcripts(corpus.parent):
         item = {name: stem / 32768 for name, stem in read_item(corpus, row).items()}
         for name in ("s1", "s2"):
             assert -33.1 <= measure_loudness(item[name], 8000) <= -24.9
@@ -223,7 +201,7 @@ def test_levels_are_those_of_librimix_and_voices_overlap(corpus):
 
 def test_transcripts_hold_words_and_distinct_speakers(corpus):
     casts = cast_voices(TINY["seed"])
-    for row in transcripts(corpus):
+    for row in read_transcripts(corpus.parent):
         speakers = {voice.name for voice in sum(casts[row["subset"]].talkers, ())}
         assert row["speaker_1"] != row["speaker_2"]
         for number in "12":
@@ -234,10 +212,10 @@ def test_transcripts_hold_words_and_distinct_speakers(corpus):
 
 def test_transcript_is_what_is_spoken(corpus):
     """A source is its sentences, spoken again, but for pauses and gain."""
-    row = transcripts(corpus)[0]
-    casts = cast_voices(TINY["seed"])
-    speakers = {voice.name: voice for voice in sum(casts["train-360"].talkers, ())}
-    samples, texts = speakers[row["speaker_1"]].utterances(TINY["seed"], 8000)
+    row = read_transcripts(corpus.parent)[0]
+    talkers = sum(cast_voices(TINY["seed"])["train-360"].talkers, ())
+    (voice,) = (voice for voice in talkers if voice.name == row["speaker_1"])
+    samples, texts = say_sentences(voice, 24, TINY["seed"], 8000)
     source = read_item(corpus, row)["s1"] / 32768
     rest = row["transcript_1"]
     while rest:
@@ -316,7 +294,7 @@ def test_an_interrupted_build_leaves_nothing(monkeypatch, tmp_path):
 )
 def test_bad_arguments_are_named(argument, value, tmp_path):
     name = {"n_dev": "dev"}.get(argument, argument)
-    with pytest.raises(UserError, match=f"^{name}: {value}"):
+    with pytest.raises(UserError, match=f"^{name}: (is )?{value}"):
         prepare_demo_corpus(tmp_path / "demo", **{**TINY, argument: value})
     assert not list(tmp_path.iterdir())
 
@@ -353,7 +331,7 @@ def build_own(folder, **options):
 def test_own_recordings_are_split_by_speaker_and_resampled(recordings):
     corpus = build_own(recordings)
     seen = {subset: set() for subset in SUBSETS}
-    for row in transcripts(corpus):
+    for row in read_transcripts(corpus.parent):
         assert row["noise"] == "recorded" and row["transcript_1"] == ""
         item = read_item(corpus, row)
         for number in "12":
@@ -375,28 +353,27 @@ def test_changed_recordings_make_the_corpus_anew(recordings):
 
 
 def test_own_speech_with_made_noise_has_no_babble(recordings):
-    rows = transcripts(build_own(recordings, noise_folder=None, n_train=30))
+    corpus = build_own(recordings, noise_folder=None, n_train=30)
+    rows = read_transcripts(corpus.parent)
     assert {row["noise"] for row in rows} == set(noises.MADE_NOISES)
 
 
 def test_too_few_recordings_are_counted(recordings):
-    with pytest.raises(UserError, match="6 speakers, but 9 are needed"):
+    with pytest.raises(UserError, match="6 speakers of speech, but 9 are needed"):
         build_own(recordings, n_speakers=3)
     (recordings / "noise" / "0.wav").unlink()
-    with pytest.raises(UserError, match="2 noise recordings, but 3 are needed"):
+    with pytest.raises(UserError, match="2 recordings of noise, but 3 are needed"):
         build_own(recordings)
     shutil.rmtree(recordings / "speech")
-    with pytest.raises(UserError, match="speech folder does not exist"):
+    with pytest.raises(UserError, match="speech: does not exist"):
         build_own(recordings)
 
 
-@pytest.mark.parametrize("damage", ["stereo", "corrupt", "silent", "not finite"])
+@pytest.mark.parametrize("damage", ["stereo", "corrupt", "not finite"])
 def test_unusable_recordings_are_named(recordings, damage):
     for file in (recordings / "speech").rglob("*.wav"):
         if damage == "stereo":
             soundfile.write(file, np.full((800, 2), 0.1), 16000)
-        elif damage == "silent":
-            soundfile.write(file, np.zeros(800), 16000)
         elif damage == "not finite":
             soundfile.write(file, np.full(800, np.nan), 16000, "FLOAT")
         else:

@@ -14,16 +14,11 @@ pytest.importorskip("espeakng_loader")
 
 @pytest.fixture(autouse=True)
 def few_voices(monkeypatch):
-    """One timbre in each subset, and five that babble a sentence each."""
+    """One timbre in each subset, and babble of a sentence of each voice."""
 
     def few(seed):
         casts = cast_voices(seed)
-        return {
-            subset: cast._replace(
-                talkers=cast.talkers[:1], babble_speakers=cast.babble_speakers[:5]
-            )
-            for subset, cast in casts.items()
-        }
+        return {s: cast._replace(talkers=cast.talkers[:1]) for s, cast in casts.items()}
 
     monkeypatch.setattr(array_sounds, "cast_voices", few)
     monkeypatch.setattr(array_sounds, "_BABBLE_SENTENCES", 1)

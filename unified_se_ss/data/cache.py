@@ -266,6 +266,14 @@ def _remove_left_over(parent: Path, prefix: str) -> None:
             shutil.rmtree(left_over, ignore_errors=True)
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """The same file at a second place; a copy where the disk has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 # ------------------------------------------------------------------ in parallel
 
 

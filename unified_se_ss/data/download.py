@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.cache import atomic_folder
+from unified_se_ss.data.cache import atomic_folder, link_or_copy
 from unified_se_ss.errors import UserError, report_error
 
 OPENSLR = ("https://www.openslr.org", "https://openslr.elda.org")
@@ -329,14 +329,7 @@ def _link_tree(source: Path, target: Path, names: Sequence[str]) -> None:
     def others(folder, found):
         return {n for n in found if Path(folder, n).is_file()} - set(names)
 
-    shutil.copytree(source, target, ignore=others, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a disk without hard links
-        shutil.copyfile(source, target)
+    shutil.copytree(source, target, ignore=others, copy_function=link_or_copy)
 
 
 # ------------------------------------------------------------------ the command

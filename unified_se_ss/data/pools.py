@@ -139,7 +139,8 @@ class SpeechPool:
         for item in manifest.items:
             if item.duration >= min_seconds:
                 utterances[item.attributes["speaker"]].append(item)
-        self._speakers = [utterances[speaker] for speaker in sorted(utterances)]
+        self.speakers = sorted(utterances)
+        self._utterances = [utterances[speaker] for speaker in self.speakers]
         if len(self) < least:
             raise UserError(
                 f"{manifest.path}: has utterances of {len(self)} speaker(s) that last "
@@ -147,7 +148,7 @@ class SpeechPool:
             )
 
     def __len__(self) -> int:
-        return len(self._speakers)
+        return len(self.speakers)
 
     def draw_speakers(self, rng: np.random.Generator, count: int) -> list[int]:
         """Numbers of so many different speakers."""
@@ -155,7 +156,7 @@ class SpeechPool:
 
     def draw_utterance(self, rng: np.random.Generator, speaker: int) -> Item:
         """One of a speaker's utterances."""
-        utterances = self._speakers[speaker]
+        utterances = self._utterances[speaker]
         return utterances[rng.integers(len(utterances))]
 
     def recording(self, utterance: Item, percent: int = 100) -> Recording:

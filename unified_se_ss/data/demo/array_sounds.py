@@ -18,9 +18,9 @@ import numpy as np
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.cache import atomic_folder, is_made_from
-from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
+from unified_se_ss.data.corpora.speech_folder import KINDS, prepare_speech_folder
 from unified_se_ss.data.demo import espeak, noises
-from unified_se_ss.data.demo.speakers import SpokenVoice, cast_voices
+from unified_se_ss.data.demo.speakers import cast_voices, say_sentences
 from unified_se_ss.data.manifest import Manifest, read_manifest
 from unified_se_ss.data.write import make_items
 from unified_se_ss.errors import UserError
@@ -29,7 +29,6 @@ from unified_se_ss.errors import UserError
 RECIPE = 1
 
 SUBSETS = ("train", "dev", "test")
-KINDS = ("speech", "noise")
 NOISE_KINDS = (*noises.MADE_NOISES, "babble")
 MANIFESTS = [f"{kind}_{subset}.csv" for kind in KINDS for subset in SUBSETS]
 
@@ -114,19 +113,11 @@ def _manifests(folder, subset):
 def _make_sounds(folder, sample_rate, n_noises, sentences, seed, workers) -> None:
     """Make voices, noises and their manifests in an empty folder."""
     casts = dict(zip(SUBSETS, cast_voices(seed).values()))
-    voices = [
-        (subset, SpokenVoice(voice.voice, sentences))
-        for subset in SUBSETS
-        for voice in sum(casts[subset].talkers, ())
-    ]
-    numbers = [
-        (subset, number)
-        for subset, count in zip(SUBSETS, n_noises, strict=True)
-        for number in range(count)
-    ]
-    common = {"sample_rate": sample_rate, "seed": seed}
-    make_voice = functools.partial(_make_voice, folder, **common)
-    make_noise = functools.partial(_make_noise, folder, casts, **common)
+    voices = [(s, voice) for s in SUBSETS for voice in sum(casts[s].talkers, ())]
+    numbers = [(s, n) for s, count in zip(SUBSETS, n_noises) for n in range(count)]
+    say = functools.partial(say_sentences, seed=seed, sample_rate=sample_rate)
+    make_voice = functools.partial(_make_voice, folder, say, sentences, seed, sample_rate)
+    make_noise = functools.partial(_make_noise, folder, say, casts, seed, sample_rate)
     make_items(make_voice, voices, "demo voices", "voice", workers, at_once=1)
     make_items(make_noise, numbers, "demo noises", "noise", workers, at_once=1)
     for kind in KINDS:
@@ -135,19 +126,19 @@ def _make_sounds(folder, sample_rate, n_noises, sentences, seed, workers) -> Non
             prepare_speech_folder(folder / kind / subset, manifest, sample_rate, kind)
 
 
-def _make_voice(folder, job, *, sample_rate, seed):
+def _make_voice(folder, say, sentences, seed, sample_rate, job):
     """Write the sentences of a voice, with pauses, into one file."""
     subset, voice = job
     rng = np.random.default_rng([seed, 2, *voice.name.encode()])
     pieces = []
-    for sentence in voice.utterances(seed, sample_rate)[0]:
+    for sentence in say(voice, sentences)[0]:
         pause = round(rng.uniform(*_PAUSE_SECONDS) * sample_rate)
         pieces += [sentence, np.zeros(pause, dtype=np.float32)]
     path = folder / "speech" / subset / voice.name / "1.wav"
     _write(path, np.concatenate(pieces[:-1]), _SPEECH_PEAK, sample_rate)
 
 
-def _make_noise(folder, casts, job, *, sample_rate, seed):
+def _make_noise(folder, say, casts, seed, sample_rate, job):
     """Write one noise of a subset; its number tells which kind."""
     subset, number = job
     kind = NOISE_KINDS[number % len(NOISE_KINDS)]
@@ -155,8 +146,7 @@ def _make_noise(folder, casts, job, *, sample_rate, seed):
     n_samples = round(_NOISE_SECONDS * sample_rate)
     if kind == "babble":
         babblers = casts[subset].draw_babblers(rng)
-        voices = [SpokenVoice(person.voice, _BABBLE_SENTENCES) for person in babblers]
-        spoken = [np.concatenate(v.utterances(seed, sample_rate)[0]) for v in voices]
+        spoken = [np.concatenate(say(v, _BABBLE_SENTENCES)[0]) for v in babblers]
         noise = noises.babble(rng, spoken, n_samples)
     else:
         noise = noises.MADE_NOISES[kind](rng, n_samples, sample_rate)

@@ -11,19 +11,15 @@ allows it.
 
 from __future__ import annotations
 
-import csv
-import os
 import re
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from unified_se_ss.data.cache import FINGERPRINT, atomic_folder, is_made_from
-from unified_se_ss.data.demo.corpus import TRANSCRIPTS, prepare_demo_corpus
+from unified_se_ss.data.cache import FINGERPRINT, atomic_folder, is_made_from, link_or_copy
+from unified_se_ss.data.demo.corpus import prepare_demo_corpus, read_transcripts
 from unified_se_ss.data.hrtf_bank import binaural_heads
 from unified_se_ss.data.write import make_binaural_corpus, mono_manifests
-from unified_se_ss.errors import UserError
 
 # To be raised with every change that changes which voices are there.
 RECIPE = 1
@@ -85,7 +81,7 @@ def prepare_binaural_demo(
     corpus = Path(corpus or folder.parent / name)
     libri = corpus / f"Libri{n_speakers}Mix"
     if not libri.is_dir():
-        libri = prepare_demo_corpus(
+        prepare_demo_corpus(
             corpus, n_speakers=n_speakers, sample_rate=sample_rate, workers=workers
         )
     with tempfile.TemporaryDirectory() as place:
@@ -117,38 +113,22 @@ def _gather_voices(folder, corpus, manifest, n_speakers):
     }
     if is_made_from(folder, fingerprint):
         return
-    timbres = _timbres(corpus / TRANSCRIPTS, n_speakers)
-    folders = {name for names in timbres.values() for name in names}
+    rows = {row["ID"]: row for row in read_transcripts(corpus)}
+    links = {
+        f"{_timbre(rows[item.id][f'speaker_{j}'])}/{item.id}-s{j}.wav": item.paths[f"s{j}"]
+        for item in manifest.items
+        for j in range(1, n_speakers + 1)
+    }
+    # An earlier build may hold the folders of all the corpus' timbres.
+    folders = {
+        _timbre(r[f"speaker_{j + 1}"]) for r in rows.values() for j in range(n_speakers)
+    }
     with atomic_folder(folder, fingerprint, WHAT, folders) as building:
-        for item in manifest.items:
-            for j, timbre in enumerate(timbres[item.id], start=1):
-                (building / timbre).mkdir(exist_ok=True)
-                _link(item.paths[f"s{j}"], building / timbre / f"{item.id}-s{j}.wav")
-
-
-def _timbres(path, n_speakers):
-    """The timbres of each item's talkers."""
-    columns = [f"speaker_{j + 1}" for j in range(n_speakers)]
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return {
-                row["ID"]: [_timbre(row[column]) for column in columns]
-                for row in csv.DictReader(file)
-            }
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{path}: does not tell who speaks ({error}); it belongs to the demo corpus: "
-            "remove the corpus' folder to have it made again"
-        ) from error
+        for name, source in links.items():
+            (building / name).parent.mkdir(exist_ok=True)
+            link_or_copy(source, building / name)
 
 
 def _timbre(voice):
     match = TIMBRE.search(voice)
     return match["timbre"] if match else voice
-
-
-def _link(source, place):
-    try:
-        os.link(source, place)
-    except OSError:
-        shutil.copyfile(source, place)

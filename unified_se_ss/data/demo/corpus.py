@@ -14,6 +14,8 @@ from __future__ import annotations
 import csv
 import functools
 import tempfile
+import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,19 +23,20 @@ import numpy as np
 
 from unified_se_ss.data import mixing
 from unified_se_ss.data.cache import atomic_folder, fingerprint_of, is_made_from
+from unified_se_ss.data.corpora import check_choice, list_audio
+from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.demo import espeak, noises
-from unified_se_ss.data.demo.speakers import (
-    SUBSETS,
-    cast_recordings,
-    cast_voices,
-    list_recordings,
-    split_noises,
-)
+from unified_se_ss.data.demo.espeak import Voice
+from unified_se_ss.data.demo.speakers import SUBSETS, Cast, cast_voices, say_sentences
+from unified_se_ss.data.manifest import read_manifest
+from unified_se_ss.data.pools import NoisePool, SpeechPool
 from unified_se_ss.data.write import make_items, write_stems
 from unified_se_ss.errors import UserError
+from unified_se_ss.files import csv_text
 
-# To be raised with every change that changes a sample of the corpus.
-RECIPE = 2
+# To be raised with every change that changes a sample of the corpus; the second one where
+# only corpora of own recordings change.
+RECIPE, RECORDINGS_RECIPE = 2, 2
 
 TRANSCRIPTS = "transcripts.csv"
 RATES = (8000, 16000)
@@ -45,36 +48,12 @@ SHORTEST_SECONDS = 2.0
 # Items last between `seconds` and this many times as long.
 LONGEST_RATIO = 1.6
 
+_TALKER_SENTENCES, _BABBLER_SENTENCES = 24, 8
 _PAUSE_SECONDS = (0.05, 0.2)
 _ORDERS_TRIED = 64
 _LENGTHS_TRIED = 8
 _FILLED = 0.97
-_CROPS_TRIED = 4
 _ITEMS_AT_ONCE = 20
-
-
-class _CachedUtterances(NamedTuple):
-    """A speaker's utterances in a file, one after the other."""
-
-    name: str
-    path: Path
-    offsets: tuple[int, ...]
-    texts: tuple[str, ...]
-
-    def utterances(self) -> list[np.ndarray]:
-        """The samples [T] of every utterance, read when they are used."""
-        samples = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return [samples[a:b] for a, b in zip(self.offsets, self.offsets[1:])]
-
-
-class _Scene(NamedTuple):
-    """Who is in one item: drawn first, so that only these have to speak."""
-
-    subset: str
-    index: int
-    talkers: tuple[str, ...]
-    noise_kind: str
-    noise_makers: tuple[str, ...]
 
 
 class _Choices(NamedTuple):
@@ -123,8 +102,8 @@ def prepare_demo_corpus(
     seed : int
         Everything follows from it (default 1234).
     speech_folder : str or Path, optional
-        Own recordings instead of espeak-ng, one folder for each speaker
-        (SPEAKER/**/*.wav or *.flac), split 80/10/10 by speaker. Their words are not
+        Own recordings instead of espeak-ng, one folder for each speaker as
+        `prepare_speech_folder` takes them, split 80/10/10 by speaker. Their words are not
         known, and there is no babble in the noise.
     noise_folder : str or Path, optional
         Own noise recordings instead of made ones, split 80/10/10 by file.
@@ -151,140 +130,240 @@ def prepare_demo_corpus(
     ['mix_both', 'mix_clean', 'noise', 's1', 's2']
     """
     folder = Path(folder)
-    speech = None if speech_folder is None else Path(speech_folder)
-    noise = None if noise_folder is None else Path(noise_folder)
     counts = dict(zip(SUBSETS, (n_train, n_dev, n_test)))
     choices = _Choices(n_speakers, sample_rate, counts, float(seconds), int(seed))
     _check(choices, workers)
     fingerprint = {
         "recipe": RECIPE,
         **choices._asdict(),
-        "espeak": espeak.version() if speech is None else None,
-        "speech": _fingerprint_folder(speech),
-        "noise": _fingerprint_folder(noise),
+        "espeak": espeak.version() if speech_folder is None else None,
+        "speech": _fingerprint_recordings(speech_folder),
+        "noise": _fingerprint_recordings(noise_folder),
     }
     if not is_made_from(folder, fingerprint):
-        if speech is None:
-            casts = cast_voices(seed)
-        else:
-            casts = cast_recordings(speech, seed, n_speakers)
-        recorded = {} if noise is None else split_noises(noise, seed)
-        casts = {s: cast._replace(noises=recorded.get(s, ())) for s, cast in casts.items()}
-        with atomic_folder(folder, fingerprint, "demo corpus", OURS) as building:
-            _build(building, choices, casts, workers)
+        with (
+            atomic_folder(folder, fingerprint, "demo corpus", OURS) as building,
+            tempfile.TemporaryDirectory(prefix="parts-", dir=building) as parts,
+        ):
+            sounds = _gather_sounds(Path(parts), choices, speech_folder, noise_folder)
+            _build(building, Path(parts), choices, sounds, workers)
     return folder / f"Libri{n_speakers}Mix"
 
 
-def _build(folder, choices, casts, workers):
+def _check(choices: _Choices, workers: int | None) -> None:
+    check_choice("n_speakers", choices.n_speakers, N_SPEAKERS)
+    check_choice("sample_rate", choices.sample_rate, RATES)
+    counts = {**choices.counts, "workers": 1 if workers is None else workers}
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name}: is {count}, but at least 1 is needed")
+    if not choices.seconds >= SHORTEST_SECONDS:
+        raise UserError(
+            f"seconds: is {choices.seconds}, but whole sentences need at least "
+            f"{SHORTEST_SECONDS}"
+        )
+
+
+def read_transcripts(folder: Path) -> list[dict[str, str]]:
+    """A line for each item of a demo corpus: ID, subset, noise, speaker_1, transcript_1...
+
+    Raises a UserError if they are not there.
+    """
+    path = folder / TRANSCRIPTS
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{path}: does not tell who speaks ({error}); it belongs to the demo corpus: "
+            "remove the corpus' folder to have it made again"
+        ) from error
+
+
+def _build(folder, parts, choices, sounds, workers):
     """Let everybody speak, and write all items and their transcripts."""
     scenes = [
-        _draw_scene(choices, subset, index, casts[subset])
+        _draw_scene(choices, subset, index, sounds[subset])
         for subset, count in choices.counts.items()
         for index in range(count)
     ]
+    voices = {v: _TALKER_SENTENCES for scene in scenes for v in scene.talkers}
+    voices |= {v: _BABBLER_SENTENCES for scene in scenes for v in scene.babblers}
+    voices = [(v, count) for v, count in voices.items() if isinstance(v, Voice)]
+    speak = functools.partial(_store_voice, folder=parts, choices=choices)
+    stored = make_items(speak, voices, "demo voices", "voice", workers, at_once=1)
     inner = f"Libri{choices.n_speakers}Mix/wav{choices.sample_rate // 1000}k/min"
-    with tempfile.TemporaryDirectory(prefix="utterances-", dir=folder) as place:
-        store = functools.partial(_store_speaker, folder=Path(place), choices=choices)
-        speakers = list(enumerate(_needed(scenes, casts)))
-        stored = make_items(store, speakers, "demo voices", "voice", workers, at_once=1)
-        write = functools.partial(
-            _write_item,
-            folder=folder / inner,
-            stored={speaker.name: speaker for speaker in stored},
-            choices=choices,
+    write = functools.partial(
+        _write_item,
+        folder=folder / inner,
+        sounds=sounds,
+        stored={utterances.voice: utterances for utterances in stored},
+        choices=choices,
+    )
+    rows = make_items(
+        write, scenes, "demo mixtures", workers=workers, at_once=_ITEMS_AT_ONCE
+    )
+    (folder / TRANSCRIPTS).write_text(csv_text(rows), encoding="utf-8")
+
+
+# ------------------------------------------------------------------ speech and noise
+
+
+class _Sounds(NamedTuple):
+    """What a subset's items are made of: voices or own speech, and own noise, if any."""
+
+    cast: Cast | None
+    speech: SpeechPool | None
+    noise: NoisePool | None
+
+
+def _gather_sounds(place, choices, speech_folder, noise_folder) -> dict[str, _Sounds]:
+    casts = cast_voices(choices.seed) if speech_folder is None else {}
+    speech = _own_pools(place, speech_folder, "speech", choices)
+    noise = _own_pools(place, noise_folder, "noise", choices)
+    return {s: _Sounds(casts.get(s), speech.get(s), noise.get(s)) for s in SUBSETS}
+
+
+def _own_pools(place: Path, folder, kind: str, choices: _Choices) -> dict:
+    """Pools of own recordings, 80/10/10 percent by chance: by speaker, of noise by file."""
+    if folder is None:
+        return {}
+    make = {"speech": SpeechPool, "noise": NoisePool}[kind]
+    path = place / f"{kind}.csv"
+    prepare_speech_folder(folder, path, choices.sample_rate, kind, resample=True)
+    manifest = read_manifest(path, folder, one_rate=False)
+    owners = {item.id: item.attributes.get("speaker", item.id) for item in manifest.items}
+    names = sorted(set(owners.values()))
+    least = choices.n_speakers if kind == "speech" else 1
+    if len(names) < least * len(SUBSETS):
+        what = "speakers" if kind == "speech" else "recordings"
+        raise UserError(
+            f"{folder}: has {len(names)} {what} of {kind}, but {least * len(SUBSETS)} are "
+            f"needed ({least} each in train, dev and test)"
         )
-        rows = make_items(
-            write, scenes, "demo mixtures", workers=workers, at_once=_ITEMS_AT_ONCE
-        )
-    with open(folder / TRANSCRIPTS, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    rng = np.random.default_rng([choices.seed, zlib.crc32(b"split")])
+    held_out = max(least, round(0.1 * len(names)))
+    dev, test, train = np.split(rng.permutation(names), (held_out, 2 * held_out))
+    pools = {}
+    for subset, share in zip(SUBSETS, map(set, (train, dev, test))):
+        items = tuple(item for item in manifest.items if owners[item.id] in share)
+        pools[subset] = make(replace(manifest, items=items), choices.sample_rate, True)
+    return pools
 
 
-# What goes into an item
+def _fingerprint_recordings(folder) -> dict | None:
+    if folder is None:
+        return None
+    files, choices = list_audio(Path(folder)), {"recipe": RECORDINGS_RECIPE}
+    return fingerprint_of(folder, files, choices)
 
 
-def _draw_scene(choices, subset, index, cast) -> _Scene:
+class _Utterances(NamedTuple):
+    """A voice's sentences in a file, one after the other."""
+
+    voice: Voice
+    path: Path
+    offsets: tuple[int, ...]
+    texts: list[str]
+
+    def read(self) -> list[np.ndarray]:
+        """The samples [T] of every sentence, from the disk when they are used."""
+        samples = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return [samples[a:b] for a, b in zip(self.offsets, self.offsets[1:])]
+
+
+def _store_voice(job, *, folder, choices) -> _Utterances:
+    voice, count = job
+    samples, texts = say_sentences(voice, count, choices.seed, choices.sample_rate)
+    path = folder / f"{voice.name}.npy"
+    np.save(path, np.concatenate(samples).astype(np.float32))
+    return _Utterances(voice, path, (0, *np.cumsum([*map(len, samples)])), texts)
+
+
+# ------------------------------------------------------------------ items
+
+
+class _Scene(NamedTuple):
+    """Who is in one item: drawn first, so that only these have to speak.
+
+    talkers : voices, or numbers of speakers in the pool of own speech.
+    """
+
+    subset: str
+    index: int
+    talkers: tuple
+    noise: str
+    babblers: tuple[Voice, ...] = ()
+
+
+def _draw_scene(choices, subset, index, sounds) -> _Scene:
     """Draw who talks in an item, and what makes its noise."""
     rng = np.random.default_rng([choices.seed, SUBSETS.index(subset), index, 0])
-    chosen = rng.choice(len(cast.talkers), size=choices.n_speakers, replace=False)
-    groups = [cast.talkers[i] for i in chosen]
-    talkers = tuple(group[rng.integers(len(group))].name for group in groups)
-    if cast.noises:
-        maker = cast.noises[rng.integers(len(cast.noises))].name
-        return _Scene(subset, index, talkers, "recorded", (maker,))
-    kinds = [*noises.MADE_NOISES] + ["babble"] * bool(cast.babble_speakers)
+    if sounds.speech:
+        talkers = sounds.speech.draw_speakers(rng, choices.n_speakers)
+    else:
+        groups = sounds.cast.talkers
+        chosen = rng.choice(len(groups), size=choices.n_speakers, replace=False)
+        talkers = [groups[i][rng.integers(len(groups[i]))] for i in chosen]
+    if sounds.noise:
+        return _Scene(subset, index, tuple(talkers), "recorded")
+    kinds = [*noises.MADE_NOISES] + ["babble"] * (sounds.speech is None)
     kind = kinds[rng.integers(len(kinds))]
-    babblers = cast.draw_babblers(rng) if kind == "babble" else ()
-    return _Scene(subset, index, talkers, kind, tuple(one.name for one in babblers))
+    babblers = sounds.cast.draw_babblers(rng) if kind == "babble" else ()
+    return _Scene(subset, index, tuple(talkers), kind, babblers)
 
 
-def _needed(scenes, casts):
-    """All speakers and noise recordings that some item uses."""
-    by_name = {
-        speaker.name: speaker
-        for cast in casts.values()
-        for speaker in (*sum(cast.talkers, ()), *cast.babble_speakers, *cast.noises)
-    }
-    names = {name for scene in scenes for name in scene.talkers + scene.noise_makers}
-    return [by_name[name] for name in sorted(names)]
-
-
-def _store_speaker(job, *, folder, choices) -> _CachedUtterances:
-    number, speaker = job
-    samples, texts = speaker.utterances(choices.seed, choices.sample_rate)
-    path = folder / f"{number}.npy"
-    np.save(path, np.concatenate(samples).astype(np.float32))
-    offsets = np.cumsum([0, *map(len, samples)])
-    return _CachedUtterances(speaker.name, path, tuple(offsets.tolist()), tuple(texts))
-
-
-def _write_item(scene, *, folder, stored, choices) -> dict[str, str]:
+def _write_item(scene, *, folder, sounds, stored, choices) -> dict[str, str]:
     """Write the stems and mixtures of one item; give its row of transcripts."""
     key = [choices.seed, SUBSETS.index(scene.subset), scene.index, 1]
     rng, sample_rate = np.random.default_rng(key), choices.sample_rate
-    talkers = [stored[name] for name in scene.talkers]
-    sources, texts = _talk(rng, talkers, choices.seconds, sample_rate)
-    noise = _make_noise(rng, scene, stored, sources.shape[1], sample_rate)
+    sounds = sounds[scene.subset]
+    if sounds.speech:
+        names = [sounds.speech.speakers[number] for number in scene.talkers]
+        sources, texts = _cut_speech(rng, sounds.speech, scene.talkers, choices)
+    else:
+        names = [voice.name for voice in scene.talkers]
+        sources, texts = _talk(rng, [stored[voice] for voice in scene.talkers], choices)
+    noise = _make_noise(rng, scene, sounds, stored, sources.shape[1], sample_rate)
     mixture = _level(rng, [*sources, noise], sample_rate)
-    sources = {f"s{j}": source for j, source in enumerate(mixture.sources, start=1)}
-    stems = {**mixture._asdict(), **sources}
-    del stems["sources"]
+    stems = {"mix_both": mixture.mix_both, "mix_clean": mixture.mix_clean}
+    stems |= {f"s{j}": source for j, source in enumerate(mixture.sources, start=1)}
+    stems |= {"noise": mixture.noise}
     stems = {name: (32768 * stem).astype("<i2") for name, stem in stems.items()}
     identity = f"{scene.subset.split('-')[0]}-{scene.index:06d}"
     write_stems(folder / scene.subset, identity, stems, sample_rate)
-    row = {"ID": identity, "subset": scene.subset, "noise": scene.noise_kind}
-    for number, (talker, text) in enumerate(zip(talkers, texts), start=1):
-        row.update({f"speaker_{number}": talker.name, f"transcript_{number}": text})
+    row = {"ID": identity, "subset": scene.subset, "noise": scene.noise}
+    for j, (name, text) in enumerate(zip(names, texts), start=1):
+        row |= {f"speaker_{j}": name, f"transcript_{j}": text}
     return row
 
 
-def _talk(rng, talkers, seconds, sample_rate) -> tuple[np.ndarray, list[str]]:
+def _cut_speech(rng, pool, speakers, choices) -> tuple[np.ndarray, list[str]]:
+    """Sources [J, T] from own recordings, whose words are not known."""
+    seconds = choices.seconds * rng.uniform(1.0, LONGEST_RATIO)
+    n_samples = int(seconds * choices.sample_rate)
+    loudness = mixing.SOURCE_LUFS[0]
+    speech = [pool.sample(rng, speaker, n_samples, loudness)[0] for speaker in speakers]
+    return np.stack(speech), [""] * len(speakers)
+
+
+def _talk(rng, talkers, choices) -> tuple[np.ndarray, list[str]]:
     """All sources of an item [J, T], speaking nearly all the time, and their words."""
-    speech = [talker.utterances() for talker in talkers]
-    orders = [
-        _draw_orders(rng, utterances, seconds, sample_rate)
-        for utterances, talker in zip(speech, talkers)
-        if all(talker.texts)
-    ]
+    speech = [talker.read() for talker in talkers]
+    orders = [_draw_orders(rng, utterances, choices) for utterances in speech]
     ratios = rng.uniform(1.0, LONGEST_RATIO, size=_LENGTHS_TRIED)
-    lengths = (ratios * seconds * sample_rate).astype(int)
+    lengths = (ratios * choices.seconds * choices.sample_rate).astype(int)
     # Sentences are not cut, so some lengths would leave a speaker silent for long.
-    filled = np.array([_worst_filled(orders, length) for length in lengths])
+    filled = np.array([min(order.filled(n) / n for order in orders) for n in lengths])
     enough = filled >= min(_FILLED, filled.max())
     n_samples = int(lengths[np.argmax(enough)])
     # If no sentence of somebody fits: the shortest one has to.
     n_samples = max([n_samples, *(int(order.ends.min()) for order in orders)])
     sources = np.zeros((len(talkers), n_samples), dtype=np.float32)
     texts = []
-    for source, utterances, talker in zip(sources, speech, talkers):
-        if all(talker.texts):
-            said = _say_whole(rng, source, utterances, orders.pop(0))
-            texts.append(" ".join(talker.texts[which] for which in said))
-        else:
-            _cut_from(rng, source, utterances, sample_rate)
-            texts.append("")
+    for source, talker, utterances, order in zip(sources, talkers, speech, orders):
+        said = _fill(rng, source, utterances, order)
+        texts.append(" ".join(talker.texts[which] for which in said))
     return sources, texts
 
 
@@ -297,28 +376,25 @@ class _Orders(NamedTuple):
     which: np.ndarray
     ends: np.ndarray
 
+    def filled(self, n_samples: int) -> int:
+        """Samples up to the end of the last sentence that fits, in the best order."""
+        return self.ends.max(where=self.ends <= n_samples, initial=0)
 
-def _draw_orders(rng, utterances, seconds, sample_rate) -> _Orders:
+
+def _draw_orders(rng, utterances, choices) -> _Orders:
     """Random orders of a speaker's sentences, with short pauses between them."""
     lengths = np.array([len(utterance) for utterance in utterances])
-    longest = int(LONGEST_RATIO * seconds * sample_rate)
+    longest = int(LONGEST_RATIO * choices.seconds * choices.sample_rate)
     most = min(len(lengths), longest // lengths.min() + 1)
     which = np.tile(np.arange(len(lengths)), (_ORDERS_TRIED, 1))
     which = rng.permuted(which, axis=1)[:, :most]
-    pauses = _draw_pause(rng, sample_rate, size=which.shape)
+    between = (int(pause * choices.sample_rate) for pause in _PAUSE_SECONDS)
+    pauses = rng.integers(*between, size=which.shape)
     pauses[:, 0] = 0
     return _Orders(which, np.cumsum(lengths[which] + pauses, axis=1))
 
 
-def _worst_filled(orders: list[_Orders], n_samples: int) -> float:
-    shares = [
-        order.ends.max(where=order.ends <= n_samples, initial=0) / n_samples
-        for order in orders
-    ]
-    return min(shares, default=1.0)
-
-
-def _say_whole(rng, source, utterances, orders) -> list[int]:
+def _fill(rng, source, utterances, orders) -> list[int]:
     """Fill a source [T] with the order of sentences that fits best; give the order.
 
     What is left (a few hundredths of a second mostly) goes before and after by chance.
@@ -326,61 +402,24 @@ def _say_whole(rng, source, utterances, orders) -> list[int]:
     fitting = np.where(orders.ends <= len(source), orders.ends, 0)
     best = int(np.argmax(fitting.max(axis=1)))
     start = int(rng.integers(len(source) - fitting[best].max() + 1))
-    said = []
-    for which, end in zip(orders.which[best], fitting[best]):
-        if end == 0:
-            break
-        utterance = utterances[which]
-        source[start + end - len(utterance) : start + end] = utterance
-        said.append(int(which))
-    return said
+    said = orders.which[best][fitting[best] > 0]
+    for which, end in zip(said, fitting[best]):
+        source[start + end - len(utterances[which]) : start + end] = utterances[which]
+    return said.tolist()
 
 
-def _cut_from(rng, source, utterances, sample_rate):
-    """Fill a source [T] with the least silent of a few cuts from the recordings."""
-    best = -1.0
-    for _ in range(_CROPS_TRIED):
-        cut = np.zeros_like(source)
-        at = 0
-        while at < len(cut):
-            recording = utterances[rng.integers(len(utterances))]
-            start = rng.integers(max(1, len(recording) - (len(cut) - at) + 1))
-            piece = recording[start : start + len(cut) - at]
-            cut[at : at + len(piece)] = piece
-            at += len(piece) + int(_draw_pause(rng, sample_rate, size=None))
-        activity = _activity(cut, sample_rate)
-        if activity > best:
-            best = activity
-            source[:] = cut
-
-
-def _draw_pause(rng: np.random.Generator, sample_rate: int, size):
-    shortest, longest = (int(pause * sample_rate) for pause in _PAUSE_SECONDS)
-    return rng.integers(shortest, longest, size=size)
-
-
-def _activity(signal: np.ndarray, sample_rate: int) -> float:
-    frame = sample_rate // 50
-    whole = signal[: len(signal) // frame * frame].reshape(-1, frame)
-    power = np.square(whole, dtype=np.float64).mean(axis=1)
-    return float(np.mean(power > 1e-3 * power.max())) if power.any() else 0.0
-
-
-def _make_noise(rng, scene, stored, n_samples, sample_rate) -> np.ndarray:
+def _make_noise(rng, scene, sounds, stored, n_samples, sample_rate) -> np.ndarray:
     """The noise of an item [T], of no particular level."""
-    if scene.noise_kind in noises.MADE_NOISES:
-        return noises.MADE_NOISES[scene.noise_kind](rng, n_samples, sample_rate)
-    if scene.noise_kind == "babble":
-        voices = []
-        for name in scene.noise_makers:
-            utterances = stored[name].utterances()
-            order = rng.permutation(len(utterances))
-            voices.append(np.concatenate([utterances[i] for i in order]))
-        return noises.babble(rng, voices, n_samples)
-    (recording,) = stored[scene.noise_makers[0]].utterances()
-    start = int(rng.integers(max(1, len(recording) - n_samples + 1)))
-    indices = np.arange(start, start + n_samples)
-    return np.take(recording, indices, mode="wrap").astype(np.float64)
+    if sounds.noise:
+        return sounds.noise.sample(rng, n_samples)[0][0]
+    if scene.noise in noises.MADE_NOISES:
+        return noises.MADE_NOISES[scene.noise](rng, n_samples, sample_rate)
+    voices = []
+    for babbler in scene.babblers:
+        utterances = stored[babbler].read()
+        order = rng.permutation(len(utterances))
+        voices.append(np.concatenate([utterances[i] for i in order]))
+    return noises.babble(rng, voices, n_samples)
 
 
 def _level(rng, stems, sample_rate) -> mixing.Mixture:
@@ -395,30 +434,3 @@ def _level(rng, stems, sample_rate) -> mixing.Mixture:
     sources, noise = (np.rint(part * 32768) / 32768 for part in mixture[2:])
     mix_clean = sources.sum(axis=0)
     return mixing.Mixture(mix_clean + noise, mix_clean, sources, noise)
-
-
-def _check(choices: _Choices, workers: int | None) -> None:
-    """Raise a UserError for an argument that cannot be used."""
-    if choices.n_speakers not in N_SPEAKERS:
-        raise UserError(f"n_speakers: {choices.n_speakers}, but 1, 2 or 3 are expected")
-    if choices.sample_rate not in RATES:
-        raise UserError(
-            f"sample_rate: {choices.sample_rate}, but 8000 or 16000 Hz are expected"
-        )
-    for subset, count in choices.counts.items():
-        if count < 1:
-            raise UserError(f"{subset}: {count} items, but at least 1 is needed")
-    if not choices.seconds >= SHORTEST_SECONDS:
-        raise UserError(
-            f"seconds: {choices.seconds}, but whole sentences need at least "
-            f"{SHORTEST_SECONDS}"
-        )
-    if workers is not None and workers < 1:
-        raise UserError(f"workers: {workers}, but at least 1 is needed")
-
-
-def _fingerprint_folder(folder: Path | None) -> dict | None:
-    if folder is None:
-        return None
-    files = [str(file.relative_to(folder)) for file in list_recordings(folder)]
-    return fingerprint_of(folder, files, {})

@@ -152,10 +152,6 @@ def _paths() -> tuple[Path, Path]:
     return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
 
 
-def _variants_folder() -> Path:
-    return _paths()[1] / "voices" / "!v"
-
-
 @contextlib.contextmanager
 def _library() -> Iterator[ctypes.CDLL]:
     """A freshly loaded and initialised library, unloaded at the end."""
@@ -204,15 +200,15 @@ def _unload(library: ctypes.CDLL) -> None:
 def _choose_voice(library: ctypes.CDLL, voice: Voice) -> None:
     """Set everything that makes a voice."""
     # espeak-ng falls back silently to the plain voice for a variant it does not know.
-    if voice.variant and not (_variants_folder() / voice.variant).is_file():
+    if voice.variant and not (_paths()[1] / "voices" / "!v" / voice.variant).is_file():
         raise UserError(
             f"espeak-ng has no voice variant {voice.variant!r}: install its voices again "
             "with `pip install --force-reinstall espeakng-loader`"
         )
-    name = ACCENTS[voice.accent] + (f"+{voice.variant}" if voice.variant else "")
+    name = ACCENTS[voice.accent] + f"+{voice.variant}" * bool(voice.variant)
     if library.espeak_SetVoiceByName(name.encode()) != 0:
         raise UserError(f"espeak-ng has no voice {name!r}")
-    parameters = (_RATE, _VOLUME, _PITCH, _RANGE)
-    values = (voice.rate, _QUIET_VOLUME, voice.pitch, voice.pitch_range)
-    for parameter, value in zip(parameters, values):
-        library.espeak_SetParameter(parameter, value, 0)
+    library.espeak_SetParameter(_RATE, voice.rate, 0)
+    library.espeak_SetParameter(_VOLUME, _QUIET_VOLUME, 0)
+    library.espeak_SetParameter(_PITCH, voice.pitch, 0)
+    library.espeak_SetParameter(_RANGE, voice.pitch_range, 0)

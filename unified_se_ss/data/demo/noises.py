@@ -11,9 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.fft import next_fast_len
 
-# Fewer voices would be a third speaker rather than a noise.
-BABBLE_VOICES = 5
-
 
 def _coloured(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np.ndarray:
     """Stationary noise whose power falls with frequency as f^-slope.
@@ -76,21 +73,10 @@ def _modulated(rng: np.random.Generator, n_samples: int, sample_rate: int) -> np
 def babble(
     rng: np.random.Generator, voices: Sequence[np.ndarray], n_samples: int
 ) -> np.ndarray:
-    """Many people at once: the sum of at least five voices at levels within 6 dB.
+    """Many people at once: the sum of several voices, [T_voice] each, within 6 dB.
 
     Each voice starts anywhere in its speech and goes round when it ends.
-
-    Arguments
-    ---------
-    rng : np.random.Generator
-        Gives starts and levels.
-    voices : sequence of np.ndarray
-        Speech of one voice each, [T_voice].
-    n_samples : int
-        Length T.
     """
-    if len(voices) < BABBLE_VOICES:
-        raise ValueError(f"babble: {len(voices)} voices, needs {BABBLE_VOICES}")
     noise = np.zeros(n_samples)
     for voice in voices:
         start = rng.integers(len(voice))

@@ -1,25 +1,19 @@
-"""Who speaks in the demos, and what: voices of espeak-ng, or a person's own recordings.
+"""Who speaks in the demos, and what: voices of espeak-ng, and sentences of a small grammar.
 
-A cast names the speakers of one subset. No speaker is in two subsets, and no timbre
-(variant of espeak-ng) either, so that a subset's voices are as new as new people. Voices
-say sentences of a small English grammar of this project's own: sixty words, so that a
-word recogniser can learn the demo's language in minutes.
+No speaker is in two subsets, and no timbre (variant of espeak-ng) either, so that a
+subset's voices are as new as new people. The English grammar is this project's own: sixty
+words, so that a word recogniser can learn the demo's language in minutes.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.demo.espeak import ACCENTS, Voice, speak
-from unified_se_ss.data.demo.noises import BABBLE_VOICES
-from unified_se_ss.errors import UserError
 
 SUBSETS = ("train-360", "dev", "test")
 
@@ -40,19 +34,11 @@ _HELD_OUT_LOW = 6
 # There are half as many high timbres as low ones, but as many high voices: LibriSpeech
 # has about as many women as men.
 _TALKERS_PER_TIMBRE = {True: 4, False: 2}
-_SENTENCES_PER_TALKER = 24
-_SENTENCES_PER_BABBLER = 8
-_BABBLERS = (BABBLE_VOICES, 8)
-
-_AUDIO_ENDINGS = (".wav", ".flac")
-# More of one person's recordings would only cost time and memory.
-_SECONDS_PER_PERSON = 300.0
-_SECONDS_PER_NOISE = 60.0
-_SECONDS_OF_NOISE = 1800.0
+# Fewer voices would be a third speaker rather than a noise.
+_BABBLERS = (5, 8)
 # Speech begins and ends where frames of 10 ms come within 40 dB of the loudest one.
 _FRAME_SECONDS = 0.01
 _SILENCE_DB = -40.0
-
 
 # The words of the grammar.
 _ARTICLES = "the a my our".split()
@@ -68,94 +54,24 @@ _WHITHER = (*_WHERE, "towards")
 _WHEN = "today often slowly again".split()
 
 
-@dataclass(frozen=True)
-class SpokenVoice:
-    """A voice of espeak-ng that says so many sentences of the grammar."""
+class Cast(NamedTuple):
+    """The voices of one subset.
 
-    voice: Voice
-    n_sentences: int
-
-    @property
-    def name(self) -> str:
-        """Name in the transcripts."""
-        return self.voice.name
-
-    def utterances(self, seed: int, sample_rate: int) -> tuple[list, list]:
-        """Sentences that follow from the seed and this voice's name, and their words.
-
-        Returns a list of samples [T] and a list of texts.
-        """
-        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
-        texts = [_sentence(rng) for _ in range(self.n_sentences)]
-        return [self._say(text, sample_rate) for text in texts], texts
-
-    def _say(self, text: str, sample_rate: int) -> np.ndarray:
-        speech, spoken_rate = speak(text, self.voice)
-        return _trim_silence(audio.resample(speech, spoken_rate, sample_rate), sample_rate)
-
-
-@dataclass(frozen=True)
-class _RecordedPerson:
-    """A folder of recordings, of a speaker or of noise.
-
-    Arguments
-    ---------
-    name : str
-        Name in the transcripts.
-    files : tuple of Path
-        Recordings, one channel each.
-    seconds : float
-        At most this much is read, from the first files on.
+    `talkers` holds groups of voices that sound alike (a timbre with its accents); a mixture
+    takes one of a group at most. `babble_speakers` speak in the noise alone.
     """
 
-    name: str
-    files: tuple[Path, ...]
-    seconds: float = _SECONDS_PER_PERSON
+    talkers: tuple[tuple[Voice, ...], ...]
+    babble_speakers: tuple[Voice, ...]
 
-    def utterances(self, seed: int, sample_rate: int) -> tuple[list, list]:
-        """Read the recordings; their words are not known."""
-        samples: list[np.ndarray] = []
-        wanted = int(self.seconds * sample_rate)
-        for file in self.files:
-            samples.append(self._read(file, sample_rate)[:wanted])
-            wanted -= len(samples[-1])
-            if wanted <= 0:
-                break
-        return samples, [""] * len(samples)
-
-    def _read(self, file: Path, sample_rate: int) -> np.ndarray:
-        """One recording at the wanted rate, without the silence around it."""
-        details = audio.info(file)
-        longest = int(self.seconds * details.sample_rate)
-        signal, recorded_rate = audio.read(file, 0, min(details.frames, longest))
-        if not np.isfinite(signal).all():
-            raise UserError(f"{file}: holds samples that are not finite; remove it")
-        if audio.is_silent(signal):
-            raise UserError(f"{file}: is silent; remove it or record it again")
-        resampled = audio.resample(signal, recorded_rate, sample_rate)
-        return _trim_silence(resampled, sample_rate)
+    def draw_babblers(self, rng: np.random.Generator) -> tuple[Voice, ...]:
+        """Five to eight of those who speak in the noise."""
+        count = int(rng.integers(*_BABBLERS, endpoint=True))
+        chosen = rng.choice(len(self.babble_speakers), count, replace=False)
+        return tuple(self.babble_speakers[i] for i in chosen)
 
 
-class _SpeakerSplit(NamedTuple):
-    """The speakers of one subset, and its recordings of noise.
-
-    `talkers` holds groups of speakers that sound alike (a timbre with its accents); a
-    mixture takes one speaker of a group at most. `babble_speakers` speak in the noise alone.
-    """
-
-    talkers: tuple[tuple[SpokenVoice | _RecordedPerson, ...], ...]
-    babble_speakers: tuple[SpokenVoice, ...] = ()
-    noises: tuple[_RecordedPerson, ...] = ()
-
-    def draw_babblers(self, rng: np.random.Generator) -> list[SpokenVoice]:
-        """Five to eight of those who speak in the noise, or all if they are fewer."""
-        there = len(self.babble_speakers)
-        count = min(int(rng.integers(*_BABBLERS, endpoint=True)), there)
-        chosen = rng.choice(there, count, replace=False)
-        return [self.babble_speakers[i] for i in chosen]
-
-
-def cast_voices(seed: int) -> dict[str, _SpeakerSplit]:
+def cast_voices(seed: int) -> dict[str, Cast]:
     """Give every subset its voices of espeak-ng.
 
     Which timbres are held out, and accent, pitch and rate of every voice, follow from the
@@ -179,7 +95,7 @@ def cast_voices(seed: int) -> dict[str, _SpeakerSplit]:
     return {subset: _cast_timbres(rng, share) for subset, share in shares.items()}
 
 
-def _cast_timbres(rng, timbres) -> _SpeakerSplit:
+def _cast_timbres(rng, timbres) -> Cast:
     """Several talkers and one babbler of every timbre, each with another accent."""
     talkers, babble_speakers = [], []
     for timbre, is_high in timbres:
@@ -196,72 +112,19 @@ def _cast_timbres(rng, timbres) -> _SpeakerSplit:
             )
             for accent in accents[: _TALKERS_PER_TIMBRE[is_high] + 1]
         ]
-        babble_speakers.append(SpokenVoice(voices.pop(), _SENTENCES_PER_BABBLER))
-        talkers.append(tuple(SpokenVoice(v, _SENTENCES_PER_TALKER) for v in voices))
-    return _SpeakerSplit(tuple(talkers), tuple(babble_speakers))
+        babble_speakers.append(voices.pop())
+        talkers.append(tuple(voices))
+    return Cast(tuple(talkers), tuple(babble_speakers))
 
 
-def cast_recordings(folder: Path, seed: int, n_speakers: int) -> dict[str, _SpeakerSplit]:
-    """Split a folder of recordings, 80/10/10 and disjoint, into the subsets.
-
-    There is one folder for each speaker, with wav or flac files anywhere below; no subset
-    has fewer speakers than a mixture, or there is a UserError.
-    """
-    people = []
-    for person in sorted(_existing(folder, "speech").iterdir()):
-        files = list_recordings(person) if person.is_dir() else ()
-        if files:
-            people.append(_RecordedPerson(person.name, files))
-    needed = n_speakers * len(SUBSETS)
-    if len(people) < needed:
-        raise UserError(
-            f"{folder}: has recordings of {len(people)} speakers, but {needed} are "
-            f"needed ({n_speakers} each in train, dev and test); expected one folder "
-            "for each speaker, SPEAKER/**/*.wav or *.flac"
-        )
-    shares = _split(people, seed, n_speakers)
-    return {
-        subset: _SpeakerSplit(tuple((person,) for person in share))
-        for subset, share in shares.items()
-    }
-
-
-def split_noises(folder: Path, seed: int) -> dict[str, tuple[_RecordedPerson, ...]]:
-    """Split a folder of noise recordings, 80/10/10 and disjoint, into the subsets.
-
-    Each file is on its own, half an hour in all; fewer than three are a UserError.
-    """
-    files = list_recordings(_existing(folder, "noise"))
-    if len(files) < len(SUBSETS):
-        raise UserError(
-            f"{folder}: has {len(files)} noise recordings, but {len(SUBSETS)} are "
-            "needed (one each in train, dev and test); expected *.wav or *.flac"
-        )
-    most = int(_SECONDS_OF_NOISE / _SECONDS_PER_NOISE)
-    shares = _split(files, seed, 1)
-    return {
-        subset: tuple(
-            _RecordedPerson(
-                # With a stroke in it, so that it is no speaker's name.
-                f"noise/{file.relative_to(folder)}",
-                (file,),
-                _SECONDS_PER_NOISE,
-            )
-            for file in share[:most]
-        )
-        for subset, share in shares.items()
-    }
-
-
-def list_recordings(folder: Path) -> tuple[Path, ...]:
-    """Wav and flac files anywhere below a folder, sorted, without hidden ones."""
-    return tuple(
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in _AUDIO_ENDINGS
-        and not path.name.startswith(".")
-        and path.is_file()
-    )
+def say_sentences(
+    voice: Voice, count: int, seed: int, sample_rate: int
+) -> tuple[list[np.ndarray], list[str]]:
+    """Samples [T] and words of sentences that follow from the seed and the voice's name."""
+    rng = np.random.default_rng([seed, zlib.crc32(voice.name.encode())])
+    texts = [_sentence(rng) for _ in range(count)]
+    spoken = (audio.resample(*speak(text, voice), sample_rate) for text in texts)
+    return [_trim_silence(speech, sample_rate) for speech in spoken], texts
 
 
 def _trim_silence(signal: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -275,24 +138,6 @@ def _trim_silence(signal: np.ndarray, sample_rate: int) -> np.ndarray:
     if len(loud) == 0:
         return signal
     return signal[loud[0] * frame : (loud[-1] + 1) * frame]
-
-
-def _existing(folder: Path, what: str) -> Path:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: the {what} folder does not exist or is no folder")
-    return folder
-
-
-def _split(everything: Sequence, seed: int, least: int) -> dict[str, list]:
-    """Shares of 80/10/10 percent by chance, none with fewer than `least`."""
-    rng = np.random.default_rng([seed, zlib.crc32(b"split")])
-    shuffled = [everything[i] for i in rng.permutation(len(everything))]
-    held_out = max(least, round(0.1 * len(everything)))
-    return {
-        "train-360": shuffled[2 * held_out :],
-        "dev": shuffled[:held_out],
-        "test": shuffled[held_out : 2 * held_out],
-    }
 
 
 def _sentence(rng: np.random.Generator) -> str:
