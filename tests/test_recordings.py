@@ -10,7 +10,7 @@ import torch
 from unified_se_ss.data import audio
 from unified_se_ss.data.corpora.array_recordings import (
     STEMS,
-    loud_level,
+    _loud_level,
     prepare_recordings,
 )
 from unified_se_ss.data.dataset import ItemKey, collate
@@ -312,5 +312,5 @@ def test_what_has_nothing_in_common_has_no_delay():
 def test_the_level_is_that_of_the_loud_frames():
     signal = np.zeros(RATE)
     signal[: RATE // 4] = 0.1
-    assert loud_level(signal, RATE) == pytest.approx(-20)
-    assert loud_level(np.zeros(10), RATE) == -np.inf
+    assert _loud_level(signal, RATE) == pytest.approx(-20)
+    assert _loud_level(np.zeros(10), RATE) == -np.inf

@@ -17,7 +17,7 @@ import functools
 import logging
 import math
 import re
-from dataclasses import dataclass, field
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,12 +32,13 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_write, csv_text
 from unified_se_ss.progress import progress_bar
 from unified_se_ss.spatial import BeamformerFrontend
-from unified_se_ss.spatial.dsp import Delay, gcc_phat
+from unified_se_ss.spatial.dsp import gcc_phat
 
 SUBSETS = ("train", "val", "test")
 BEAMFORMED, REFERENCE, TARGET = "channel_1", "channel_2", "ground_truth"
 STEMS = ("raw", "beamformed", "target")
-CHANNEL = re.compile(r"channel_[1-9][0-9]*")
+STEM = re.compile(rf"channel_[1-9][0-9]*|{TARGET}")
+COLUMNS = ("duration", "delay", "target_delay", "level", "target_level", "microphones")
 
 # What is told as a surprise: later than sound needs for the size of a small array, and
 # so many dB apart.
@@ -55,27 +56,36 @@ FRAMES_PER_SECOND = 50
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Findings:
+class _Recording(NamedTuple):
+    """A folder with its stems by name, and the names of all other files in it."""
+
+    folder: Path
+    stems: dict[str, Path]
+    others: list[str]
+
+
+class _Options(NamedTuple):
+    """How recordings are examined; but for the folder, all that the manifest follows from."""
+
+    sample_rate: int
+    guide: BeamformerFrontend | None
+    raw_channels: list | None
+    microphones: list | None
+    source: list | None
+    resample: bool
+    beamformed_folder: Path
+
+
+class _Findings(NamedTuple):
     """Findings on one recording.
 
-    Arguments
-    ---------
-    name : str
-        Of its folder.
-    row : dict, optional
-        Its line of the manifest; None if the recording cannot be used.
-    surprises : list of str
-        Kind and explanation, "kind: explanation" each.
+    row : its line of the manifest, empty if the recording cannot be used; surprises : kind
+    and explanation of each.
     """
 
     name: str
-    row: dict | None = None
-    surprises: list = field(default_factory=list)
-
-    def add(self, kind: str, explanation: str) -> None:
-        """Adds a surprise."""
-        self.surprises.append(f"{kind}: {explanation}")
+    row: dict
+    surprises: list[tuple[str, str]]
 
 
 def prepare_recordings(
@@ -107,7 +117,7 @@ def prepare_recordings(
         The CSV file to write; if it is there and nothing changed, it is kept.
     sample_rate : int
         Hz that is wanted (default 16000).
-    guide : Guide, optional
+    guide : BeamformerFrontend, optional
         Where there are only raw microphones: makes the beamformed signals, once, in
         NAME_beamformed/ beside the manifest. By default they are channel_1.
     raw_channels : list of int, optional
@@ -136,41 +146,43 @@ def prepare_recordings(
     """
     _check_guide(guide, sample_rate, microphones, source)
     folder, manifest_path = Path(folder), Path(manifest_path)
-    recordings, strangers = _recordings(folder)
-    choices = {
-        "sample_rate": sample_rate,
-        "guide": guide and guide.settings,
-        "raw_channels": raw_channels,
-        "microphones": _plain(microphones),
-        "source": _plain(source),
-        "resample": resample,
-    }
-    names = [path.relative_to(folder).as_posix() for path in _files(recordings)]
-    make_guide = guide and _GuideMaker(
-        guide, _beside(manifest_path, "_beamformed"), microphones, source
+    recordings, strangers = _list_recordings(folder)
+    options = _Options(
+        sample_rate,
+        guide,
+        raw_channels,
+        *map(_positions, (microphones, source)),
+        resample,
+        _beside(manifest_path, "_beamformed"),
     )
-    examine = functools.partial(_examine, sample_rate, raw_channels, resample, make_guide)
+    choices = {**options._asdict(), "guide": guide and guide.settings}
+    del choices["beamformed_folder"]
+    paths = [path for recording in recordings for path in recording.stems.values()]
+    names = [path.relative_to(folder).as_posix() for path in paths]
 
     def rows() -> list[dict]:
         # Forked processes must not use torch, and guides do.
         with process_pool(1 if guide else workers) as run:
-            progress = progress_bar(
-                run(examine, recordings), folder.name, len(recordings), "recording"
-            )
-            findings = list(progress)
-        report_path = _beside(manifest_path, "_report.txt")
+            results = run(functools.partial(_examine, options), recordings)
+            bar = progress_bar(results, folder.name, len(recordings), "recording")
+            findings = list(bar)
         report = _report(folder, findings, strangers)
-        atomic_write(report_path, report)
-        atomic_write(_beside(manifest_path, "_report.csv"), _as_table(findings))
+        report_path = atomic_write(_beside(manifest_path, "_report.txt"), report)
+        atomic_write(_beside(manifest_path, "_report.csv"), _table(findings))
         logger.info("%s", report)
-        _check_rates(folder, findings, resample)
-        found = [finding.row for finding in findings if finding.row]
-        if not found:
+        others = _by_kind(findings)["sample rate"]
+        if others and not resample:
+            raise UserError(
+                f"{folder}: {len(others)} stem(s) have another sampling rate, such as "
+                f"{others[0].removesuffix('; left out')}; resample the files, or allow it "
+                "to be done while reading (resample: True)"
+            )
+        if not any(found.row for found in findings):
             raise UserError(
                 f"{folder}: none of its {len(recordings)} recordings can be used; "
                 f"{report_path} tells why"
             )
-        return found
+        return [found.row for found in findings if found.row]
 
     return make_manifest(manifest_path, folder, names, choices, rows)
 
@@ -194,192 +206,168 @@ def _check_guide(guide, sample_rate: int, microphones, source) -> None:
         )
 
 
-# ------------------------------------------------------------------ folders
+def _positions(positions) -> list | None:
+    return None if positions is None else np.asarray(positions, dtype=float).tolist()
 
 
-def _recordings(folder: Path) -> tuple[list[Path], list[str]]:
+def _beside(manifest_path: Path, ending: str) -> Path:
+    return manifest_path.with_name(manifest_path.stem + ending)
+
+
+def _list_recordings(folder: Path) -> tuple[list[_Recording], list[str]]:
     """Folders that hold stems, sorted, and names of all that is something else."""
+    expected = f"with {BEAMFORMED}.wav, {REFERENCE}.wav and {TARGET}.wav"
     if not folder.is_dir():
         raise UserError(
             f"{folder}: does not exist; a folder of recordings was expected, each a folder "
-            f"with {BEAMFORMED}.wav, {REFERENCE}.wav and {TARGET}.wav"
+            f"{expected}"
         )
     recordings, strangers = [], []
     for path in sorted(folder.iterdir()):
-        is_one = path.is_dir() and not path.name.startswith(".")
-        (recordings if is_one and _stems(path)[0] else strangers).append(path)
+        found = path.is_dir() and not path.name.startswith(".") and _recording(path)
+        if found and found.stems:
+            recordings.append(found)
+        else:
+            strangers.append(path.name)
     if not recordings:
-        raise UserError(
-            f"{folder}: holds no recordings; folders with {BEAMFORMED}.wav, "
-            f"{REFERENCE}.wav and {TARGET}.wav were expected"
-        )
-    return recordings, [path.name for path in strangers]
+        raise UserError(f"{folder}: holds no recordings; folders {expected} were expected")
+    return recordings, strangers
 
 
-def _stems(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Stems of a recording by name, and the names of all other files."""
+def _recording(folder: Path) -> _Recording:
     stems, others = {}, []
     for path in sorted(folder.iterdir()):
         name = path.stem.lower()
-        is_stem = path.suffix.lower() == ".wav" and (
-            CHANNEL.fullmatch(name) or name == TARGET
-        )
+        is_stem = path.suffix.lower() == ".wav" and STEM.fullmatch(name)
         if is_stem and path.is_file() and name not in stems:
             stems[name] = path
         else:
             others.append(path.name)
-    return stems, others
-
-
-def _files(recordings: list[Path]) -> list[Path]:
-    return [path for folder in recordings for path in _stems(folder)[0].values()]
+    return _Recording(folder, stems, others)
 
 
 # ------------------------------------------------------------------ one recording
 
 
-def _examine(sample_rate, raw_channels, resample, make_guide, folder: Path) -> Findings:
+def _examine(options: _Options, recording: _Recording) -> _Findings:
     """Measure one recording; what is wrong with it becomes a surprise."""
-    found = Findings(folder.name)
-    stems, others = _stems(folder)
-    _add_others(found, others)
-    raw = _raw_names(stems, raw_channels)
-    needed = [*raw, TARGET] if make_guide else [BEAMFORMED, *raw[:1], TARGET]
-    missing = [f"{name}.wav" for name in needed if name not in stems]
-    if not raw:
-        missing.insert(0, f"{REFERENCE}.wav")
-    if make_guide and make_guide.lacks(len(raw)):
-        missing.append(f"{len(make_guide.microphones)} raw microphones, but {len(raw)}")
+    folder, stems, others = recording
+    found = _Findings(folder.name, {}, [])
+    for kind, hidden in (("leftover", True), ("extra file", False)):
+        if names := [name for name in others if name.startswith(".") == hidden]:
+            found.surprises.append((kind, f"{', '.join(names)}; ignored"))
+    numbers = options.raw_channels or sorted(
+        int(name.split("_")[1]) for name in stems if name not in (BEAMFORMED, TARGET)
+    )
+    raw = [f"channel_{number}" for number in numbers]
+    needed = [*raw, TARGET] if options.guide else [BEAMFORMED, *raw[:1], TARGET]
+    missing = [f"{REFERENCE}.wav"] * (not raw)
+    missing += [f"{name}.wav" for name in needed if name not in stems]
+    wanted = len(options.microphones or raw)
+    if options.guide and len(raw) != wanted:
+        missing.append(f"{wanted} raw microphones, but {len(raw)}")
     if missing:
-        found.add("missing stem", f"has no {', '.join(missing)}; left out")
+        found.surprises.append(("missing stem", f"has no {', '.join(missing)}; left out"))
         return found
-    try:
-        signals = {
-            name: _read(found, stems[name], sample_rate, resample) for name in needed
-        }
-    except UserError as error:
-        found.add("unusable", f"{error}; left out")
-        return found
+    signals = {name: _read(found, stems[name], options) for name in needed}
     if any(signal is None for signal in signals.values()):
         return found
-    length = min(map(len, signals.values()))
-    _add_lengths(found, signals, sample_rate)
-    signals = {name: signal[:length] for name, signal in signals.items()}
-    beamformed = stems[BEAMFORMED] if not make_guide else None
-    if make_guide:
-        microphones = np.stack([signals[name] for name in raw])
-        beamformed, signals[BEAMFORMED] = make_guide(folder.name, microphones)
-    root = folder.parent
-    found.row = {
-        "ID": folder.name,
-        "duration": length / sample_rate,
-        "sample_rate": sample_rate,
-        "raw": _rooted(stems[raw[0]], root),
-        "beamformed": _rooted(beamformed, root),
-        "target": _rooted(stems[TARGET], root),
-        **_compared(found, signals, raw[0], sample_rate),
-        "microphones": len(raw),
-    }
+    signals = _cut_to_shortest(found, signals, options.sample_rate)
+    paths = [stems[raw[0]], stems.get(BEAMFORMED), stems[TARGET]]
+    if options.guide:
+        inputs = np.stack([signals[name] for name in raw])
+        paths[1], signals[BEAMFORMED] = _beamform(options, folder.stem, inputs)
+    found.row.update(
+        ID=folder.name,
+        duration=len(signals[TARGET]) / options.sample_rate,
+        sample_rate=options.sample_rate,
+        **{stem: _rooted(path, folder.parent) for stem, path in zip(STEMS, paths)},
+        **_compare(found, signals, raw[0], options.sample_rate),
+        microphones=len(raw),
+    )
     return found
 
 
-def _raw_names(stems: dict, raw_channels: list | None) -> list[str]:
-    if raw_channels:
-        return [f"channel_{number}" for number in raw_channels]
-    numbers = sorted(int(name.split("_")[1]) for name in stems if name != TARGET)
-    return [f"channel_{number}" for number in numbers if number > 1]
+def _beamform(options: _Options, name: str, signals: np.ndarray) -> tuple[Path, np.ndarray]:
+    """Beamform a recording [C, T] and write it; the file and the signal [T]."""
+    microphones, source = (
+        None if positions is None else torch.tensor(positions, dtype=torch.float64)
+        for positions in (options.microphones, options.source)
+    )
+    beamformed = options.guide(
+        torch.from_numpy(signals), microphones=microphones, source=source
+    ).numpy()
+    path = (options.beamformed_folder / f"{name}.wav").resolve()
+    # As floats, since a beamformer may exceed full scale.
+    audio.write_float(path, beamformed, options.sample_rate)
+    return path, beamformed
 
 
-def _add_others(found: Findings, others: list[str]) -> None:
-    """Leftovers (of macOS, ._*) and files that are no stems."""
-    leftovers = [name for name in others if name.startswith(".")]
-    extra = [name for name in others if not name.startswith(".")]
-    if leftovers:
-        found.add("leftover", f"{', '.join(leftovers)}; ignored")
-    if extra:
-        found.add("extra file", f"{', '.join(extra)}; ignored")
-
-
-def _read(found: Findings, path: Path, sample_rate: int, resample: bool):
+def _read(found: _Findings, path: Path, options: _Options):
     """A stem [T] at the wanted rate; None, and a surprise, if it cannot be used."""
-    signal, rate = audio.read(path)
-    if rate != sample_rate:
-        found.add(
-            "sample rate",
-            f"{path.name} is at {rate} Hz; {'resampled' if resample else 'left out'}",
-        )
-        if not resample:
+    try:
+        signal, rate = audio.read(path)
+    except UserError as error:
+        found.surprises.append(("unusable", f"{error}; left out"))
+        return None
+    if rate != options.sample_rate:
+        result = "resampled" if options.resample else "left out"
+        found.surprises.append(("sample rate", f"{path.name} is at {rate} Hz; {result}"))
+        if not options.resample:
             return None
-        signal = audio.resample(signal, rate, sample_rate)
+        signal = audio.resample(signal, rate, options.sample_rate)
     if not np.isfinite(signal).all():
-        found.add("unusable", f"{path.name} holds values that are not finite; left out")
-        return None
-    if audio.is_silent(signal):
-        found.add("silent", f"{path.name}; left out")
-        return None
-    return signal
+        explanation = f"{path.name} holds values that are not finite; left out"
+        found.surprises.append(("unusable", explanation))
+    elif audio.is_silent(signal):
+        found.surprises.append(("silent", f"{path.name}; left out"))
+    else:
+        return signal
+    return None
 
 
-def _add_lengths(found: Findings, signals: dict, sample_rate: int) -> None:
-    """Stems that are longer than the shortest one."""
-    shortest = min(signals, key=lambda name: len(signals[name]))
-    longest = max(signals, key=lambda name: len(signals[name]))
-    over = (len(signals[longest]) - len(signals[shortest])) / sample_rate
-    if over > 0:
-        found.add(
-            "length",
-            f"{longest}.wav is {over:.3f} s longer than {shortest}.wav; cut to it",
-        )
+def _cut_to_shortest(found: _Findings, signals: dict, sample_rate: int) -> dict:
+    lengths = {name: len(signal) for name, signal in signals.items()}
+    shortest, longest = min(lengths, key=lengths.get), max(lengths, key=lengths.get)
+    if over := lengths[longest] - lengths[shortest]:
+        explanation = f"{longest}.wav is {over / sample_rate:.3f} s longer than"
+        found.surprises.append(("length", f"{explanation} {shortest}.wav; cut to it"))
+    return {name: signal[: lengths[shortest]] for name, signal in signals.items()}
 
 
-def _compared(found: Findings, signals: dict, reference: str, sample_rate: int) -> dict:
+def _compare(found: _Findings, signals: dict, reference: str, sample_rate: int) -> dict:
     """Delays and levels of beamformed and target against the reference microphone."""
-    raw = signals[reference]
-    row = {}
+    raw, row = signals[reference], {}
     for prefix, stem, name in (
         ("", BEAMFORMED, "the beamformed signal"),
         ("target_", TARGET, "the target"),
     ):
         signal = signals[stem]
         delay = gcc_phat(signal, raw, round(MOST_DELAY_SECONDS * sample_rate))
-        level = loud_level(signal, sample_rate) - loud_level(raw, sample_rate)
-        _add_difference(found, name, delay, level, sample_rate)
-        row[f"{prefix}delay"] = delay.samples if delay.clear >= CLEAR else 0
-        row[f"{prefix}level"] = round(level, 2)
+        level = _loud_level(signal, sample_rate) - _loud_level(raw, sample_rate)
+        samples, size = delay.samples, abs(delay.samples)
+        if delay.clear < CLEAR:
+            explanation = f"{name} has too little in common with {REFERENCE}"
+            found.surprises.append(("delay unclear", explanation))
+            samples = 0
+        elif size > LATE_SECONDS * sample_rate:
+            late = "late" if samples > 0 else "early"
+            explanation = f"{size} samples ({1000 * size / sample_rate:.2f} ms) {late}"
+            found.surprises.append(("delay", f"{name} is {explanation}"))
+        if abs(level) >= APART_DB:
+            louder = "louder" if level > 0 else "quieter"
+            explanation = f"{name} is {abs(level):.1f} dB {louder} than the microphone"
+            found.surprises.append(("level", explanation))
+        row |= {f"{prefix}delay": samples, f"{prefix}level": round(level, 2)}
     return row
 
 
-def _add_difference(found, name: str, delay: Delay, level: float, rate: int) -> None:
-    """A delay, or levels that are apart, or that no delay could be found."""
-    if delay.clear < CLEAR:
-        found.add("delay unclear", f"{name} has too little in common with {REFERENCE}")
-    elif abs(delay.samples) > LATE_SECONDS * rate:
-        late = "late" if delay.samples > 0 else "early"
-        size = abs(delay.samples)
-        found.add("delay", f"{name} is {size} samples ({1000 * size / rate:.2f} ms) {late}")
-    if abs(level) >= APART_DB:
-        higher = "louder" if level > 0 else "quieter"
-        found.add("level", f"{name} is {abs(level):.1f} dB {higher} than the microphone")
-
-
-def loud_level(signal: np.ndarray, sample_rate: int) -> float:
-    """Level that 5 percent of the frames of 20 ms exceed.
-
-    Arguments
-    ---------
-    signal : np.ndarray
-        [T].
-    sample_rate : int
-        Hz.
-
-    Returns
-    -------
-    float
-        dB of full scale; -inf for silence.
+def _loud_level(signal: np.ndarray, sample_rate: int) -> float:
+    """Level of [T] that 5 percent of the frames of 20 ms exceed, in dB of full scale.
 
     Example
     -------
-    >>> round(loud_level(np.full(16000, 0.1), 16000), 6)
+    >>> round(_loud_level(np.full(16000, 0.1), 16000), 6)
     -20.0
     """
     frame = max(1, min(sample_rate // FRAMES_PER_SECOND, len(signal)))
@@ -387,34 +375,6 @@ def loud_level(signal: np.ndarray, sample_rate: int) -> float:
     powers = np.square(frames, dtype=np.float64).mean(axis=1)
     power = float(np.percentile(powers, LOUD_PERCENT))
     return 10 * math.log10(power) if power > 0 else -math.inf
-
-
-class _GuideMaker(NamedTuple):
-    """Beamforms recordings, into one folder."""
-
-    guide: BeamformerFrontend
-    folder: Path
-    microphones: list | None
-    source: list | None
-
-    def lacks(self, channels: int) -> bool:
-        return self.microphones is not None and len(self.microphones) != channels
-
-    def __call__(self, name: str, signals: np.ndarray) -> tuple[Path, np.ndarray]:
-        """Beamform a recording [C, T] and write it; the file and the signal [T]."""
-        beamformed = self.guide(
-            torch.from_numpy(signals),
-            microphones=_positions(self.microphones),
-            source=_positions(self.source),
-        ).numpy()
-        path = (self.folder / f"{Path(name).stem}.wav").resolve()
-        # As floats, since a beamformer may exceed full scale.
-        audio.write_float(path, beamformed, self.guide.sample_rate)
-        return path, beamformed
-
-
-def _positions(places: list | None) -> torch.Tensor | None:
-    return None if places is None else torch.tensor(places, dtype=torch.float64)
 
 
 def _rooted(path: Path, root: Path) -> str:
@@ -426,70 +386,48 @@ def _rooted(path: Path, root: Path) -> str:
 # ------------------------------------------------------------------ report
 
 
-def _check_rates(folder: Path, findings: list[Findings], resample: bool) -> None:
-    """Raise a UserError if all that is wrong is another sample rate."""
-    others = _of_kind(findings, "sample rate")
-    if others and not resample:
-        raise UserError(
-            f"{folder}: {len(others)} stem(s) have another sampling rate, such as "
-            f"{others[0].removesuffix('; left out')}; resample the files, or allow it to "
-            "be done while reading (resample: True)"
-        )
+def _by_kind(findings: list[_Findings]) -> dict[str, list[str]]:
+    """Surprises of each kind, with the names of their recordings."""
+    kinds = defaultdict(list)
+    for found in findings:
+        for kind, explanation in found.surprises:
+            kinds[kind].append(f"{found.name}: {explanation}")
+    return kinds
 
 
-def _of_kind(findings: list[Findings], kind: str) -> list[str]:
-    """Surprises of one kind, with the names of their recordings."""
-    return [
-        f"{found.name}: {surprise.partition(': ')[2]}"
-        for found in findings
-        for surprise in found.surprises
-        if surprise.startswith(f"{kind}:")
-    ]
-
-
-def _report(folder: Path, findings: list[Findings], strangers: list[str]) -> str:
+def _report(folder: Path, findings: list[_Findings], strangers: list[str]) -> str:
     """A subset in numbers and surprises, for a person to read."""
-    used = sum(found.row is not None for found in findings)
-    lines = [f"{folder}: {used} of {len(findings)} recordings can be used"]
-    seconds = sum(found.row["duration"] for found in findings if found.row)
-    lines.append(f"{seconds / 3600:.2f} hours")
+    rows = [found.row for found in findings if found.row]
+    seconds = sum(row["duration"] for row in rows)
+    lines = [
+        f"{folder}: {len(rows)} of {len(findings)} recordings can be used",
+        f"{seconds / 3600:.2f} hours",
+    ]
     for name, unit in (
         ("delay", "samples that the beamformed signal is late"),
         ("level", "dB that the beamformed signal is above the microphone"),
         ("target_delay", "samples that the target is late"),
         ("target_level", "dB that the target is above the microphone"),
     ):
-        values = [found.row[name] for found in findings if found.row]
-        if values:
-            low, middle, high = np.percentile(values, [0, 50, 100])
+        if rows:
+            low, middle, high = np.percentile([row[name] for row in rows], [0, 50, 100])
             lines.append(f"{name}: median {middle:g}, {low:g} to {high:g} ({unit})")
     if strangers:
         lines.append(f"not recordings, ignored: {', '.join(strangers)}")
-    kinds = [s.partition(":")[0] for found in findings for s in found.surprises]
-    for kind in sorted(set(kinds)):
-        lines += ["", f"{kind} ({kinds.count(kind)})"]
-        lines += [f"  {line}" for line in _of_kind(findings, kind)]
+    for kind, surprises in sorted(_by_kind(findings).items()):
+        lines += ["", f"{kind} ({len(surprises)})", *(f"  {line}" for line in surprises)]
     return "\n".join(lines) + "\n"
 
 
-def _as_table(findings: list[Findings]) -> str:
+def _table(findings: list[_Findings]) -> str:
     """CSV with a line for each recording, used or not."""
-    columns = ("duration", "delay", "target_delay", "level", "target_level", "microphones")
     rows = [
         {
             "ID": found.name,
             "used": bool(found.row),
-            **{name: (found.row or {}).get(name) for name in columns},
-            "surprises": "; ".join(found.surprises),
+            **{name: found.row.get(name) for name in COLUMNS},
+            "surprises": "; ".join(f"{kind}: {text}" for kind, text in found.surprises),
         }
         for found in findings
     ]
     return csv_text(rows)
-
-
-def _beside(manifest_path: Path, ending: str) -> Path:
-    return manifest_path.with_name(manifest_path.stem + ending)
-
-
-def _plain(positions):
-    return None if positions is None else np.asarray(positions, dtype=float).tolist()
