@@ -26,7 +26,7 @@ from speechbrain import Stage
 from speechbrain.utils.distributed import if_main_process
 
 from unified_se_ss import training
-from unified_se_ss.data.corpora.librimix import prepare_librimix
+from unified_se_ss.data.corpora.mixtures import prepare_librimix
 from unified_se_ss.data.dataset import DynamicMixingDataset, MixtureDataset, collate
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError

@@ -8,7 +8,7 @@ from librimix import make_tree
 
 from unified_se_ss.data.audit import KINDS, audit
 from unified_se_ss.data.corpora import collect_errors
-from unified_se_ss.data.corpora.librimix import prepare_librimix
+from unified_se_ss.data.corpora.mixtures import prepare_librimix
 from unified_se_ss.data.manifest import Item, read_manifest
 from unified_se_ss.errors import UserError
 

@@ -23,11 +23,11 @@ from unified_se_ss.data.binaural import (
     mix_binaural,
     unexplained,
 )
-from unified_se_ss.data.corpora.librimix import prepare_librimix
-from unified_se_ss.data.corpora.wsj0mix import (
+from unified_se_ss.data.corpora.mixtures import (
     PLACEMENTS,
     placement_in_name,
     prepare_binaural_wsj0mix,
+    prepare_librimix,
     prepare_wsj0mix,
 )
 from unified_se_ss.data.dataset import ItemKey

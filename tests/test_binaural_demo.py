@@ -9,8 +9,8 @@ from librimix import voice
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.binaural import BinauralDynamicMixing
+from unified_se_ss.data.corpora.mixtures import prepare_binaural_wsj0mix
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
-from unified_se_ss.data.corpora.wsj0mix import prepare_binaural_wsj0mix
 from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.data.demo.binaural import LEAST_ANGLE, _timbre, prepare_binaural_demo
 from unified_se_ss.data.demo.corpus import prepare_demo_corpus

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from unified_se_ss.data import audio, download
-from unified_se_ss.data.corpora.librimix import prepare_librimix
+from unified_se_ss.data.corpora.mixtures import prepare_librimix
 from unified_se_ss.data.download import (
     SETS,
     Archive,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.corpora import librimix
-from unified_se_ss.data.corpora.librimix import prepare_librimix
+from unified_se_ss.data.corpora import mixtures
+from unified_se_ss.data.corpora.mixtures import prepare_librimix
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 
@@ -38,9 +39,14 @@ def make_librimix(root, n_speakers=2, n_items=3, rate=RATE, place="wav8k/min"):
     return root
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return make_librimix(tmp_path_factory.mktemp("librimix") / "Libri2Mix")
+
+
 @pytest.fixture
-def libri2mix(tmp_path):
-    return make_librimix(tmp_path / "Libri2Mix")
+def libri2mix(template, tmp_path):
+    return Path(shutil.copytree(template, tmp_path / "Libri2Mix"))
 
 
 @pytest.mark.parametrize("given", ["itself", "parent"])
@@ -96,13 +102,13 @@ def test_without_noise_folder(libri2mix, tmp_path):
 
 def test_made_once_and_again_when_the_data_changes(libri2mix, tmp_path, monkeypatch):
     looked_at = []
-    check = librimix._check_item
+    check = mixtures._check_item
 
     def counted(paths, **expected):
         looked_at.append(paths)
         return check(paths, **expected)
 
-    monkeypatch.setattr(librimix, "_check_item", counted)
+    monkeypatch.setattr(mixtures, "_check_item", counted)
     first = prepare_librimix(libri2mix, tmp_path)["train"].read_bytes()
     assert len(looked_at) == 9
     prepare_librimix(libri2mix, tmp_path)
@@ -111,21 +117,6 @@ def test_made_once_and_again_when_the_data_changes(libri2mix, tmp_path, monkeypa
         path.unlink()
     second = prepare_librimix(libri2mix, tmp_path)["train"].read_bytes()
     assert len(looked_at) == 11 and first != second
-
-
-def _replace(name, signal, rate=RATE, subtype="PCM_16"):
-    def fault(root):
-        soundfile.write(root / "wav8k/min/dev" / name, signal, rate, subtype)
-
-    return fault
-
-
-def _loud(frames):
-    return np.full(frames, 0.5)
-
-
-def _corrupt(root):
-    (root / "wav8k/min/dev/s1/0-x.wav").write_bytes(b"no wav at all")
 
 
 def _remove(pattern):
@@ -141,8 +132,7 @@ def _add_third_speaker(root):
         shutil.copytree(subset / "s1", subset / "s3")
 
 
-NAN = np.array([0.5] * 1000 + [np.nan] + [0.5] * 999)
-FAULTS = {
+FOLDER_FAULTS = {
     "missing folder": (shutil.rmtree, {}, ["data_folder", "does not exist"]),
     "empty folder": (_remove("*"), {}, ["data_folder", "is empty", "wav8k"]),
     "no LibriMix": (
@@ -168,66 +158,59 @@ FAULTS = {
     "no mixtures": (_remove("wav8k/min/*/mix_both"), {}, ["mix_both", "mix_clean"]),
     "no wav": (_remove("wav8k/min/dev/mix_both/*"), {}, ["mix_both", "no wav files"]),
     "no test": (_remove("wav8k/min/test"), {}, ["test", "dev, train-360"]),
-    "stem missing": (
-        _remove("wav8k/min/dev/s2/0-x.wav"),
-        {},
-        ["s2/0-x.wav", "not exist"],
-    ),
-    "mixture missing": (
-        _remove("wav8k/min/dev/mix_both/1-x.wav"),
-        {},
-        ["mix_both/1-x.wav", "does not exist"],
-    ),
-    "noise missing": (
-        _remove("wav8k/min/dev/noise/1-x.wav"),
-        {},
-        ["noise/1-x.wav", "does not exist"],
-    ),
-    "length": (
-        _replace("s2/0-x.wav", _loud(1999)),
-        {},
-        ["s2/0-x.wav", "1999 samples", "mix_both/0-x.wav has 2000"],
-    ),
-    "rate": (
-        _replace("s2/0-x.wav", _loud(2000), 16000),
-        {},
-        ["s2/0-x.wav", "16000 Hz", "8000 Hz was expected"],
-    ),
-    "corrupt": (_corrupt, {}, ["s1/0-x.wav", "is corrupt"]),
-    "empty wav": (_replace("s1/0-x.wav", _loud(0)), {}, ["s1/0-x.wav", "is empty"]),
-    "stereo": (
-        _replace("s1/0-x.wav", np.full((2000, 2), 0.5)),
-        {},
-        ["s1/0-x.wav", "2 channels"],
-    ),
-    "silent source": (
-        _replace("s1/0-x.wav", np.zeros(2000)),
-        {},
-        ["s1/0-x.wav", "is silent"],
-    ),
-    "silent mixture": (
-        _replace("mix_both/0-x.wav", np.zeros(2000)),
-        {},
-        ["mix_both/0-x.wav", "is silent"],
-    ),
-    "not finite": (
-        _replace("s1/0-x.wav", NAN, subtype="FLOAT"),
-        {},
-        ["s1/0-x.wav", "not finite"],
-    ),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_fault_is_named(libri2mix, tmp_path, fault):
-    break_it, choices, words = FAULTS[fault]
+@pytest.mark.parametrize("fault", FOLDER_FAULTS)
+def test_a_fault_of_folders_is_named(libri2mix, tmp_path, fault):
+    break_it, choices, words = FOLDER_FAULTS[fault]
     if break_it is not None:
         break_it(libri2mix)
     with pytest.raises(UserError) as error:
         prepare_librimix(libri2mix, tmp_path / "manifests", **choices)
-    for word in words:
-        assert word in str(error.value)
+    assert all(word in str(error.value) for word in words), error.value
     assert not list(tmp_path.glob("manifests/*_dev_*"))
+
+
+def test_all_that_is_missing_is_named(libri2mix, tmp_path):
+    gone = ("s2/0-x.wav", "mix_both/1-x.wav", "noise/2-x.wav")
+    for name in gone:
+        (libri2mix / "wav8k/min/dev" / name).unlink()
+    with pytest.raises(UserError) as error:
+        prepare_librimix(libri2mix, tmp_path)
+    assert all(f"{name}: does not exist" in str(error.value) for name in gone)
+
+
+def test_all_that_is_wrong_with_recordings_is_named(template, tmp_path):
+    folder, loud = tmp_path / "Libri2Mix", np.full(2000, 0.5)
+    shutil.copytree(template, folder)
+    dev = folder / "wav8k/min/dev"
+    for stem in ("mix_both", "s1", "s2", "noise"):
+        for name in ("3-x.wav", "4-x.wav"):
+            shutil.copy(dev / stem / "0-x.wav", dev / stem / name)
+    nan = np.where(np.arange(2000) == 1000, np.nan, loud)
+    soundfile.write(dev / "s2/0-x.wav", loud[1:], RATE)
+    soundfile.write(dev / "s1/1-x.wav", loud, 16000)
+    (dev / "s2/1-x.wav").write_bytes(b"no wav at all")
+    soundfile.write(dev / "s1/2-x.wav", loud[:0], RATE)
+    soundfile.write(dev / "s2/2-x.wav", np.stack([loud, loud], 1), RATE)
+    soundfile.write(dev / "s1/3-x.wav", 0 * loud, RATE)
+    soundfile.write(dev / "mix_both/3-x.wav", 0 * loud, RATE)
+    soundfile.write(dev / "s1/4-x.wav", nan, RATE, "FLOAT")
+    with pytest.raises(UserError) as error:
+        prepare_librimix(folder, tmp_path / "manifests")
+    for name, words in {
+        "s2/0-x.wav": ["1999 samples", "mix_both/0-x.wav has 2000"],
+        "s1/1-x.wav": ["16000 Hz", "8000 Hz was expected"],
+        "s2/1-x.wav": ["is corrupt"],
+        "s1/2-x.wav": ["is empty"],
+        "s2/2-x.wav": ["2 channels"],
+        "s1/3-x.wav": ["is silent"],
+        "mix_both/3-x.wav": ["is silent"],
+        "s1/4-x.wav": ["not finite"],
+    }.items():
+        (line,) = (x for x in str(error.value).splitlines() if f"/{name}: " in x)
+        assert all(word in line for word in words), line
 
 
 def test_libri3mix_given_for_two_speakers(tmp_path):
@@ -237,19 +220,18 @@ def test_libri3mix_given_for_two_speakers(tmp_path):
             prepare_librimix(given, tmp_path / "manifests", n_speakers=2)
 
 
-def test_late_sound_is_not_silence(libri2mix, tmp_path):
-    late = np.zeros(20000)
-    late[-1] = 0.5
+def test_late_sound_is_not_silence_and_silent_noise_is_warned_of(
+    libri2mix, tmp_path, caplog
+):
+    dev = libri2mix / "wav8k/min/dev"
+    late = np.where(np.arange(20000) == 19999, 0.5, 0.0)
     for folder in ("mix_both", "s1", "s2", "noise"):
-        _replace(f"{folder}/0-x.wav", late)(libri2mix)
-    prepare_librimix(libri2mix, tmp_path)
-
-
-def test_silent_noise_is_warned_of(libri2mix, tmp_path, caplog):
-    _replace("noise/0-x.wav", np.zeros(2000))(libri2mix)
+        soundfile.write(dev / folder / "0-x.wav", late, RATE)
+    soundfile.write(dev / "noise/1-x.wav", np.zeros(2400), RATE)
+    (dev / "s1/._0-x.wav").write_bytes(b"hidden, no sound")
     with caplog.at_level(logging.WARNING):
         prepare_librimix(libri2mix, tmp_path)
-    assert "1 silent noise recording(s)" in caplog.text and "0-x.wav" in caplog.text
+    assert "1 silent noise recording(s)" in caplog.text and "1-x.wav" in caplog.text
 
 
 def test_many_problems_are_counted(tmp_path):
@@ -261,8 +243,3 @@ def test_many_problems_are_counted(tmp_path):
     message = str(error.value)
     assert "12 problem(s)" in message and "and 2 more" in message
     assert message.count("is empty (0 bytes)") == 10
-
-
-def test_hidden_files_are_passed_over(libri2mix, tmp_path):
-    (libri2mix / "wav8k/min/dev/s1/._0-x.wav").write_bytes(b"not audio")
-    prepare_librimix(libri2mix, tmp_path)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from unified_se_ss.data.corpora.librimix import prepare_librimix
+from unified_se_ss.data.corpora.mixtures import prepare_librimix
 from unified_se_ss.data.demo import corpus as demo_corpus
 from unified_se_ss.data.demo import espeak, noises, speakers
 from unified_se_ss.data.demo.corpus import prepare_demo_corpus, read_transcripts

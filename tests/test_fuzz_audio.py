@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.corpora.librimix import _check_recording
+from unified_se_ss.data.corpora.mixtures import _check_recording
 from unified_se_ss.data.corpora.speech_folder import _measure
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference.sound_files import Recording

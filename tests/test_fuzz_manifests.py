@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from librimix import make_tree
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.corpora.librimix import prepare_librimix
+from unified_se_ss.data.corpora.mixtures import prepare_librimix
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.manifest import read_manifest, write_manifest
 from unified_se_ss.errors import UserError

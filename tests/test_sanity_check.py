@@ -178,7 +178,7 @@ def test_every_start_sees_what_would_end_the_run_later(tmp_path, monkeypatch):
 
 def test_data_that_is_gone_is_found(tmp_path):
     from unified_se_ss.data.audit import items_of
-    from unified_se_ss.data.corpora.librimix import prepare_librimix
+    from unified_se_ss.data.corpora.mixtures import prepare_librimix
     from unified_se_ss.data.dataset import MixtureDataset
     from unified_se_ss.data.manifest import read_manifest
 

@@ -14,7 +14,7 @@ from unified_se_ss.data.batching import (
     SkippedItem,
     SkippingDataset,
 )
-from unified_se_ss.data.corpora.librimix import prepare_librimix
+from unified_se_ss.data.corpora.mixtures import prepare_librimix
 from unified_se_ss.data.dataset import ItemKey, MixtureDataset, collate
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
@@ -158,7 +158,7 @@ def test_a_run_over_bad_files(tmp_path, ranks):
     keys = {"number_of_epochs": 1, "batch_size": 1, "speed_percents": "null"}
     keys |= {"valid_batch_size": 1, "max_skipped_share": 0.5, "num_workers": 2}
     code = f"""
-import sys, runpy, unified_se_ss.data.corpora.librimix as l
+import sys, runpy, unified_se_ss.data.corpora.mixtures as l
 from pathlib import Path
 import unified_se_ss.training
 run = sys.modules["unified_se_ss.training.run"]

@@ -365,7 +365,7 @@ def check_data(options) -> int:
 
 def _prepare(options, folder) -> dict:
     """The manifests of a LibriMix folder."""
-    from unified_se_ss.data.corpora.librimix import prepare_librimix
+    from unified_se_ss.data.corpora.mixtures import prepare_librimix
 
     return prepare_librimix(
         options.data_folder,

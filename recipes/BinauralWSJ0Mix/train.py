@@ -24,7 +24,7 @@ from speechbrain import Stage
 
 from unified_se_ss import training
 from unified_se_ss.data.binaural import BinauralDataset, BinauralDynamicMixing
-from unified_se_ss.data.corpora.wsj0mix import prepare_binaural_wsj0mix, prepare_wsj0mix
+from unified_se_ss.data.corpora.mixtures import prepare_binaural_wsj0mix, prepare_wsj0mix
 from unified_se_ss.data.dataset import collate
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.write import make_binaural_corpus

@@ -22,8 +22,13 @@ from scipy.io import wavfile
 
 from unified_se_ss.data.binaural import mix_binaural
 from unified_se_ss.data.cache import atomic_folder, is_made_from, process_pool
-from unified_se_ss.data.corpora.librimix import TRAIN_SUBSETS, prepare_librimix
-from unified_se_ss.data.corpora.wsj0mix import FOLDERS, PLACEMENTS, prepare_wsj0mix
+from unified_se_ss.data.corpora.mixtures import (
+    FOLDERS,
+    PLACEMENTS,
+    TRAIN_SUBSETS,
+    prepare_librimix,
+    prepare_wsj0mix,
+)
 from unified_se_ss.data.dataset import ItemKey, SeededDataset
 from unified_se_ss.data.hrtf_bank import HRTFBank, hrirs_digest
 from unified_se_ss.data.manifest import Manifest, read_manifest
