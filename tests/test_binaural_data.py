@@ -3,7 +3,6 @@
 import csv
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyloudnorm
@@ -15,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from librimix import make_tree, voice
 
-from unified_se_ss.__main__ import main
 from unified_se_ss.data import audio
 from unified_se_ss.data.binaural import (
     BinauralDataset,
@@ -32,7 +30,6 @@ from unified_se_ss.data.corpora.mixtures import (
 )
 from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.data.hrtf_bank import SPHERE_DIRECTIONS, HRTFBank, binaural_heads
-from unified_se_ss.data.hrtf_files import load_hrirs
 from unified_se_ss.data.manifest import Item, Manifest, read_manifest
 from unified_se_ss.data.write import make_binaural_corpus
 from unified_se_ss.errors import UserError
@@ -41,12 +38,10 @@ from unified_se_ss.spatial import (
     HRIRSet,
     head_shadow,
     spherical_head,
-    spherical_head_hrirs,
     woodworth_itd,
 )
 
 RATE = 8000
-KEMAR = Path("/usr/share/libmysofa/MIT_KEMAR_normal_pinna.sofa")
 SUBSETS = {"train": "tr", "dev": "cv", "test": "tt"}
 
 
@@ -232,23 +227,6 @@ def test_heads_are_in_one_subset_and_directions_too(heads):
     assert not grids["dev"] & grids["test"]
 
 
-@pytest.mark.skipif(not KEMAR.exists(), reason="Debian's libmysofa1 is not installed")
-def test_a_measured_head_hears_as_a_head_does(tmp_path):
-    (kemar,) = load_hrirs(KEMAR, RATE, tmp_path)
-    bank, rng = HRTFBank([kemar]), np.random.default_rng(0)
-    noise = rng.standard_normal(3 * RATE).astype(np.float32)
-    left = bank.render_binaural(noise, 0, kemar.nearest(90.0))
-    # KEMAR's ITD from the side is 650 to 800 µs, its ILD up to 4 kHz 5 to 15 dB.
-    assert 600 < itd(left, RATE) < 850 and 4 < ild(left) < 16
-    right = bank.render_binaural(noise, 0, kemar.nearest(-90.0))
-    assert itd(right, RATE) == pytest.approx(-itd(left, RATE), abs=30)
-    around = bank.render_diffuse(noise, 0, rng)
-    frequency, coherence = scipy.signal.coherence(*around, RATE, nperseg=256)
-    # Below, the loudspeaker of the measurement gave nothing.
-    assert coherence[(frequency > 50) & (frequency < 150)].min() > 0.6
-    assert coherence[frequency > 1500].mean() < 0.15
-
-
 # Mixed anew
 
 
@@ -345,15 +323,6 @@ def test_mixtures_in_files_are_their_sums_to_the_last_bit(corpus):
         example = data[1]
         mixture = ears_of(manifest.items[1].paths["mixture"])
         assert np.array_equal(example.mixture.numpy(), mixture)
-
-
-def test_no_head_is_in_two_subsets_of_a_corpus(corpus, mono, heads, tmp_path):
-    folder, manifests = corpus
-    used = {name: {i.attributes["head"] for i in manifests[name].items} for name in SUBSETS}
-    assert not used["train"] & used["test"] and not used["train"] & used["dev"]
-    both = {**heads, "test": heads["train"][:1]}
-    with pytest.raises(UserError, match="is in train and in test"):
-        make_binaural_corpus(tmp_path / "x", mono, both)
 
 
 def files_of(folder):
@@ -474,13 +443,6 @@ def test_the_public_set_is_read_and_its_wrapped_mixtures_are_mended(tmp_path, ca
     assert torch.equal(example.mixture, example.sources.sum(0))
     assert example.mixture.abs().max() > 1.0
     assert example.directions[0].tolist() == [45.0, 0.0]
-
-
-def test_a_whole_public_set_is_not_warned_of(tmp_path, caplog):
-    root = public_tree(tmp_path / "public", level=0.4)
-    with caplog.at_level(logging.WARNING):
-        prepare_binaural_wsj0mix(root / "2speakers", tmp_path / "manifests")
-    assert not caplog.text
 
 
 def test_the_angles_of_the_public_names_are_cipics():
@@ -639,24 +601,3 @@ def test_a_direction_that_is_no_number_is_told(corpus):
     data = BinauralDataset(replace(manifests["dev"], items=(wrong,)), 2)
     with pytest.raises(UserError, match="azimuth_1 is 'left'"):
         data[0]
-
-
-def test_spheres_with_equal_names_are_the_same(heads):
-    again = binaural_heads(shares=(5, 2, 2))
-    for name in heads:
-        for one, other in zip(heads[name], again[name]):
-            assert one.name == other.name and np.array_equal(one.filters, other.filters)
-    assert [head.name for head in spherical_head_hrirs(9, RATE)] == sorted(
-        head.name for name in heads for head in heads[name]
-    )
-
-
-def test_a_corpus_is_made_by_one_command(tmp_path, capsys):
-    root = make_tree(tmp_path, counts=(2, 1, 1))
-    words = ["binaural-corpus", str(tmp_path / "out"), "--mono_folder"]
-    assert main([*words, str(root), "--noise", "--least_angle", "20"]) == 0
-    assert str(tmp_path / "out") in capsys.readouterr().out
-    paths = prepare_binaural_wsj0mix(tmp_path / "out", tmp_path / "m", mixture="mix_both")
-    assert len(read_manifest(paths["train"], tmp_path / "out")) == 2
-    assert main([*words, str(tmp_path / "nowhere")]) == 2
-    assert "nowhere does not exist" in capsys.readouterr().err

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from speechbrain.lobes.models.conv_tasnet import DepthwiseSeparableConv, MaskNet
+    from speechbrain.lobes.models.conv_tasnet import MaskNet
 
-from unified_se_ss.networks import Decoder, Encoder, TemporalConvNet, UnifiedNetwork
+from unified_se_ss.networks import TemporalConvNet
 from unified_se_ss.networks.conv_tasnet import CumulativeNorm, Depthwise
 from unified_se_ss.networks.speechbrain_weights import (
     conv_tasnet_from_speechbrain,
@@ -105,36 +105,6 @@ def test_weights_that_do_not_belong_there_are_named():
     state.pop("layer_norm.gamma")
     with pytest.raises(KeyError, match="layer_norm.gamma"):
         conv_tasnet_from_speechbrain(state)
-
-
-def frames_seen(convolution, frame=20, frames=40, width=1):
-    """The frames that one frame of a convolution's output depends on."""
-    x = randn(1, frames, width).requires_grad_()
-    convolution(x)[0, frame].sum().backward()
-    return x.grad[0].abs().sum(-1).nonzero().flatten().tolist()
-
-
-@pytest.mark.parametrize("dilation", [1, 2, 4])
-def test_speechbrains_causal_convolution_never_sees_the_present(dilation):
-    # As the module is built within MaskNet; frame-wise norm, so that it mixes no frames.
-    convolution = DepthwiseSeparableConv(
-        (None, None, 4), 4, 3, 1, "same", dilation, "cLN", causal=True
-    ).double()
-    seen = frames_seen(convolution, width=4)
-    assert seen == [20 - 3 * dilation, 20 - 2 * dilation, 20 - dilation]
-
-    ours = Depthwise(1, 4, 3, dilation, causal=True).double()
-    seen = frames_seen(lambda x: ours(x.unsqueeze(1)).squeeze(1), width=4)
-    assert seen == [20 - 2 * dilation, 20 - dilation, 20]
-
-
-def test_speechbrains_causal_default_depends_on_the_future():
-    network = mask_net(causal=True)
-    x = randn(1, 12, 60)
-    changed = x.clone()
-    changed[..., 50:] = 0
-    difference = (network(x) - network(changed))[..., :50]
-    assert difference.abs().max() > 1e-3
 
 
 # -------------------------------------------------------------------------- causal
@@ -234,22 +204,6 @@ def test_a_padded_item_gets_what_it_gets_alone(norm, causal, frames, more):
             )
 
 
-def test_gradients_of_a_padded_batch_are_those_of_its_items():
-    network = small()
-    x, frames = randn(3, 12, 40), torch.tensor([40, 17, 5])
-    weight = randn(3, 2, 12, 40, seed=2)
-    for item, count in enumerate(frames.tolist()):
-        weight[item, ..., count:] = 0
-    (network(x, frames) * weight).sum().backward()
-    padded = [parameter.grad.clone() for parameter in network.parameters()]
-    network.zero_grad()
-    for item, count in enumerate(frames.tolist()):
-        masks = network(x[item : item + 1, :, :count])
-        (masks[0] * weight[item, ..., :count]).sum().backward()
-    for both, parameter in zip(padded, network.parameters()):
-        torch.testing.assert_close(both, parameter.grad, rtol=1e-9, atol=1e-9)
-
-
 def test_mirrored_ends_are_those_of_torch_where_torch_has_them():
     convolution = Depthwise(1, 3, 3, 4, causal=False).double()
     x = randn(1, 1, 9, 3)
@@ -260,28 +214,6 @@ def test_mirrored_ends_are_those_of_torch_where_torch_has_them():
 
 
 # ------------------------------------------------------------------------- the rest
-
-
-def test_is_a_separator_of_the_unified_network():
-    torch.manual_seed(0)
-    network = UnifiedNetwork(
-        Encoder(12, 16, 8), TemporalConvNet(**SMALL), Decoder(12, 16, 8)
-    ).double()
-    mixture, lengths = randn(2, 800), torch.tensor([800, 503])
-    sources = network(mixture, lengths).sources
-    assert sources.shape == (2, 2, 800)
-    alone = network(mixture[1:, :503]).sources
-    torch.testing.assert_close(sources[1:, :, :503], alone)
-
-
-@pytest.mark.parametrize("causal, norm", [(False, None), (True, None), (True, "frame")])
-def test_bf16_autocast_stays_near_fp32(causal, norm):
-    network = small(causal=causal, norm=norm).float()
-    x, frames = randn(2, 12, 50).float(), torch.tensor([50, 31])
-    with torch.autocast("cpu", torch.bfloat16):
-        half = network(x, frames)
-    full = network(x, frames)
-    assert (half - full).norm() < 0.1 * full.norm()
 
 
 @pytest.mark.parametrize(

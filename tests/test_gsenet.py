@@ -14,7 +14,7 @@ from unified_se_ss.networks.causal import (
     CausalSTFT,
     CausalTransposedConvolution,
 )
-from unified_se_ss.networks.gsenet import HEADS, PUBLISHED_BLOCKS, read_blocks
+from unified_se_ss.networks.gsenet import HEADS, PUBLISHED_BLOCKS
 
 HOP = 160
 TINY = [[2, 3, 1, 2, False], [3, 4, 2, 2, True], [4, 4, 1, 3, False]]
@@ -78,51 +78,7 @@ def test_published_size():
     assert round(macs / 1e9, 1) == 1.2
 
 
-def test_published_layers():
-    """The layers that the paper's table names, one by one."""
-    network = GSENet()
-    layers = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
-    first, second = network.encoder[0], network.encoder[1]
-    assert network.stem.convolution.kernel_size == (7, 7)
-    assert network.head.convolution.out_channels == 2
-    assert second.strided.convolution.stride == (2, 2)
-    assert second.residual.convolution.stride == (2, 2)
-    assert second.residual.convolution.kernel_size == (1, 1)
-    assert first.dilated is None and second.dilated is None
-    assert {layer.dilation for layer in layers} == {(1, 1), (3, 1), (9, 1)}
-    assert sum(layer.dilation != (1, 1) for layer in layers) == 2 * (3 + 1 + 3)
-    assert network.latency == 320  # 20 ms at 16 kHz
-
-
 # ------------------------------------------------------------------ sizes chain
-
-
-def test_published_sizes_chain_for_every_number_of_frames():
-    """Down and up again, every block gives what it is added to, with all its frames."""
-    network, shapes = GSENet(), {}
-
-    def note(name):
-        def hook(module, arguments, output):
-            shapes[name] = output.shape[2:]
-
-        return hook
-
-    for number in range(5):
-        network.encoder[number].register_forward_hook(note(f"down {number}"))
-        network.decoder[4 - number].register_forward_hook(note(f"up {number}"))
-    network.stem.register_forward_hook(note("stem"))
-    network.bottleneck.register_forward_hook(note("bottleneck"))
-    for frames in range(1, 12):
-        with torch.no_grad():
-            given = network.map(torch.zeros(1, 4, frames, 161))
-        half = (frames + 1) // 2
-        assert given.shape == (1, 2, frames, 161)
-        assert shapes["stem"] == shapes["up 0"] == (frames, 161)
-        assert shapes["down 0"] == shapes["up 1"] == (frames, 81)
-        assert shapes["down 1"] == shapes["up 2"] == (half, 41)
-        assert shapes["down 2"] == shapes["up 3"] == (half, 21)
-        assert shapes["down 3"] == shapes["up 4"] == (half, 11)
-        assert shapes["down 4"] == shapes["bottleneck"] == (half, 6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -133,60 +89,27 @@ def test_output_is_as_long_as_the_input(table, samples, head):
     assert given.shape == (2, samples) and given.isfinite().all()
 
 
-@pytest.mark.parametrize("samples", [1, 2, 159, 160, 161, 319, 320, 321])
-def test_published_network_takes_any_length(samples):
-    with torch.no_grad():
-        assert GSENet()(torch.randn(1, 2, samples)).shape == (1, samples)
-
-
 # ------------------------------------------------------------------ never ahead
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_the_future_never_changes_the_past(head):
+@settings(max_examples=30, deadline=None)
+@given(table=tables(), samples=st.integers(1, 150), head=st.sampled_from([*HEADS]))
+def test_no_table_looks_ahead(table, samples, head):
     """NaN from sample n on: what comes a window earlier is finite, all later is NaN.
 
     For every n, so nothing looks ahead, and the latency is what is stated and no less.
     (The community implementation looks ahead 750 ms and more.)
     """
-    network, samples = tiny(head=head, window=32), 9 * 16 + 5
-    clean, numbers = randn(1, 2, samples), torch.arange(samples)
+    network, hop = tiny(table, head=head, window=32), 16
+    numbers, clean = torch.arange(samples), randn(1, 2, samples)
     poisoned = numbers >= numbers[:, None, None]
     outputs = network(torch.where(poisoned, float("nan"), clean))
-    heard = ((numbers // 16 - 1) * 16).clamp(min=0)
-    past = numbers < heard[:, None]
+    past = numbers < ((numbers // hop - 1) * hop).clamp(min=0)[:, None]
     assert torch.equal(outputs.isfinite(), past)
     torch.testing.assert_close(outputs[past], network(clean).expand_as(outputs)[past])
 
 
-def test_the_future_never_changes_the_past_of_the_published_network():
-    """The same at its size, with other numbers instead of NaN."""
-    network, samples = GSENet(), 240 * HOP
-    signals = randn(1, 2, samples, dtype=torch.float32)
-    with torch.no_grad():
-        before = network(signals)
-        for number in (160 * HOP, 180 * HOP - 1, 201 * HOP + 1):
-            changed = signals.clone()
-            changed[..., number:] = 5 * randn(1, 2, samples - number, seed=3).float()
-            difference, heard = network(changed) - before, (number // HOP - 1) * HOP
-            assert difference[:, :heard].abs().max() < 1e-6
-            assert difference[:, heard : heard + HOP].abs().max() > 1e-5
-            assert difference[:, heard + HOP :].abs().max() > 0.1
-
-
-@settings(max_examples=30, deadline=None)
-@given(table=tables(), samples=st.integers(1, 300), data=st.data())
-def test_no_table_looks_ahead(table, samples, data):
-    network, hop = tiny(table, window=32), 16
-    number = data.draw(st.integers(0, samples - 1))
-    poisoned = randn(1, 2, samples)
-    poisoned[..., number:] = float("nan")
-    heard = max((number // hop - 1) * hop, 0)
-    finite = network(poisoned).isfinite()[0]
-    assert finite[:heard].all() and not finite[heard:].any()
-
-
-@pytest.mark.parametrize("frames", range(1, 13))
+@pytest.mark.parametrize("frames", [1, 4, 7, 12])
 def test_no_frame_is_broadcast_over_time(frames):
     """Each frame at the bottom reaches its own time and later, and differs from others.
 
@@ -247,17 +170,12 @@ def kept_numbers(stream):
     return sum(tensor.numel() for tensor in kept)
 
 
-@pytest.mark.parametrize("size", [1, HOP, 2 * HOP, 1000, "random"])
-def test_published_network_streams(size):
-    network = GSENet()
-    samples = 6 * HOP + 50 if size == 1 else 60 * HOP + 50
+def test_published_network_streams():
+    network, samples = GSENet(), 60 * HOP + 50
     signals = randn(1, 2, samples, dtype=torch.float32)
-    if size == "random":
-        cuts = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
-        cuts = [0, *sorted(cuts[:40].tolist()), samples]
-        blocks = signals.split([b - a for a, b in zip(cuts, cuts[1:])], -1)
-    else:
-        blocks = signals.split(size, -1)
+    cuts = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+    cuts = [0, *sorted(cuts[:40].tolist()), samples]
+    blocks = signals.split([b - a for a, b in zip(cuts, cuts[1:])], -1)
     stream = network.stream()
     streamed = torch.cat([*map(stream, blocks), stream.flush()], -1)
     with torch.no_grad():
@@ -351,23 +269,16 @@ def test_gradients_are_finite_at_silence_and_reach_all_weights(head):
 
 
 @pytest.mark.parametrize(
-    "blocks, message",
-    [
-        ([], "one or more rows of: in_channels, out_channels"),
-        ([[16, 32, 1, 2]], "one or more rows of"),
-        ([[16, 32, 4, 2, False]], "row 1: strides must be 1, 2 or 3"),
-        ([[16, 0, 1, 2, False]], "row 1: channels must be at least 1"),
-        ([[16, 32, 1, 2, False], [16, 8, 1, 2, True]], "row 2 takes 16 .* row 1 gives 32"),
-    ],
-)
-def test_a_table_that_does_not_fit_is_named(blocks, message):
-    with pytest.raises(ValueError, match=message):
-        read_blocks(blocks)
-
-
-@pytest.mark.parametrize(
     "options, message",
     [
+        ({"blocks": []}, "one or more rows of: in_channels, out_channels"),
+        ({"blocks": [[16, 32, 1, 2]]}, "one or more rows of"),
+        ({"blocks": [[16, 32, 4, 2, False]]}, "row 1: strides must be 1, 2 or 3"),
+        ({"blocks": [[16, 0, 1, 2, False]]}, "row 1: channels must be at least 1"),
+        (
+            {"blocks": [[16, 32, 1, 2, False], [16, 8, 1, 2, True]]},
+            "row 2 takes 16 .* row 1 gives 32",
+        ),
         ({"head": "masks"}, "head is 'masks'; expected one of: mapping, mask_raw"),
         ({"kernel_size": 6}, "kernel_size is 6; expected an odd number"),
         ({"window": 321}, "window is 321; expected an even number"),
