@@ -22,8 +22,8 @@ from unified_se_ss.inference.configuration import (
     describe_network,
 )
 from unified_se_ss.inference.export import export, write_native
-from unified_se_ss.inference.families import KINDS, ModelFamily
 from unified_se_ss.inference.folders import best_checkpoints, read_folder, read_safetensors
+from unified_se_ss.inference.models import KINDS, ModelFamily
 from unified_se_ss.plain_yaml import plain_yaml
 
 

@@ -52,6 +52,11 @@ def shortened(value) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where there is none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def did_you_mean(name, names) -> str:
     """The end of a message about a name that there is not; empty if none is near.
 

@@ -41,7 +41,7 @@ from unified_se_ss.evaluation.wer import (
     transcripts_in,
 )
 from unified_se_ss.inference import Model, Recognizer, load_model
-from unified_se_ss.inference.families import KINDS
+from unified_se_ss.inference.models import KINDS
 
 #: Always computed; may be named all the same.
 ALWAYS = ("si_snr", "sdr")

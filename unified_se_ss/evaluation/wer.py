@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, first_line
 from unified_se_ss.evaluation.metrics import Column
 from unified_se_ss.evaluation.plots import Section, Table, read_csv
 
@@ -243,8 +243,7 @@ def load_asr_model(source: str, device: str = "cpu") -> _ASRModel:
             )
             return _ASRModel(model, str(source))
         except Exception as error:  # whatever the YAML's own code raises
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            reasons.append(f"as {name}: {lines[0]}")
+            reasons.append(f"as {name}: {first_line(error)}")
     raise UserError(
         f"recogniser: {source} cannot be loaded; expected a folder of a SpeechBrain "
         f"recogniser, or its name on the hub ({'; '.join(reasons)})"

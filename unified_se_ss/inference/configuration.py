@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from unified_se_ss import networks
-from unified_se_ss.errors import UserError
-from unified_se_ss.inference.families import KINDS
+from unified_se_ss.errors import UserError, first_line, shortened
+from unified_se_ss.inference.models import KINDS
 
 # The classes that a description may name besides the outermost, those of KINDS.
 NETWORKS = {
@@ -150,7 +150,7 @@ def _size(content, name) -> int:
     described = _describe(part, name)
     of = described.get("class") if isinstance(described, dict) else None
     if (of, size) not in SIZES:
-        raise UserError(f"{name}: {_short(content)} is no size of a part of a network")
+        raise UserError(f"{name}: {shortened(content)} is no size of a part of a network")
     return getattr(outline(described, name), size)
 
 
@@ -200,7 +200,7 @@ def build_network(description, name="config.json"):
     """
     network = _build(description, f"{name}: network")
     if not isinstance(network, nn.Module):
-        raise UserError(f"{name}: network: expected a network, not {_short(network)}")
+        raise UserError(f"{name}: network: expected a network, not {shortened(network)}")
     return network
 
 
@@ -219,15 +219,15 @@ def _build(description, where: str, depth: int = 0):
         raise UserError(f"{where}: more than {DEEPEST} networks in each other")
     if not isinstance(description, dict) or not {"class", "arguments"} <= set(description):
         raise UserError(
-            f"{where}: expected a class and its arguments, not {_short(description)}"
+            f"{where}: expected a class and its arguments, not {shortened(description)}"
         )
     if set(description) - KEYS:
-        unknown = ", ".join(_short(key) for key in sorted(set(description) - KEYS))
+        unknown = ", ".join(shortened(key) for key in sorted(set(description) - KEYS))
         raise UserError(f"{where}: unknown key {unknown}")
     class_name, given = description["class"], description["arguments"]
     if not isinstance(class_name, str) or class_name not in _classes():
         raise UserError(
-            f"{where}: there is no class {_short(class_name)}; "
+            f"{where}: there is no class {shortened(class_name)}; "
             f"expected one of: {', '.join(_classes())}"
         )
     if not isinstance(given, dict):
@@ -240,7 +240,7 @@ def _build(description, where: str, depth: int = 0):
     try:
         return make if is_partial else make()
     except Exception as error:  # of arguments that do not fit; SpeechBrain asserts, too
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = first_line(error)[:200]
         raise UserError(f"{where}: {class_name}: {reason}") from error
 
 
@@ -287,7 +287,7 @@ def _arguments(class_name: str, given: dict, where: str, depth: int) -> dict:
     for key, value in given.items():
         if key not in parameters:
             raise UserError(
-                f"{where}.{_short(key)}: {class_name} has no such argument; "
+                f"{where}.{shortened(key)}: {class_name} has no such argument; "
                 f"it has: {', '.join(parameters) or 'none'}"
             )
         if isinstance(value, dict):
@@ -314,7 +314,7 @@ def _check_type(value, hint, where: str) -> None:
     else:
         fits = type(value) in types or (float in types and type(value) is int)
     if not fits:
-        raise UserError(f"{where}: is {_short(value)}; expected {expected}")
+        raise UserError(f"{where}: is {shortened(value)}; expected {expected}")
 
 
 def _check_size(value, least: int, most: int, where: str) -> None:
@@ -325,11 +325,11 @@ def _check_size(value, least: int, most: int, where: str) -> None:
         len(value) <= MOST["blocks"] and all(map(_is_small_row, value))
     ):
         raise UserError(
-            f"{where}: is {_short(value)}; expected at most {MOST['blocks']} lists of true, "
+            f"{where}: is {shortened(value)}; expected at most {MOST['blocks']} lists of true, "
             f"false, and numbers from 1 to {LARGEST}"
         )
     if type(value) in (int, float) and not least <= value <= most:
-        raise UserError(f"{where}: is {_short(value)}; expected {least} to {most}")
+        raise UserError(f"{where}: is {shortened(value)}; expected {least} to {most}")
 
 
 def _is_small_row(row) -> bool:
@@ -338,14 +338,3 @@ def _is_small_row(row) -> bool:
         and len(row) <= LONGEST
         and all(type(x) is bool or (type(x) is int and 1 <= x <= LARGEST) for x in row)
     )
-
-
-def _short(value) -> str:
-    """A stranger's value in few words."""
-    if isinstance(value, (nn.Module, partial)):
-        return "a network"
-    try:
-        text = repr(value)
-    except ValueError:  # an integer with more digits than Python prints
-        return "a number beyond all reason"
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -15,10 +15,11 @@ from unified_se_ss.inference.folders import (
     CONFIGURATION,
     TOKENS,
     WEIGHTS,
+    as_model,
     read_folder,
     read_tokens,
 )
-from unified_se_ss.inference.models import Model, as_model
+from unified_se_ss.inference.models import Model
 from unified_se_ss.inference.onnx_format import write_onnx
 from unified_se_ss.inference.speechbrain_format import longest_input, write_speechbrain
 

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from unified_se_ss.aliases import with_current_names
-from unified_se_ss.errors import UserError
-from unified_se_ss.inference.configuration import describe_network, read_json
-from unified_se_ss.inference.families import KINDS
+from unified_se_ss.errors import UserError, first_line
+from unified_se_ss.inference.configuration import (
+    build_network,
+    describe_network,
+    outline,
+    read_json,
+)
+from unified_se_ss.inference.models import (
+    KINDS,
+    Model,
+    RecognitionSystem,
+    choose_device,
+    choose_precision,
+)
 from unified_se_ss.plain_yaml import plain_yaml
 
 FORMAT = 1
@@ -297,13 +311,23 @@ def _mean(paths: list[Path]) -> dict[str, torch.Tensor]:
 # ------------------------------------------------------------------ files
 
 
+def _load(path: Path, load, what: str):
+    """What a loader makes of a file; whatever it raises is a UserError."""
+    try:
+        return load(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UserError:
+        raise
+    except Exception as error:  # a loader fails of a bad file in any way there is
+        raise UserError(f"{path}: not {what.format(first_line(error))}") from error
+
+
 def read_safetensors(path) -> dict[str, torch.Tensor]:
     """Read an exported model's weights; a pickle is refused unopened, by a UserError."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(path)
-    try:
+    def load(path):
         with open(path, "rb") as file:
             start = file.read(9)
         # A pickle, or torch.save's archive. Safetensors begin with the length of their
@@ -314,26 +338,15 @@ def read_safetensors(path) -> dict[str, torch.Tensor]:
                 "can run code. Export the model again from its run"
             )
         return load_file(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: not a whole safetensors file ({error}); copy it or export it again"
-        ) from error
+
+    return _load(path, load, "a whole safetensors file ({}); copy it or export it again")
 
 
 def read_checkpoint(path) -> dict[str, torch.Tensor]:
     """Read a state dictionary that ``torch.save`` wrote; anything else is a UserError."""
-    path = Path(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # torch's unpickler fails of a bad file in any way there is
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path}: not a whole checkpoint of weights ({reason}); nothing in it was run"
-        ) from error
+    load = partial(torch.load, map_location="cpu", weights_only=True)
+    what = "a whole checkpoint of weights ({}); nothing in it was run"
+    state = _load(path, load, what)
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor)
         for name, value in state.items()
@@ -353,11 +366,7 @@ def read_tokens(path, n_tokens: int):
     """
     from unified_se_ss.recognition import Tokens  # needs SpeechBrain and sentencepiece
 
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    size = _load(path, os.path.getsize, "")
     if size > LARGEST_TOKENIZER:
         raise UserError(
             f"{path}: has {size} bytes, more than {LARGEST_TOKENIZER}; no tokenizer of a "
@@ -407,7 +416,7 @@ def check_state(expected: dict, found: dict, path) -> None:
         ],
         "not finite": [name for name in both if not found[name].isfinite().all()],
     }
-    lines = [f"  {what} ({len(n)}): {shortened(n)}" for what, n in problems.items() if n]
+    lines = [f"  {what} ({len(n)}): {first_names(n)}" for what, n in problems.items() if n]
     if lines:
         listed = "\n".join(lines)
         raise UserError(
@@ -416,8 +425,86 @@ def check_state(expected: dict, found: dict, path) -> None:
         )
 
 
-def shortened(names: list[str]) -> str:
+def first_names(names: list[str]) -> str:
     """The first few of a list, and how many more there are."""
     shown = ", ".join(name[:120] for name in names[:NAMES_SHOWN])
     more = len(names) - NAMES_SHOWN
     return f"{shown} … and {more} more" if more > 0 else shown
+
+
+# ------------------------------------------------------------------ loading
+
+
+def load_model(folder, device=None, precision=None) -> Model:
+    """Load a model from an exported folder, or the best checkpoint of a run's folder.
+
+    Nothing that the folder holds is executed.
+
+    Arguments
+    ---------
+    folder : str or Path
+        What ``export`` wrote, or what ``train.py`` did (``results/<name>/<seed>``).
+    device, precision : optional
+        As for :class:`Model`.
+
+    Raises
+    ------
+    UserError
+        The folder holds no model, or its configuration or weights are not what they
+        should be; says which file and why.
+
+    Example
+    -------
+    >>> load_model("results/none/of/them")
+    Traceback (most recent call last):
+    unified_se_ss.errors.UserError: results/none/of/them: there is no such folder
+    """
+    device = choose_device(device)  # what is wrong with it is said before files are read
+    precision = choose_precision(precision, device)
+    contents = read_folder(folder)
+    return as_model(contents, device, precision)
+
+
+def as_model(contents: Contents, device=None, precision=None) -> Model:
+    """The model that a folder holds.
+
+    Names and shapes are compared first, on a network without memory, and a signal goes
+    through that; only then is the network made.
+    """
+    family, path = KINDS[contents.kind], contents.configuration_path
+    bare = outline(contents.network, path)
+    check_state(bare.state_dict(), contents.state, contents.weights_path)
+    if not family.recognises:
+        _check_shapes(partial(_shape_check, family), bare, path)
+    with torch.random.fork_rng(devices=[]):  # first weights, soon replaced
+        network = build_network(contents.network, path)
+    network.load_state_dict(contents.state)
+    if family.recognises:  # SpeechBrain's modules need memory
+        _check_shapes(RecognitionSystem.shape_check, network.eval(), path)
+    return Model(
+        network,
+        contents.kind,
+        contents.sample_rate,
+        device,
+        precision,
+        contents.configuration(),
+        contents.decoding,
+    )
+
+
+def _shape_check(family, bare: nn.Module) -> None:
+    properties = family.properties(bare)
+    channels, samples = properties["channels"], 2 * properties["minimum_samples"]
+    shape = (1, samples) if channels == 1 else (1, channels, samples)
+    family.forward(bare, torch.empty(shape, device="meta"), None)
+
+
+@torch.no_grad()
+def _check_shapes(check, network: nn.Module, path: Path) -> None:
+    """Send a signal through a network; whatever goes wrong, modules do not fit together."""
+    try:
+        check(network)
+    except Exception as error:
+        raise UserError(
+            f"{path}: the parts of the network do not fit together ({first_line(error)})"
+        ) from error

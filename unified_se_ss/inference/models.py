@@ -1,21 +1,205 @@
-"""A trained model: loaded from an exported folder or a run's folder, and what it can do.
+"""Kinds of models: what differs between them, and a trained network that is ready to use.
+
+A new kind is one entry of KINDS.
 
 Axes: B batch, T samples, J sources.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference.configuration import build_network, outline
-from unified_se_ss.inference.families import KINDS
-from unified_se_ss.inference.folders import check_state, read_folder
+from unified_se_ss.networks import BinauralNetwork, GSENet, UnifiedNetwork
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """Properties that the models of one recipe have in common.
+
+    Arguments
+    ---------
+    network : type
+        Class of the outermost network.
+    best : str
+        What the recipe chooses its checkpoint by; the larger the better.
+    properties : callable
+        From the network, those of :class:`~unified_se_ss.inference.Model` that follow
+        from it: ``n_sources``, ``channels``, ``causal``, ``minimum_samples``,
+        ``can_enhance``, and ``ears`` where a source has several channels.
+    forward : callable
+        ``(network, mixture, lengths)`` to sources [B, J, T] (None for a model that
+        only enhances) and enhanced mixture [B, T] (None for one that only separates).
+    enhance : callable, optional
+        The same arguments to the enhanced mixture alone, without the work for sources;
+        by default the second of `forward`.
+    parts : tuple of str
+        A run's modules: the network, or those that are arguments of `network`; the
+        first must be there.
+    pipeline : str
+        Class of :mod:`~unified_se_ss.inference.pipeline` that takes recordings.
+    evaluation : str
+        A name in ``EVALUATIONS`` of :mod:`unified_se_ss.evaluate_model`.
+    recognises : bool
+        Whether there are a tokenizer and a search beside the network.
+    """
+
+    network: type[nn.Module]
+    best: str
+    properties: Callable
+    forward: Callable
+    enhance: Callable | None = None
+    parts: tuple[str, ...] = ("network",)
+    pipeline: str = "Separator"
+    evaluation: str = "separation"
+    recognises: bool = False
+
+
+def _unified_properties(network) -> dict:
+    return {
+        "n_sources": network.separator.n_sources,
+        "channels": 1,
+        "causal": False,  # global norms, both directions
+        "minimum_samples": network.encoder.convolution.kernel_size[0],
+        "can_enhance": network.enhancer is not None,
+    }
+
+
+def _unified_forward(network, mixture, lengths):
+    output = network(mixture, lengths)
+    return output.sources, output.enhanced
+
+
+def _gsenet_properties(network) -> dict:
+    return {
+        "n_sources": 0,
+        "channels": 2,  # raw reference microphone, beamformer
+        "causal": True,
+        "minimum_samples": 1,
+        "can_enhance": True,
+    }
+
+
+def _binaural_properties(network) -> dict:
+    return {
+        "n_sources": network.n_sources,
+        "channels": 2,  # left ear, right ear
+        "ears": 2,
+        "causal": network.causal,
+        "minimum_samples": 1,
+        "can_enhance": False,
+    }
+
+
+class RecognitionSystem(nn.Module):
+    """A recogniser and, if there is one, its front, so that they are weights of one file."""
+
+    def __init__(self, recogniser: nn.Module, front: nn.Module | None = None):
+        super().__init__()
+        self.recogniser, self.front = recogniser, front
+        spectrum = recogniser.features.compute_STFT
+        if spectrum.hop_length != recogniser.hop:
+            raise ValueError(
+                f"hop: is {recogniser.hop} samples; the features' is {spectrum.hop_length}"
+            )
+
+    def forward(self, noisy: torch.Tensor, lengths=None, tokens=None):
+        enhanced = self.enhance(noisy, lengths)
+        signals = noisy if enhanced is None else enhanced
+        return enhanced, self.recogniser(signals, lengths, tokens)
+
+    def enhance(self, noisy: torch.Tensor, lengths=None):
+        """Signals [B, T] through the front; None without one."""
+        return None if self.front is None else self.front(noisy, lengths).signal
+
+    def shape_check(self) -> None:
+        """Send a short signal and two tokens through all modules."""
+        signal = torch.zeros(1, 2 * self.minimum_samples)
+        self(signal, None, torch.tensor([[1, self.n_tokens - 1]]))
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that the recogniser knows."""
+        return self.recogniser.attention.w.out_features
+
+    @property
+    def minimum_samples(self) -> int:
+        """The fewest samples in which the recogniser has a frame."""
+        samples = self.recogniser.hop
+        while self.recogniser.count_frames(samples) < 1:
+            samples += self.recogniser.hop
+        return samples
+
+    @property
+    def maximum_samples(self) -> int:
+        """The most whose frames and tokens all have positions.
+
+        SpeechBrain's positions end with its transformer's ``max_length``.
+        """
+        modules = self.recogniser.transformer.modules()
+        positions = min(m.max_len for m in modules if hasattr(m, "max_len"))
+        samples = 4 * positions * self.recogniser.hop
+        while self.recogniser.count_frames(samples) > positions:
+            samples -= self.recogniser.hop
+        return samples
+
+
+def _recogniser_properties(network) -> dict:
+    return {
+        "n_sources": 0,
+        "channels": 1,
+        "causal": False,  # both directions, attention
+        "minimum_samples": 1,
+        "can_enhance": network.front is not None,
+    }
+
+
+# By the name that config.json gives as "kind".
+KINDS = {
+    "unified": ModelFamily(
+        UnifiedNetwork,
+        best="si_snr_i",
+        properties=_unified_properties,
+        forward=_unified_forward,
+        enhance=UnifiedNetwork.enhance,
+    ),
+    "gsenet": ModelFamily(
+        GSENet,
+        best="si_snr_i",
+        properties=_gsenet_properties,
+        forward=lambda network, mixture, lengths: (None, network(mixture, lengths)),
+        pipeline="GuidedEnhancer",
+        evaluation="guided",
+    ),
+    "binaural": ModelFamily(
+        BinauralNetwork,
+        best="snr_i",
+        properties=_binaural_properties,
+        forward=lambda network, mixture, lengths: (network(mixture, lengths), None),
+        pipeline="BinauralSeparator",
+        evaluation="binaural",
+    ),
+    "recogniser": ModelFamily(
+        RecognitionSystem,
+        best="accuracy",
+        properties=_recogniser_properties,
+        forward=lambda network, mixture, lengths: (None, network.enhance(mixture, lengths)),
+        parts=("recogniser", "front"),
+        pipeline="Recognizer",
+        evaluation="recognition",
+        recognises=True,
+    ),
+}
+
+
+# ------------------------------------------------------------------ models
 
 
 class Model:
@@ -26,7 +210,7 @@ class Model:
     network : torch.nn.Module
         Is put into evaluation mode and on `device`.
     kind : str
-        A name in :data:`~unified_se_ss.inference.families.KINDS`.
+        A name in :data:`~unified_se_ss.inference.models.KINDS`.
     sample_rate : int
         Hz.
     device : str or torch.device, optional
@@ -203,90 +387,3 @@ def choose_precision(precision, device: torch.device) -> str:
     if precision == "fp16" and device.type != "cuda":
         raise UserError(f"precision: fp16 needs a GPU; on {device} use bf16 or fp32")
     return precision
-
-
-# ------------------------------------------------------------------ loading
-
-
-def load_model(folder, device=None, precision=None) -> Model:
-    """Load a model from an exported folder, or the best checkpoint of a run's folder.
-
-    Nothing that the folder holds is executed.
-
-    Arguments
-    ---------
-    folder : str or Path
-        What ``export`` wrote, or what ``train.py`` did (``results/<name>/<seed>``).
-    device, precision : optional
-        As for :class:`Model`.
-
-    Raises
-    ------
-    UserError
-        The folder holds no model, or its configuration or weights are not what they
-        should be; says which file and why.
-
-    Example
-    -------
-    >>> load_model("results/none/of/them")
-    Traceback (most recent call last):
-    unified_se_ss.errors.UserError: results/none/of/them: there is no such folder
-    """
-    device = choose_device(device)  # what is wrong with it is said before files are read
-    precision = choose_precision(precision, device)
-    contents = read_folder(folder)
-    return as_model(contents, device, precision)
-
-
-def as_model(contents, device=None, precision=None) -> Model:
-    return Model(
-        _network(contents),
-        contents.kind,
-        contents.sample_rate,
-        device,
-        precision,
-        contents.configuration(),
-        contents.decoding,
-    )
-
-
-def _network(contents) -> nn.Module:
-    """The network that a folder describes, with its weights, on the CPU.
-
-    Names and shapes are compared first, on a network without memory, and a signal goes
-    through that; only then is the network made.
-    """
-    family = KINDS[contents.kind]
-    bare = outline(contents.network, contents.configuration_path)
-    check_state(bare.state_dict(), contents.state, contents.weights_path)
-    if family.shape_check is None:
-        with _fitting(contents):
-            _shape_check(family, bare)
-    with torch.random.fork_rng(devices=[]):  # first weights, soon replaced
-        network = build_network(contents.network, contents.configuration_path)
-    network.load_state_dict(contents.state)
-    if family.shape_check is not None:
-        with _fitting(contents), torch.no_grad():
-            family.shape_check(network.eval())
-    return network
-
-
-def _shape_check(family, bare: nn.Module) -> None:
-    """Send shapes through a network without memory."""
-    properties = family.properties(bare)
-    channels, samples = properties["channels"], 2 * properties["minimum_samples"]
-    shape = (1, samples) if channels == 1 else (1, channels, samples)
-    family.forward(bare, torch.empty(shape, device="meta"), None)
-
-
-@contextmanager
-def _fitting(contents):
-    """Whatever goes wrong in the block is that modules do not fit together."""
-    try:
-        yield
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(
-            f"{contents.configuration_path}: the parts of the network do not fit "
-            f"together ({reason})"
-        ) from error

@@ -23,7 +23,7 @@ from torch import nn
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path
-from unified_se_ss.inference.families import KINDS
+from unified_se_ss.inference.models import KINDS
 from unified_se_ss.inference.speechbrain_format import (
     longest_input,
     mixtures_to_compare,

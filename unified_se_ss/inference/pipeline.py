@@ -34,9 +34,8 @@ from unified_se_ss.inference.chunks import (
     Stitcher,
     cut,
 )
-from unified_se_ss.inference.families import KINDS
-from unified_se_ss.inference.folders import read_tokens
-from unified_se_ss.inference.models import Model, load_model
+from unified_se_ss.inference.folders import load_model, read_tokens
+from unified_se_ss.inference.models import KINDS, Model
 from unified_se_ss.inference.sound_files import (
     ALL,
     Recording,
@@ -119,7 +118,7 @@ class Pipeline(ABC):
     Arguments
     ---------
     model : Model
-        From :func:`~unified_se_ss.inference.models.load_model`.
+        From :func:`~unified_se_ss.inference.load_model`.
     chunk_seconds : float
         Longest piece that the network is given at once, unless it is causal.
     overlap_seconds : float
@@ -165,7 +164,7 @@ class Pipeline(ABC):
         Arguments
         ---------
         path, device, precision
-            As for :func:`~unified_se_ss.inference.models.load_model`.
+            As for :func:`~unified_se_ss.inference.load_model`.
         **options
             Those of the class.
         """

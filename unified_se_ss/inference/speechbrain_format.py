@@ -28,9 +28,9 @@ import jinja2
 import torch
 from torch import nn
 
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, first_line
 from unified_se_ss.files import atomic_path, atomic_write
-from unified_se_ss.inference.folders import read_checkpoint, shortened
+from unified_se_ss.inference.folders import first_names, read_checkpoint
 from unified_se_ss.networks import DualPath, Recurrent, Transformer
 from unified_se_ss.networks.dual_path import count_chunks
 from unified_se_ss.networks.speechbrain_weights import from_speechbrain, to_speechbrain
@@ -263,7 +263,7 @@ class Loaded:
             ("keep their first weights", self.missing),
         ):
             if names:
-                lines.append(f"  {what} ({len(names)}): {shortened(names)}")
+                lines.append(f"  {what} ({len(names)}): {first_names(names)}")
         return "\n".join(lines)
 
 
@@ -359,8 +359,7 @@ def _from_hub(folder: Path, name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except Exception as error:  # the hub's and the network's have no common class
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
             f"pretrained_ss: {name} is no folder here, and cannot be fetched from the "
-            f"Hugging Face hub ({reason[0]})"
+            f"Hugging Face hub ({first_line(error)})"
         ) from error
