@@ -20,9 +20,14 @@ from test_train import command, run
 from unified_se_ss.__main__ import main
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference import export as exporting
-from unified_se_ss.inference import load_model, onnx_format, speechbrain_format
-from unified_se_ss.inference.export import export, write_native
-from unified_se_ss.inference.onnx_format import write_onnx
+from unified_se_ss.inference import load_model, speechbrain_format
+from unified_se_ss.inference.export import (
+    NEEDED_BY_ONNX,
+    OnnxLSTM,
+    export,
+    write_native,
+    write_onnx,
+)
 from unified_se_ss.inference.speechbrain_format import (
     load_pretrained_ss,
     longest_input,
@@ -347,7 +352,7 @@ def test_other_sources_are_not_handed_out(native, tmp_path, monkeypatch):
 def test_onnx_gives_the_same_at_any_length(tmp_path, sort, n_sources, use_se):
     pytest.importorskip("torch", "2.11", "what torch 2.8 writes is refused: of wrong shape")
     onnxruntime = pytest.importorskip("onnxruntime")
-    for name in onnx_format.NEEDED:
+    for name in NEEDED_BY_ONNX:
         pytest.importorskip(name)
     model = small_model(sort, n_sources, use_se)
     write_onnx(model, tmp_path)
@@ -377,7 +382,7 @@ def test_onnx_with_several_layers_and_one_direction():
     reference = pytest.importorskip("onnx.reference")
     for bidirectional in (False, True):
         rnn = torch.nn.LSTM(5, 3, 2, batch_first=True, bidirectional=bidirectional)
-        ours = onnx_format.OnnxLSTM(rnn)
+        ours = OnnxLSTM(rnn)
         directions = 1 + bidirectional
         x = torch.randn(2, 7, 5)
         y = x.transpose(0, 1)
@@ -422,7 +427,7 @@ def test_onnx_that_is_not_installed_or_cannot_be(native, tmp_path, monkeypatch):
             export(native, tmp_path / "model", "onnx")
     assert not (tmp_path / "model").exists()
     with pytest.raises(UserError, match="cannot be exported"):
-        onnx_format.OnnxLSTM(torch.nn.LSTM(3, 4, batch_first=True, proj_size=2))
+        OnnxLSTM(torch.nn.LSTM(3, 4, batch_first=True, proj_size=2))
 
 
 def test_what_is_shared_can_be_read_by_others(tmp_path):

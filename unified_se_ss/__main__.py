@@ -268,7 +268,7 @@ OPTIONS_OF_ALL_TASKS: dict[str, dict] = {
     "force": {"action": "store_true", "help": "replace what exists"},
     "json": {
         "action": "store_true",
-        "default": False,
+        "dest": "as_json",
         "help": "write one JSON object, for machines",
     },
 }
@@ -436,17 +436,8 @@ def separate_files(options) -> int:
     """Separate or enhance files, or recognise what is said in them."""
     from unified_se_ss.inference import batch
 
-    known = {**vars(options)}
-    for key in ("command", "debug"):
-        del known[key]
-    return batch.run(
-        known.pop("task"),
-        known.pop("model"),
-        known.pop("inputs"),
-        known.pop("output"),
-        as_json=known.pop("json"),
-        **known,
-    )
+    options = vars(options)
+    return batch.run(**{k: options[k] for k in options if k not in ("command", "debug")})
 
 
 def export_model(options) -> None:

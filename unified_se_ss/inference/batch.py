@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from unified_se_ss.data import audio
@@ -195,7 +196,7 @@ def _check_outputs(outputs: dict[Input, list[Path]], force: bool, others=()) -> 
 def run(
     task: str,
     model: str,
-    arguments: list[str],
+    inputs: list[str],
     output: str,
     device: str | None = None,
     precision: str | None = None,
@@ -215,7 +216,7 @@ def run(
         ``"separate"``, ``"enhance"`` or ``"recognise"``.
     model : str
         An exported folder or a run's folder.
-    arguments : list of str
+    inputs : list of str
         Files, folders, patterns, ``-``.
     output : str
         The output folder; made if it is missing.
@@ -242,7 +243,7 @@ def run(
     """
     how = {"task": task, "channel": channel, "downmix": downmix, "subtype": subtype}
     try:
-        inputs = find_inputs(arguments, Path(output))
+        found = find_inputs(inputs, Path(output))
         if subtype not in SUBTYPES:
             raise UserError(f"subtype: expected one of: {', '.join(SUBTYPES)}")
         if downmix and channel is not None:
@@ -250,10 +251,10 @@ def run(
         pipeline = open_pipeline(model, device, precision, **options)
         n_signals = pipeline.n_signals(task)
         n_signals = 0 if text_only else n_signals
-        outputs = {one: _outputs_of(one, Path(output), task, n_signals) for one in inputs}
+        outputs = {one: _outputs_of(one, Path(output), task, n_signals) for one in found}
         table = Path(output) / TRANSCRIPTS if task == "recognise" else None
         _check_outputs(outputs, force, [table] if table else [])
-        say = _silent if as_json else _say
+        say = partial(print, flush=True) if not as_json else lambda text: None
         say(str(pipeline))
         done, failed = _work(pipeline, outputs, Path(output), how, say)
     except UserError as error:
@@ -413,11 +414,3 @@ def _last_line(report: dict) -> str:
         if report.get(key):
             text += f"; peak {place}memory {report[key] / 1e6:.0f} MB"
     return text
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _silent(_text: str) -> None:
-    """Nothing: standard output is a machine's."""

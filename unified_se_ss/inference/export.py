@@ -1,16 +1,31 @@
-"""A model as a folder to hand on: weights, configuration, and a card that says what it is."""
+"""A model as a folder to hand on: weights, configuration, and a card that says what it is.
+
+An ONNX graph is checked with onnxruntime before it is handed out. It takes one mixture of any
+length, ``mixture`` [1, T], and gives ``sources`` [1, J, T] and, where there is an SE module,
+``enhanced`` [1, T]. Two parts are replaced for it. LSTMs become ONNX's own LSTM: left to the
+exporter, one along a sequence of unknown length is not exported at all. Global norms take
+their means one axis after the other: onnxruntime adds up all elements in one row, whose
+rounding grows with the length (of 20 s, the sources were off by 1e-3; so it is 7e-6).
+"""
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import json
+import logging
 import shutil
 import uuid
-from contextlib import suppress
+import warnings
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from unified_se_ss import __version__
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import atomic_write
+from unified_se_ss.files import atomic_path, atomic_write
 from unified_se_ss.inference.folders import (
     CONFIGURATION,
     TOKENS,
@@ -19,9 +34,13 @@ from unified_se_ss.inference.folders import (
     read_folder,
     read_tokens,
 )
-from unified_se_ss.inference.models import Model
-from unified_se_ss.inference.onnx_format import write_onnx
-from unified_se_ss.inference.speechbrain_format import longest_input, write_speechbrain
+from unified_se_ss.inference.models import KINDS, Model
+from unified_se_ss.inference.speechbrain_format import (
+    compare_outputs,
+    longest_input,
+    write_speechbrain,
+)
+from unified_se_ss.networks.dual_path import EPSILON, GlobalNorm
 
 CARD = "README.md"
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -40,24 +59,10 @@ EXPORTED = MODELS | {
     "encoder.ckpt",
     "decoder.ckpt",
 }
-
-
-def write_native(model: Model, folder) -> None:
-    """Write ``config.json`` and ``model.safetensors``; of a recogniser ``tokens.model``."""
-    from safetensors.torch import save
-
-    folder = Path(folder)
-    text = json.dumps(model.configuration, indent=2, allow_nan=False) + "\n"
-    atomic_write(folder / CONFIGURATION, text)
-    state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
-    # Its save_file would make a file that nobody else may read.
-    atomic_write(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
-    if model.decoding:
-        atomic_write(folder / TOKENS, model.decoding.tokens.read_bytes())
-
-
-# A new format is one entry: a function of a model and a folder.
-FORMATS = {"native": write_native, "speechbrain": write_speechbrain, "onnx": write_onnx}
+NEEDED_BY_ONNX = ("onnx", "onnxruntime", "onnxscript")
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of an LSTM's layer
+# torch: input, forget, cell, output; ONNX: input, output, forget, cell
+GATES = (0, 3, 1, 2)
 
 
 def export(source, folder, format: str = "native", force: bool = False) -> Path:
@@ -214,3 +219,214 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")[: 1 << 16]
     except OSError:
         return ""
+
+
+# ------------------------------------------------------------------ native
+
+
+def write_native(model: Model, folder) -> None:
+    """Write ``config.json`` and ``model.safetensors``; of a recogniser ``tokens.model``."""
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    text = json.dumps(model.configuration, indent=2, allow_nan=False) + "\n"
+    atomic_write(folder / CONFIGURATION, text)
+    state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
+    # Its save_file would make a file that nobody else may read.
+    atomic_write(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+    if model.decoding:
+        atomic_write(folder / TOKENS, model.decoding.tokens.read_bytes())
+
+
+# ------------------------------------------------------------------ ONNX
+
+
+def write_onnx(model, folder) -> None:
+    """Write ``model.onnx``, run it with onnxruntime, and compare.
+
+    A UserError where a package is missing, the network cannot be exported, or they differ.
+    """
+    missing = [name for name in NEEDED_BY_ONNX if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--format onnx: needs {', '.join(missing)}; "
+            "install with: pip install 'unified_se_ss[onnx]'"
+        )
+    program = _export_graph(model)
+    path = Path(folder) / "model.onnx"
+    with atomic_path(path) as temporary:
+        program.save(temporary)
+    _check_same_outputs(model, path)
+
+
+class Graph(nn.Module):
+    """Exported module: one mixture to all that the model gives; its network is copied."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.network = _for_onnx(copy.deepcopy(model.network))
+        self._both = KINDS[model.kind].forward
+
+    def forward(self, mixture: torch.Tensor):
+        """[1, T] to the signals that there are."""
+        signals = self._both(self.network, mixture, None)
+        return tuple(signal for signal in signals if signal is not None)
+
+
+class OnnxLSTM(nn.Module):
+    """An LSTM as ONNX has it, of a batch-first one; for export alone, in eager mode it gives zeros."""
+
+    def __init__(self, rnn: nn.LSTM):
+        super().__init__()
+        if not rnn.batch_first or rnn.proj_size or not rnn.bias:
+            raise UserError(
+                "--format onnx: an LSTM that is not batch first, has projections or has "
+                "no bias cannot be exported"
+            )
+        self.hidden, self.layers = rnn.hidden_size, rnn.num_layers
+        self.directions = 2 if rnn.bidirectional else 1
+        for layer in range(self.layers):
+            weights = [self._gates(rnn, f"{kind}_l{layer}") for kind in PARAMETERS]
+            self.register_buffer(f"input_{layer}", weights[0])
+            self.register_buffer(f"recurrent_{layer}", weights[1])
+            self.register_buffer(f"bias_{layer}", torch.cat(weights[2:], 1))
+
+    def _gates(self, rnn: nn.LSTM, name: str) -> torch.Tensor:
+        """A parameter of all directions, in ONNX's order of gates."""
+        directions = []
+        for suffix in ("", "_reverse")[: self.directions]:
+            gates = getattr(rnn, name + suffix).detach().chunk(4)
+            directions.append(torch.cat([gates[gate] for gate in GATES]))
+        return torch.stack(directions)
+
+    def forward(self, x: torch.Tensor):
+        """[B, L, N] to [B, L, directions * hidden], and no state."""
+        x = x.transpose(0, 1)
+        for layer in range(self.layers):
+            steps, batch = x.shape[:2]
+            state = (self.directions, batch, self.hidden)
+            output = torch.onnx.ops.symbolic_multi_out(
+                "LSTM",
+                [
+                    x,
+                    getattr(self, f"input_{layer}"),
+                    getattr(self, f"recurrent_{layer}"),
+                    getattr(self, f"bias_{layer}"),
+                ],
+                {
+                    "hidden_size": self.hidden,
+                    "direction": "bidirectional" if self.directions == 2 else "forward",
+                },
+                dtypes=[x.dtype] * 3,
+                shapes=[(steps, *state), state, state],
+            )[0]
+            x = output.transpose(1, 2).flatten(2)  # [L, B, directions * hidden]
+        return x.transpose(0, 1), None
+
+
+class OnnxNorm(nn.Module):
+    """A global norm whose means onnxruntime computes well.
+
+    Arguments
+    ---------
+    norm : unified_se_ss.networks.dual_path.GlobalNorm
+        Its scale and shift are taken.
+    """
+
+    def __init__(self, norm: GlobalNorm):
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+
+    def forward(self, x: torch.Tensor, mask: None = None) -> torch.Tensor:
+        """Normalise [B, ..., D]; everything is real."""
+        centred = x - self.mean(x)
+        deviation = torch.rsqrt(self.mean(centred.square()) + EPSILON)
+        return centred * deviation * self.weight + self.bias
+
+    @staticmethod
+    def mean(x: torch.Tensor) -> torch.Tensor:
+        """Mean over all axes but the first, which are kept."""
+        for axis in range(x.dim() - 1, 0, -1):
+            x = x.mean(axis, keepdim=True)
+        return x
+
+
+REPLACED = {nn.LSTM: OnnxLSTM, GlobalNorm: OnnxNorm}
+
+
+def _for_onnx(network: nn.Module) -> nn.Module:
+    """Put what ONNX can do well in the place of what it cannot, in place."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child) in REPLACED:
+                setattr(module, name, REPLACED[type(child)](child))
+    return network
+
+
+def _export_graph(model):
+    """The ONNX program, with the length of the mixture left open."""
+    names = ["sources"] * bool(model.n_sources) + ["enhanced"] * model.can_enhance
+    shape = (1,) if model.channels == 1 else (1, model.channels)
+    samples = torch.export.Dim(
+        "samples", min=model.minimum_samples, max=longest_input(model.network)
+    )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                Graph(model).eval(),
+                (torch.zeros(*shape, model.sample_rate),),
+                dynamo=True,
+                verbose=False,
+                input_names=["mixture"],
+                output_names=names,
+                dynamic_shapes=({len(shape): samples},),
+            )
+    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise UserError(
+            f"--format onnx: this network cannot be exported ({reason}); use --format native"
+        ) from error
+    program.model.metadata_props.update(
+        kind=model.kind, sample_rate=str(model.sample_rate), made_by="unified_se_ss"
+    )
+    return program
+
+
+@contextmanager
+def _quiet():
+    """Without the exporter's remarks on packages that nobody asked for."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _check_same_outputs(model, path) -> None:
+    """Run the graph on mixtures of several lengths; a UserError where it differs from the model."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), providers=["CPUExecutionProvider"]
+        )
+        compare_outputs(
+            model,
+            "onnx",
+            "onnxruntime",
+            lambda mixture: map(
+                torch.from_numpy, session.run(None, {"mixture": mixture.numpy()})
+            ),
+        )
+    except UserError:
+        raise
+    except Exception as error:  # onnxruntime's have no common class
+        raise UserError(
+            f"--format onnx: onnxruntime cannot run the graph ({error})"
+        ) from error
+
+
+# A new format is one entry: a function of a model and a folder.
+FORMATS = {"native": write_native, "speechbrain": write_speechbrain, "onnx": write_onnx}

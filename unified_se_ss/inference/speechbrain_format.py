@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -176,33 +176,49 @@ def _check_same_sources(model, folder) -> None:
         theirs = SepformerSeparation.from_hparams(
             source=str(Path(folder).resolve()), savedir=savedir, run_opts={"device": "cpu"}
         )
-    for mixture in mixtures_to_compare(model, batch=2):
-        found = theirs.separate_batch(mixture).transpose(1, 2)
-        same_signals("speechbrain", "SpeechBrain", model.separate(mixture), found)
+
+    def run(mixture):
+        return [theirs.separate_batch(mixture).transpose(1, 2)]
+
+    compare_outputs(model, "speechbrain", "SpeechBrain", run, batch=2)
 
 
-def mixtures_to_compare(model, batch: int) -> Iterator[torch.Tensor]:
-    """Noise of several lengths, [B, T]: the shortest, an odd one, one second and a bit."""
+def compare_outputs(model, name: str, program: str, run: Callable, batch: int = 1) -> None:
+    """Stop unless another program gives what the model gives, within a tolerance.
+
+    Of noise of several lengths: the shortest, an odd one, one second and a bit.
+
+    Arguments
+    ---------
+    model : Model
+    name : str
+        The format, a key of :data:`TOLERANCES`.
+    program : str
+        For the message.
+    run : callable
+        From mixtures [B, T] to the program's sources and, if it has them, enhanced mixtures.
+    batch : int
+        B.
+    """
     generator = torch.Generator().manual_seed(0)
     least, second = model.minimum_samples, model.sample_rate
     shape = (batch,) if model.channels == 1 else (batch, model.channels)
     for samples in (least, 3 * least + 1, second + 7):
-        yield torch.randn(*shape, samples, generator=generator)
+        mixture = torch.randn(*shape, samples, generator=generator)
+        expected = [signal for signal in model.both(mixture) if signal is not None]
+        for ours, theirs in zip(expected, run(mixture)):
+            _check_same(name, program, ours, theirs)
 
 
-def same_signals(name: str, program: str, expected, found) -> None:
-    """Stop unless what another program gives agrees with the model, within a tolerance.
-
-    `name` is the format, a key of :data:`TOLERANCES`.
-    """
+def _check_same(name: str, program: str, expected, found) -> None:
     allowed = TOLERANCES[name] * max(QUIET, expected.abs().max().item())
-    if found.shape == expected.shape:
+    if found.shape != expected.shape:
+        problem = f"in shape: {tuple(found.shape)} instead of {tuple(expected.shape)}"
+    else:
         difference = (found - expected).abs().max().item()
         if difference <= allowed:  # not so for NaN
             return
         problem = f"by {difference:.2g}, allowed are {allowed:.2g}"
-    else:
-        problem = f"in shape: {tuple(found.shape)} instead of {tuple(expected.shape)}"
     raise UserError(
         f"--format {name}: what {program} computes differs from the model ({problem}); "
         "nothing was written"
