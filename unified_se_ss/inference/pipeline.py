@@ -192,6 +192,30 @@ class Pipeline(ABC):
             )
         return self.model.network.stream()
 
+    def separate(self, recording, sample_rate=None, channel=None, downmix: bool = False):
+        """Separate one recording.
+
+        Arguments
+        ---------
+        recording : np.ndarray, torch.Tensor, str or Path
+            Floating-point samples within ±1, [T] or [C, T], or a sound file.
+        sample_rate : int
+            Of the samples, in Hz; a file has its own.
+        channel, downmix : optional
+            As for :meth:`separate_file`.
+
+        Returns
+        -------
+        np.ndarray or torch.Tensor
+            [J, T], of a binaural model [J, E, T]: an array for an array (of its type) and
+            for a file (float32), a tensor for a tensor (of its type, on its device).
+        """
+        return self._in_memory("separate", recording, sample_rate, channel, downmix)[1]
+
+    def enhance(self, recording, sample_rate=None, channel=None, downmix: bool = False):
+        """Denoise one recording: as :meth:`separate`, but the result is [T]."""
+        return self._in_memory("enhance", recording, sample_rate, channel, downmix)[1][0]
+
     def separate_file(
         self,
         path,
@@ -383,30 +407,6 @@ class Separator(Pipeline):
         sources = self.model.separate(mixtures.to(self.model.device))
         return sources if wav.dim() > 1 else sources.squeeze(0)
 
-    def separate(self, recording, sample_rate=None, channel=None, downmix: bool = False):
-        """Separate one recording.
-
-        Arguments
-        ---------
-        recording : np.ndarray, torch.Tensor, str or Path
-            Floating-point samples within ±1, [T] or [C, T], or a sound file.
-        sample_rate : int
-            Of the samples, in Hz; a file has its own.
-        channel, downmix : optional
-            As for :meth:`separate_file`.
-
-        Returns
-        -------
-        np.ndarray or torch.Tensor
-            [J, T]: an array for an array (of its type) and for a file (float32), a
-            tensor for a tensor (of its type, on its device).
-        """
-        return self._in_memory("separate", recording, sample_rate, channel, downmix)[1]
-
-    def enhance(self, recording, sample_rate=None, channel=None, downmix: bool = False):
-        """Denoise one recording: as :meth:`separate`, but the result is [T]."""
-        return self._in_memory("enhance", recording, sample_rate, channel, downmix)[1][0]
-
     def _first_pass(self, run):
         """The network over all chunks, put by until levels are known."""
         fit, mixture = LevelFit(run.n_signals), run.sound.at_rate(self.sample_rate)
@@ -463,10 +463,6 @@ class BinauralSeparator(Pipeline):
     kind = "binaural"
     task = "separate"
     ears = 2
-
-    def separate(self, recording, sample_rate: int | None = None):
-        """Separate one recording [2, T], or a file: as :meth:`Separator.separate`, to [J, 2, T]."""
-        return self._in_memory("separate", recording, sample_rate)[1]
 
     def _choose(self, channels, name, channel, downmix):
         _refuse_choice(channel, downmix)
@@ -548,11 +544,6 @@ class GuidedEnhancer(Pipeline):
         if isinstance(guide, str):
             guide = _named_guide(guide, self.sample_rate, context_seconds)
         self.guide = guide
-
-    def enhance(self, recording: np.ndarray, sample_rate: int) -> np.ndarray:
-        """Enhance samples within ±1, [2, T] or, with a guide, [C, T], to float32 [T]."""
-        recording = np.asarray(recording, dtype=np.float32)
-        return self._in_memory("enhance", recording, sample_rate)[1][0]
 
     def _choose(self, channels, name, channel, downmix):
         _refuse_choice(channel, downmix)
@@ -697,15 +688,11 @@ class Recognizer(Pipeline):
         return [Recognition(text, signal) for text, signal in pairs]
 
     def recognise(self, recording, sample_rate=None, channel=None, downmix: bool = False):
-        """Recognise one recording; arguments and enhanced signal as of :meth:`Separator.separate`."""
+        """Recognise one recording; arguments and enhanced signal as of :meth:`separate`."""
         run, enhanced = self._in_memory(
             "recognise", recording, sample_rate, channel, downmix
         )
         return Recognition(run.text, None if enhanced is None else enhanced[0])
-
-    def enhance(self, recording, sample_rate=None, channel=None, downmix: bool = False):
-        """Denoise one recording by the front alone; as :meth:`recognise`, but [T]."""
-        return self._in_memory("enhance", recording, sample_rate, channel, downmix)[1][0]
 
     def _first_pass(self, run):
         blocks = run.sound.at_rate(self.sample_rate)
