@@ -1,5 +1,7 @@
 """Word errors: counted as by SpeechBrain, normalised as stated."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,10 +11,9 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.results import summarise
 from unified_se_ss.evaluation.wer import (
     _word_errors,
+    find_transcripts,
     normalise_text,
-    read_transcripts,
     recognition_scores,
-    transcripts_in,
 )
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=8)
@@ -112,14 +113,25 @@ def test_the_interval_of_a_rate_is_that_of_scipy():
     assert found.high == pytest.approx(other.high, abs=0.1 * width)
 
 
-def test_transcripts_are_read(tmp_path):
+def manifest(attributes, stems=("mixture", "s1", "s2")):
+    items = [SimpleNamespace(id=name, attributes=row) for name, row in attributes.items()]
+    return SimpleNamespace(items=items, stems=stems, path="m.csv")
+
+
+def test_transcripts_are_found(tmp_path):
     path = tmp_path / "transcripts.csv"
     path.write_text(
         "ID,noise,transcript_1,transcript_2\na,hum,one two,three\nb,hum,,four\n"
     )
-    assert read_transcripts(path, 2) == {"a": ["one two", "three"], "b": ["", "four"]}
-    assert transcripts_in({"transcript": "one"}, 1) == ["one"]
-    assert transcripts_in({"transcript_1": "one"}, 2) is None
+    expected = {"a": ["one two", "three"], "b": ["", "four"]}
+    of_file = manifest({"a": {}, "b": {}})
+    assert find_transcripts(of_file, path) == expected
+    assert find_transcripts(of_file, data_folder=tmp_path) == expected
+    assert find_transcripts(of_file, data_folder=tmp_path / "inner") == expected
+    one = manifest({"a": {"transcript": "one"}}, ("noisy", "clean"))
+    assert find_transcripts(one) == {"a": ["one"]}
+    with pytest.raises(UserError, match="m.csv has none of a"):
+        find_transcripts(manifest({"a": {"transcript_1": "one"}}))
 
 
 @pytest.mark.parametrize("text", [None, "", "ID,text\na,b\n", "transcript_1\na\n"])
@@ -128,4 +140,4 @@ def test_bad_transcripts_are_named(tmp_path, text):
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match="words.csv"):
-        read_transcripts(path, 2)
+        find_transcripts(manifest({"a": {}}), path)

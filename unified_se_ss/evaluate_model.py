@@ -35,10 +35,8 @@ from unified_se_ss.evaluation.metrics import PERCEPTUAL, WHY_EMPTY, check_metric
 from unified_se_ss.evaluation.report import publish
 from unified_se_ss.evaluation.wer import (
     NORMALISATION,
+    find_transcripts,
     load_asr_model,
-    read_transcripts,
-    transcript_columns,
-    transcripts_in,
 )
 from unified_se_ss.inference import Model, Recognizer, load_model
 from unified_se_ss.inference.models import KINDS
@@ -75,10 +73,10 @@ def run(options) -> Path:
     UserError
         Something that was given is wrong.
     """
-    if options.jobs is not None and options.jobs < 1:
-        raise UserError(f"jobs: is {options.jobs}; expected 1 or more")
-    if options.save_waves < 0:
-        raise UserError(f"save_waves: is {options.save_waves}; expected 0 or more")
+    for key, least in (("jobs", 1), ("save_waves", 0)):
+        value = getattr(options, key)
+        if value is not None and value < least:
+            raise UserError(f"{key}: is {value}; expected {least} or more")
     model = load_model(options.model, options.device, options.precision)
     evaluation = EVALUATIONS[KINDS[model.kind].evaluation]
     metrics = choose_metrics(options.metrics, options.recogniser, evaluation.metrics)
@@ -90,12 +88,13 @@ def run(options) -> Path:
     manifest = items.manifest
     folder = options.output or Path("evaluation") / Path(options.manifest).stem
     folder = open_folder(folder, options.force)
-    words = {}
+    words, notes = {}, []
     if "wer" in metrics:
         texts = find_transcripts(manifest, options.transcripts, options.data_folder)
         asr = load_asr_model(options.recogniser, model.device)
         transcribe = partial(asr.transcribe, sample_rate=model.sample_rate)
         words = {"transcribe": transcribe, "transcripts": texts}
+        notes = [_note_on_words(options.recogniser)]
     print(f"{model}\n{len(items)} utterances, {', '.join(metrics)}")
     start = time.perf_counter()
     rows = evaluate(
@@ -109,6 +108,7 @@ def run(options) -> Path:
         **words,
     )
     seconds = time.perf_counter() - start
+    notes = what_is_empty(rows) + notes
     used = ("model", "manifest", "recogniser", "data_folder")
     published = publish(
         folder,
@@ -125,7 +125,7 @@ def run(options) -> Path:
             "jobs": options.jobs or count_cores(),
             "seconds": round(seconds, 1),
         },
-        notes=_notes(rows, options.recogniser),
+        notes=notes,
         keep_waves=options.save_waves,
         level=items.level,
     )
@@ -367,31 +367,7 @@ EVALUATIONS = {
 }
 
 
-# ------------------------------------------------------------------ words
-
-
-def find_transcripts(manifest: Manifest, path, data_folder) -> dict:
-    """Transcript of each item: from a file, the manifest, or the data folder."""
-    n_sources = max(1, sum(stem[1:].isdigit() for stem in manifest.stems))
-    if path is None and data_folder is not None:
-        places = (Path(data_folder), Path(data_folder).resolve().parent)
-        there = [p / "transcripts.csv" for p in places if (p / "transcripts.csv").is_file()]
-        path = there[0] if there else None
-    texts = {item.id: transcripts_in(item.attributes, n_sources) for item in manifest.items}
-    if path is not None and None in texts.values():
-        texts = {**texts, **read_transcripts(path, n_sources)}
-    silent = [item.id for item in manifest.items if texts[item.id] is None]
-    if silent:
-        where = f"{path} has" if path else f"{manifest.path} has"
-        raise UserError(
-            f"transcripts: {where} none of {silent[0]} ({len(silent)} of {len(manifest)} "
-            f"items); wer needs {', '.join(transcript_columns(n_sources))} in the "
-            "manifest, or a CSV file with these and ID, given with --transcripts"
-        )
-    return texts
-
-
-# ------------------------------------------------------------------ what is said of it
+# ------------------------------------------------------------------ notes
 
 
 def what_is_empty(rows) -> list[str]:
@@ -403,20 +379,15 @@ def what_is_empty(rows) -> list[str]:
     ['1 of 2 utterances lack a value: b (pesq of source 1: silent).']
     """
     empty = [row for row in rows if row.get(WHY_EMPTY)]
-    if not empty:
-        return []
     named = "; ".join(f"{row['ID']} ({row[WHY_EMPTY]})" for row in empty[:NAMED])
     rest = f"; all are in results.csv, column {WHY_EMPTY}" if len(empty) > NAMED else ""
-    return [f"{len(empty)} of {len(rows)} utterances lack a value: {named}{rest}."]
+    text = f"{len(empty)} of {len(rows)} utterances lack a value: {named}{rest}."
+    return [text] if empty else []
 
 
-def _notes(rows, recogniser) -> list[str]:
-    """Paragraphs for the report."""
-    notes = what_is_empty(rows)
-    if recogniser is not None:
-        notes.append(
-            f"Words were recognised by {recogniser}. Normalisation of texts: "
-            f"{NORMALISATION}. The WER is that of all words together; that of the "
-            "references is what the recogniser gets wrong without any separation."
-        )
-    return notes
+def _note_on_words(recogniser) -> str:
+    return (
+        f"Words were recognised by {recogniser}. Normalisation of texts: {NORMALISATION}. "
+        "The WER is that of all words together; that of the references is what the "
+        "recogniser gets wrong without any separation."
+    )

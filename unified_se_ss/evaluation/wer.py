@@ -146,16 +146,19 @@ def transcripts_section(rows) -> Section:
     return Section("transcripts", "Said and recognised", parts)
 
 
-def read_transcripts(path, n_sources) -> dict:
-    """Read what is said in each item from a CSV file.
+def find_transcripts(manifest, path=None, data_folder=None) -> dict:
+    """The words of a manifest's items: from its own columns, or from a CSV file.
+
+    Columns are `transcript_1`, `transcript_2` ..., for one source also `transcript`; a file
+    has `ID`, too, as the demo corpus writes it.
 
     Arguments
     ---------
-    path : str or Path
-        CSV with a column `ID` and `transcript_1`, `transcript_2` ... (for one source
-        also `transcript`), as the demo corpus writes it.
-    n_sources : int
-        J.
+    manifest : Manifest
+        Of J sources.
+    path : str or Path, optional
+        The file, for items without words; by default transcripts.csv in the data folder or
+        beside it.
 
     Returns
     -------
@@ -165,28 +168,32 @@ def read_transcripts(path, n_sources) -> dict:
     Raises
     ------
     UserError
-        If it cannot be read as such a file.
+        An item has no words, or the file cannot be read.
     """
-    rows = read_csv(path, "transcripts")
-    texts = {row.get("ID"): transcripts_in(row, n_sources) for row in rows}
-    if not rows or None in texts or None in texts.values():
-        columns = ", ".join(transcript_columns(n_sources))
+    n_sources = max(1, sum(stem[1:].isdigit() for stem in manifest.stems))
+    columns = [f"transcript_{j + 1}" for j in range(n_sources)]
+    if path is None and data_folder is not None:
+        folders = (Path(data_folder), Path(data_folder).resolve().parent)
+        files = [folder / "transcripts.csv" for folder in folders]
+        path = next(filter(Path.is_file, files), None)
+    texts = {item.id: _texts_of(item.attributes, columns) for item in manifest.items}
+    if path is not None and None in texts.values():
+        rows = read_csv(path, "transcripts")
+        texts |= {row.get("ID"): _texts_of(row, columns) for row in rows}
+    missing = [item.id for item in manifest.items if texts[item.id] is None]
+    if missing:
         raise UserError(
-            f"transcripts: {path} needs rows with the columns ID and {columns}, as the "
-            "demo corpus writes them"
+            f"transcripts: {path or manifest.path} has none of {missing[0]} ({len(missing)} "
+            f"of {len(texts)} items); wer needs {', '.join(columns)} in the manifest, or a "
+            "CSV file with these and ID, given with --transcripts"
         )
     return texts
 
 
-def transcript_columns(n_sources) -> list[str]:
-    return [f"transcript_{j}" for j in range(1, n_sources + 1)]
-
-
-def transcripts_in(row, n_sources) -> list[str] | None:
-    """The J texts of one row of a CSV file; None if it lacks one."""
-    if n_sources == 1 and "transcript" in row:
+def _texts_of(row, columns) -> list[str] | None:
+    if len(columns) == 1 and "transcript" in row:
         return [row["transcript"]]
-    texts = [row.get(column) for column in transcript_columns(n_sources)]
+    texts = [row.get(column) for column in columns]
     return None if None in texts else texts
 
 
