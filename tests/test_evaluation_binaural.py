@@ -157,19 +157,19 @@ def test_itd_of_the_average_sphere_is_heard_at_its_azimuth():
 
 def test_by_angle_puts_every_source_into_one_class_of_each_kind(tmp_path):
     rows = results([(-90, 0), (-29.9, 30), (180, 45), (150, -150)])
-    table = _by_angle(rows)
+    table = {column.key: classes for column, classes in _by_angle(rows).items()}
     for by in ("azimuth", "min_separation_deg"):
-        assert sum(row["sources"] for row in table if row["by"] == by) == 8
-    found = {row["low"]: row for row in table if row["by"] == "azimuth"}
-    assert found[150.0]["sources"] == 3 and found[90.0]["sources"] == 1
+        assert sum(part.count for part in table[by]) == 8
+    found = {part.low: part for part in table["azimuth"]}
+    assert found[150.0].count == 3 and found[90.0].count == 1
     values = [s["snr_i"] for s in _sources_of(rows) if abs(s["azimuth"]) >= 150]
-    assert found[150.0]["snr_i"] == pytest.approx(np.mean(values))
-    assert _by_angle([{"ID": "a", "snr_i_1": 1.0}]) == []
+    assert found[150.0].metrics["snr_i"].mean == pytest.approx(np.mean(values))
+    assert _by_angle([{"ID": "a", "snr_i_1": 1.0}]) == {}
     names = [path.name for path in write_angles(rows, tmp_path)]
     assert names == ["interaural.json", "by_angle.csv"]
     lines = (tmp_path / "by_angle.csv").read_text().splitlines()
     assert lines[0].startswith("by,low,high,sources,snr_i,")
-    assert len(lines) == len(table) + 1
+    assert len(lines) == sum(map(len, table.values())) + 1
     assert json.loads((tmp_path / "interaural.json").read_text())["measured"] == 8
 
 

@@ -108,13 +108,10 @@ def test_the_table_has_a_line_for_each_guide_and_marks_the_best():
 def test_classes_are_of_about_equally_many_items():
     mvdr = [row for row in rows() if row["guide"] == "mvdr"]
     classes = _by_condition(mvdr, "angle")
-    assert [(low, high) for low, high, _ in classes] == [
-        (0.0, 20.0),
-        (30.0, 50.0),
-        (60.0, 80.0),
-        (90.0, 110.0),
-    ]
-    assert classes[0][2] == {"raw": -4.0, "beamformed": -1.0, "enhanced": 2.0}
+    ends = [(0.0, 20.0), (30.0, 50.0), (60.0, 80.0), (90.0, 110.0)]
+    assert [(part.low, part.high) for part in classes] == ends
+    means = {key: metric.mean for key, metric in classes[0].metrics.items()}
+    assert means == {"raw_si_snr": -4.0, "beamformed_si_snr": -1.0, "si_snr": 2.0}
     assert _by_condition(mvdr[:4], "angle") == []
     assert _by_condition([{**row, "angle": 1.0} for row in mvdr], "angle") == []
 

@@ -6,8 +6,8 @@ Axes: J sources.
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,14 +37,30 @@ RANKED_BY = "si_snr_i"
 CONSTANT = 1e-3
 
 
-def _classes_by(rows, value, count, least):
-    """(lowest, highest, rows) of up to `count` classes of a condition, from the lowest.
+class _Class(NamedTuple):
+    """Rows of about one condition: its ends, their number, summaries of some columns."""
 
-    Of about equally many rows, at least `least` each; equal conditions are in one class. Empty
-    if the condition does not vary, or too few rows have a finite value of it.
+    low: float
+    high: float
+    count: int
+    metrics: dict
+
+    @classmethod
+    def of(cls, low, high, rows, keys):
+        metrics = {key: summarise_values([row.get(key) for row in rows]) for key in keys}
+        return cls(float(low), float(high), len(rows), metrics)
+
+
+def _equal_classes(rows, condition, keys, count, least) -> list[_Class]:
+    """Up to `count` classes of a condition, of about equally many rows, at least `least`.
+
+    Equal conditions are in one class. Empty if the condition does not vary, or too few rows
+    have a finite value of it.
     """
-    known = sorted((row for row in rows if is_finite(value(row))), key=value)
-    values = np.array([value(row) for row in known], dtype=float)
+    known = sorted(
+        (row for row in rows if is_finite(row.get(condition))), key=lambda r: r[condition]
+    )
+    values = column_of(known, condition)
     count = min(count, len(known) // least)
     if count < 2 or np.ptp(values) <= CONSTANT:
         return []
@@ -52,9 +68,36 @@ def _classes_by(rows, value, count, least):
     starts = np.unique(np.searchsorted(values, cuts))
     edges = [0, *starts[starts > 0], len(known)]
     return [
-        (float(values[start]), float(values[end - 1]), known[start:end])
+        _Class.of(values[start], values[end - 1], known[start:end], keys)
         for start, end in zip(edges, edges[1:])
     ]
+
+
+def _class_table(classes_of, measures, counted) -> Table:
+    """Means with intervals; `classes_of` holds classes by the column of their condition."""
+    head = ["", "from … to"]
+    for measure in measures:
+        head += [measure.heading, INTERVAL]
+    lines = []
+    for column, classes in classes_of.items():
+        for part in classes:
+            ends = f"{round(part.low, 1):g} … {round(part.high, 1):g} {column.unit}"
+            line = [column.heading, ends]
+            for key, _, unit, *_ in measures:
+                found = part.metrics[key]
+                line.append((decimals(found.mean), unit))
+                line.append(interval_text(found.low, found.high))
+            lines.append([*line, str(part.count)])
+    return Table([*head, counted], lines, "The same in numbers")
+
+
+def _draw_means(axes, classes, key, colour, label=None, style="-") -> None:
+    """Means of a column at the middles of classes, and their intervals."""
+    middles = [(part.low + part.high) / 2 for part in classes]
+    found = [vars(part.metrics[key]) for part in classes]
+    means, low, high = (column_of(found, end) for end in ("mean", "low", "high"))
+    axes.plot(middles, means, style, color=colour, marker="o", ms=4, label=label)
+    axes.vlines(middles, low, high, color=colour, lw=2, alpha=0.3)
 
 
 # ------------------------------------------------------------------ SI-SNRi
@@ -63,25 +106,24 @@ def _classes_by(rows, value, count, least):
 BROKEN_DOWN_BY = (Column("input_si_snr", "SI-SNR of the mixture", "dB"), *CONDITIONS)
 
 
-def _breakdown(rows) -> dict:
-    """SI-SNRi in up to five classes of about equally many utterances, by condition.
+def _ranked(rows):
+    """Rows with an SI-SNRi, from the worst, with the SI-SNR of their mixtures."""
+    there = [row for row in rows if is_finite(row.get(RANKED_BY))]
+    return [
+        {**row, "input_si_snr": row["si_snr"] - row[RANKED_BY]}
+        if is_finite(row.get("si_snr"))
+        else row
+        for row in sorted(there, key=lambda row: row[RANKED_BY])
+    ]
 
-    Returns
-    -------
-    dict
-        By key of `BROKEN_DOWN_BY`: a list of (low, high, `_MetricSummary`).
-    """
-    rows = sorted(_ranked(rows), key=lambda row: row[RANKED_BY])
-    found = {}
-    for column in BROKEN_DOWN_BY:
-        value = partial(_condition, key=column.key)
-        parts = _classes_by(rows, value, count=5, least=5)
-        if parts:
-            found[column.key] = [
-                (low, high, summarise_values([row[RANKED_BY] for row in part]))
-                for low, high, part in parts
-            ]
-    return found
+
+def _breakdown(rows) -> dict:
+    """SI-SNRi of ranked rows, in up to five classes of each condition that varies."""
+    found = {
+        column: _equal_classes(rows, column.key, [RANKED_BY], count=5, least=5)
+        for column in BROKEN_DOWN_BY
+    }
+    return {column: classes for column, classes in found.items() if classes}
 
 
 def spread_section(rows) -> Section | None:
@@ -91,56 +133,25 @@ def spread_section(rows) -> Section | None:
         return None
     parts = [Picture(_spread_png(rows), "Spread of SI-SNRi")]
     if found := _breakdown(rows):
-        head = ["", "from … to", "mean SI-SNRi", INTERVAL, "utterances"]
-        lines = [
-            [
-                column.heading,
-                f"{low:.1f} … {high:.1f} {column.unit}",
-                (decimals(metric.mean), "dB"),
-                interval_text(metric.low, metric.high),
-                str(metric.count),
-            ]
-            for column in BROKEN_DOWN_BY
-            for low, high, metric in found.get(column.key, ())
-        ]
         parts.append(Text("By condition", "h3"))
         parts.append(Picture(_breakdown_png(rows, found), "SI-SNRi by condition"))
-        parts.append(Table(head, lines, "The same in numbers"))
+        parts.append(_class_table(found, [KNOWN[RANKED_BY]], "utterances"))
     return Section("utterances", "Utterance by utterance", parts)
-
-
-def _ranked(rows):
-    return [row for row in rows if is_finite(row.get(RANKED_BY))]
-
-
-def _condition(row, key):
-    if key == "input_si_snr":
-        after, gain = row.get("si_snr"), row.get("si_snr_i")
-        return after - gain if is_finite(after) and is_finite(gain) else None
-    return row.get(key)
 
 
 def _breakdown_png(rows, found) -> bytes:
     """SI-SNRi over each condition: every utterance, and the means of the classes."""
     columns = min(2, len(found))
     figure, grid = panels(-(-len(found) // columns), columns)
-    places = grid.flat
-    known = {column.key: column.label for column in BROKEN_DOWN_BY}
-    for axes, (key, classes) in zip(places, found.items()):
-        there = [row for row in rows if is_finite(_condition(row, key))]
-        values = [_condition(row, key) for row in there]
-        axes.plot(
-            values, column_of(there, RANKED_BY), ".", color="tab:blue", ms=5, alpha=0.35
-        )
-        for low, high, metric in classes:
-            style = {"color": "tab:orange", "lw": 2}
-            axes.plot([low, high], [metric.mean] * 2, **style)
-            if metric.low is not None:
-                axes.plot([(low + high) / 2] * 2, [metric.low, metric.high], **style)
-        axes.axhline(0, color="tab:red", lw=1, ls=":")
-        style_axes(axes, known[key], "SI-SNRi (dB)")
-    for axes in places:  # those left over
+    for axes in grid.flat[len(found) :]:
         axes.set_visible(False)
+    gains = column_of(rows, RANKED_BY)
+    for axes, (column, classes) in zip(grid.flat, found.items()):
+        dots = {"color": "tab:blue", "ms": 5, "alpha": 0.35}
+        axes.plot(column_of(rows, column.key), gains, ".", **dots)
+        _draw_means(axes, classes, RANKED_BY, "tab:orange")
+        axes.axhline(0, color="tab:red", lw=1, ls=":")
+        style_axes(axes, column.label, "SI-SNRi (dB)")
     return png_bytes(figure)
 
 
@@ -229,12 +240,6 @@ def _of_system(system, key):
     return key if system == "enhanced" else f"{system}_{key}"
 
 
-def _system_means(rows, key):
-    """Means of a metric by system."""
-    columns = {name: [row.get(_of_system(name, key)) for row in rows] for name in SYSTEMS}
-    return {name: summarise_values(values).mean for name, values in columns.items()}
-
-
 def _guided_lines(rows):
     """Beamformer, metric, and the mean of each system; the best is a pair, for bold."""
     lines = []
@@ -242,68 +247,67 @@ def _guided_lines(rows):
         for column in GUIDED_METRICS:
             if all(row.get(column.key) is None for row in own):
                 continue
-            means = _system_means(own, column.key).values()
+            columns = [[row.get(_of_system(s, column.key)) for row in own] for s in SYSTEMS]
+            means = [summarise_values(values).mean for values in columns]
             best = max(mean for mean in means if mean is not None)
             cells = [(decimals(m), "") if m == best else decimals(m) for m in means]
             lines.append([guide, column.label, *cells])
     return lines
 
 
-def _by_condition(rows, key, metric="si_snr"):
-    """(lowest, highest, means of a metric by system) in up to four classes of a condition."""
+def _by_condition(rows, condition, metric="si_snr") -> list[_Class]:
+    """A metric of all systems in up to four classes of a condition."""
     there = [row for row in rows if row.get(metric) is not None]
-    classes = _classes_by(there, lambda row: row.get(key), count=4, least=3)
-    return [(low, high, _system_means(part, metric)) for low, high, part in classes]
+    keys = [_of_system(system, metric) for system in SYSTEMS]
+    return _equal_classes(there, condition, keys, count=4, least=3)
 
 
 def _guided_png(rows) -> bytes | None:
     """SI-SDR and PESQ of all systems by SIR and by angle; None where nothing varies."""
     guides = _guides(rows)
     found = {}
-    for metric in ("si_snr", "pesq_wb"):
-        for column in GUIDED_CONDITIONS:
-            by = {
-                name: _by_condition(own, column.key, metric) for name, own in guides.items()
+    for column in GUIDED_METRICS:
+        if column.key not in ("si_snr", "pesq_wb"):
+            continue
+        by_guide = [
+            {
+                name: _by_condition(own, where.key, column.key)
+                for name, own in guides.items()
             }
-            if any(by.values()):
-                found.setdefault(metric, {})[column.key] = by
+            for where in GUIDED_CONDITIONS
+        ]
+        if any(any(classes.values()) for classes in by_guide):
+            found[column] = by_guide
     if not found:
         return None
     figure, grid = panels(len(found), len(GUIDED_CONDITIONS), height=3)
-    labels = {column.key: column.label for column in GUIDED_METRICS}
-    for line, (metric, by_key) in zip(grid, found.items()):
-        for axes, column in zip(line, GUIDED_CONDITIONS):
-            _draw_guides(axes, by_key.get(column.key, {}))
-            style_axes(axes, column.label, labels[metric], legend=None)
+    for line, (column, by_guide) in zip(grid, found.items()):
+        for axes, where, classes in zip(line, GUIDED_CONDITIONS, by_guide):
+            _draw_guides(axes, classes, column.key)
+            style_axes(axes, where.label, column.label, legend=None)
     handles, names = grid[0, 0].get_legend_handles_labels()
     if names:
         figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize=8)
     return png_bytes(figure)
 
 
-def _draw_guides(axes, by_guide) -> None:
+def _draw_guides(axes, by_guide, metric) -> None:
     """A line for each beamformer and system; the microphone is the same for all."""
     for number, (guide, classes) in enumerate(by_guide.items()):
-        centres = [(low + high) / 2 for low, high, _ in classes]
-        for name in list(SYSTEMS)[number > 0 :]:
-            axes.plot(
-                centres,
-                [means[name] for _, _, means in classes],
-                ("-", "--", ":", "-.")[number % 4] if name != "raw" else "-",
-                color=_SYSTEM_COLOURS[name],
-                marker="o",
-                ms=3,
-                label=SYSTEMS[name] if name == "raw" else f"{SYSTEMS[name]}, {guide}",
-            )
+        style = ("-", "--", ":", "-.")[number % 4]
+        for system in list(SYSTEMS)[number > 0 :]:
+            label = SYSTEMS[system] + f", {guide}" * (system != "raw")
+            key, colour = _of_system(system, metric), _SYSTEM_COLOURS[system]
+            _draw_means(axes, classes, key, colour, label, style)
 
 
 # ------------------------------------------------------------------ binaural
 
-#: What the sources are put into classes by: column, heading.
-GROUPINGS = {
-    "azimuth": "azimuth from the middle",
-    "min_separation_deg": "angle to the nearest talker",
-}
+#: What the sources are put into classes by.
+GROUPINGS = (
+    Column("azimuth", "azimuth from the middle", "°"),
+    Column("min_separation_deg", "angle to the nearest talker", "°"),
+)
 #: What is measured in each class.
 MEASURES = tuple(KNOWN[key] for key in ("snr_i", "delta_itd", "delta_ild"))
 WIDTH = 30.0  # degrees of a class
@@ -315,43 +319,45 @@ def _sources_of(rows) -> list[dict]:
     """All sources of all rows, each with its own columns: `snr_i_2` becomes `snr_i`."""
     sources = []
     for row in rows:
-        numbered = [key.rpartition("_") for key in row]
-        of_source = {int(n) for key, _, n in numbered if n.isdigit() and key == "snr_i"}
-        for j in sorted(of_source):
-            keys = [key for key, _, n in numbered if n == str(j)]
-            values = {key: row[f"{key}_{j}"] for key in keys}
-            sources.append({"ID": row["ID"], "source": j, **values})
+        j = 1
+        while f"snr_i_{j}" in row:
+            own = {k.removesuffix(f"_{j}"): row[k] for k in row if k.endswith(f"_{j}")}
+            sources.append({**own, "ID": row["ID"], "source": j})
+            j += 1
     return sources
 
 
-def _by_angle(rows, width: float = WIDTH) -> list[dict]:
-    """SNRi, ΔITD and ΔILD in classes of angles; empty where no direction is known.
+def _by_angle(rows, width: float = WIDTH) -> dict:
+    """SNRi, ΔITD and ΔILD in classes of angles, by column of GROUPINGS.
 
     By the talker's azimuth from the middle (0: in front, 90: at an ear, 180: behind), left
-    and right together, and by the angle to the nearest other talker.
-
-    Returns
-    -------
-    list of dict
-        `by`, `low`, `high` (degrees), `sources` (their number) and, for each of `snr_i`,
-        `delta_itd` and `delta_ild`, its mean, the ends of its interval (`_low`, `_high`)
-        and how many sources have it (`_count`).
+    and right together, and by the angle to the nearest other talker. Empty where no direction
+    is known.
     """
-    sources, table = _sources_of(rows), []
-    for key in GROUPINGS:
-        known = [source for source in sources if source.get(key) is not None]
-        angles = np.minimum(np.abs([source[key] for source in known]), np.nextafter(180, 0))
+    sources, keys, found = _sources_of(rows), [column.key for column in MEASURES], {}
+    for column in GROUPINGS:
+        angles = np.minimum(np.abs(column_of(sources, column.key)), np.nextafter(180, 0))
         for low in np.arange(0.0, 180.0, width):
             high = min(180.0, low + width)
-            inside = [s for s, angle in zip(known, angles) if low <= angle < high]
-            if not inside:
-                continue
-            row = {"by": key, "low": float(low), "high": high, "sources": len(inside)}
-            for measure in (column.key for column in MEASURES):
-                found = summarise_values([source.get(measure) for source in inside])
-                row[measure], row[f"{measure}_count"] = found.mean, found.count
-                row[f"{measure}_low"], row[f"{measure}_high"] = found.low, found.high
-            table.append(row)
+            inside = [s for s, angle in zip(sources, angles) if low <= angle < high]
+            if inside:
+                found.setdefault(column, []).append(_Class.of(low, high, inside, keys))
+    return found
+
+
+def _angle_rows(rows) -> list[dict]:
+    """The rows of by_angle.csv: class, number of sources, mean, count and interval of each."""
+    table = []
+    for column, classes in _by_angle(rows).items():
+        for part in classes:
+            row = {"by": column.key, "low": part.low, "high": part.high}
+            row["sources"] = part.count
+            for key, found in part.metrics.items():
+                row |= {key: found.mean, f"{key}_count": found.count}
+                row |= {f"{key}_low": found.low, f"{key}_high": found.high}
+            table.append(
+                {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
+            )
     return table
 
 
@@ -373,11 +379,7 @@ def write_angles(rows, folder) -> list[Path]:
     folder = Path(folder)
     numbers = json.dumps(summarise_interaural(rows), indent=2, allow_nan=False)
     written = [atomic_write(folder / "interaural.json", numbers + "\n")]
-    table = [
-        {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
-        for row in _by_angle(rows)
-    ]
-    if table:
+    if table := _angle_rows(rows):
         written.append(atomic_write(folder / "by_angle.csv", csv_text(table)))
     return written
 
@@ -399,7 +401,7 @@ def interaural_section(rows, protocol: str = "default") -> Section:
     if table := _by_angle(rows):
         parts.append(Text("By angle", "h3"))
         parts.append(Picture(_by_angle_png(table), "SNRi, ΔITD and ΔILD by angle"))
-        parts.append(_by_angle_table(table))
+        parts.append(_class_table(table, MEASURES, "sources"))
     return Section("interaural", "Where the talkers are heard", parts)
 
 
@@ -432,36 +434,15 @@ def _interaural_words(rows) -> str:
     )
 
 
-def _by_angle_table(table) -> Table:
-    head, lines = ["", "from … to", "sources"], []
-    for column in MEASURES:
-        head += [column.heading, INTERVAL]
-    for row in table:
-        cells = [GROUPINGS[row["by"]], f"{row['low']:g} … {row['high']:g}°"]
-        cells.append(str(row["sources"]))
-        for key, _, unit, *_ in MEASURES:
-            cells.append((decimals(row[key]), unit))
-            cells.append(interval_text(row[f"{key}_low"], row[f"{key}_high"]))
-        lines.append(cells)
-    return Table(head, lines, "The same in numbers")
-
-
 def _by_angle_png(table) -> bytes:
     """SNRi, ΔITD and ΔILD over the angles, with their intervals."""
-    there = [key for key in GROUPINGS if any(row["by"] == key for row in table)]
-    figure, grid = panels(len(there), len(MEASURES), width=10 / 3)
-    for line, key in zip(grid, there):
-        classes = [row for row in table if row["by"] == key]
-        middles = [(row["low"] + row["high"]) / 2 for row in classes]
+    figure, grid = panels(len(table), len(MEASURES), width=10 / 3)
+    for line, (column, classes) in zip(grid, table.items()):
         for axes, measure in zip(line, MEASURES):
-            axes.plot(
-                middles, column_of(classes, measure.key), "o-", color="tab:blue", ms=4
-            )
-            ends = [column_of(classes, f"{measure.key}_{end}") for end in ("low", "high")]
-            axes.vlines(middles, *ends, color="tab:blue", lw=2, alpha=0.5)
+            _draw_means(axes, classes, measure.key, "tab:blue")
             if measure.key != "snr_i":
                 axes.set_ylim(bottom=0)
-            style_axes(axes, f"{GROUPINGS[key]} (°)", measure.label)
+            style_axes(axes, column.label, measure.label)
     return png_bytes(figure)
 
 
