@@ -5,7 +5,6 @@ Axes: T samples, J sources, E ears, F frequencies, L frames.
 
 from __future__ import annotations
 
-import base64
 import io
 from pathlib import Path
 
@@ -19,9 +18,8 @@ PEAK = 0.99
 WORST = 10
 OTHERS = 5
 EXAMPLES_SEED = 2302
-#: Players hold at most this many seconds, and at least these before any is left out.
-LONGEST_EXCERPT = 60.0
-SHORTEST_EXCERPT = 2.0
+#: Longest excerpts in seconds that players hold; the first with which all examples fit.
+EXCERPTS = (60.0, 40.0, 25.0, 15.0, 10.0, 6.0, 4.0, 2.0)
 #: Spectrograms span this much below the loudest point of the example, in dB.
 DYNAMIC_RANGE = 70.0
 #: Steps of the colour scale: about 1 dB each, which keeps the file small.
@@ -29,10 +27,8 @@ COLOURS = 64
 #: Frames and frequencies of a picture, at most.
 COLUMNS = 320
 ROWS = 128
-#: Largest picture in base64: 320 by 128 points of 64 colours, incompressible.
-PICTURE_BYTES = 42_000
-#: Bytes kept free for the text around the players of an example.
-MARKUP_BYTES = 1500
+#: A player without its sound: 320 by 128 points of 64 colours, incompressible, in base64.
+PLAYER_BYTES = 43_000
 
 # ------------------------------------------------------------------ levels
 
@@ -238,11 +234,10 @@ def fit_examples(examples, budget, render) -> list[dict]:
     -------
     list of dict
         With `columns`, a list of players for the mixture and for each source: `name`,
-        `png` and `flac` in base64, `top` (kHz), `end` (s); and `excerpt`, how much of the
+        `png`, `flac`, `top` (kHz), `end` (s); and `excerpt`, how much of the
         utterance is shown, in words, if not all.
     """
-    shown = []
-    longest = _excerpt_seconds(examples, budget)
+    longest, shown = _excerpt_seconds(examples, budget), []
     for example in examples:
         part = {**example, **_players(example, longest)}
         size = len(render(part, len(shown)).encode()) + 1
@@ -253,23 +248,19 @@ def fit_examples(examples, budget, render) -> list[dict]:
 
 
 def _excerpt_seconds(examples, budget) -> float:
-    """Length of excerpts, 2 to 60 s, with which all examples fit into so many bytes."""
-    fixed, rates, seconds = 0, [], []
+    """The longest of `EXCERPTS` with which all examples fit into so many bytes."""
+    sounds = []  # seconds, bytes in base64
     for example in examples:
         rate = int(example["sample_rate"])
-        signals = _cut(_below_clipping(example["signals"]), LONGEST_EXCERPT, rate)
-        fixed += MARKUP_BYTES + len(signals) * PICTURE_BYTES
-        for signal in signals.values():
-            seconds.append(max(signal.shape[-1], 1) / rate)
-            rates.append(4 / 3 * len(_sound_bytes(signal, rate, "FLAC")) / seconds[-1])
-    rates, seconds = np.array(rates), np.array(seconds)
-    fits, too_long = SHORTEST_EXCERPT, LONGEST_EXCERPT
-    for _ in range(20):  # bisection: bytes grow with the length of the excerpts
-        middle = (fits + too_long) / 2
+        for signal in _cut(_below_clipping(example["signals"]), EXCERPTS[0], rate).values():
+            size = 4 / 3 * len(_sound_bytes(signal, rate, "FLAC"))
+            sounds.append((max(signal.shape[-1], 1) / rate, size))
+    for longest in EXCERPTS:
         # An excerpt may need a little more per second than the whole.
-        size = fixed + 1.1 * float(rates @ np.minimum(seconds, middle))
-        fits, too_long = (middle, too_long) if size <= budget else (fits, middle)
-    return fits
+        sizes = [1.1 * size * min(1, longest / seconds) for seconds, size in sounds]
+        if sum(sizes) + PLAYER_BYTES * len(sounds) <= budget:
+            break
+    return longest
 
 
 def _players(example, longest) -> dict:
@@ -281,28 +272,21 @@ def _players(example, longest) -> dict:
     top = max((level.max() for level in levels.values()), default=0.0)
     columns = {}
     for key, signal in signals.items():
+        source, _, kind = key.rpartition("_")
+        column = source if kind in ("estimate", "reference") else ""
         player = {
             "name": key.replace("_", " "),
-            "png": _in_base64(_spectrogram_png(levels[key], top)),
-            "flac": _in_base64(_sound_bytes(signal, rate, "FLAC")),
+            "png": _spectrogram_png(levels[key], top),
+            "flac": _sound_bytes(signal, rate, "FLAC"),
             "top": f"{rate / 2000:g} kHz",
             "end": f"{signal.shape[-1] / rate:.1f} s",
         }
-        source, _, kind = key.rpartition("_")
-        columns.setdefault(source if kind in ("estimate", "reference") else "", []).append(
-            player
-        )
+        columns.setdefault(column, []).append(player)
     full, shown = (
-        max((x.shape[-1] for x in s.values()), default=0) for s in (whole, signals)
+        max((x.shape[-1] for x in s.values()), default=0) / rate for s in (whole, signals)
     )
-    excerpt = (
-        f" · the first {shown / rate:.1f} of {full / rate:.1f} s" if shown < full else ""
-    )
+    excerpt = f" · the first {shown:.1f} of {full:.1f} s" if shown < full else ""
     return {"columns": list(columns.values()), "excerpt": excerpt}
-
-
-def _in_base64(data) -> str:
-    return base64.b64encode(data).decode()
 
 
 def _cut(signals, seconds, sample_rate):

@@ -75,12 +75,9 @@ def publish(
     rows,
     signals_of_id,
     sample_rate,
-    log_rows=(),
-    configuration=None,
-    notes=(),
     keep_waves=0,
     level=level_signals,
-    **sections,
+    **contents,
 ) -> _Published:
     """Write results.csv, summary.json, summary.md, wavs/ and report.html.
 
@@ -98,12 +95,15 @@ def publish(
         Asked for the ten worst utterances, some random ones, and those kept as wavs.
     sample_rate : int
         In Hz.
-    log_rows, configuration, notes, sections
-        For the report, see `_write_report`.
     keep_waves : int
         The first so many utterances are kept as wavs.
     level : callable
         `level_signals`, `level_ears` or `level_guided` of `audio_examples`.
+    **contents
+        More of the report: `configuration`, a dict of what was run (`HEADER_KEYS` at the
+        top, others folded away); `notes`, paragraphs under the heading; `findings`, sections
+        after the results, or functions that make them of the rows; `log_rows`, a dict an
+        epoch for the learning curves; `gradient_rows` of a `GradientLog`.
 
     Returns
     -------
@@ -140,17 +140,7 @@ def publish(
         if item_id in chosen:
             example = {"id": item_id, "signals": level(**signals), "metrics": row}
             examples.append({**example, "sample_rate": sample_rate})
-    report = _write_report(
-        folder,
-        title,
-        summary,
-        rows,
-        log_rows,
-        examples,
-        configuration or {},
-        notes,
-        **sections,
-    )
+    report = _write_report(folder, title, summary, rows, examples, **contents)
     return _Published(summary, folder / "results.csv", report, kept)
 
 
@@ -171,45 +161,20 @@ def _write_report(
     title,
     summary,
     rows,
-    log_rows,
     examples,
-    configuration,
-    notes,
-    gradient_rows=(),
+    configuration=None,
+    notes=(),
     findings=(),
+    log_rows=(),
+    gradient_rows=(),
 ) -> Path:
     """Write report.html: what was run, what came out, and how it sounds.
 
-    Arguments
-    ---------
-    folder : str or Path
-        The file goes here; an earlier report.html is replaced.
-    title : str
-        Heading.
-    summary : Summary
-        As `write_results` returns it.
-    rows : list of dict
-        One per utterance, as given to `write_results`.
-    log_rows : list of dict
-        One per epoch, as for `curves_png`; may be empty.
-    examples : list of dict
-        Keys: `id`; `signals`, a dict of arrays [T] by name, as `level_signals` gives
-        them; `sample_rate` in Hz; `metrics`, a dict of numbers. Shown worst first by
-        SI-SNRi; what does not fit into 15 MB is cut to excerpts, then left out.
-    configuration : dict
-        What was run. `HEADER_KEYS` stand at the top; all other keys are folded away.
-    notes : list of str
-        Paragraphs under the heading.
-    gradient_rows : list of dict
-        Of two tasks that share parameters, as `_read_gradients` returns them.
-    findings : list of Section or callable
-        More sections after the results, or functions that make them of the rows.
-
-    Returns
-    -------
-    Path
-        The file.
+    Examples are dicts of `id`, `signals` as `level` gives them, `sample_rate`, and `metrics`,
+    the row; shown worst first by SI-SNRi. What does not fit into 15 MB is cut to excerpts,
+    then left out.
     """
+    configuration = configuration or {}
     rule = configuration.get("rule", ""), configuration.get("granularity", "parameter")
     sections = [
         _results_section(summary),
@@ -329,16 +294,7 @@ def _described(examples, rows) -> list[dict]:
             for key, column in KNOWN.items()
             if is_finite(metrics.get(key))
         ]
-        rank = _rank(place.get(name), len(order))
+        there = name in place
+        rank = f"number {place[name]} of {len(order)} from the worst" if there else ""
         described.append({**example, "id": name, "rank": rank, "metrics": values})
     return sorted(described, key=lambda e: place.get(e["id"], len(order) + 1))
-
-
-def _rank(place, total) -> str:
-    if place is None:
-        return ""
-    if place == 1:
-        return f"worst of {total}"
-    if place == total:
-        return f"best of {total}"
-    return f"number {place} of {total} from the worst"
