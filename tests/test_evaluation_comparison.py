@@ -314,15 +314,3 @@ def test_the_picture_grows_with_the_cells_and_is_the_same_each_time():
     assert picture(small).shape[0] < large.shape[0]
     assert large.shape[1] > 1000 and large.std() > 0
     assert small.png() == small.png()
-
-
-def test_a_cell_far_away_does_not_press_the_others_together():
-    """Its mean stands at the edge instead: the bars of the others stay as wide."""
-    near = {"sum": several(0), "project": several(1)}
-    far = {**near, "main_only": several(-500)}
-
-    def blue_pixels(cells):
-        red, _, blue, _ = np.moveaxis(picture(compare(cells)), -1, 0)
-        return (blue - red > 0.3).sum()
-
-    assert blue_pixels(far) > 0.8 * blue_pixels(near)

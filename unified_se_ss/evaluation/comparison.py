@@ -39,8 +39,6 @@ from unified_se_ss.files import atomic_write, csv_text
 
 #: What is compared by default: columns of results.csv.
 METRICS = ("snr_i", "si_snr_i", "se_si_snr_i", "delta_itd", "delta_ild", "wer")
-# A cell whose mean is this many intervals away from the others is drawn at the edge.
-_FAR = 8.0
 _COLOURS = {"better": "tab:green", "worse": "tab:red"}
 
 
@@ -156,11 +154,9 @@ class _Comparison:
         for cell, seeds in self.seeds.items():
             row = [cell, str(len(seeds)), *[""] * 5, self._words(metric, cell)]
             if found := self.estimates[metric].get(cell):
-                deviation = found.standard_deviation
-                row[2:4] = (
-                    decimals(found.mean),
-                    "" if deviation is None else decimals(deviation),
-                )
+                row[2] = decimals(found.mean)
+                if len(found.seeds) > 1:
+                    row[3] = decimals(found.standard_deviation)
                 row[4] = interval_text(found.low, found.high)
             if difference := self.differences[metric].get(cell):
                 row[5] = decimals(difference.mean, "+")
@@ -188,17 +184,14 @@ class _Comparison:
         """The columns of a metric in a cell's row of the CSV."""
         found = self.estimates[metric].get(cell)
         difference = self.differences[metric].get(cell)
-        numbers = {
-            "mean": found and found.mean,
-            "std": found and found.standard_deviation,
-            "low": found and found.low,
-            "high": found and found.high,
-            "per_seed": " ".join(f"{x:.6f}" for x in found.per_seed) if found else None,
-            "difference": difference and difference.mean,
-            "difference_low": difference and difference.low,
-            "difference_high": difference and difference.high,
-            "verdict": self._words(metric, cell),
-        }
+        numbers = dict.fromkeys(["mean", "std", "low", "high", "per_seed"])
+        if found:
+            numbers |= {"mean": found.mean, "std": found.standard_deviation}
+            numbers |= {"low": found.low, "high": found.high}
+            numbers["per_seed"] = " ".join(f"{x:.6f}" for x in found.per_seed)
+        for name, key in (("", "mean"), ("_low", "low"), ("_high", "high")):
+            numbers[f"difference{name}"] = getattr(difference, key, None)
+        numbers["verdict"] = self._words(metric, cell)
         return {f"{metric}_{name}": as_text(value) for name, value in numbers.items()}
 
 
@@ -425,29 +418,23 @@ def _draw_metric(left, right, comparison, metric) -> None:
     column = _column(metric)
     _draw_rows(left, cells, estimates, blue)
     style_axes(left, column.label, grid="x")
-    _draw_rows(right, cells, differences, judged, in_view=[0.0])
+    _draw_rows(right, cells, differences, judged)
     unit = f" ({column.unit})" if column.unit else ""
     style_axes(right, f"minus {_short(baseline)}{unit}", grid="x")
     if baseline in estimates:
         for axes, place in ((left, estimates[baseline].mean), (right, 0.0)):
-            low, high = axes.get_xlim()
-            if low <= place <= high:
-                axes.axvline(place, color="0.35", lw=1, ls="--", zorder=1)
+            axes.axvline(place, color="0.35", lw=1, ls="--", zorder=1)
 
 
-def _draw_rows(axes, cells, found, colours, in_view=()) -> None:
+def _draw_rows(axes, cells, found, colours) -> None:
     """Dots of the seeds, the mean, and its interval, a cell in a row."""
-    far = _far_away(found)
-    _set_limits(axes, [item for cell, item in found.items() if cell not in far], in_view)
     for row, cell in enumerate(cells):
-        if cell in far:
-            _draw_at_the_edge(axes, row, found[cell].mean, colours[cell])
-        elif cell in found:
+        if cell in found:
             _draw_row(axes, row, found[cell], colours[cell])
+        if row % 2:
+            axes.axhspan(row - 0.5, row + 0.5, color="0.5", alpha=0.07, lw=0, zorder=0)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    for row in range(1, len(cells), 2):
-        axes.axhspan(row - 0.5, row + 0.5, color="0.5", alpha=0.07, lw=0, zorder=0)
 
 
 def _draw_row(axes, row, item, colour) -> None:
@@ -461,15 +448,6 @@ def _draw_row(axes, row, item, colour) -> None:
     axes.plot(item.per_seed, places, "o", color=colour, **dots)
 
 
-def _draw_at_the_edge(axes, row, mean, colour) -> None:
-    """An arrow towards a cell that is too far away to draw, with its mean."""
-    left = mean < sum(axes.get_xlim()) / 2
-    place, arrow, side = (0.0, "◂ {:.2f}", "left") if left else (1.0, "{:.2f} ▸", "right")
-    style = {"ha": side, "va": "center", "fontsize": 9, "color": colour}
-    place = (place, row)
-    axes.annotate(arrow.format(mean), place, xycoords=("axes fraction", "data"), **style)
-
-
 def _draw_legend(figure) -> None:
     from matplotlib.lines import Line2D
 
@@ -477,32 +455,6 @@ def _draw_legend(figure) -> None:
     handles = [Line2D([], [], color=c, lw=4, label=name) for name, c in colours.items()]
     place = {"loc": "outside lower right", "ncols": 3}
     figure.legend(handles=handles, **place, fontsize=9, frameon=False)
-
-
-def _far_away(found) -> set[str]:
-    """Cells that would press all others together if they were drawn to scale.
-
-    Cells are parted where a gap between means is many intervals wide; the largest part
-    stays, of equals the better one.
-    """
-    widths = [item.high - item.low for item in found.values() if item.low is not None]
-    limit = _FAR * float(np.median(widths)) if widths else np.inf
-    parts: list[list[str]] = []
-    for cell in sorted(found, key=lambda cell: found[cell].mean):
-        if not parts or found[cell].mean - found[parts[-1][-1]].mean > limit:
-            parts.append([])
-        parts[-1].append(cell)
-    kept = max(reversed(parts), key=len, default=[])
-    return set(found) - set(kept)
-
-
-def _set_limits(axes, items, places) -> None:
-    """Show all of the items and places, with a margin around them."""
-    ends = [x for item in items for x in (*item.per_seed, item.low, item.high)]
-    places = [x for x in (*places, *ends) if x is not None]
-    if places:
-        margin = 0.06 * (max(places) - min(places)) or 0.5
-        axes.set_xlim(min(places) - margin, max(places) + margin)
 
 
 def _judged(difference) -> str:

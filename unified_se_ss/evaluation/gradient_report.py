@@ -42,8 +42,8 @@ GREEN, ORANGE, PURPLE = "#1b7837", "#e08214", "#762a83"
 NAME_LENGTH = 56
 #: Less than this share is nothing: what a rule leaves to rounding.
 NOTHING = 5e-4
-#: Characters in a line of the title, and in its first.
-LINE_LENGTH, HEADLINE_LENGTH = 165, 118
+#: Characters in a line of the title.
+LINE_LENGTH = 165
 
 
 class GradientLog:
@@ -334,27 +334,21 @@ def _conflicts_png(rows, rule="", granularity="parameter") -> bytes:
     whole = [row for row in rows if row["scope"] == "all"]
     modules = list(dict.fromkeys(r["scope"] for r in rows if r["scope"] != "all"))
     unit = UNITS.get(granularity, "tensor")
-    lines = [
-        (line, number == 0)
-        for number, text in enumerate(_conclusions(rows, rule, granularity))
-        for line in textwrap.wrap(text, LINE_LENGTH if number else HEADLINE_LENGTH)
-    ]
+    lines = ["How the two tasks got along"]
+    for text in _conclusions(rows, rule, granularity):
+        lines += textwrap.wrap(text, LINE_LENGTH)
     heights = [2.3, 0.8 + max(0.17 * len(modules), min(0.3 * len(modules), 1.5)), 2.4]
     if not modules:
         del heights[1]
-    title = 0.45 + 0.21 * len(lines)
-    height = sum(heights) + title
-    figure = Figure(figsize=(12, height), layout="constrained")
-    below_title = (0.005, 0.005, 0.99, 0.99 - title / height)
-    figure.get_layout_engine().set(rect=below_title, h_pad=0.07, w_pad=0.07)
-    _write_title(figure, lines, height)
+    size = (12, sum(heights) + 0.2 * len(lines))
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=9.5)
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     _draw_curves(*_panels(figure, grid[0], [1, 1]), whole, unit)
     if modules:
         _draw_map(*_panels(figure, grid[1], [5, 1]), rows, whole, modules)
     cosine, ratio, along, length = _panels(figure, grid[-1], [1, 1, 1.15, 1.15])
-    _draw_cosines(cosine, whole, unit)
-    _draw_ratios(ratio, whole)
+    _draw_histograms(cosine, ratio, whole, unit)
     _draw_rule(along, length, whole, rule)
     return png_bytes(figure)
 
@@ -364,24 +358,12 @@ def _panels(figure, cell, widths):
     return [figure.add_subplot(cells[column]) for column in range(len(widths))]
 
 
-def _write_title(figure, lines, height) -> None:
-    """The conclusions, the first of which is the headline."""
-    place = dict(x=0.012, ha="left", va="top")
-    heading = "How the two tasks got along"
-    figure.text(y=1 - 0.12 / height, s=heading, color=GRAY, size=9, **place)
-    for number, (line, headline) in enumerate(lines):
-        y = 1 - (0.34 + 0.05 * (not headline) + 0.21 * number) / height
-        weight, size = ("bold", 12) if headline else ("normal", 9.5)
-        figure.text(y=y, s=line, weight=weight, size=size, **place)
-
-
 def _draw_curves(rate, cosine, whole, unit) -> None:
     """Conflict rate, and cosines, over the steps."""
     _line(rate, whole, "conflict_rate", RED, factor=100)
     rate.set_ylim(0, max(5, min(103, 1.15 * rate.get_ylim()[1])))
-    _over_steps(
-        rate, f"Conflict rate: {unit}s whose gradients oppose", f"% of {unit}s", whole
-    )
+    title = f"Conflict rate: {unit}s whose gradients oppose"
+    _over_steps(rate, title, f"% of {unit}s", whole)
     _line(cosine, whole, "mean_cosine", BLUE, f"mean over the {unit}s")
     if unit != "step":
         _line(cosine, whole, "cosine", ORANGE, "all shared parameters as one vector")
@@ -427,9 +409,7 @@ def _draw_map(axes, share, rows, whole, modules) -> None:
     names = _short_names(modules)
     axes.set_yticks(range(len(names)), names, fontsize=8 if len(names) < 20 else 6.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    bar = axes.figure.colorbar(picture, cax=axes.inset_axes([1.01, 0, 0.012, 1]))
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=7)
+    axes.figure.colorbar(picture, ax=axes, pad=0.01, aspect=40)
     rates = _conflicts_by_module(rows)
     shares = [100 * rates.get(name, 0) for name in modules]
     bars = share.barh(range(len(modules)), shares, height=0.7, color=RED, alpha=0.75)
@@ -437,7 +417,7 @@ def _draw_map(axes, share, rows, whole, modules) -> None:
     share.set_xlim(0, max(5, 1.18 * max(shares)))
     share.set_ylim(axes.get_ylim())
     share.set_yticks([])
-    _titled(share, "In conflict", "%", "", pad=14)
+    _titled(share, "In conflict", "%", "")
     for panel in (axes, share):
         panel.grid(False)
 
@@ -452,23 +432,19 @@ def _short_names(modules) -> list[str]:
     return [n if len(n) <= NAME_LENGTH else "…" + n[1 - NAME_LENGTH :] for n in names]
 
 
-def _draw_cosines(axes, whole, unit) -> None:
-    _draw_histogram(axes, whole, "cosine", RED, BLUE)
-    axes.set_xlim(-1, 1)
-    _titled(axes, f"Cosine of each {unit}", "cosine", f"% of {unit}s")
-    axes.grid(False, axis="x")
-
-
-def _draw_ratios(axes, whole) -> None:
-    drawn = _draw_histogram(axes, whole, "log10_ratio", GRAY, "#bbbbbb")
+def _draw_histograms(cosine, ratio, whole, unit) -> None:
+    """Cosines, and ratios of lengths, of the two gradients."""
+    _draw_histogram(cosine, whole, "cosine", RED, BLUE)
+    cosine.set_xlim(-1, 1)
+    _titled(cosine, f"Cosine of each {unit}", "cosine", f"% of {unit}s")
+    drawn = _draw_histogram(ratio, whole, "log10_ratio", GRAY, "#bbbbbb")
     low, high = min([-1, *drawn]), max([1, *drawn])
-    axes.set_xlim(low, high)
-    axes.axvline(0, color="k", lw=0.8)
+    ratio.set_xlim(low, high)
+    ratio.axvline(0, color="k", lw=0.8)
     ticks = [t for t in range(-4, 5) if low <= t <= high]
-    axes.set_xticks(ticks, [f"$10^{{{t}}}$" for t in ticks])
+    ratio.set_xticks(ticks, [f"$10^{{{t}}}$" for t in ticks])
     below = "main longer  ←  ‖aux‖/‖main‖  →  aux longer"
-    _titled(axes, "Ratio of lengths", below, "")
-    axes.grid(False, axis="x")
+    _titled(ratio, "Ratio of lengths", below, "")
 
 
 def _draw_histogram(axes, whole, name, below_zero, above_zero):
@@ -503,37 +479,27 @@ def _draw_rule(along, length, whole, rule) -> None:
         axes.set_ylim(0, top * 4 if top > 400 else max(5, 1.45 * top))
     name = f"Rule {rule}" if rule else "The rule"
     label = "% of the gradient's length"
-    _over_steps(along, f"{name}: along the main gradient", label, whole, numbers=False)
-    _over_steps(length, f"{name}: in length", "%", whole, numbers=False)
+    _over_steps(along, f"{name}: along the main gradient", label, whole)
+    _over_steps(length, f"{name}: in length", "%", whole)
 
 
-def _over_steps(axes, title, label, whole, colour="0.75", numbers=True) -> None:
-    """Steps below; thin lines where epochs end, with their numbers above."""
+def _over_steps(axes, title, label, whole, colour="0.75") -> None:
+    """Steps below; thin lines where epochs end, of many epochs some."""
     from matplotlib.ticker import MaxNLocator
 
-    _titled(axes, title, "step", label, pad=14 if numbers else 6)
+    _titled(axes, title, "step", label)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    ends = {row["epoch"]: row["step"] for row in whole}
-    start, last = _start(whole), whole[-1]["step"]
-    axes.set_xlim(start, max(last, start + 1))
-    every = -(-len(ends) // 12)
-    shown = list(ends.items())[every - 1 :: every]
-    for _, end in shown:
-        if end != last:
-            axes.axvline(end, color=colour, lw=0.7, zorder=0.5 if colour != "w" else 3)
-    if numbers:
-        above = axes.secondary_xaxis("top")
-        above.set_xticks([end for _, end in shown], [str(epoch) for epoch, _ in shown])
-        above.tick_params(labelsize=7, length=2, colors=GRAY, pad=1)
-        above.spines["top"].set_visible(False)
-        place = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
-        axes.annotate("epoch ends", (1, 1), (0, 13), size=7, color=GRAY, **place)
+    ends = list({row["epoch"]: row["step"] for row in whole}.values())
+    start, every = _start(whole), -(-len(ends) // 12)
+    axes.set_xlim(start, max(ends[-1], start + 1))
+    for end in ends[every - 1 : -1 : every]:
+        axes.axvline(end, color=colour, lw=0.7, zorder=0.5 if colour != "w" else 3)
 
 
-def _titled(axes, title, below, label, pad=6) -> None:
+def _titled(axes, title, below, label) -> None:
     style_axes(axes, below, label)
-    axes.set_title(title, fontsize=10, loc="left", pad=pad)
+    axes.set_title(title, fontsize=10, loc="left")
 
 
 def _start(whole):
