@@ -136,22 +136,16 @@ def recordings(data_folder: Path, folder: str, channel: int) -> list[Path]:
 
 
 def transcripts(data_folder: Path, name: str, kind: str) -> dict[str, str]:
-    """Transcripts by recording or, of WSJ0, by prompt; in lower case."""
-    path = data_folder / "data" / "transcriptions" / f"{name}_{kind}.dot_all"
-    if (name, kind) != ("tr05", "simu") or path.is_file():
-        return read_dots([path])
-    folder = data_folder / "data" / "WSJ0"
-    found = [path for path in folder.rglob("*") if path.suffix.lower() == ".dot"]
-    if not found:
-        raise UserError(
-            f"data_folder: {folder} holds no *.dot; expected the transcripts of WSJ0, which "
-            "say what tr05_*_simu says"
-        )
-    return read_dots(found)
-
-
-def read_dots(paths) -> dict[str, str]:
-    """Transcripts by name, of lines such as ``the sale (011c0201)``."""
+    """Transcripts, ``the sale (011c0201)`` a line, by recording or, of WSJ0, by prompt."""
+    paths = [data_folder / "data" / "transcriptions" / f"{name}_{kind}.dot_all"]
+    if (name, kind) == ("tr05", "simu") and not paths[0].is_file():
+        folder = data_folder / "data" / "WSJ0"
+        paths = [path for path in folder.rglob("*") if path.suffix.lower() == ".dot"]
+        if not paths:
+            raise UserError(
+                f"data_folder: {folder} holds no *.dot; expected the transcripts of WSJ0, "
+                "which say what tr05_*_simu says"
+            )
     found = {}
     for path in paths:
         for number, line in enumerate(read_text(path, "transcripts").splitlines(), 1):
@@ -167,9 +161,8 @@ def read_dots(paths) -> dict[str, str]:
 
 
 def transcript_of(said: dict[str, str], stem: str, path: Path) -> str:
-    """Transcript of a recording."""
-    names = (stem.lower(), stem.lower().split("_")[1] if "_" in stem else "")
-    for name in names:
+    """Transcript of a recording, by its own name or by its prompt's."""
+    for name in (stem.lower(), "".join(stem.lower().split("_")[1:2])):
         if name in said:
             return said[name]
     raise UserError(f"data_folder: no transcript says what {path} says ({stem})")
@@ -208,8 +201,6 @@ def make_references(data_folder: Path, spoken: list[Utterance]) -> None:
     """Write the references that are not there yet."""
     needed = [s for s in spoken if s.attributes["set"] == "simu"]
     needed = [s for s in needed if not (data_folder / s.files["clean"]).is_file()]
-    for folder in {(data_folder / s.files["clean"]).resolve().parent for s in needed}:
-        folder.mkdir(parents=True, exist_ok=True)
     with process_pool() as run:
         list(run(partial(make_reference, data_folder), needed))
 

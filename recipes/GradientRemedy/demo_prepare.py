@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.corpora.transcribed import Utterance, write_subsets
+from unified_se_ss.data.demo.corpus import read_transcripts
 
 FOLDERS = {"train": "train-360", "dev": "dev", "test": "test"}
 
@@ -30,8 +30,7 @@ def prepare_demo(data_folder, manifest_folder, sample_rate):
     """
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
     place = data_folder / f"wav{sample_rate // 1000}k" / "min"
-    with open(data_folder.parent / "transcripts.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_transcripts(data_folder.parent)
     spoken = {
         subset: [
             Utterance(

@@ -10,8 +10,8 @@ other punctuation, numbers spelt out.
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from functools import partial
 from pathlib import Path
 
 from unified_se_ss.data.corpora import make_manifest
@@ -22,7 +22,6 @@ from unified_se_ss.data.corpora.transcribed import (
     read_text,
     write_subsets,
 )
-from unified_se_ss.data.manifest import Item, read_manifest
 from unified_se_ss.errors import UserError
 
 # Of the noise recordings: one in so many is used in validation, another one in the test.
@@ -108,28 +107,15 @@ def split_noise(folder: Path, manifest_folder: Path, sample_rate: int) -> dict:
     prepare_speech_folder(
         folder, everything, sample_rate, "noise", resample=True, channel=0
     )
-    items = read_manifest(everything, "{data_root}", one_rate=False).items
+    with open(everything, encoding="utf-8", newline="") as file:
+        rows = {row["ID"]: row for row in csv.DictReader(file)}
     found = {}
-    for subset, names in subsets_of([item.id for item in items], folder).items():
-        rows = partial(_rows, items, names)
+    for subset, names in subsets_of(list(rows), folder).items():
         path = manifest_folder / f"noise_{subset}.csv"
-        found[subset] = make_manifest(path, folder, names, {"of": everything.name}, rows)
+        chosen = [rows[name] for name in names]
+        choices = {"of": everything.name}
+        found[subset] = make_manifest(path, folder, names, choices, lambda c=chosen: c)
     return found
-
-
-def _rows(items: tuple[Item, ...], names: set[str]) -> list[dict]:
-    """The lines of a manifest that some items were read from."""
-    return [
-        {
-            "ID": item.id,
-            "duration": item.duration,
-            "sample_rate": item.sample_rate,
-            **item.paths,
-            **item.attributes,
-        }
-        for item in items
-        if item.id in names
-    ]
 
 
 def subsets_of(names: list[str], folder: Path) -> dict[str, set[str]]:

@@ -27,9 +27,9 @@ import logging
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,17 +45,9 @@ from unified_se_ss.errors import UserError
 
 EXPECTED = "LDC2015S02 as it is distributed"
 PARTS = {"train": "train", "dev": "dev-1", "test": "dev-2"}
-COLUMNS = (
-    "subset",
-    "ID",
-    "speaker",
-    "transcript",
-    "noisy",
-    "clean",
-    "noisy_start",
-    "clean_start",
-    "duration",
-)
+TEXTS = ("subset", "ID", "speaker", "transcript", "noisy", "clean")
+TIMES = ("noisy_start", "clean_start", "duration")
+COLUMNS = (*TEXTS, *TIMES)
 # One side of a call, however it is spelt: fe_03_04165_B.sph, fe_03_04165.sph:2 ...
 SIDE = re.compile(r"fe_03_(\d{5})(?:\.sph)?[-_.:](?:ch)?([ABab12])(?![A-Za-z0-9])")
 TRANSCRIBED = re.compile(r"([0-9.]+)\s+([0-9.]+)\s+([AB]):\s*(.*)")
@@ -68,9 +60,8 @@ END_TOLERANCE = 0.1
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Segment:
-    """One utterance within two long recordings; times in seconds."""
+class Segment(NamedTuple):
+    """One utterance within two long recordings, as in a line of a table; times in seconds."""
 
     subset: str
     id: str
@@ -136,23 +127,13 @@ with the transcripts of Fisher English (LDC2004T19, LDC2005T19), or else a table
             "of Fisher English (LDC2004T19, LDC2005T19), or else a table"
         )
     folder = Path(cut_folder) / f"wav{sample_rate // 1000}k"
-    cut_out(segments, data_folder, folder, sample_rate)
-    spoken = {
-        subset: [utterance_of(s) for s in segments if s.subset == subset]
-        for subset in PARTS
-    }
-    return write_subsets(manifest_folder, "rats", folder, spoken, sample_rate)
-
-
-def utterance_of(segment: Segment) -> Utterance:
-    """An utterance that was cut out."""
-    files = {stem: cut_name(segment, stem) for stem in ("noisy", "clean")}
-    return Utterance(segment.id, segment.speaker, segment.transcript, files)
-
-
-def cut_name(segment: Segment, stem: str) -> str:
-    """Path of an utterance in the folder of what was cut out."""
-    return f"{segment.subset}/{stem}/{segment.id}.wav"
+    cut = partial(cut_out, data_folder=data_folder, folder=folder, sample_rate=sample_rate)
+    with process_pool() as run:
+        spoken = list(run(cut, segments))
+    by_subset = {subset: [] for subset in PARTS}
+    for segment, utterance in zip(segments, spoken):
+        by_subset[segment.subset].append(utterance)
+    return write_subsets(manifest_folder, "rats", folder, by_subset, sample_rate)
 
 
 # ------------------------------------------------------------------ which utterances
@@ -182,24 +163,18 @@ def read_table(path) -> list[Segment]:
 
 def table_segment(place: str, line: dict) -> Segment:
     """The utterance in a line of a table."""
-    texts = {name: line[name] or "" for name in COLUMNS[:6]}
-    if texts["subset"] not in PARTS:
-        raise UserError(
-            f"{place}: subset is '{texts['subset']}'; expected {', '.join(PARTS)}"
-        )
-    if not re.fullmatch(r"[\w.\- ]*\w", texts["ID"]):
-        raise UserError(
-            f"{place}: ID is '{texts['ID']}'; expected what a file can be named"
-        )
+    texts = [line[name] or "" for name in TEXTS]
+    if texts[0] not in PARTS:
+        raise UserError(f"{place}: subset is '{texts[0]}'; expected {', '.join(PARTS)}")
+    if not re.fullmatch(r"[\w.\- ]*\w", texts[1]):
+        raise UserError(f"{place}: ID is '{texts[1]}'; expected what a file can be named")
     try:
-        start, clean_start, duration = (float(line[name] or "") for name in COLUMNS[6:])
+        times = [float(line[name] or "") for name in TIMES]
     except ValueError:
-        start = clean_start = duration = math.nan
-    if not (
-        0 <= start < math.inf and 0 <= clean_start < math.inf and 0 < duration < math.inf
-    ):
-        raise UserError(f"{place}: {', '.join(COLUMNS[6:])}: expected numbers of seconds")
-    return Segment(*texts.values(), start, clean_start, duration)
+        times = [math.nan]
+    if not (np.isfinite(times).all() and min(times) >= 0 and times[-1] > 0):
+        raise UserError(f"{place}: {', '.join(TIMES)}: expected numbers of seconds")
+    return Segment(*texts, *times)
 
 
 def find_segments(data_folder: Path, transcript_folder: Path) -> list[Segment]:
@@ -257,12 +232,8 @@ def read_sources(data_folder: Path) -> dict[str, tuple[str, str]]:
 
 def read_calls(path: Path, side: str) -> list[tuple[float, float, str]]:
     """Beginning, end and words of each segment of one side."""
-    found = []
-    for line in read_text(path, "a transcript").splitlines():
-        match = TRANSCRIBED.match(line)
-        if match and match[3] == side:
-            found.append((float(match[1]), float(match[2]), match[4]))
-    return found
+    lines = map(TRANSCRIBED.match, read_text(path, "a transcript").splitlines())
+    return [(float(m[1]), float(m[2]), m[4]) for m in lines if m and m[3] == side]
 
 
 def segments_of(data_folder, subset, noisy, side, spoken, left_out) -> list[Segment]:
@@ -299,19 +270,17 @@ def read_labels(path: Path) -> list[tuple[float, float, str]]:
     """Beginning, end and label of each segment of a recording."""
     found = []
     for number, line in enumerate(read_text(path, "speech segments").splitlines(), 1):
-        fields = line.split("\t")
+        place = f"{path}, line {number}"
         try:
-            start, end, label = float(fields[2]), float(fields[3]), fields[4]
-        except (ValueError, IndexError) as error:
+            start, end, label = line.split("\t")[2:5]
+            found.append((float(start), float(end), label))
+        except ValueError as error:
             raise UserError(
-                f"{path}, line {number}: expected 12 columns with the beginning, the end "
-                "and the label of a segment in the third to the fifth"
+                f"{place}: expected 12 columns with the beginning, the end and the label of "
+                "a segment in the third to the fifth"
             ) from error
         if label not in SENT | UNSENT:
-            raise UserError(
-                f"{path}, line {number}: label {label}; expected S, NS, NT or RX"
-            )
-        found.append((start, end, label))
+            raise UserError(f"{place}: label {label}; expected S, NS, NT or RX")
     return sorted(found)
 
 
@@ -364,25 +333,19 @@ def normalise(text: str) -> str:
 # ------------------------------------------------------------------ cutting
 
 
-def cut_out(segments, data_folder, folder, sample_rate) -> None:
-    """Write the utterances that are not there yet, noisy and clean."""
-    for subset in {segment.subset for segment in segments}:
-        for stem in ("noisy", "clean"):
-            (folder / subset / stem).mkdir(parents=True, exist_ok=True)
-    cut = partial(cut_one, data_folder=data_folder, folder=folder, sample_rate=sample_rate)
-    with process_pool() as run:
-        list(run(cut, segments))
-
-
-def cut_one(segment: Segment, data_folder, folder, sample_rate) -> None:
-    """Write one utterance, of the same length noisy and clean."""
-    starts = {"noisy": segment.noisy_start, "clean": segment.clean_start}
-    for stem, start in starts.items():
-        path = folder / cut_name(segment, stem)
-        if not path.is_file():
+def cut_out(segment: Segment, data_folder, folder, sample_rate) -> Utterance:
+    """Write one utterance, of the same length noisy and clean, where it is not there yet."""
+    files = {
+        stem: f"{segment.subset}/{stem}/{segment.id}.wav" for stem in ("noisy", "clean")
+    }
+    for stem, name in files.items():
+        if not (folder / name).is_file():
             recording = data_folder / getattr(segment, stem)
+            start = getattr(segment, f"{stem}_start")
             signal = read_part(recording, start, segment, sample_rate)
-            audio.write(path, np.clip(signal, -1, 1), sample_rate)  # resampling overshoots
+            # Resampling overshoots.
+            audio.write(folder / name, np.clip(signal, -1, 1), sample_rate)
+    return Utterance(segment.id, segment.speaker, segment.transcript, files)
 
 
 def read_part(recording: Path, start: float, segment: Segment, sample_rate) -> np.ndarray:
