@@ -11,15 +11,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from unified_se_ss.data import audio, download
-from unified_se_ss.data.corpora.mixtures import prepare_librimix
-from unified_se_ss.data.download import (
+from unified_se_ss.data import __main__ as download
+from unified_se_ss.data import audio
+from unified_se_ss.data.__main__ import (
     SETS,
     Archive,
     PublicSet,
     arrange_mini_librimix,
     main,
 )
+from unified_se_ss.data.corpora.mixtures import prepare_librimix
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -244,7 +245,8 @@ def test_mini_librimix_becomes_what_a_recipe_takes(tmp_path, rate):
     )
     counts = {k: len(v.read_text().splitlines()) - 1 for k, v in paths.items()}
     assert counts == {"train": 4, "dev": 2, "test": 3}
-    (tmp_path / "MiniLibriMix/val/s1/val0.wav").unlink()
+    (tmp_path / "MiniLibriMix").rename(tmp_path / "elsewhere")
+    (tmp_path / "MiniLibriMix").mkdir()
     assert main(["fetch", "mini_librimix", "-o", str(tmp_path)]) == 2
 
 
