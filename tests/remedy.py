@@ -13,7 +13,7 @@ from running import ROOT, as_arguments, run_python, run_script
 from test_recognition import network
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.transcribed import Utterance, collate_transcribed
+from unified_se_ss.data.dataset import TranscribedExample, collate_transcribed
 from unified_se_ss.networks import MaskingFront
 
 RECIPE = ROOT / "recipes" / "GradientRemedy"
@@ -101,7 +101,9 @@ def batch_of(lengths, seed=0, clean=True):
         speech = 0.1 * torch.randn(length, generator=rng)
         noise = 0.05 * torch.randn(length, generator=rng)
         text = "abcd"[: 2 + index % 3]
-        utterances.append(Utterance(f"{index}", speech + noise, speech, text, clean))
+        utterances.append(
+            TranscribedExample(f"{index}", speech + noise, speech, text, clean)
+        )
     return collate_transcribed(
         utterances, lambda text: [4 + "ab".find(c) % 3 for c in text]
     )

@@ -16,9 +16,13 @@ from pretend_device import DEVICE, Waits
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from unified_se_ss.data.binaural import BinauralExample
-from unified_se_ss.data.dataset import Example, collate
+from unified_se_ss.data.dataset import (
+    Example,
+    TranscribedExample,
+    collate,
+    collate_transcribed,
+)
 from unified_se_ss.data.guided import MicBeamExample
-from unified_se_ss.data.transcribed import Utterance, collate_transcribed
 from unified_se_ss.networks import MaskingFront, Recurrent
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +112,9 @@ def ears(lengths):
 
 
 def utterances(lengths):
-    items = [Utterance("a", randn(n), randn(n), "ab" * n, n > 3000) for n in lengths]
+    items = [
+        TranscribedExample("a", randn(n), randn(n), "ab" * n, n > 3000) for n in lengths
+    ]
     return collate_transcribed(items, lambda text: [3 + len(text) % 7] * 3)
 
 

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.dataset import ItemKey
-from unified_se_ss.data.manifest import Item, Manifest
-from unified_se_ss.data.transcribed import (
+from unified_se_ss.data.dataset import (
+    ItemKey,
     NoisySpeechDataset,
     PairedSpeechDataset,
     collate_transcribed,
 )
+from unified_se_ss.data.manifest import Item, Manifest
 from unified_se_ss.errors import UserError
 
 RATE = 8000

@@ -12,8 +12,8 @@ import transcribed_trees as trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unified_se_ss.data.dataset import NoisySpeechDataset, PairedSpeechDataset
 from unified_se_ss.data.manifest import read_manifest
-from unified_se_ss.data.transcribed import NoisySpeechDataset, PairedSpeechDataset
 from unified_se_ss.errors import UserError
 
 voicebank, librispeech, rats, chime4 = (

@@ -19,10 +19,9 @@ import torch
 from unified_se_ss.data import audio
 from unified_se_ss.data.binaural import BinauralDataset
 from unified_se_ss.data.cache import count_cores
-from unified_se_ss.data.dataset import MixtureDataset
+from unified_se_ss.data.dataset import MixtureDataset, PairedSpeechDataset
 from unified_se_ss.data.guided import RecordingDataset
 from unified_se_ss.data.manifest import DATA_ROOT, Manifest, read_manifest
-from unified_se_ss.data.transcribed import PairedSpeechDataset
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation import rows as row_makers
 from unified_se_ss.evaluation.audio_examples import (

@@ -35,12 +35,12 @@ from unified_se_ss.data.corpora.transcribed import (
     UtteranceLimits,
     filter_utterances,
 )
-from unified_se_ss.data.manifest import read_manifest
-from unified_se_ss.data.transcribed import (
+from unified_se_ss.data.dataset import (
     NoisySpeechDataset,
     PairedSpeechDataset,
     collate_transcribed,
 )
+from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.plots import markdown_table
 from unified_se_ss.evaluation.rows import evaluate_item

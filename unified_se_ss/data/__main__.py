@@ -63,6 +63,13 @@ def _librispeech(number: int, subset: str, checksum: str) -> Archive:
     return Archive(urls, f"LibriSpeech/{subset}", checksum)
 
 
+_HOURS_AND_SIZES = ((5.4, 0.3), (5.4, 0.3), (100.6, 6.4), (363.6, 23.0))
+_SHA256 = {
+    "dev-clean": "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
+    "test-clean": "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23",
+    "train-clean-100": "d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2",
+    "train-clean-360": "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf",
+}
 SETS = {
     "mini_librimix": PublicSet(
         "MiniLibriMix: 1,000 noisy mixtures of two speakers, for a first real training",
@@ -92,32 +99,7 @@ SETS = {
             CC_BY,
             (_librispeech(12, subset, f"sha256:{checksum}"),),
         )
-        for subset, hours, size, checksum in (
-            (
-                "dev-clean",
-                5.4,
-                0.3,
-                "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
-            ),
-            (
-                "test-clean",
-                5.4,
-                0.3,
-                "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23",
-            ),
-            (
-                "train-clean-100",
-                100.6,
-                6.4,
-                "d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2",
-            ),
-            (
-                "train-clean-360",
-                363.6,
-                23.0,
-                "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf",
-            ),
-        )
+        for (subset, checksum), (hours, size) in zip(_SHA256.items(), _HOURS_AND_SIZES)
     },
     "wham_noise": PublicSet(
         "WHAM! noise: cafes, restaurants and bars in two channels; 35 GB unpacked",

@@ -314,9 +314,7 @@ def _first_nonfinite(paths) -> str:
     """The first of some files that holds a value that is not finite, or "" if none does."""
     for path in paths:
         try:
-            with audio.opened(path) as file:
-                if not all(np.isfinite(block).all() for block in file.blocks(1 << 16)):
-                    return str(path)
+            audio.read_all(path)
         except (UserError, OSError):
             return str(path)
     return ""

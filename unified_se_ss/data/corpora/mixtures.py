@@ -309,8 +309,8 @@ def _prepare_subset(corpus, subset: Path, stems: dict, manifest_path: Path, colu
     files = [f"{stems[stem]}/{name}" for stem in stems for name in names[stem]]
 
     def rows() -> list[dict]:
-        complete = _check_complete(subset, stems, names, sample_rate)
-        lengths = _check_items(subset, stems, complete, sample_rate, channels)
+        everything = sorted(set().union(*names.values()))
+        lengths = _check_items(subset, stems, everything, sample_rate, channels)
         return [
             {
                 "ID": name.removesuffix(".wav"),
@@ -335,21 +335,6 @@ def _wav_names(folder: Path) -> set[str]:
         }
 
 
-def _check_complete(subset, stems, names, sample_rate) -> list[str]:
-    """Names in the folders of all stems; raises a UserError if they do not agree."""
-    everything = set().union(*names.values())
-    complete = set.intersection(*names.values())
-    problems = [
-        f"{subset / folder / name}: does not exist, though the item's other stems do"
-        for stem, folder in stems.items()
-        for name in sorted(everything - names[stem])
-    ]
-    advice = "make the missing files again, or remove the items' other files"
-    bad = _bad_items(subset, stems, sorted(everything - complete), sample_rate)
-    raise_for(problems, "data_folder", advice, bad)
-    return sorted(complete)
-
-
 def _check_items(subset, stems, names, sample_rate, channels) -> dict[str, int]:
     """Samples of the items whose recordings were all found in order, by name."""
     paths = [{s: str(subset / f / name) for s, f in stems.items()} for name in names]
@@ -357,8 +342,12 @@ def _check_items(subset, stems, names, sample_rate, channels) -> dict[str, int]:
     results = threaded_map(check, paths, f"checking {subset.name}")
     problems = [problem for result in results for problem in result.problems]
     advice = "make these files again, or remove the items they belong to"
-    bad = [name for name, result in zip(names, results) if result.problems]
-    raise_for(problems, "data_folder", advice, _bad_items(subset, stems, bad, sample_rate))
+    bad = [
+        BadItem(subset.name.split("-")[0], name.removesuffix(".wav"), sample_rate, of)
+        for name, of, result in zip(names, paths, results)
+        if result.problems
+    ]
+    raise_for(problems, "data_folder", advice, bad)
     silent = [result.silent_noise for result in results if result.silent_noise]
     if silent:
         logger.warning(
@@ -368,18 +357,6 @@ def _check_items(subset, stems, names, sample_rate, channels) -> dict[str, int]:
     if not lengths:
         raise UserError(f"data_folder: {subset} holds no item that could be used")
     return lengths
-
-
-def _bad_items(subset, stems, names, sample_rate) -> list[BadItem]:
-    return [
-        BadItem(
-            subset.name.split("-")[0],
-            name.removesuffix(".wav"),
-            sample_rate,
-            {stem: str(subset / folder / name) for stem, folder in stems.items()},
-        )
-        for name in names
-    ]
 
 
 class _ItemCheck(NamedTuple):
