@@ -187,6 +187,7 @@ def link(name, target):
         (".zip", zip_of(("../../evil", b"evil")), "holds no set"),
         (".zip", b"PK no archive", "is damaged"),
     ],
+    ids=["tar up", "tar absolute", "tar link", "tar cut", "zip up", "no zip"],
 )
 def test_an_archive_of_harm_leaves_nothing(publish, tmp_path, capsys, ending, body, said):
     publish(ending=ending, checksum=False, one=body)
