@@ -39,7 +39,7 @@ demo-binaural: $(INSTALLED) ## the same for separation that keeps where the talk
 	cd recipes/BinauralWSJ0Mix && ../../$(BIN)/python train.py hparams/demo.yaml
 
 test: $(INSTALLED) ## run the tests, but those marked slow
-	$(BIN)/python -m pytest -q --durations=10
+	$(BIN)/python -m pytest -q --durations=10 -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(INSTALLED) ## run the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
@@ -47,12 +47,12 @@ test-slow: $(INSTALLED) ## run the tests that take minutes
 test-newest: $(INSTALLED) ## run the tests with the newest versions there are, in .venv-newest
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-newest
 	$(BIN)/uv pip install --quiet --python .venv-newest --upgrade -e '.[demo,test]'
-	.venv-newest/bin/python -m pytest -q --durations=10
+	.venv-newest/bin/python -m pytest -q --durations=10 -n auto --maxprocesses 4 --dist loadfile
 
 test-lowest: $(INSTALLED) ## run the tests with the lower bounds of setup.py, in .venv-lowest
 	$(BIN)/uv venv --quiet --clear --python $(OLDEST_PYTHON) .venv-lowest
 	$(BIN)/uv pip install --quiet --python .venv-lowest --resolution lowest-direct -e '.[demo,test]'
-	.venv-lowest/bin/python -m pytest -q --durations=10
+	.venv-lowest/bin/python -m pytest -q --durations=10 -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED) ## look at the code: ruff and mypy, as the tests do
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

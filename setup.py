@@ -47,6 +47,7 @@ EXTRAS["test"] = [
     "mpmath>=1.3",
     "pystoi>=0.4.1",
     "pytest>=8",
+    "pytest-xdist>=3.6",
     *(
         requirement
         for extra in ("onnx", "sofa", "tensorboard", "torchjd")
