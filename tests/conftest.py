@@ -7,6 +7,8 @@ import sys
 import pytest
 import speechbrain  # noqa: F401  (its lazy modules must be in sys.modules by now)
 import torch
+from matplotlib.figure import Figure
+from running import draw_nothing
 from speechbrain.utils.importutils import LazyModule
 
 # Hypothesis looks at every loaded module; SpeechBrain's lazy ones raise ImportError
@@ -15,6 +17,8 @@ for name, module in list(sys.modules.items()):
     if type(module) is not type(sys) and isinstance(module, LazyModule):
         del sys.modules[name]
 
+savefig = Figure.savefig
+draw_nothing()
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
@@ -22,6 +26,13 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 def seeded():
     """Start every test from the same random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def pictures(request, monkeypatch):
+    """Pictures are drawn in tests that are marked so."""
+    if request.node.get_closest_marker("pictures"):
+        monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture(autouse=True)

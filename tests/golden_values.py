@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from running import draw_nothing
 
 # ------------------------------------------------ names of the inside; change them here
 
@@ -597,6 +598,7 @@ def record_runs(names, folder):
 def record_here(folder, names):
     """What the process of `record_runs` does."""
     torch.set_num_threads(1)
+    draw_nothing()
     recorder = Recorder()
     os.chdir(folder)
     for name in names:

@@ -14,8 +14,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
+
+
+#: A picture of one dot, as PNG.
+DOT = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550"
+    "000000a49444154789c636000000002000148afa4710000000049454e44ae426082"
+)
+
+
+def draw_nothing():
+    """Pictures of matplotlib are a dot from now on; drawing them is half of a small run."""
+    Figure.savefig = lambda figure, file, **how: file.write(DOT)
 
 
 def as_arguments(keys):

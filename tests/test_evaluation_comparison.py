@@ -23,6 +23,8 @@ from unified_se_ss.evaluation.results import bootstrap_interval
 # Standard deviations of what seeds, utterances, and both together bring, in dB.
 NOISES = [(0, 0.7, 0.7), (0.1, 0.7, 0.7), (0.3, 0.7, 0.7), (1, 0.7, 0.7), (0, 0, 1)]
 
+pytestmark = pytest.mark.pictures
+
 
 def crossed(rng, noise, seeds=3, utterances=60):
     """Scores without a true difference: seeds and utterances as crossed random effects."""

@@ -20,6 +20,8 @@ from unified_se_ss.training.log import check_tensorboard, write_events
 COSINES = "cosine_from_-1_to_1"
 RATIOS = "log10_ratio_from_-4_to_4"
 
+pytestmark = pytest.mark.pictures
+
 
 def window(step, modules=(), steps=10, **columns):
     """A window's rows as the monitor gives them."""

@@ -15,6 +15,8 @@ KEYS = (
     "valid_si_snr_i valid_se_si_snr_i"
 ).split()
 
+pytestmark = pytest.mark.pictures
+
 
 def log_rows(epochs, keys=KEYS):
     rng = np.random.default_rng(0)
