@@ -162,7 +162,7 @@ def test_the_same_transcripts_give_the_same_file(tmp_path):
 
 
 @given(text=st.text(max_size=30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_any_text_is_encoded_and_what_is_unknown_is_named(text, tokens):
     numbers = tokens.encode(text)
     assert all(0 <= n < len(tokens) for n in numbers)
