@@ -356,13 +356,9 @@ def test_with_forgetting_1_the_last_frame_is_the_offline_one(name, guided_by):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("cuts", [(1, 2, 3), (17,), (0, 39)])
-@pytest.mark.parametrize(
-    "dtype, tolerance", [(torch.complex64, 1e-6), (torch.complex128, 1e-20)]
-)
-def test_blocks_of_any_length_are_the_whole(name, cuts, dtype, tolerance):
-    """In complex64 up to rounding, which a covariance of one frame makes 10^4 times as large."""
-    mixture, target, noise = scene(dtype=dtype)
+@pytest.mark.parametrize("cuts", [(1, 2, 3), (0, 17, 39)])
+def test_blocks_of_any_length_are_the_whole(name, cuts):
+    mixture, target, noise = scene()
     beamformer = made(name)
     whole, _ = beamformer.recursive(mixture, target, noise)
     state, outputs = None, []
@@ -370,7 +366,7 @@ def test_blocks_of_any_length_are_the_whole(name, cuts, dtype, tolerance):
         at = (..., slice(start, end))
         output, state = beamformer.recursive(mixture[at], target[at], noise[at], state)
         outputs.append(output)
-    assert power(torch.cat(outputs, -1) - whole) < tolerance * power(whole)
+    assert power(torch.cat(outputs, -1) - whole) < 1e-20 * power(whole)
 
 
 def test_a_long_item_is_the_same_in_its_inner_blocks(monkeypatch):
@@ -478,19 +474,10 @@ def test_gradients_reach_masks_and_mixture(name):
         beamformer = MVDR(LOOK[8:10].to(torch.complex128), loading=1e-2)
     else:
         beamformer = made(name, loading=1e-2)
-    given = mixture, target, noise
-    for way in (beamformer, lambda *given: beamformer.recursive(*given)[0]):
-        assert torch.autograd.gradcheck(way, given, atol=1e-4, fast_mode=True)
-
-
-@pytest.mark.parametrize("name", ADAPTIVE)
-def test_gradients_flow_without_a_target(name):
-    mixture = scene()[0].requires_grad_()
-    noise = torch.rand(B, F, L, requires_grad=True)
-    output, _ = made(name).recursive(mixture, noise=noise)
-    output.abs().sum().backward()
-    assert noise.grad.isfinite().all() and noise.grad.abs().sum() > 0
-    assert mixture.grad.isfinite().all()
+    for guide in (target, None):
+        given = mixture, guide, noise
+        for way in (beamformer, lambda *given: beamformer.recursive(*given)[0]):
+            assert torch.autograd.gradcheck(way, given, atol=1e-4, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -532,17 +519,16 @@ def test_one_direction_for_each_item():
 
 
 def test_what_is_wrong_is_said():
-    mixture = scene()[0]
-    with pytest.raises(ValueError, match="needs to know the noise"):
-        SoudenMVDR()(mixture)
-    with pytest.raises(ValueError, match="complex"):
-        SoudenMVDR()(mixture.real, noise=mixture)
-    with pytest.raises(ValueError, match="mask: shape"):
-        SoudenMVDR()(mixture, noise=torch.ones(B, F + 1, L))
-    with pytest.raises(ValueError, match="noise: shape"):
-        SoudenMVDR()(mixture, noise=mixture[:, :2])
-    with pytest.raises(ValueError, match=r"\[B, C, F, L\]"):
-        SoudenMVDR()(mixture[0], noise=mixture[0])
+    mixture, beamformer = scene()[0], SoudenMVDR()
+    for spectra, noise, message in (
+        (mixture, None, "needs to know the noise"),
+        (mixture.real, mixture, "complex"),
+        (mixture, torch.ones(B, F + 1, L), "mask: shape"),
+        (mixture, mixture[:, :2], "noise: shape"),
+        (mixture[0], mixture[0], r"\[B, C, F, L\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            beamformer(spectra, noise=noise)
     with pytest.raises(ValueError, match="forgetting"):
         SoudenMVDR(forgetting=1.5)
     with pytest.raises(ValueError, match="taps"):

@@ -1,15 +1,9 @@
 """Conv-TasNet's separator: equal to SpeechBrain's, truly causal, blind to padding.
 
-SpeechBrain's own ``causal=True`` is no oracle, for two reasons that hold in 1.1:
-
-* Each depthwise convolution is padded twice, by (P-1)d frames on the left and, within
-  torch's convolution, by "same"; what is chopped off at the end afterwards is (P-1)d. So
-  frame l sees l - 3d, l - 2d and l - d for P = 3, never itself, and every block is late
-  by d frames: one repeat of 8 blocks by 255 frames (255 ms).
-* ``norm_type="gLN"``, its default, normalises by the whole utterance's mean and
-  variance, so the first frame depends on the last. Its ``cLN`` is frame-wise.
-
-Both are held here by tests of SpeechBrain, so that we hear of it when they change.
+SpeechBrain's own ``causal=True`` is no oracle, for two reasons that hold in 1.1: each depthwise
+convolution is padded twice, by (P-1)d frames on the left and, within torch's convolution, by
+"same", so no frame sees itself and every block is late by d frames; and ``norm_type="gLN"``, its
+default, normalises by the whole utterance, so that the first frame depends on the last.
 """
 
 import itertools
@@ -27,10 +21,7 @@ with warnings.catch_warnings():
 
 from unified_se_ss.networks import TemporalConvNet
 from unified_se_ss.networks.conv_tasnet import CumulativeNorm, Depthwise
-from unified_se_ss.networks.speechbrain_weights import (
-    conv_tasnet_from_speechbrain,
-    conv_tasnet_to_speechbrain,
-)
+from unified_se_ss.networks.speechbrain_weights import conv_tasnet_from_speechbrain
 
 SMALL = dict(n_basis=12, n_sources=2, n_features=6, hidden=8, blocks=3, repeats=2)
 CAUSAL_NORMS = ("cumulative", "frame")
@@ -63,22 +54,22 @@ def test_forward_and_gradients_equal_speechbrain(theirs, ours, sources):
     (expected * weight).sum().backward()
     (masks * weight).sum().backward()
     torch.testing.assert_close(x_ours.grad, x_reference.grad, rtol=1e-9, atol=1e-11)
-    gradients = {name: value.grad for name, value in network.named_parameters()}
-    for name, gradient in conv_tasnet_to_speechbrain(gradients, blocks=3)[0].items():
-        expected = reference.get_parameter(name).grad
+    gradients = {name: value.grad for name, value in reference.named_parameters()}
+    for name, expected in conv_tasnet_from_speechbrain(gradients).items():
         assert expected.abs().max() > 0
+        gradient = network.get_parameter(name).grad
         torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
 
 
 def test_published_size_equals_speechbrain():
     torch.manual_seed(0)
-    reference = MaskNet(128, 64, 128, 3, 8, 4, 2).double()
-    network = TemporalConvNet(128, 2).double()
+    reference, network = MaskNet(128, 64, 128, 3, 8, 4, 2), TemporalConvNet(128, 2)
     network.load_state_dict(conv_tasnet_from_speechbrain(reference.state_dict()))
     assert sum(p.numel() for p in network.parameters()) == 577_856
     with torch.no_grad():
-        x = randn(1, 128, 130).relu()
-        torch.testing.assert_close(network(x), reference(x).transpose(0, 1))
+        x = randn(1, 128, 130, dtype=torch.float32).relu()
+        expected = reference(x).transpose(0, 1)
+        torch.testing.assert_close(network(x), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_networks_side_by_side_are_the_networks():
@@ -92,10 +83,6 @@ def test_networks_side_by_side_are_the_networks():
     for number, reference in enumerate(references):
         expected = reference(x[:, number].transpose(1, 2)).permute(1, 3, 0, 2)
         torch.testing.assert_close(masks[:, number], expected)
-    again = conv_tasnet_to_speechbrain(network.state_dict(), blocks=3)
-    for state, reference in zip(again, references):
-        for name, value in reference.state_dict().items():
-            assert torch.equal(state[name], value), name
 
 
 def test_weights_that_do_not_belong_there_are_named():

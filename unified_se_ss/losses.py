@@ -142,19 +142,9 @@ def permutation_invariant_si_snr(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean SI-SNR over the sources under the best assignment of each item.
 
-    Arguments
-    ---------
-    estimates, sources : torch.Tensor
-        [B, J, T].
-    lengths : torch.Tensor, optional
-        Real samples of each item, [B].
-
-    Returns
-    -------
-    score : torch.Tensor
-        dB, [B]; its negative is the utterance-level PIT loss.
-    permutation : torch.Tensor
-        Integer, [B, J]; entry j is the estimate that belongs to source j.
+    From [B, J, T] and real `lengths`, [B], to the score in dB, [B], whose negative is the
+    utterance-level PIT loss, and the permutation, [B, J], whose entry j is the estimate that
+    belongs to source j.
 
     Source: Kolbaek et al., "Multitalker speech separation with utterance-level
     permutation invariant training", arXiv 1703.06284.

@@ -122,23 +122,8 @@ class BinauralDynamicMixing(DynamicMixingDataset):
 def mix_binaural(bank, placement, sources, noise, rng) -> Mixture:
     """Puts talkers around a head, diffuse noise behind them, and sums what its ears hear.
 
-    Arguments
-    ---------
-    bank : HRTFBank
-        Heads.
-    placement : Placement
-        Who listens and where the talkers are.
-    sources : np.ndarray
-        float32 [J, T], at their levels.
-    noise : np.ndarray or None
-        float32 [T], at its level.
-    rng : np.random.Generator
-        For the noise.
-
-    Returns
-    -------
-    Mixture
-        float32, of sources [J, E, T] and noise [E, T]; both ears get the same gain.
+    Sources [J, T] and noise, [T] or None, are float32 at their levels, and become sources
+    [J, E, T] and noise [E, T]; both ears get the same gain.
     """
     pairs = zip(sources, placement.directions)
     images = [bank.render_binaural(s, placement.head, direction) for s, direction in pairs]
@@ -167,15 +152,8 @@ def _true_directions(item, n_sources):
 def unexplained(mixture, total):
     """Part of a mixture that is neither the sum of its stems nor 16 bits' wrapping around.
 
-    Arguments
-    ---------
-    mixture, total : np.ndarray
-        A file's mixture and the sum of its stems, [..., T].
-
-    Returns
-    -------
-    float
-        rms of the difference, apart from whole turns of 16 bits, over that of the sum.
+    The rms of the difference of a file's mixture and the sum of its stems, [..., T], apart
+    from whole turns of 16 bits, over that of the sum.
 
     Example
     -------

@@ -153,15 +153,10 @@ class Placement(NamedTuple):
 
 
 class HRTFBank:
-    """HRIR sets of one sampling rate, with the spectra of the filters used last at hand.
+    """HRIR sets of one sampling rate, a UserError if it is not one; with fast rendering.
 
-    A signal is filtered in blocks (overlap-save), so that the spectra are short and stay
-    in the processor's cache: many times faster than one transform of the whole signal.
-
-    Arguments
-    ---------
-    hrirs : list of HRIRSet
-        At least one; a UserError if their rates differ.
+    A signal is filtered in blocks (overlap-save), whose short spectra stay in the
+    processor's cache: many times faster than one transform of the whole signal.
 
     Example
     -------
@@ -189,15 +184,8 @@ class HRTFBank:
     def place(self, rng, n_sources: int, least_angle: float = 0.0) -> Placement:
         """Draw a listener, and a direction for each source.
 
-        Arguments
-        ---------
-        rng : np.random.Generator
-            All that decides.
-        n_sources : int
-            J
-        least_angle : float
-            Degrees between any two directions at least (default 0, but no direction
-            comes twice). A UserError if in 100 draws there was no place for all sources.
+        Any two directions differ, by `least_angle` degrees at least; a UserError if in 100
+        draws there was no place for all sources.
 
         Example
         -------
@@ -229,21 +217,10 @@ class HRTFBank:
         return float(chosen.azimuth[direction]), float(chosen.elevation[direction])
 
     def render_binaural(self, signal, head: int, direction: int) -> np.ndarray:
-        """A source from a direction at both ears, as loud as it was.
+        """A source [T] from a direction at both ears, float32 [E, T], as loud as it was.
 
-        Arguments
-        ---------
-        signal : np.ndarray
-            float32 [T].
-        head, direction : int
-            Indices into the bank and the HRIR set.
-
-        Returns
-        -------
-        np.ndarray
-            float32 [E, T], without the latency and without what rings on after the end.
-            Both ears' energy together is twice that of the signal, as in
-            Binaural-WSJ0Mix: a direction makes nobody louder than others.
+        Without the latency and what rings on after the end. Both ears' energy together is
+        twice that of the signal, as in Binaural-WSJ0Mix: a direction makes nobody louder.
         """
         chosen = self.hrirs[head]
         spectra = self._spectra_of(head, direction)
@@ -263,22 +240,9 @@ class HRTFBank:
         """A noise from everywhere at once, different at each ear.
 
         From each of up to 64 directions, spread evenly over the sphere, comes the same
-        noise at another time (turned around its end), and so the ears agree no more and
-        no less than this head's do in a diffuse field.
-
-        Arguments
-        ---------
-        noise : np.ndarray
-            float32 [T]
-        head : int
-            Index into the bank.
-        rng : np.random.Generator
-            Draws the times.
-
-        Returns
-        -------
-        np.ndarray
-            float32 [E, T]; both ears' energy together is twice that of the noise.
+        noise [T] at another time that `rng` draws (turned around its end), so the ears'
+        coherence is that of this head in a diffuse field. float32 [E, T], whose energy
+        together is twice that of the noise.
 
         Example
         -------

@@ -5,15 +5,14 @@
     {folder}/rooms-{digest}.npy      one record for each room
     {folder}/rooms-{digest}.json     all that they follow from
 
-*Ears*: `binaural_rooms` puts listeners into rooms. A room with somebody in it is again an
-`HRIRSet`: a few directions, and long filters that hold the direct path and the reflections,
-so everything that takes HRIR sets takes rooms. (A folder of measured room responses, such as
-CATT_0_4s_-30.wav, is read by `load_hrirs` with `pattern=r"_(?P<azimuth>-?[0-9]+)$"`.) Each
-image source (Allen and Berkley, "Image method for efficiently simulating small-room
-acoustics", J. Acoust. Soc. Am. 65(4), 1979) goes through the filters of the direction in
-which it lies, at its own fraction of a sample. From `EARLY` seconds after the direct path
-on, where there are thousands, an image comes from the nearest of 64 directions around the
-head, at a whole sample. pyroomacoustics' MeasuredDirectivity takes 60 times as long.
+*Ears*: `binaural_rooms` puts listeners into rooms. A listener in a room is again an
+`HRIRSet`, of a few directions with long filters, so everything that takes HRIR sets takes
+rooms. (A folder of measured responses, such as CATT_0_4s_-30.wav, is read by `load_hrirs`
+with `pattern=r"_(?P<azimuth>-?[0-9]+)$"`.) Each image source (Allen and Berkley, "Image
+method for efficiently simulating small-room acoustics", JASA 65(4), 1979) goes through the
+filters of its direction, at its own fraction of a sample; from `EARLY` seconds after the
+direct path on, through those of the nearest of 64 directions, at a whole sample.
+pyroomacoustics' MeasuredDirectivity takes 60 times as long.
 
 Room i follows from (settings, seed, i) alone: a larger bank begins with the rooms of a
 smaller one, and banks of different seeds share no room.
@@ -291,11 +290,10 @@ def _drawn_rooms(settings: _ShoeboxSettings, rng) -> Iterator[ShoeboxGeometry]:
 
 
 class Room(NamedTuple):
-    """Impulse responses of one room, from the same origin of time and at the same scale.
+    """Impulse responses of one room, with one origin of time and one scale.
 
-    One factor scales them all, such that the direct path from the target to the first
-    microphone has an energy of 1. Sound arrives after the time it travels and 40 samples
-    more, half of `FRACTIONAL_DELAY`.
+    The direct path from the target to the first microphone has an energy of 1. Sound arrives
+    after the time it travels and 40 samples more, half of `FRACTIONAL_DELAY`.
 
     target : [C, T], float32; direct : [C, T'], its direct path alone, on the same time
     axis; interferers : [I, C, T]; noises : [N, C, T].
@@ -380,14 +378,10 @@ def prepare_room_bank(
 ) -> RoomBank:
     """Simulate the rooms of a bank, unless it is there already.
 
-    Banks of other settings in the same folder are left alone.
-
     Arguments
     ---------
     folder : str or Path
-        Where banks are kept; made if it is missing.
-    n_rooms : int
-        How many (default 1000).
+        Where banks of any settings are kept; made if it is missing.
     seed : int
         Every room follows from it and its index (default 1234). Take different seeds
         for training and test.
@@ -622,8 +616,6 @@ def simulate_rooms(
     ---------
     heads : list of HRIRSet
         All of one rate, with directions all around.
-    settings : BinauralRoomConfig
-        Of the rooms.
     seed : int or list of int
         Room i follows from it, i and the head (default 0).
     cache : str or Path, optional
@@ -702,8 +694,7 @@ def _draw_binaural_room(head, settings: BinauralRoomConfig, rng):
 def _binaural_responses(head, room, indices, sources, seconds):
     """Responses from sources in directions of a head, float32 [D, E, N].
 
-    They have the head's latency, and last `seconds` after the direct path, whose gain is
-    that of the head.
+    They last `seconds` after the direct path, whose latency and gain are the head's.
     """
     table = _nearest_table(head)
     # The nearest of some directions all around, for each of the head's.

@@ -8,7 +8,6 @@ Axes: G networks side by side, D features, P kernel size.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 import torch
 
@@ -135,12 +134,6 @@ def _their_names(blocks: int, repeats: int) -> dict[str, str]:
     return names
 
 
-def _size(names: Iterable[str], pattern: str) -> list[int]:
-    found = [re.match(pattern, name) for name in names]
-    numbers = [tuple(map(int, match.groups())) for match in found if match]
-    return [1 + max(column) for column in zip(*numbers)]
-
-
 def conv_tasnet_from_speechbrain(
     *states: dict[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
@@ -151,13 +144,16 @@ def conv_tasnet_from_speechbrain(
 
     Example
     -------
+    >>> from speechbrain.lobes.models.conv_tasnet import MaskNet
     >>> from unified_se_ss.networks import TemporalConvNet
+    >>> state = MaskNet(8, 4, 6, 3, 2, 1, 2, "gLN", False).state_dict()
     >>> network = TemporalConvNet(8, 2, 4, 6, blocks=2, repeats=1, n_networks=2)
-    >>> states = conv_tasnet_to_speechbrain(network.state_dict(), blocks=2)
-    >>> network.load_state_dict(conv_tasnet_from_speechbrain(*states))
+    >>> network.load_state_dict(conv_tasnet_from_speechbrain(state, state))
     <All keys matched successfully>
     """
-    repeats, blocks = _size(states[0], BLOCK.format(r"(\d+)", r"(\d+)"))
+    within = re.compile(BLOCK.format(r"(\d+)", r"(\d+)"))
+    found = [match.groups() for match in map(within.match, states[0]) if match]
+    repeats, blocks = (1 + max(map(int, column)) for column in zip(*found))
     names = _their_names(blocks, repeats)
     unknown = sorted(set(states[0]) - set(names.values()))
     if unknown:
@@ -168,28 +164,6 @@ def conv_tasnet_from_speechbrain(
     }
 
 
-def conv_tasnet_to_speechbrain(
-    state: dict[str, torch.Tensor], blocks: int = 8
-) -> list[dict[str, torch.Tensor]]:
-    """The states of SpeechBrain's ``MaskNet``, one for each network of a ``TemporalConvNet``.
-
-    `blocks` is the network's number of blocks per repeat.
-
-    Example
-    -------
-    >>> from unified_se_ss.networks import TemporalConvNet
-    >>> state = TemporalConvNet(8, 2, 4, 6, blocks=2, repeats=1).state_dict()
-    >>> conv_tasnet_to_speechbrain(state, blocks=2)[0]["bottleneck_conv1x1.conv.weight"].shape
-    torch.Size([4, 8, 1])
-    """
-    (count,) = _size(state, r"blocks\.(\d+)\.")
-    names = _their_names(blocks, count // blocks)
-    return [
-        {theirs: _to_theirs(ours, state[ours][number]) for ours, theirs in names.items()}
-        for number in range(len(state["norm.weight"]))
-    ]
-
-
 def _to_ours(name: str, value: torch.Tensor) -> torch.Tensor:
     """One of SpeechBrain's weights as that of one network, [1, …]."""
     if name.endswith("slope"):
@@ -198,14 +172,6 @@ def _to_ours(name: str, value: torch.Tensor) -> torch.Tensor:
         # [out, in, 1] of kernel 1, or [D, 1, P] of one convolution per feature
         return value.squeeze(1 if "depthwise" in name else 2).t().unsqueeze(0)
     return value
-
-
-def _to_theirs(name: str, value: torch.Tensor) -> torch.Tensor:
-    if name.endswith("slope"):
-        return value.view(1)
-    if "norm" in name:
-        return value.unsqueeze(0)
-    return value.t().unsqueeze(1 if "depthwise" in name else 2).contiguous()
 
 
 def binaural_from_speechbrain(

@@ -66,9 +66,8 @@ class Beamformer(nn.Module, ABC):
       (`noise_context`).
 
     Where a beamformer needs the target's covariance and no target is given, it is the
-    positive part of the mixture's less the noise's. Beamformers that need neither
-    accept both, so that all are called alike. A ValueError says which shape or type is
-    wrong, or that the noise is missing.
+    positive part of the mixture's less the noise's. A ValueError says which shape or type
+    is wrong, or that the noise is missing.
 
     Everything is computed in complex64, or in complex128 for a mixture of that type;
     silence gives silence, and nothing is ever divided by zero. An item that is padded
@@ -133,18 +132,8 @@ class Beamformer(nn.Module, ABC):
 
         A filter is linear, so the outputs of the parts add up to that of the mixture.
 
-        Arguments
-        ---------
-        weights : torch.Tensor
-            As `offline_weights` or `recursive_weights` gives them; those of one item
-            serve for all that are given.
-        spectrum : torch.Tensor
-            Complex, [B, C, F, L].
-
-        Returns
-        -------
-        torch.Tensor
-            [B, F, L].
+        Weights are as `offline_weights` or `recursive_weights` gives them; those of one item
+        serve for all. From [B, C, F, L] to [B, F, L].
         """
         spectrum = at_least_complex64(spectrum)
         if weights.dim() == 4:
@@ -164,12 +153,7 @@ class Beamformer(nn.Module, ABC):
         first with None), have together the output of all frames at once. With a
         forgetting of 1, the weights of the last frame are the offline ones.
 
-        Returns
-        -------
-        output : torch.Tensor
-            [B, F, L].
-        state : BeamformerState
-            For the next block.
+        Returns the output, [B, F, L], and the state for the next block.
         """
         state = state or BeamformerState()
         past, outputs = state.past, []
@@ -605,19 +589,9 @@ def relative_transfer_function(
     N (covariance whitening). Its scale is left open, for the target may not reach the
     reference microphone at all: divide by h[..., reference] for the relative one.
 
-    Arguments
-    ---------
-    target, noise : torch.Tensor
-        Covariances S and N, [..., C, C].
-    reference : int
-        The method starts at this microphone's unit vector (default 0).
-    iterations : int
-        Products with S (default 3); with a target of rank one, 1 is exact.
-
-    Returns
-    -------
-    torch.Tensor
-        Of norm 1, [..., C]; zero where the target is silent.
+    From covariances S of the target and N of the noise, [..., C, C], to norm 1, [..., C];
+    zero where the target is silent. It starts at the `reference` microphone's unit vector;
+    of `iterations` products with S, one is exact for a target of rank one.
 
     Example
     -------

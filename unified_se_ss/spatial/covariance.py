@@ -49,19 +49,10 @@ def spatial_covariance(
 ) -> torch.Tensor:
     """Weighted mean over time of x x^H.
 
-    Arguments
-    ---------
-    spectrum : torch.Tensor
-        Complex, [B, C, F, L].
-    mask : torch.Tensor, optional
-        Weights of at least 0, of a shape that broadcasts to [B, F, L]; by default all
-        frames weigh the same. Padding is left out by a weight of 0. The covariance of
-        a bin with no weight is zero.
-
-    Returns
-    -------
-    torch.Tensor
-        Complex, [B, F, C, C]; Hermitian, positive semi-definite.
+    From a complex spectrum [B, C, F, L] to [B, F, C, C], Hermitian and positive
+    semi-definite. The mask holds weights of at least 0, of a shape that broadcasts to
+    [B, F, L]; by default all frames weigh the same. A weight of 0 leaves padding out; the
+    covariance of a bin with no weight is zero.
 
     Example
     -------
@@ -103,14 +94,11 @@ def recursive_covariance(
     forgetting : float
         Above 0, at most 1 (default 0.99: a memory of 100 frames).
     state : MeanCovariance, optional
-        What the frames before gave; by default there were none.
+        What the frames before gave.
 
     Returns
     -------
-    covariances : torch.Tensor
-        Up to and with each frame, [B, L, F, C, C].
-    state : MeanCovariance
-        For the frames to come.
+    Covariances up to and with each frame, [B, L, F, C, C], and the state after them.
 
     Example
     -------

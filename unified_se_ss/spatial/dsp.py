@@ -17,20 +17,9 @@ _AUDIBLE = 1e-6
 def convolve_rir(signal: np.ndarray, responses: np.ndarray, start: int = 0) -> np.ndarray:
     """Samples `start` to T of a signal's convolution with impulse responses.
 
-    Arguments
-    ---------
-    signal : np.ndarray
-        [T].
-    responses : np.ndarray
-        [K, R].
-    start : int
-        First sample that is wanted, at most R - 1 (default 0). With R - 1, no sample lacks
-        a part of its reverberation; with the latency of the responses, they add no delay.
-
-    Returns
-    -------
-    np.ndarray
-        [K, T - start], in the type of the signal; what rings on after its end is cut.
+    From a signal [T] and responses [K, R] to [K, T - start], in the type of the signal; what
+    rings on after its end is cut. With a `start` of R - 1, the most, no sample lacks a part of
+    its reverberation; with the latency of the responses, they add no delay.
 
     Example
     -------
@@ -76,19 +65,8 @@ def kaiser_window(place, beta: float) -> np.ndarray:
 def phat_correlation(cross_spectrum: np.ndarray, floor: float, n_fft: int) -> np.ndarray:
     """Cross-correlation with the phase transform: every bin counts alike.
 
-    Arguments
-    ---------
-    cross_spectrum : np.ndarray
-        X conj(Y), [..., F], one-sided.
-    floor : float
-        Bins whose magnitude is not above this share of the largest one count for nothing.
-    n_fft : int
-        Length of the transform.
-
-    Returns
-    -------
-    np.ndarray
-        [..., n_fft]: lags of 0, 1, ..., -2, -1 samples of x against y.
+    From a one-sided X conj(Y), [..., F], to lags of 0, 1, ..., -2, -1 samples of x against y,
+    [..., n_fft]. Bins of at most `floor` times the largest magnitude count for nothing.
     """
     size = np.abs(cross_spectrum)
     audible = size > floor * size.max(axis=-1, keepdims=True)

@@ -88,13 +88,9 @@ def lateral_angle(azimuth, elevation=0.0) -> np.ndarray:
 def from_interaural_polar(lateral, polar) -> tuple[np.ndarray, np.ndarray]:
     """Azimuth and elevation of interaural-polar coordinates (CIPIC's, mirrored).
 
-    Arguments
-    ---------
-    lateral : float or np.ndarray
-        Angle to the median plane, degrees in [-90, 90], + = left (CIPIC's azimuth has
-        the other sign).
-    polar : float or np.ndarray
-        Angle around the axis of the ears, degrees: 0 ahead, 90 up, 180 behind.
+    `lateral` is the angle to the median plane, degrees in [-90, 90], + = left (CIPIC's
+    azimuth has the other sign), `polar` that around the axis of the ears, 0 ahead, 90 up,
+    180 behind.
 
     Example
     -------
@@ -201,23 +197,9 @@ def far_field_steering(
 ) -> torch.Tensor:
     """Steering vectors of a plane wave: delays alone.
 
-    Arguments
-    ---------
-    microphones : torch.Tensor
-        Positions in metres, [C, 3].
-    towards : torch.Tensor or np.ndarray
-        Direction from the array to the source, [..., 3], of any length.
-    frequencies : torch.Tensor
-        Hz, [F]; see `bin_frequencies`.
-    reference : int
-        Microphone whose steering is 1 (default 0).
-    dtype : torch.dtype
-        Of the result (default complex64). Phases are computed in float64.
-
-    Returns
-    -------
-    torch.Tensor
-        [..., F, C].
+    Microphones are at [C, 3] in metres, `towards` are directions from the array to the
+    source, [..., 3], of any length, `frequencies` Hz, [F]. Returns [..., F, C], 1 at the
+    `reference` microphone; phases are computed in float64.
 
     Example
     -------
