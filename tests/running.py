@@ -53,6 +53,9 @@ def run_python(*arguments, expected=0, **how):
 
 def run_script(script, *arguments, expected=0):
     """Run a script like `run_python`, in a fork of this process, which spares its imports."""
+    import torch._dynamo  # noqa: F401  # an optimizer brings it
+
+    import unified_se_ss.evaluation.report
     import unified_se_ss.training  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:
