@@ -82,35 +82,10 @@ def test_write_refuses(tmp_path, bad, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def _stereo(path):
-    soundfile.write(path, np.zeros((10, 2)), 8000)
-
-
-def _half_a_flac(path):
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 20000)
-    soundfile.write(path, noise, 8000, format="FLAC")
-    path.write_bytes(path.read_bytes()[:15000])
-
-
-FAULTS = {
-    "missing": (lambda path: None, "does not exist"),
-    "folder": (lambda path: path.mkdir(), "is a folder"),
-    "zero bytes": (lambda path: path.touch(), "is empty (0 bytes)"),
-    "no samples": (lambda path: soundfile.write(path, np.zeros(0), 8000), "0 samples"),
-    "corrupt": (lambda path: path.write_bytes(b"RIFF????" * 9), "is corrupt"),
-    "stereo": (_stereo, "has 2 channels, one was expected"),
-    "cut off": (_half_a_flac, "is corrupt"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_bad_file_is_named(tmp_path, fault):
-    break_it, words = FAULTS[fault]
-    path = tmp_path / "a.wav"
-    break_it(path)
-    with pytest.raises(UserError) as error:
-        audio.read(path)
-    assert words in str(error.value) and str(path) in str(error.value)
+def test_channels_that_were_not_asked_for_are_named(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros((10, 2)), 8000)
+    with pytest.raises(UserError, match="a.wav: has 2 channels, one was expected"):
+        audio.read(tmp_path / "a.wav")
 
 
 def test_channel_of_a_stereo_file(tmp_path):

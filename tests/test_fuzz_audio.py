@@ -61,14 +61,8 @@ def read_everywhere(tally, path, kind):
     }
 
 
-PCM = [
-    ("WAV", "PCM_16"),
-    ("WAV", "FLOAT"),
-    ("AIFF", "PCM_16"),
-    ("AU", "PCM_16"),
-    ("W64", "PCM_16"),
-    ("RF64", "PCM_16"),
-]
+PCM = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AIFF", "PCM_16"), ("AU", "PCM_16")]
+PCM += [("W64", "PCM_16"), ("RF64", "PCM_16")]
 
 
 @pytest.mark.parametrize("kind, subtype", PCM)
@@ -86,13 +80,11 @@ def test_a_file_cut_off_anywhere_never_passes_for_a_shorter_one(tmp_path, kind, 
         assert found is not None
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind, subtype", [("FLAC", "PCM_16"), ("FLAC", "PCM_24")])
-def test_a_flac_cut_off_anywhere_is_refused_when_it_is_read(
-    tmp_path, kind, subtype, stride
-):
+@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_a_flac_cut_off_anywhere_is_refused_when_it_is_read(tmp_path, subtype, stride):
     """All of the header, then every so many bytes; the header alone still says a length."""
-    whole = encoded(noise(), kind, subtype)
+    whole = encoded(noise(), "FLAC", subtype)
     path, tally = tmp_path / "a.flac", Tally()
     for length in [*range(100), *range(100, len(whole), stride)]:
         path.write_bytes(whole[:length])
@@ -139,7 +131,7 @@ def test_one_wrong_bit_in_a_header_is_handled_or_refused(tmp_path, kind, subtype
     assert tally["wrong bit: read", "refused"] > header  # most bits matter
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
 @given(data=st.data())
 def test_any_bytes_after_any_beginning_are_handled_or_refused(tmp_path, data):
     begin = data.draw(st.sampled_from([b"", b"RIFF", b"fLaC", b"OggS", b"FORM", b"RF64"]))
@@ -149,7 +141,7 @@ def test_any_bytes_after_any_beginning_are_handled_or_refused(tmp_path, data):
     read_everywhere(Tally(), path, "bytes")
 
 
-@settings(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
 @given(data=st.data())
 def test_any_bytes_within_a_file_are_handled_or_refused(tmp_path, data):
     kind, subtype, header = data.draw(st.sampled_from(HEADERS))
@@ -179,82 +171,68 @@ def test_every_depth_is_read(tmp_path, subtype):
     assert found["info"] == (400, RATE, 1) and found["librimix"] == (400, False)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
-def test_a_sample_that_is_not_finite_is_refused_by_whoever_uses_it(
-    tmp_path, value, subtype
-):
-    path, signal = tmp_path / "a.wav", noise()
-    signal[300] = value
-    soundfile.write(path, signal, RATE, subtype)
-    for name in ("in blocks", "librimix", "measure"):
-        with pytest.raises(UserError, match="finite") as error:
-            READERS[name](path)
-        assert str(path) in str(error.value)
+def test_a_sample_that_is_not_finite_is_refused_by_whoever_uses_it(tmp_path, subtype):
+    path = tmp_path / "a.wav"
+    for value in (np.nan, np.inf, -np.inf):
+        soundfile.write(
+            path, np.where(np.arange(400) == 300, value, noise()), RATE, subtype
+        )
+        for name in ("in blocks", "librimix", "measure"):
+            with pytest.raises(UserError, match="finite") as error:
+                READERS[name](path)
+            assert str(path) in str(error.value)
 
 
 def wav_header(channels=1, rate=RATE, bits=16, promised=800, there=800) -> bytes:
     """A wav file as its header might be written by hand."""
     block = channels * bits // 8
     form = struct.pack("<HHIIHH", 1, channels, rate, rate * block, block, bits)
-    return (
-        b"RIFF"
-        + struct.pack("<I", 36 + promised)
-        + b"WAVEfmt "
-        + struct.pack("<I", 16)
-        + form
-        + b"data"
-        + struct.pack("<I", promised)
-        + bytes(range(1, 201)) * (there // 200)
-    )
+    begin = b"RIFF" + struct.pack("<I", 36 + promised) + b"WAVEfmt " + struct.pack("<I", 16)
+    sound = bytes(range(1, 201)) * (there // 200)
+    return begin + form + b"data" + struct.pack("<I", promised) + sound
 
 
-def link_to_nothing(path):
-    path.symlink_to(path.with_name("gone.wav"))
-
-
-def pipe(path):
-    os.mkfifo(path)
+def header(**choices):
+    return lambda path: path.write_bytes(wav_header(**choices))
 
 
 FAULTS = {
     "missing": (lambda path: None, "does not exist"),
     "a folder": (lambda path: path.mkdir(), "is a folder, not a file"),
     "0 bytes": (lambda path: path.touch(), "is empty (0 bytes)"),
-    "a broken link": (link_to_nothing, "gone.wav, which does not exist"),
-    "a pipe": (pipe, "is not a regular file"),
+    "no samples": (lambda path: soundfile.write(path, [], RATE), "is empty (0 samples)"),
+    "a broken link": (lambda path: path.symlink_to("gone.wav"), "gone.wav, which does not"),
+    "a pipe": (os.mkfifo, "is not a regular file"),
     "text": (lambda path: path.write_text("hello\n" * 50), "not a sound file"),
-    "0 channels": (lambda path: path.write_bytes(wav_header(0)), "not a sound file"),
-    "0 Hz": (lambda path: path.write_bytes(wav_header(rate=0)), "not a sound file"),
-    "1 Hz": (lambda path: path.write_bytes(wav_header(rate=1)), "header says 1 Hz"),
-    "4 GHz": (lambda path: path.write_bytes(wav_header(rate=2**31 - 1)), "2147483647 Hz"),
-    "0 bits": (lambda path: path.write_bytes(wav_header(bits=0)), "not a sound file"),
-    "half": (lambda path: path.write_bytes(wav_header(there=400)), "is cut off"),
+    "0 channels": (header(channels=0), "not a sound file"),
+    "0 Hz": (header(rate=0), "not a sound file"),
+    "1 Hz": (header(rate=1), "header says 1 Hz"),
+    "4 GHz": (header(rate=2**31 - 1), "2147483647 Hz"),
+    "0 bits": (header(bits=0), "not a sound file"),
+    "half": (header(there=400), "is cut off"),
     "no sound": (lambda path: path.write_bytes(b"\0" * 5000), "not a sound file"),
-    "html": (
-        lambda path: path.write_text("<!DOCTYPE html><title>404</title>"),
-        "not a sound file",
-    ),
+    "html": (lambda path: path.write_text("<!DOCTYPE html><title>404"), "not a sound file"),
 }
 
 
-@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_no_sound_is_refused_in_words(tmp_path, fault, reader):
+def test_what_is_no_sound_is_refused_in_words(tmp_path, fault):
     break_it, words = FAULTS[fault]
     path = tmp_path / "a b ü.wav"
     break_it(path)
-    with pytest.raises(UserError) as error:
-        READERS[reader](path)
-    assert str(path) in str(error.value) and words in str(error.value)
+    for name, reader in READERS.items():
+        with pytest.raises(UserError) as error:
+            reader(path)
+        assert str(path) in str(error.value) and words in str(error.value), name
 
 
-@pytest.mark.parametrize("suffix", ["au", "snd", "vox", "gsm", "raw", "wav", "flac", "txt"])
-def test_text_of_any_name_is_no_sound(tmp_path, suffix):
+def test_text_of_any_name_is_no_sound(tmp_path):
     """libsndfile takes any bytes of a name ending in .au or .vox for sound."""
-    path, tally = tmp_path / f"a.{suffix}", Tally()
-    path.write_text("this is no sound\n" * 50)
-    assert set(read_everywhere(tally, path, "text").values()) == {None}
+    for suffix in ("au", "snd", "vox", "gsm", "raw", "wav", "flac", "txt"):
+        path = tmp_path / f"a.{suffix}"
+        path.write_text("this is no sound\n" * 50)
+        assert set(read_everywhere(Tally(), path, "text").values()) == {None}
 
 
 @pytest.mark.parametrize("promised", [0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF])
@@ -266,15 +244,15 @@ def test_a_wav_that_was_written_into_a_pipe_is_read_to_its_end(tmp_path, promise
     assert audio.info(path).frames == len(read_in_blocks(path)) == 400
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_a_file_without_permission_is_refused(tmp_path, reader):
+def test_a_file_without_permission_is_refused(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(encoded(noise(), "WAV", "PCM_16"))
     path.chmod(0)
     if os.access(path, os.R_OK):
         pytest.skip("root may read anything")
-    with pytest.raises(UserError, match="a.wav: cannot be read; give yourself"):
-        READERS[reader](path)
+    for reader in READERS.values():
+        with pytest.raises(UserError, match="a.wav: cannot be read; give yourself"):
+            reader(path)
 
 
 def test_a_length_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
