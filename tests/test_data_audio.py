@@ -10,7 +10,7 @@ import soundfile
 
 from unified_se_ss.data import audio
 from unified_se_ss.errors import UserError
-from unified_se_ss.files import atomic_path
+from unified_se_ss.files import atomic_path, atomic_write
 
 
 @pytest.fixture
@@ -127,12 +127,20 @@ def test_resample_to_the_same_rate_is_the_input(signal):
     assert audio.resample(signal, 8000, 8000) is signal
 
 
-def test_interrupted_writing_leaves_the_old_file(tmp_path):
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    atomic_write(path, "old")
+    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
+        temporary.write_text("half of")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(UserError, match="a.txt: cannot be written .No space left"):
+        atomic_write(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
 from unified_se_ss.data.batching import BucketBatchSampler
 from unified_se_ss.data.dataset import ItemKey
@@ -40,7 +39,7 @@ sizes = st.integers(1, 300)
 worlds = st.integers(1, 9)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(sizes, st.integers(1, 20), worlds, st.booleans(), st.integers(0, 3))
 def test_batch_size_property(n, batch_size, world_size, shuffle, epoch):
     if n < world_size:
@@ -59,7 +58,7 @@ def test_batch_size_property(n, batch_size, world_size, shuffle, epoch):
     assert n_larger == (rest if rest < world_size else 0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(sizes, st.floats(5, 90), worlds, st.booleans(), st.integers(0, 3))
 def test_batch_seconds_property(n, budget, world_size, shuffle, epoch):
     if n < world_size:
@@ -97,13 +96,6 @@ def test_epochs_and_seeds_differ():
     assert {key.epoch for batch in second for key in batch} == {1}
     sampler.set_epoch(0)
     assert list(sampler) == first
-
-
-def test_batch_size_one_is_shuffled_too():
-    sampler = BucketBatchSampler(np.arange(1.0, 201.0), batch_size=1)
-    order = [batch[0].index for batch in sampler]
-    assert sorted(order) == list(range(200))
-    assert abs(np.corrcoef(order, range(200))[0, 1]) < 0.3
 
 
 def test_batches_hold_similar_durations():
@@ -171,8 +163,7 @@ class _Keys:
         return 37
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("done", [0, 3, 9, 10])
+@pytest.mark.parametrize("workers, done", [(0, 0), (0, 3), (2, 9), (0, 10)])
 def test_speechbrain_resumes_within_an_epoch(tmp_path, workers, done):
     from speechbrain.dataio.dataloader import SaveableDataLoader
     from speechbrain.utils.checkpoints import Checkpointer
@@ -199,12 +190,6 @@ def test_speechbrain_resumes_within_an_epoch(tmp_path, workers, done):
     assert len(complete) == 10
     resumed.batch_sampler.set_epoch(3)
     assert {key.epoch for batch in resumed for key in batch} == {3}
-
-
-def test_serves_as_batch_sampler_of_torch():
-    sampler = BucketBatchSampler(_durations(37), batch_size=4, seed=2)
-    loader = DataLoader(_Keys(), batch_sampler=sampler, collate_fn=list)
-    assert list(loader) == list(sampler) and len(loader) == len(sampler)
 
 
 def test_changing_the_epoch_does_not_disturb_a_running_iteration():

@@ -58,7 +58,7 @@ def _noise_at(manifest, example):
 keys = st.tuples(st.integers(0, 50), st.integers(0, 3))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(keys, st.sampled_from([None, 0.25, 1.5]), st.integers(0, 9))
 def test_crops_of_all_stems_are_aligned(manifest, key, segment, seed):
     data = MixtureDataset(manifest, 2, segment, seed=seed)
@@ -71,25 +71,20 @@ def test_crops_of_all_stems_are_aligned(manifest, key, segment, seed):
     assert example.mixture.dtype == example.sources.dtype == torch.float32
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(keys, st.sampled_from([None, 0.25, 1.5]), st.sampled_from([None, SPEEDS]))
-def test_same_key_same_bits(manifest, key, segment, speeds):
-    first = MixtureDataset(manifest, 2, segment, speeds, seed=3)
-    second = MixtureDataset(manifest, 2, segment, speeds, seed=3)
+def test_same_key_same_bits_other_key_other_crop(manifest, key, segment, speeds):
+    first, second = (MixtureDataset(manifest, 2, segment, speeds, seed=3) for _ in "ab")
     expected = first[ItemKey(*key)]
     second[ItemKey(1, 0)]
     again = second[ItemKey(*key)]
     assert torch.equal(expected.mixture, again.mixture)
     assert torch.equal(expected.sources, again.sources)
-
-
-def test_other_epoch_or_seed_other_crop(manifest):
     data = MixtureDataset(manifest, 2, 0.25)
-    other = MixtureDataset(manifest, 2, 0.25, seed=1)
-    first = data[ItemKey(0, 3)].mixture
-    assert not torch.equal(first, data[ItemKey(1, 3)].mixture)
-    assert not torch.equal(first, other[ItemKey(0, 3)].mixture)
-    assert torch.equal(first, data[3].mixture)
+    crop = data[ItemKey(0, 3)].mixture
+    assert not torch.equal(crop, data[ItemKey(1, 3)].mixture)
+    assert not torch.equal(crop, MixtureDataset(manifest, 2, 0.25, seed=1)[3].mixture)
+    assert torch.equal(crop, data[3].mixture)
 
 
 def test_workers_do_not_matter(manifest):
@@ -156,7 +151,7 @@ def test_speed_100_alone_gives_the_recorded_mixture(manifest):
 
 
 @settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -188,18 +183,8 @@ def test_file_of_another_rate_than_its_manifest_is_named(tmp_path, stem):
         data[0]
 
 
-def test_slower_speech_is_longer_and_lower():
-    tone = np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE).astype(np.float32)
-    slow = audio.resample(tone, 80, 100)
-    assert len(slow) == 10000
-    expected = np.sin(2 * np.pi * 800 * np.arange(10000) / RATE)
-    np.testing.assert_allclose(slow[500:-500], expected[500:-500], atol=1e-4)
-    assert audio.resample(tone, 100, 100) is tone
-
-
 def test_only_the_crop_is_read(manifest, monkeypatch):
-    asked = []
-    read = audio.read
+    asked, read = [], audio.read
 
     def spy(path, start=0, stop=None, *which):
         asked.append(stop - start)
@@ -211,28 +196,20 @@ def test_only_the_crop_is_read(manifest, monkeypatch):
     assert max(asked) < 3500
 
 
-@pytest.fixture
-def half_silent(tmp_path):
-    """An item whose first source is silent in its first nine tenths."""
+def test_a_silent_crop_is_drawn_again(tmp_path):
+    """The first source is silent in its first nine tenths, then the second one wholly."""
     item = _write_item(tmp_path, "a", 20000, np.random.default_rng(0))
     signal, _ = audio.read(item.paths["s1"])
     signal[:18000] = 0
     audio.write(item.paths["s1"], signal, RATE)
-    return _manifest([item])
-
-
-def test_silent_crop_is_drawn_again(half_silent):
-    data = MixtureDataset(half_silent, 2, 0.25)
+    data = MixtureDataset(_manifest([item]), 2, 0.25)
     silent = sum(
         audio.is_silent(data[ItemKey(epoch, 0)].sources[0].numpy()) for epoch in range(30)
     )
     # A crop is silent with probability 16/18; eight draws leave 0.39 of them, not 0.89.
     assert silent < 20
-
-
-def test_wholly_silent_source_is_accepted(half_silent):
-    audio.write(half_silent.items[0].paths["s2"], np.zeros(20000), RATE)
-    assert MixtureDataset(half_silent, 2, 0.25)[0].mixture.shape == (2000,)
+    audio.write(item.paths["s2"], np.zeros(20000), RATE)
+    assert data[0].mixture.shape == (2000,)
 
 
 def test_durations_are_those_after_cropping(manifest):
@@ -254,8 +231,7 @@ def test_noisy_mixture_without_noise_cannot_be_perturbed(manifest):
 
 def test_clean_mixture_needs_no_noise(tmp_path):
     item = _write_item(tmp_path, "a", 8000, np.random.default_rng(0), with_noise=False)
-    data = MixtureDataset(_manifest([item]), 2, speed_percents=SPEEDS)
-    example = data[0]
+    example = MixtureDataset(_manifest([item]), 2, speed_percents=SPEEDS)[0]
     assert torch.equal(example.mixture, example.sources.sum(0))
 
 
@@ -288,12 +264,8 @@ def test_collate_pads_with_zeros(lengths, ears):
     assert batch.mixture.shape == (B, *ears, T) and batch.directions.shape == (B, 2, 2)
     assert batch.sources.shape == (B, 2, *ears, T)
     for b, n in enumerate(lengths):
-        assert (batch.mixture[b, ..., :n] == 1).all() and not batch.mixture[
-            b, ..., n:
-        ].any()
-        assert (batch.sources[b, ..., :n] == 2).all() and not batch.sources[
-            b, ..., n:
-        ].any()
+        for signal, value in ((batch.mixture[b], 1), (batch.sources[b], 2)):
+            assert (signal[..., :n] == value).all() and not signal[..., n:].any()
     assert torch.equal(batch.clean_mixture, batch.sources[:, 0] + batch.sources[:, 1])
     moved = batch.to("meta")
     assert moved is batch and moved.mixture.is_meta and moved.sources.is_meta

@@ -71,7 +71,7 @@ def test_levels_are_uniform_in_the_ranges_of_librimix():
 
 
 @given(st.floats(-50, -10), st.floats(-33, -25), st.integers(0, 2**31))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_gain_reaches_the_level(start, level, seed):
     signal = np.random.default_rng(seed).normal(size=8000)
     signal *= 10 ** (start / 20)
@@ -92,7 +92,7 @@ def stems(dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_mixing_invariants(dtype, data):
     all_stems = data.draw(stems(dtype))
     sources, noise = all_stems[:-1], all_stems[-1]
