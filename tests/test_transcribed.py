@@ -50,7 +50,7 @@ def ratio_db(utterance):
 
 
 @given(seed=st.integers(0, 2**31), epoch=st.integers(0, 99), index=st.integers(0, 2))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_an_item_is_a_function_of_its_key(manifests, seed, epoch, index):
     speech, noise = manifests
     data = NoisySpeechDataset(speech, noise, (-5, 10), RATE, seed)
@@ -90,9 +90,7 @@ def test_silence_has_no_ratio_but_finite_values(tmp_path, silent):
 
 
 def test_other_rates_are_resampled(tmp_path, manifests):
-    speech = manifest_of(
-        tmp_path, "clean", [np.full(16000, 0.1)], 16000, transcript="hello"
-    )
+    speech = manifest_of(tmp_path, "clean", [np.full(16000, 0.1)], 16000, transcript="x")
     utterance = NoisySpeechDataset(speech, manifests[1], (0, 0), RATE)[0]
     assert len(utterance.noisy) == len(utterance.clean) == 8000
 

@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,40 +21,43 @@ voicebank, librispeech, rats, chime4 = (
 
 
 class Corpus:
-    """A small tree, and how the recipe prepares it."""
+    """A small tree below root/corpus, and how the recipe prepares it."""
 
-    def __init__(self, kind, folder):
-        self.kind, self.root, self.manifests = kind, folder, folder / "manifests"
-        made = getattr(trees, f"make_{kind}")(folder / "corpus")
-        self.folder, self.other = made if isinstance(made, tuple) else (made, None)
+    def __init__(self, kind, root):
+        self.kind, self.root, self.manifests = kind, root, root / "manifests"
 
     def prepare(self, sample_rate=16000, **changes):
-        run = {
-            "voicebank": voicebank.prepare_voicebank,
-            "librispeech": partial(
+        made, root = self.root / "corpus", self.root
+        subsets = {
+            "train": ["train-clean-100"],
+            "dev": ["dev-clean"],
+            "test": ["test-clean"],
+        }
+        run, folder, options = {
+            "voicebank": (voicebank.prepare_voicebank, made, {}),
+            "librispeech": (
                 librispeech.prepare_librispeech,
-                train=["train-clean-100"],
-                dev=["dev-clean"],
-                test=["test-clean"],
-                noise_folder=self.other,
+                made / "LibriSpeech",
+                {**subsets, "noise_folder": made / "noise"},
             ),
-            "rats": partial(
+            "rats": (
                 rats.prepare_rats,
-                transcript_folder=self.other,
-                cut_folder=self.root / "cut",
+                made / "RATS_SAD",
+                {"transcript_folder": made / "fisher", "cut_folder": root / "cut"},
             ),
-            "chime4": partial(
-                chime4.prepare_chime4, reference_folder=self.root / "references"
+            "chime4": (
+                chime4.prepare_chime4,
+                made,
+                {"reference_folder": root / "references"},
             ),
         }[self.kind]
-        return run(self.folder, self.manifests, sample_rate, **changes)
+        return run(folder, self.manifests, sample_rate, **{**options, **changes})
 
     def speech(self, **options):
         """Manifest of speech by subset."""
-        found = self.prepare(**options)
         return {
             subset: read_manifest(path, root, one_rate=False)
-            for subset, of in found.items()
+            for subset, of in self.prepare(**options).items()
             for kind, path, root in of
             if kind == "speech"
         }
@@ -69,6 +71,8 @@ class Corpus:
 def originals(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trees")
     kinds = ("voicebank", "librispeech", "rats", "chime4")
+    for kind in kinds:
+        getattr(trees, f"make_{kind}")(folder / kind / "corpus")
     return {kind: Corpus(kind, folder / kind) for kind in kinds}
 
 
@@ -77,15 +81,8 @@ def corpus(originals, tmp_path):
     """A copy of a tree that a test may damage."""
 
     def copy(kind):
-        made = Corpus.__new__(Corpus)
-        old = originals[kind]
-        shutil.copytree(old.root / "corpus", tmp_path / "corpus")
-        made.kind, made.root, made.manifests = kind, tmp_path, tmp_path / "manifests"
-        made.folder, made.other = (
-            path and tmp_path / path.relative_to(old.root)
-            for path in (old.folder, old.other)
-        )
-        return made
+        shutil.copytree(originals[kind].root / "corpus", tmp_path / "corpus")
+        return Corpus(kind, tmp_path)
 
     return copy
 
@@ -237,43 +234,29 @@ def drop(name):
 
 
 def few_noises(corpus):
-    for path in sorted((corpus.other / "street").iterdir())[2:]:
+    for path in sorted((corpus.root / "corpus/noise/street").iterdir())[2:]:
         path.unlink()
 
 
-TEST_CLEAN = "clean_testset_wav_16k/p232_001.wav"
+CLEAN = "clean_testset_wav_16k"
+WAV, FLAC = f"{CLEAN}/p232_001.wav", "84-7-0001.flac"
 CHANNEL_A, SEGMENTS = "train/audio/eng/A/*.flac", "train/sad/eng/A/*.tab"
+ORIGINAL = "F01_002C0101_ORG.wav"
 FAULTS = [
     ("voicebank", drop("testset_txt"), r"p232_001.txt cannot be read \(No such file"),
-    (
-        "voicebank",
-        drop("clean_testset_wav_16k"),
-        "no folder clean_testset_wav_16k or clean",
-    ),
-    ("voicebank", remove(TEST_CLEAN), "1 problem.*p232_001.wav: does not exist"),
-    (
-        "voicebank",
-        remove("p227_002.txt"),
-        "p227_002.txt cannot be read.*what .*p227_002.wav",
-    ),
+    ("voicebank", drop(CLEAN), "no folder clean_testset_wav_16k or clean"),
+    ("voicebank", remove(WAV), "1 problem.*p232_001.wav: does not exist"),
     ("voicebank", put("p227_002.txt", b"caf\xe9"), "p227_002.txt .*not text in UTF-8"),
-    ("voicebank", put(TEST_CLEAN, b"RIFF"), "1 problem.*p232_001.wav"),
-    ("voicebank", rewrite(TEST_CLEAN, stereo), "p232_001.wav: of several channels, one"),
-    ("voicebank", rewrite(TEST_CLEAN, shorter), "p232_001.wav: differ in length or"),
-    ("voicebank", rewrite(TEST_CLEAN, slower), "p232_001.wav: differ in .* sampling rate"),
+    ("voicebank", put(WAV, b"RIFF"), "1 problem.*p232_001.wav"),
+    ("voicebank", rewrite(WAV, stereo), "p232_001.wav: of several channels, one"),
+    ("voicebank", rewrite(WAV, shorter), "p232_001.wav: differ in length or"),
+    ("voicebank", rewrite(WAV, slower), "p232_001.wav: differ in .* sampling rate"),
     ("librispeech", drop("dev-clean"), "dev-clean does not exist; expected LibriSpeech"),
     ("librispeech", drop("84"), "dev-clean holds no .*trans.txt"),
-    ("librispeech", remove("84-7-0001.flac"), "1 problem.*84-7-0001.flac: does not exist"),
-    (
-        "librispeech",
-        rewrite("84-7-0001.flac", stereo),
-        "84-7-0001.flac: of several channels",
-    ),
-    ("librispeech", put("84-7.trans.txt", b"\xff\xfe\x00"), "84-7.trans.txt .*UTF-8"),
+    ("librispeech", remove(FLAC), "1 problem.*84-7-0001.flac: does not exist"),
     ("librispeech", replace("84-7.trans.txt", "0001", "0000"), "two utterances named 84-7"),
     ("librispeech", few_noises, "noise_folder: .* holds 2 recordings .* three or more"),
     ("librispeech", drop("noise"), "noise: does not exist; a folder of wav"),
-    ("librispeech", put("0.wav", b"RIFF"), "1 problem.*0.wav"),
     ("rats", drop("fisher"), "transcript_folder: .* holds no fe_03"),
     ("rats", drop("docs"), "source_file_info.tab cannot be read"),
     ("rats", remove("fe_03_04161.txt"), "holds no fe_03_04161.txt, .*what .*_eng_A.flac"),
@@ -283,33 +266,18 @@ FAULTS = [
     ("rats", remove(SEGMENTS), "00001_07777_eng_A.tab cannot be read"),
     ("rats", replace(SEGMENTS, "RX", "??"), r"eng_A.tab, line 2: label \?\?; expected S"),
     ("rats", replace(SEGMENTS, "\t", " "), "eng_A.tab, line 1: expected 12 columns"),
-    (
-        "rats",
-        replace(SEGMENTS, "6.05", "7.05"),
-        "by 0.250 s at first and by 1.250 s at last",
-    ),
+    ("rats", replace(SEGMENTS, "6.05", "7.05"), "by 0.250 s at first and by 1.250 s"),
     ("rats", put(SEGMENTS, b""), "eng_A.tab: names no speech"),
     ("rats", rewrite(CHANNEL_A, stereo), "eng_A.flac: has 2 channels, one was expected"),
     ("rats", rewrite(CHANNEL_A, lambda s, r: (s[: 4 * r], r)), "lasts 4.00 s, but fe_03"),
-    ("rats", put("train/audio/eng/src/*.flac", b"fLaC"), "00001_eng_src.flac"),
     ("chime4", drop("tr05_caf_real"), r"tr05_caf_real holds no \*.CH5.wav"),
     ("chime4", drop("isolated_1ch_track"), r"dt05_bus_real holds no \*.wav"),
     ("chime4", remove("dt05_real.dot_all"), "dt05_real.dot_all cannot be read"),
     ("chime4", drop("WSJ0"), r"WSJ0 holds no \*.dot"),
-    (
-        "chime4",
-        replace("*.dot", "(002c", "(999c"),
-        "no transcript says what .*F01_002C0101",
-    ),
-    (
-        "chime4",
-        put("dt05_real.dot_all", b"words\n"),
-        "dot_all, line 1: expected a transcript",
-    ),
-    ("chime4", remove("F01_002C0101_ORG.wav"), "F01_002C0101_ORG.wav: .*"),
-    ("chime4", rewrite("F01_002C0101_ORG.wav", lambda s, r: (0 * s, r)), "is not what is"),
-    ("chime4", rewrite("F01_002C0101_ORG.wav", slower), "8000 Hz, but .* 16000 Hz"),
-    ("chime4", rewrite("F01_001C0101_BUS.CH5.wav", stereo), "CH5.wav: .*channels"),
+    ("chime4", replace("*.dot", "(002c", "(999c"), "no transcript says .*F01_002C0101"),
+    ("chime4", put("dt05_real.dot_all", b"words\n"), "dot_all, line 1: expected a trans"),
+    ("chime4", rewrite(ORIGINAL, lambda s, r: (0 * s, r)), "is not what is"),
+    ("chime4", rewrite(ORIGINAL, slower), "8000 Hz, but .* 16000 Hz"),
 ]
 
 
@@ -334,42 +302,34 @@ def test_what_is_wrong_is_said_once_and_clearly(corpus, kind, damage, message):
         ("train,a,s,t,n,c,0,0,0", "line 2: noisy_start, .*expected numbers"),
         ("train,a,s,t,n,c,0,0,nan", "line 2: noisy_start, .*expected numbers"),
         ("train,a,s", "line 2: noisy_start, .*expected numbers"),
+        (None, "has no column speaker; expected subset, ID"),
     ],
 )
 def test_a_table_that_cannot_be_used(tmp_path, line, message):
-    path = tmp_path / "t.csv"
-    path.write_text(",".join(rats.COLUMNS) + "\n" + line + "\n")
+    path, columns = tmp_path / "t.csv", ",".join(rats.COLUMNS)
+    path.write_text(f"{columns}\n{line}\n" if line else "ID,subset\na,train\n")
     with pytest.raises(UserError, match=message):
         rats.read_table(path)
 
 
-def test_a_table_without_a_column(tmp_path):
-    (tmp_path / "t.csv").write_text("ID,subset\na,train\n")
-    with pytest.raises(UserError, match="has no column speaker; expected subset, ID"):
-        rats.read_table(tmp_path / "t.csv")
-
-
-@pytest.mark.parametrize(
-    "name, side",
-    [
-        ("fe_03_04165_B.sph", ("04165", "B")),
-        ("fe_03_04165.sph:2", ("04165", "2")),
-        ("audio/041/fe_03_04165-A", ("04165", "A")),
-        ("fe_03_04165.ch1.wav", ("04165", "1")),
-        ("fe_03_04165.wav", None),
-        ("fe_03_04165.sph", None),
-    ],
-)
-def test_sides_of_calls(name, side):
-    found = rats.SIDE.search(name)
-    assert (found and found.groups()) == side
+def test_sides_of_calls():
+    for name, side in {
+        "fe_03_04165_B.sph": ("04165", "B"),
+        "fe_03_04165.sph:2": ("04165", "2"),
+        "audio/041/fe_03_04165-A": ("04165", "A"),
+        "fe_03_04165.ch1.wav": ("04165", "1"),
+        "fe_03_04165.wav": None,
+        "fe_03_04165.sph": None,
+    }.items():
+        found = rats.SIDE.search(name)
+        assert (found and found.groups()) == side
 
 
 # ------------------------------------------------------------------ for any text, any names
 
 
 @given(text=st.text(max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_normalised_text_stays_as_it_is(text):
     for module in (voicebank, rats):
         once = module.normalise(text)
@@ -378,7 +338,7 @@ def test_normalised_text_stays_as_it_is(text):
 
 
 @given(names=st.lists(st.text(min_size=1), min_size=3, max_size=60, unique=True))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_noise_is_in_one_subset_each_whatever_the_order(names):
     split = librispeech.subsets_of(names, Path("noise"))
     assert all(split.values()) and set().union(*split.values()) == set(names)
