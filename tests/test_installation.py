@@ -123,13 +123,12 @@ def installer(folder, monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("version", [(2, 7), (3, 6), (3, 9)])
-def test_an_old_python_is_told_what_to_do(tmp_path, monkeypatch, capsys, version):
+def test_an_old_python_is_told_what_to_do(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
-        installer(tmp_path, monkeypatch).check_python(version)
+        installer(tmp_path, monkeypatch).check_python((3, 9))
     assert left.value.code == 2
     said = capsys.readouterr().err
-    assert f"this one is {version[0]}.{version[1]}" in said and "make PYTHON=" in said
+    assert "this one is 3.9" in said and "make PYTHON=" in said
 
 
 @pytest.mark.parametrize(
