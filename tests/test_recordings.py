@@ -30,17 +30,13 @@ def sound(seed, seconds=1.0):
     return 0.05 * swell * rng.normal(size=T).astype(np.float32)
 
 
-def write_recording(folder, name, **stems):
-    for stem, signal in stems.items():
-        audio.write(folder / name / f"{stem}.wav", signal, RATE)
-
-
 def plain(folder, name, seed, **others):
     """A recording without surprises, some stems replaced."""
     clean = sound(seed)
     noisy = clean + 0.2 * sound(seed + 100)
     stems = {"channel_1": clean + 0.1 * noisy, "channel_2": noisy, "ground_truth": clean}
-    write_recording(folder, name, **{**stems, **others})
+    for stem, signal in {**stems, **others}.items():
+        audio.write(folder / name / f"{stem}.wav", signal, RATE)
     return {**stems, **others}
 
 
@@ -49,22 +45,24 @@ def prepared(folder, tmp_path, **options):
     return read_manifest(path, folder, STEMS)
 
 
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "train"
+
+
 def report(tmp_path):
     with open(tmp_path / "m_report.csv", newline="") as file:
         rows = {row["ID"]: row for row in csv.DictReader(file)}
     return (tmp_path / "m_report.txt").read_text(), rows
 
 
-def test_the_layout_of_the_seed_is_read(tmp_path):
+def test_the_layout_of_the_seed_is_read(folder, tmp_path):
     """channel_1 is the beamformed input, channel_2 the raw one."""
-    folder = tmp_path / "train"
     signals = plain(folder, "recording_000010001.WAV", 0)
     plain(folder, "recording_000010002.WAV", 1)
     manifest = prepared(folder, tmp_path)
-    assert [item.id for item in manifest.items] == [
-        "recording_000010001.WAV",
-        "recording_000010002.WAV",
-    ]
+    ids = [item.id for item in manifest.items]
+    assert ids == ["recording_000010001.WAV", "recording_000010002.WAV"]
     data = RecordingDataset(manifest)
     assert len(data) == 2 and data.durations == [1.0, 1.0] and data.sample_rate == RATE
     example = data[ItemKey(3, 0)]
@@ -80,8 +78,7 @@ def test_the_layout_of_the_seed_is_read(tmp_path):
     assert not rows["recording_000010001.WAV"]["surprises"]
 
 
-def test_crops_follow_from_seed_epoch_and_index(tmp_path):
-    folder = tmp_path / "train"
+def test_crops_follow_from_seed_epoch_and_index(folder, tmp_path):
     whole = plain(folder, "a", 0)["ground_truth"]
     data = RecordingDataset(prepared(folder, tmp_path), 0.25, seed=5)
     assert data.durations == [0.25]
@@ -92,8 +89,7 @@ def test_crops_follow_from_seed_epoch_and_index(tmp_path):
     np.testing.assert_allclose(first.target, whole[start : start + 4000], atol=2e-5)
 
 
-def test_a_late_beamformed_channel_is_measured_told_and_made_up_for(tmp_path):
-    folder = tmp_path / "train"
+def test_a_late_beamformed_channel_is_measured_told_and_made_up_for(folder, tmp_path):
     clean = sound(0)
     late = np.concatenate([np.zeros(800, np.float32), clean])[: len(clean)]
     plain(folder, "late", 0, channel_1=late)
@@ -110,8 +106,7 @@ def test_a_late_beamformed_channel_is_measured_told_and_made_up_for(tmp_path):
     assert aligned.conditions["delay"] == 800
 
 
-def test_a_late_target_is_shifted_only_when_all_are(tmp_path):
-    folder = tmp_path / "train"
+def test_a_late_target_is_shifted_only_when_all_are(folder, tmp_path):
     late = np.concatenate([np.zeros(96, np.float32), sound(0)])[:RATE]
     plain(folder, "a", 0, ground_truth=late)
     manifest = prepared(folder, tmp_path)
@@ -121,8 +116,7 @@ def test_a_late_target_is_shifted_only_when_all_are(tmp_path):
     np.testing.assert_allclose(shifted[:-96], sound(0)[:-96], atol=2e-5)
 
 
-def test_inputs_20_db_apart_are_told_and_levelled_when_asked(tmp_path):
-    folder = tmp_path / "train"
+def test_inputs_20_db_apart_are_told_and_levelled_when_asked(folder, tmp_path):
     clean = sound(0)
     plain(folder, "quiet", 0, channel_1=0.1 * clean, channel_2=clean)
     manifest = prepared(folder, tmp_path)
@@ -134,8 +128,7 @@ def test_inputs_20_db_apart_are_told_and_levelled_when_asked(tmp_path):
     np.testing.assert_allclose(levelled[1], clean, atol=4e-4)
 
 
-def test_stems_of_different_length_are_cut_to_the_shortest(tmp_path):
-    folder = tmp_path / "train"
+def test_stems_of_different_length_are_cut_to_the_shortest(folder, tmp_path):
     plain(folder, "a", 0, ground_truth=sound(0)[:-1600])
     manifest = prepared(folder, tmp_path)
     assert manifest.items[0].frames == RATE - 1600
@@ -144,8 +137,7 @@ def test_stems_of_different_length_are_cut_to_the_shortest(tmp_path):
     assert "0.100 s longer than ground_truth.wav; cut to it" in report(tmp_path)[0]
 
 
-def test_what_cannot_be_used_is_left_out_and_told(tmp_path):
-    folder = tmp_path / "train"
+def test_what_cannot_be_used_is_left_out_and_told(folder, tmp_path):
     plain(folder, "good", 0)
     plain(folder, "silent", 1, channel_2=np.zeros(RATE, np.float32))
     plain(folder, "broken", 2)
@@ -168,8 +160,7 @@ def test_what_cannot_be_used_is_left_out_and_told(tmp_path):
         assert rows[name]["used"] == "False" and surprise in rows[name]["surprises"]
 
 
-def test_leftovers_extra_files_and_strangers_are_ignored_and_told(tmp_path):
-    folder = tmp_path / "train"
+def test_leftovers_extra_files_and_strangers_are_ignored_and_told(folder, tmp_path):
     plain(folder, "a", 0)
     (folder / "a" / "._channel_1.wav").write_bytes(b"\0\5\26\7 Mac OS X")
     (folder / "a" / "notes.txt").write_text("window open")
@@ -182,8 +173,7 @@ def test_leftovers_extra_files_and_strangers_are_ignored_and_told(tmp_path):
     assert "not recordings, ignored: .DS_Store, pictures" in text
 
 
-def test_another_rate_is_an_error_or_resampled(tmp_path):
-    folder = tmp_path / "train"
+def test_another_rate_is_an_error_or_resampled(folder, tmp_path):
     seconds = np.arange(48000) / 48000
     tone = (0.1 * np.sin(2 * np.pi * 440 * seconds) * (1 + seconds)).astype(np.float32)
     for stem in ("channel_1", "channel_2", "ground_truth"):
@@ -197,12 +187,11 @@ def test_another_rate_is_an_error_or_resampled(tmp_path):
     np.testing.assert_allclose(whole[middle], tone[::3][middle], atol=1e-4)
 
 
-def test_a_beamformer_makes_the_guide_of_raw_microphones(tmp_path):
-    folder = tmp_path / "train"
+def test_a_beamformer_makes_the_guide_of_raw_microphones(folder, tmp_path):
     clean, noise = sound(0), sound(9)
     clean[:8000] = 0
     microphones = {f"channel_{c}": clean + np.roll(noise, c) for c in range(1, 4)}
-    write_recording(folder, "a.WAV", ground_truth=clean, **microphones)
+    plain(folder, "a.WAV", 0, ground_truth=clean, **microphones)
     guide = BeamformerFrontend("souden_mvdr", context_seconds=0.4)
     manifest = prepared(folder, tmp_path, guide=guide, raw_channels=[1, 2, 3])
     assert manifest.items[0].attributes["microphones"] == "3"
@@ -215,32 +204,23 @@ def test_a_beamformer_makes_the_guide_of_raw_microphones(tmp_path):
     assert error[1] < 0.1 * error[0]
 
 
-def test_a_guide_that_has_to_be_steered_says_so(tmp_path):
-    folder = tmp_path / "train"
+def test_a_guide_that_has_to_be_steered_says_so(folder, tmp_path):
     plain(folder, "a", 0, channel_3=sound(3))
     with pytest.raises(UserError, match="guide: delay_and_sum has to be told"):
         prepared(folder, tmp_path, guide=BeamformerFrontend("delay_and_sum"))
     places = {"microphones": [[0, 0, 0], [0, 0.05, 0]], "source": [1, 0, 0]}
-    manifest = prepared(
-        folder, tmp_path, guide=BeamformerFrontend("delay_and_sum"), **places
-    )
+    guide = BeamformerFrontend("delay_and_sum")
+    manifest = prepared(folder, tmp_path, guide=guide, **places)
     assert manifest.items[0].attributes["microphones"] == "2"
     plain(folder, "b", 1)
-    assert (
-        len(prepared(folder, tmp_path, guide=BeamformerFrontend("delay_and_sum"), **places))
-        == 1
-    )
+    assert len(prepared(folder, tmp_path, guide=guide, **places)) == 1
     assert "has no 2 raw microphones, but 1" in report(tmp_path)[0]
-    for wrong in (
-        BeamformerFrontend(knowledge="oracle"),
-        BeamformerFrontend(sample_rate=8000),
-    ):
+    for wrong in ({"knowledge": "oracle"}, {"sample_rate": 8000}):
         with pytest.raises(UserError, match="guide: "):
-            prepared(folder, tmp_path, guide=wrong)
+            prepared(folder, tmp_path, guide=BeamformerFrontend(**wrong))
 
 
-def test_a_manifest_is_made_once_and_again_when_something_changed(tmp_path):
-    folder = tmp_path / "train"
+def test_a_manifest_is_made_once_and_again_when_something_changed(folder, tmp_path):
     plain(folder, "a", 0)
     prepared(folder, tmp_path)
     written = (tmp_path / "m.csv").stat().st_mtime_ns
@@ -254,29 +234,25 @@ def test_a_manifest_is_made_once_and_again_when_something_changed(tmp_path):
         prepared(folder, tmp_path)
 
 
-def test_processes_change_nothing(tmp_path):
-    folder = tmp_path / "train"
+def test_processes_change_nothing(folder, tmp_path):
     for number in range(4):
         plain(folder, f"r{number}", number)
-    one = prepare_recordings(folder, tmp_path / "one.csv", RATE, workers=1)
-    two = prepare_recordings(folder, tmp_path / "two.csv", RATE, workers=2)
+    one, two = (
+        prepare_recordings(folder, tmp_path / f"{n}.csv", RATE, workers=n) for n in (1, 2)
+    )
     assert one.read_text() == two.read_text()
 
 
-def test_nothing_to_use_is_an_error(tmp_path):
+def test_nothing_to_use_or_wrong_choices_are_an_error(folder, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        prepare_recordings(tmp_path / "none", tmp_path / "m.csv")
-    (tmp_path / "empty").mkdir()
+        prepared(folder, tmp_path)
+    folder.mkdir()
     with pytest.raises(UserError, match="holds no recordings"):
-        prepare_recordings(tmp_path / "empty", tmp_path / "m.csv")
-    plain(tmp_path / "train", "a", 0, channel_1=np.zeros(RATE, np.float32))
+        prepared(folder, tmp_path)
+    plain(folder, "a", 0, channel_1=np.zeros(RATE, np.float32))
     with pytest.raises(UserError, match="none of its 1 recordings can be used"):
-        prepare_recordings(tmp_path / "train", tmp_path / "m.csv", workers=1)
+        prepared(folder, tmp_path)
     assert "channel_1.wav" in report(tmp_path)[0]
-
-
-def test_wrong_choices_are_refused(tmp_path):
-    folder = tmp_path / "train"
     plain(folder, "a", 0)
     manifest = prepared(folder, tmp_path)
     with pytest.raises(UserError, match="align: is 'yes'"):
@@ -285,8 +261,7 @@ def test_wrong_choices_are_refused(tmp_path):
         RecordingDataset(manifest, match_levels=True)
 
 
-@pytest.mark.parametrize("delay", [0, 1, 37, -250])
-@pytest.mark.parametrize("gain", [1.0, -0.01])
+@pytest.mark.parametrize("delay, gain", [(0, 1.0), (1, -0.01), (37, 1.0), (-250, -0.01)])
 def test_delays_are_found_at_any_level_and_polarity(delay, gain):
     noise = np.random.default_rng(1).normal(size=20000)
     found = gcc_phat(gain * np.roll(noise, delay), noise, 400)

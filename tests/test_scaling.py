@@ -23,14 +23,6 @@ def test_a_ring_sends_nearly_twice_the_bytes_and_never_more(n_bytes, ranks):
     assert seconds < 2 * n_bytes / 1e9
 
 
-def test_turns_cost_their_latency():
-    link = scaling.Link("slow", 1e9, 1e-3)
-    assert scaling.ring_seconds(0.0, 5, link) == pytest.approx(8e-3)
-    assert scaling.ring_seconds(1e9, 1, link) == 0
-    with pytest.raises(ValueError, match="ranks is 0"):
-        scaling.ring_seconds(1.0, 0, link)
-
-
 def test_a_ring_step_by_step():
     """Every rank sends a part at each turn; counted by doing it."""
     ranks, size = 4, 8
@@ -59,12 +51,6 @@ def test_nodes_are_joined_by_the_slower_link():
     wide = scaling.Link("wider than NVLink", 1e15, 0.0)
     assert of(1e8, 16, wide) == scaling.ring_seconds(1e8, 16, scaling.NVLINK)
     assert of(1e8, 16, scaling.ETHERNET) > of(1e8, 16, scaling.NDR) > within
-
-
-@given(ranks=st.integers(1, 1024), step=st.floats(1e-4, 1e3))
-def test_efficiency_is_a_share_and_gets_no_better_with_ranks(ranks, step):
-    of = [scaling.efficiency(step, 1e8, n, scaling.NDR) for n in (ranks, ranks + 1)]
-    assert 0 < of[1] <= of[0] <= 1
 
 
 @pytest.mark.parametrize("kind", scaling.RECIPES)
