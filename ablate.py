@@ -88,12 +88,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        """As messages call it."""
         return f"{self.cell.name}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
-        """The file of its output."""
         return self.folder.with_name(f"{self.seed}.log")
 
     @property
@@ -377,82 +375,28 @@ def environment_of(device: str, jobs: int, base: dict) -> dict:
     return made
 
 
-class Launcher:
-    """Starts runs in slots, as :func:`find_slots` lists them, and reports the end of each."""
-
-    def __init__(self, slots: list[str], report):
-        self.report = report
-        self.slots: queue.SimpleQueue = queue.SimpleQueue()
-        for slot in slots:
-            self.slots.put((slot, environment_of(slot, len(slots), dict(os.environ))))
-        self.processes: list[subprocess.Popen] = []
-        self.lock, self.stopped = threading.Lock(), False
-
-    def run(self, run: Run) -> None:
-        """Start a run in a free slot and wait for its end."""
-        (slot, environment), began = self.slots.get(), time.monotonic()
-        device = ["--device", slot] if slot and not slot.startswith("cuda:") else []
-        command = [*run.command, *device]
-        run.folder.parent.mkdir(parents=True, exist_ok=True)
-        with self.lock, open(run.log, "a", encoding="utf-8") as log:
-            if self.stopped:
-                return
-            log.write(f"$ {shlex.join(command)}\n")
-            log.flush()
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches it once, through `stop`
-            )
-            self.processes.append(process)
-        code = process.wait()
-        self.slots.put((slot, environment))
-        if code == 0 and run.finished:
-            minutes = (time.monotonic() - began) / 60
-            self.report(f"{run.name}: {_headline(run)} ({minutes:.1f} min)")
-        else:
-            why = f"exit code {code}" if code else "no report"
-            self.report(f"{run.name}: FAILED ({why}); see {run.log}: {_last_line(run.log)}")
-
-    def stop(self) -> None:
-        """Ask all that run to leave, as Ctrl-C would, and kill those that do not."""
-        with self.lock:
-            self.stopped = True
-        for process in self.processes:
-            _signal(process, signal.SIGINT)
-        deadline = time.monotonic() + PATIENCE
-        for process in self.processes:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                _signal(process, signal.SIGKILL)
-
-
-def _signal(process: subprocess.Popen, number: int) -> None:
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)  # and its children
-
-
 def launch(runs: list[Run], slots: list[str]) -> list[Run]:
     """Run all that are not finished; returns those that failed. An interrupt stops all."""
     from unified_se_ss.progress import progress_bar
 
-    waiting, futures = [run for run in runs if not run.finished], []
+    waiting = [run for run in runs if not run.finished]
+    free: queue.SimpleQueue = queue.SimpleQueue()
+    for slot in slots:
+        free.put((slot, environment_of(slot, len(slots), dict(os.environ))))
+    stopped = threading.Event()
     bar = progress_bar(total=len(runs), unit="run", initial=len(runs) - len(waiting))
 
-    def report(sentence):
-        bar.write(sentence, file=sys.stdout)
+    def start(run: Run) -> None:
+        slot, environment = free.get()
+        bar.write(train(run, slot, environment, stopped), file=sys.stdout)
         bar.update()
+        free.put((slot, environment))
 
-    launcher = Launcher(slots, report)
     with contextlib.closing(bar), ThreadPoolExecutor(len(slots)) as pool:
+        futures: list = []
         try:
             for run in waiting:
-                futures.append(pool.submit(launcher.run, run))
+                futures.append(pool.submit(start, run))
                 # Two runs at once would both make a corpus that is made on first use: the
                 # next begins once the manifests, or later CSV files, of this one are there.
                 while not (
@@ -463,24 +407,53 @@ def launch(runs: list[Run], slots: list[str]) -> list[Run]:
                 future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            launcher.stop()
+            stopped.set()
     return [run for run in waiting if not run.finished]
 
 
-def _headline(run: Run) -> str:
-    found = [
-        f"{column.heading} {metric.mean:.2f} {column.unit}"
-        for column, metric in summarise(
-            read_results(run.folder / "results.csv")
-        ).headlines()
-        if column.key in METRICS and metric.mean is not None
-    ]
-    return ", ".join(found) or "finished"
+def train(run: Run, slot: str, environment: dict, stopped: threading.Event) -> str:
+    """Start a run and wait for its end; says how it went."""
+    command, began = list(run.command), time.monotonic()
+    if slot and not slot.startswith("cuda:"):
+        command += ["--device", slot]
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(run.log, "a", encoding="utf-8") as log:
+        log.write(f"$ {shlex.join(command)}\n")
+        log.flush()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches it once, from `_wait`
+        )
+        code = _wait(process, stopped)
+    if code == 0 and run.finished:
+        summary = summarise(read_results(run.folder / "results.csv"))
+        means = [
+            f"{column.heading} {metric.mean:.2f} {column.unit}"
+            for column, metric in summary.headlines()
+            if column.key in METRICS and metric.mean is not None
+        ]
+        minutes = (time.monotonic() - began) / 60
+        return f"{run.name}: {', '.join(means) or 'finished'} ({minutes:.1f} min)"
+    text = run.log.read_text(encoding="utf-8", errors="replace").strip()
+    why, last = f"exit code {code}" if code else "no report", re.split(r"[\r\n]", text)[-1]
+    return f"{run.name}: FAILED ({why}); see {run.log}: {last.strip()}"
 
 
-def _last_line(log: Path) -> str:
-    text = log.read_text(encoding="utf-8", errors="replace").strip()
-    return re.split(r"[\r\n]", text)[-1].strip()
+def _wait(process: subprocess.Popen, stopped: threading.Event) -> int | None:
+    """Wait for the end; once all are to stop, ask it to leave as Ctrl-C would, then kill it."""
+    while process.poll() is None and not stopped.wait(0.1):
+        pass
+    for number in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)  # and its children
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+    return process.poll()
 
 
 # ------------------------------------------------------------------ table

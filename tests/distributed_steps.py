@@ -1,18 +1,8 @@
-"""Train a small network for a few steps and save its weights; started by test_brain.
+"""A small unified network, trained for a few steps by one process or by one rank of two."""
 
-python distributed_steps.py OUT.pt RULE [STEPS]        one process, whole batches
-torchrun --nproc_per_node=2 distributed_steps.py ...   the same batches, divided
-"""
-
-import os
-import sys
 from functools import partial
-from pathlib import Path
 
-import speechbrain as sb
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from train import UnifiedBrain
 from unified_se_ss.data.dataset import Example, collate
@@ -79,10 +69,8 @@ def collate64(examples):
     return batch
 
 
-def main(out, rule, steps):
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world_size > 1:
-        sb.utils.distributed.ddp_init_group({"distributed_backend": "gloo"})
+def train(rule, rank=0, world_size=1):
+    """Weights after four steps, items kept of those in each batch, and the monitor's numbers."""
     torch.manual_seed(7 + rank)  # ranks start apart on purpose: rank 0's weights count
     brain = UnifiedBrain(
         modules={"network": network().double()},
@@ -103,20 +91,10 @@ def main(out, rule, steps):
         (int(losses.main.items), len(batch))
     )
     brain.on_stage_end = lambda *_: None
-    loader = torch.utils.data.DataLoader(
-        list(batches(rank, world_size))[:steps], batch_size=None
-    )
+    loader = torch.utils.data.DataLoader(list(batches(rank, world_size)), batch_size=None)
     brain.fit([1], loader)
-    state = {
+    return {
         "state": brain.modules.state_dict(),
         "kept": kept,
         "read": brain.monitor.read(),
     }
-    torch.save(state, f"{out}.{rank}")
-    if world_size > 1:
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

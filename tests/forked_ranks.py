@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -40,6 +41,23 @@ def start_ranks(function, count, *arguments):
             _be(function, folder / f"{rank}.log", arguments)
         pids.append(pid)
     return Ranks(folder, pids)
+
+
+def of_ranks(function, count=2):
+    """What ``function(rank)`` returns in each of several gloo ranks; tensors and plain values."""
+    folder = Path(tempfile.mkdtemp())
+
+    def of_a_rank():
+        rank = int(os.environ["RANK"])
+        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
+        torch.save(function(rank), folder / f"{rank}.pt")
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+    ranks = start_ranks(of_a_rank, count)
+    codes = ranks.codes()
+    assert codes == [0] * count, [ranks.said(rank) for rank in range(count)]
+    return [torch.load(folder / f"{r}.pt", weights_only=True) for r in range(count)]
 
 
 def _be(function, log, arguments):

@@ -93,10 +93,12 @@ def recipe_module():
     return sys.modules["remedy_train"]
 
 
-def batch_of(lengths, seed=0, clean=True):
-    """Noisy utterances of so many samples; what is said has two to four tokens."""
+def batch_of(lengths, seed=0, clean=True, only=None):
+    """Noisy utterances of so many samples, or some of them; each says two to four tokens."""
     utterances = []
     for index, length in enumerate(lengths):
+        if only is not None and index not in only:
+            continue
         rng = torch.Generator().manual_seed(1000 * seed + index)
         speech = 0.1 * torch.randn(length, generator=rng)
         noise = 0.05 * torch.randn(length, generator=rng)

@@ -69,6 +69,13 @@ def run_script(script, *arguments, expected=0):
     return SimpleNamespace(stdout=stdout, stderr=stderr)
 
 
+def run_here(script, *arguments):
+    """Run a script in this process."""
+    sys.argv = [script, *map(str, arguments)]
+    sys.path.insert(0, str(Path(script).parent))
+    runpy.run_path(script, run_name="__main__")
+
+
 def _become(script, arguments, files):
     """What the fork does until its end."""
     torch.set_num_threads(1)  # OpenMP would wait for threads that a fork does not have
@@ -78,11 +85,10 @@ def _become(script, arguments, files):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
-    sys.argv, code = [script, *map(str, arguments)], 0
-    sys.path.insert(0, str(Path(script).parent))
+    code = 0
     atexit._clear()  # this process' own
     try:
-        runpy.run_path(script, run_name="__main__")
+        run_here(script, *arguments)
     except SystemExit as leaving:
         code = leaving.code or 0
     except BaseException:

@@ -7,15 +7,15 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from forked_ranks import start_ranks
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from librimix import make_tree
+from running import ROOT, run_python
 
 import ablate
 from unified_se_ss import training
@@ -23,7 +23,6 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import RULES
 from unified_se_ss.plain_yaml import plain_value
 
-ROOT = Path(__file__).parent.parent
 DEMO = str(ROOT / "hparams" / "demo.yaml")
 PAPER = ROOT / "hparams" / "comparisons" / "paper.yaml"
 
@@ -115,7 +114,7 @@ plain = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(plain)
 @example(["next\x85line"])
 @example("--über\n=: #")
@@ -125,7 +124,7 @@ def test_a_value_survives_the_command_line(value):
     assert training.parse_options(arguments, "").overrides == {"aux_scale": value}
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(plain.map(json.dumps), min_size=1, max_size=5, unique=True))
 def test_a_grid_is_split_between_its_values(texts):
     points = ablate.parse_axis("key=" + ",".join(texts))
@@ -134,7 +133,7 @@ def test_a_grid_is_split_between_its_values(texts):
     assert [cell.overrides for cell in points] == values
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=3))
 def test_the_grid_is_the_product_of_its_options(sizes):
     grid = [f"key{i}=" + ",".join(map(str, range(n))) for i, n in enumerate(sizes)]
@@ -328,23 +327,19 @@ def test_jobs_go_on_together_once_the_first_has_its_data(fake):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_takes_the_runs_along(fake, how):
     folder, given = fake
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "ablate.py"), *given, "--grid", "rule=endless"],
-        stderr=subprocess.PIPE,
-        text=True,
+
+    def guarded():
         # Whoever starts the tests in the background has SIGINT ignored in all below.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        end = time.monotonic() + 60
-        while not list(folder.glob("pid")) and time.monotonic() < end:
-            time.sleep(0.05)
-        process.send_signal(how)
-        _, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130 and "the same command goes on" in err
-    assert "Traceback" not in err
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.exit(ablate.guarded([*given, "--grid", "rule=endless"]))
+
+    process, end = start_ranks(guarded, 1), time.monotonic() + 60
+    while not list(folder.glob("pid")) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.kill(0, how)
+    assert process.codes(seconds=120) == [130]
+    assert "the same command goes on" in process.said(0)
+    assert "Traceback" not in process.said(0)
     with pytest.raises(ProcessLookupError):
         os.kill(int((folder / "pid").read_text()), 0)
     assert events(folder) == ["endless 1"]
@@ -379,22 +374,14 @@ SMALL = "n_basis=64 n_features=8 hidden=4 ss_blocks=1 se_blocks=1 chunk_length=1
 SMALL += " save_waves=0 num_workers=0 number_of_epochs=1"
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "ablate.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-
-
 def test_the_check_is_that_of_train_py(tmp_path):
-    done = run(DEMO, "--grid", "rule=sum,prject", "--output_folder", tmp_path / "out")
-    assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert "error: cell 'rule=prject': rule is 'prject'; expected one of" in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(
+        UserError, match="cell 'rule=prject': rule is 'prject'; expected one"
+    ):
+        ablate.main(
+            [DEMO, "--grid", "rule=sum,prject", "--output_folder", f"{tmp_path}/out"]
+        )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -406,14 +393,14 @@ def test_from_the_grid_to_the_table(tmp_path):
     command = [ROOT / "hparams/libri2mix_noisy_dprnn.yaml", "--cells", cells]
     command += ["--seeds", "1,2", "--data_folder", make_tree(tmp_path)]
     command += ["--output_folder", out, *(f"--{pair}" for pair in SMALL.split())]
-    done = run(*command, "--device", "cpu")
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_python(ROOT / "ablate.py", *command, "--device", "cpu")
     assert "both, seed 2: SI-SNRi" in done.stdout and "4/4" in done.stderr
     found = table(out)
     assert found["both"]["seeds"] == found["alone"]["seeds"] == "1 2"
     assert found["alone"]["se_si_snr_i_mean"] == "" != found["both"]["se_si_snr_i_mean"]
     assert "rule: remedy" in (out / "both" / "2" / "hyperparams.yaml").read_text()
-    again = run(*command, "--device", "cpu")
-    assert again.returncode == 0 and "seed 2: SI-SNRi" not in again.stdout
-    longer = run(*command[:-2], "--output_folder", out, "--weight_se", "0.3")
-    assert longer.returncode == 2 and "choose another --output_folder" in longer.stderr
+    again = run_python(ROOT / "ablate.py", *command, "--device", "cpu")
+    assert "seed 2: SI-SNRi" not in again.stdout
+    other = [*command[:-2], "--output_folder", out, "--weight_se", "0.3"]
+    longer = run_python(ROOT / "ablate.py", *other, expected=2)
+    assert "choose another --output_folder" in longer.stderr

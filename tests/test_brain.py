@@ -1,22 +1,17 @@
 """TwoTaskBrain: what a Brain promises, kept with two gradients; two ranks as one."""
 
-import copy
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import speechbrain as sb
 import torch
 from distributed_steps import network as small_network
+from distributed_steps import train
+from forked_ranks import of_ranks
 from host_reads import HostReads
 from torch.utils.data import DataLoader
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.gradients import TaskLoss, TwoTaskLosses
 from unified_se_ss.training.brain import TwoTaskBrain, as_two_task_losses
-
-HERE = Path(__file__).parent
 
 
 class Pair(TwoTaskBrain):
@@ -148,18 +143,22 @@ def test_patience_ends_a_run_that_does_not_recover():
         brain.fit([1], loader(data))
 
 
-def test_all_parameter_groups_are_clipped():
+@pytest.mark.parametrize("most", [1e-3, 0.0, -1.0])
+def test_all_parameter_groups_are_clipped_unless_that_is_switched_off(most):
     def two_groups(parameters):
         parameters = list(parameters)
         return torch.optim.SGD(
             [{"params": parameters[:2]}, {"params": parameters[2:]}], lr=1.0
         )
 
-    brain = make(optimizer=two_groups, max_grad_norm=1e-3)
+    brain = make(optimizer=two_groups, max_grad_norm=most)
     before = weights(brain)
     brain.fit([1], loader(batches(1)))
     moved = torch.cat([(v - before[n]).flatten() for n, v in weights(brain).items()])
-    assert moved.norm() == pytest.approx(1e-3, rel=1e-3)
+    if most > 0:
+        assert moved.norm() == pytest.approx(most, rel=1e-3)
+    else:
+        assert moved.norm() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -173,11 +172,6 @@ def test_all_parameter_groups_are_clipped():
 def test_unknown_names_are_one_clear_error(options, words):
     with pytest.raises(UserError, match=words):
         make(**options).fit([1], loader(batches(1)))
-
-
-def test_unusable_run_options_are_refused():
-    with pytest.raises(UserError, match="max_grad_norm is 0"):
-        make(max_grad_norm=0.0)
 
 
 def test_bf16_trains_and_the_rule_sees_fp32():
@@ -223,69 +217,9 @@ def test_nothing_is_fetched_from_the_device_within_a_step():
     assert reads.places == []
 
 
-def test_an_epoch_can_be_left_and_resumed(tmp_path):
-    """Killed within an epoch, the run goes on from its checkpoint to the same end."""
-
-    class Killed(Exception):
-        pass
-
-    def recoverable(brain):
-        brain.checkpointer.add_recoverables(dict(brain.modules.items()))
-        brain.checkpointer.add_recoverable("counter", brain.counter)
-        return brain
-
-    def run(folder, kill_at=None):
-        checkpointer = sb.utils.checkpoints.Checkpointer(folder)
-        brain = make(checkpointer=checkpointer, ckpt_interval_steps=2)
-        brain.counter = sb.utils.epoch_loop.EpochCounter(2)
-        recoverable(brain)
-        train = sb.dataio.dataloader.SaveableDataLoader(batches(6), batch_size=None)
-        checkpointer.add_recoverable("loader", train)
-
-        def kill(*_):
-            if kill_at is not None and brain.step == kill_at:
-                raise Killed
-
-        brain.on_fit_batch_start = kill
-        brain.fit(brain.counter, train)
-        return brain
-
-    whole = run(tmp_path / "whole")
-    with pytest.raises(Killed):
-        run(tmp_path / "killed", kill_at=4)
-    resumed = run(tmp_path / "killed")
-    assert resumed.optimizer_step == whole.optimizer_step == 12
-    assert_same(weights(whole), weights(resumed))
-
-
-@pytest.fixture(scope="module")
-def distributed(tmp_path_factory):
-    """Weights after training by one process and by two gloo ranks, by rule and steps."""
-    folder = tmp_path_factory.mktemp("distributed")
-
-    def run(rule, steps, ranks):
-        out = folder / f"{rule}-{steps}-{ranks}"
-        launcher = [
-            "-m",
-            "torch.distributed.run",
-            f"--nproc_per_node={ranks}",
-            "--standalone",
-        ]
-        command = [sys.executable, *(launcher if ranks > 1 else [])]
-        script = [str(HERE / "distributed_steps.py"), str(out), rule, str(steps)]
-        done = subprocess.run(
-            command + script, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(ranks)]
-
-    return run
-
-
 @pytest.mark.parametrize("rule", ["project", "sum"])
-def test_two_ranks_are_one_process_with_the_joined_batch(distributed, rule):
-    (whole,) = distributed(rule, 4, 1)
-    ranks = distributed(rule, 4, 2)
+def test_two_ranks_are_one_process_with_the_joined_batch(rule):
+    whole, ranks = train(rule), of_ranks(lambda rank: train(rule, rank, 2))
     for name, value in whole["state"].items():
         assert torch.equal(ranks[0]["state"][name], ranks[1]["state"][name])
         torch.testing.assert_close(ranks[0]["state"][name], value, rtol=1e-9, atol=1e-12)
@@ -307,13 +241,6 @@ def test_the_unified_network_has_no_parameter_without_gradient():
     )
     loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
-
-
-def test_copies_are_independent():
-    brain = make()
-    before = copy.deepcopy(weights(brain))
-    brain.fit([1], loader(batches(1)))
-    assert any(not torch.equal(before[n], v) for n, v in weights(brain).items())
 
 
 def test_plain_mean_losses_will_do():

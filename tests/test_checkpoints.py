@@ -107,12 +107,13 @@ def test_nothing_whole_is_a_new_beginning(checkpointer):
     assert path is None and value != 7.0
 
 
-def test_a_score_that_is_no_number_is_the_worst_and_the_newest_stays(checkpointer):
+@pytest.mark.parametrize("order", ["max_key", "min_key"])
+def test_a_score_that_is_no_number_is_the_worst_and_the_newest_stays(checkpointer, order):
     for score in (1.0, float("nan"), float("nan")):
-        checkpointer.save_and_keep_only({"score": score}, max_keys=["score"])
+        checkpointer.save_and_keep_only({"score": score}, **{f"{order}s": ["score"]})
     first, last = sorted(checkpointer.list_checkpoints(), key=lambda c: c.meta["unixtime"])
     assert first.meta["score"] == 1.0 and last.meta["score"] != 1.0
-    assert checkpointer.find_checkpoint(max_key="score").path == first.path
+    assert checkpointer.find_checkpoint(**{order: "score"}).path == first.path
 
 
 def test_a_clock_that_was_set_back_does_not_make_it_older(checkpointer, monkeypatch):

@@ -1,6 +1,7 @@
 """The examples of docs/examples run, do what docs/your_recipe.md says, and are in it."""
 
 import difflib
+import importlib.util
 import os
 import re
 import subprocess
@@ -10,13 +11,75 @@ import textwrap
 import pytest
 import torch
 import yaml
-from example_ranks import EXAMPLES, LENGTHS, ROOT, batches, fit, load, make
+from forked_ranks import of_ranks
+from hyperpyyaml import load_hyperpyyaml
+from running import ROOT
+from speechbrain.dataio.batch import PaddedBatch
+from torch.utils.data import DataLoader
 
 from unified_se_ss.gradients import RULES
 
+EXAMPLES = ROOT / "docs" / "examples"
 PAGE = (ROOT / "docs" / "your_recipe.md").read_text(encoding="utf-8")
-UNEVEN = LENGTHS["by_items"]
+# Frames of each item, by step and rank. Two plain means are the mean of the joined batch
+# where batches and lengths are equal; sums with their numbers of items always are.
+EQUAL = [[[30, 30], [30, 30]], [[25, 25, 25], [25, 25, 25]]]
+UNEVEN = [[[30, 21, 26], [40]], [[22], [35, 20]]]
+LENGTHS = {"after": EQUAL, "by_items": UNEVEN}
 MANY = UNEVEN * 3
+
+
+def load(name):
+    """A file of docs/examples as a module, without its name among the modules."""
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), EXAMPLES / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make(name, folder, precision=torch.float64, **options):
+    """The Brain of an example, without its epochs' ends."""
+    hparams_of = "before" if name == "before" else "after"
+    with open(EXAMPLES / hparams_of / "hparams.yaml", encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, {"output_folder": str(folder)})
+    example = load(f"{name}/train.py")
+    run_opts = {"device": "cpu", "noprogressbar": True, "distributed_backend": "gloo"}
+    for key in ("max_grad_norm", "grad_accumulation_factor"):
+        if key in options:
+            run_opts[key] = options.pop(key)
+    brain = example.Recipe(
+        modules={n: module.to(precision) for n, module in hparams["modules"].items()},
+        opt_class=hparams["opt_class"],
+        hparams={**hparams, **options},
+        run_opts=run_opts,
+    )
+    brain.on_stage_end = lambda *_: None
+    return brain
+
+
+def batches(lengths, ranks=(0, 1), dtype=torch.float64):
+    """The items of some ranks, one batch for each step."""
+    for step, of_rank in enumerate(lengths):
+        items = []
+        for rank in ranks:
+            generator = torch.Generator().manual_seed(100 * step + rank)
+            for frames in of_rank[rank]:
+                items.append(
+                    {
+                        "noisy": torch.randn(frames, 20, generator=generator).to(dtype),
+                        "clean": torch.randn(frames, 20, generator=generator).to(dtype),
+                        "phones": torch.randint(10, (frames,), generator=generator),
+                    }
+                )
+        yield PaddedBatch(items)
+
+
+def fit(brain, data):
+    """Train for an epoch; the weights at its end."""
+    brain.fit([1], DataLoader(list(data), batch_size=None))
+    return {
+        name: value.detach().clone() for name, value in brain.raw_modules.named_parameters()
+    }
 
 
 def blocks(language):
@@ -124,23 +187,11 @@ def test_with_project_they_are_not(tmp_path):
     assert largest_difference(before, weights) > 1e-3
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """Weights of each example on each of two ranks."""
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node=2", str(ROOT / "tests" / "example_ranks.py"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {
-        name: [torch.load(folder / f"{name}.{rank}.pt") for rank in range(2)]
-        for name in LENGTHS
-    }
-
-
 @pytest.mark.parametrize("name", LENGTHS)
-def test_two_ranks_are_one_process_with_the_joined_batch(name, ranks, tmp_path):
-    one, other = ranks[name]
+def test_two_ranks_are_one_process_with_the_joined_batch(name, tmp_path):
+    one, other = of_ranks(
+        lambda rank: fit(make(name, tmp_path), batches(LENGTHS[name], [rank]))
+    )
     assert all(torch.equal(one[parameter], other[parameter]) for parameter in one)
     alone = fit(make(name, tmp_path), batches(LENGTHS[name]))
     assert largest_difference(alone, one) < 1e-10

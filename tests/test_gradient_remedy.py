@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from forked_ranks import start_ranks
+from forked_ranks import of_ranks
 from remedy import batch_of, brain, make_corpus, prepare_to_fit, run
 from rule_oracles import published_remedy
 from running import rows
@@ -179,39 +179,20 @@ def losses_of(trained, batch):
 def test_padding_changes_neither_loss_nor_recognition():
     trained, together = brain(), batch_of(LENGTHS)
     joined = losses_of(trained, together)
-    alone = [losses_of(trained, of_item(LENGTHS, n)) for n in range(len(LENGTHS))]
+    alone = [losses_of(trained, batch_of(LENGTHS, only=[n])) for n in range(len(LENGTHS))]
     for task in ("main", "auxiliary"):
         total = sum(float(getattr(losses, task).total) for losses in alone)
         assert float(getattr(joined, task).total) == pytest.approx(total, rel=1e-5)
     with torch.no_grad():
         batched = trained.compute_forward(together, Stage.TEST)
         for item, length in enumerate(LENGTHS):
-            single = trained.compute_forward(of_item(LENGTHS, item), Stage.TEST)
+            single = trained.compute_forward(batch_of(LENGTHS, only=[item]), Stage.TEST)
             frames = int(single.recognised.frames)
             assert frames == int(batched.recognised.frames[item])
             found = batched.recognised.ctc[item, :frames]
             torch.testing.assert_close(found, single.recognised.ctc[0], atol=1e-5, rtol=0)
             heard = batched.enhanced.signal[item, :length]
             torch.testing.assert_close(heard, single.enhanced.signal[0], atol=1e-6, rtol=0)
-
-
-def of_item(lengths, item):
-    """One item of `batch_of` alone."""
-    batch = batch_of(lengths)
-    keep = slice(item, item + 1)
-    length, tokens = int(batch.lengths[item]), int(batch.n_tokens[item])
-    return type(batch)(
-        batch.ids[keep],
-        batch.lengths[keep],
-        {
-            "noisy": batch.noisy[keep, :length],
-            "clean": batch.clean[keep, :length],
-            "tokens": batch.tokens[keep, :tokens],
-        },
-        transcripts=batch.transcripts[keep],
-        n_tokens=batch.n_tokens[keep],
-        has_clean=batch.has_clean[keep],
-    )
 
 
 def gradients_of(trained, batch):
@@ -310,60 +291,22 @@ def test_lower_precision_trains(precision):
 # ------------------------------------------------------------------ ranks
 
 
-def train_one_step(out, rank, world_size):
-    """One step on half of the batch, or on the whole; writes the weights."""
-    import speechbrain as sb
-
-    if world_size > 1:
-        sb.utils.distributed.ddp_init_group({"distributed_backend": "gloo"})
-    batches = [of_item(LENGTHS, n) for n in range(len(LENGTHS))]
-    mine = joined(batches[2 * rank : 2 * rank + 2] if world_size > 1 else batches)
+def weights_after_a_step(items):
+    """Those after one step on some items of the batch."""
     # Not Adam, which divides by the gradient's size: of tiny ones, rounding would show.
     trained = brain(optimizer=partial(torch.optim.SGD, lr=0.1))
     trained.on_stage_end = lambda *_: None
     trained.on_stage_start = lambda *_: None
-    trained.fit([1], torch.utils.data.DataLoader([mine], batch_size=None))
-    torch.save(trained.modules.state_dict(), f"{out}.{rank}")
-    if world_size > 1:
-        torch.distributed.destroy_process_group()
+    batch = batch_of(LENGTHS, only=items)
+    trained.fit([1], torch.utils.data.DataLoader([batch], batch_size=None))
+    return trained.modules.state_dict()
 
 
-def joined(batches):
-    """A batch of several, each of one item."""
-    ids = [int(batch.ids[0]) for batch in batches]
-    whole = batch_of(LENGTHS)
-    longest = int(whole.lengths[ids].max())
-    return type(whole)(
-        [whole.ids[n] for n in ids],
-        whole.lengths[ids],
-        {
-            "noisy": whole.noisy[ids, :longest],
-            "clean": whole.clean[ids, :longest],
-            "tokens": whole.tokens[ids],
-        },
-        transcripts=[whole.transcripts[n] for n in ids],
-        n_tokens=whole.n_tokens[ids],
-        has_clean=whole.has_clean[ids],
-    )
-
-
-def test_two_ranks_take_the_step_of_one_process(tmp_path):
-    train_one_step(tmp_path / "one", 0, 1)
-    ranks = start_ranks(as_rank, 2, tmp_path / "two")
-    assert ranks.codes() == [0, 0], ranks.said(0) + ranks.said(1)
-    one, first, second = (
-        torch.load(tmp_path / name, weights_only=True)
-        for name in ("one.0", "two.0", "two.1")
-    )
+def test_two_ranks_take_the_step_of_one_process():
+    one = weights_after_a_step(range(4))
+    first, second = of_ranks(lambda rank: weights_after_a_step([2 * rank, 2 * rank + 1]))
     begun = brain().modules.state_dict()
     assert any(not torch.equal(begun[name], one[name]) for name in one)
     for name, weights in one.items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], weights, atol=1e-5, rtol=0)
-
-
-def as_rank(out):
-    """What each of two processes does."""
-    import os
-
-    train_one_step(out, int(os.environ["RANK"]), 2)

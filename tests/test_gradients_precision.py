@@ -1,17 +1,13 @@
 """Norms and products: right at 10^8 elements, never TF32, the same on every rank."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from forked_ranks import of_ranks
 from test_gradients import problem
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unified_se_ss.gradients import RULES, TaskLoss, TwoTaskGradients, TwoTaskLosses
 
-HERE = Path(__file__).parent
 CHUNK = 2**22
 
 # What TF32 (and on the CPU, bfloat16) may stand in for: products of matrices and
@@ -122,13 +118,42 @@ def test_flags_of_precision_change_no_bit():
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
-@pytest.mark.slow
-def test_two_ranks_take_the_same_branch_where_rounding_decides(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node=2", str(HERE / "distributed_branches.py"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+TENSORS, SIZE = 200, 3000
+
+
+def orthogonal_pair(generator):
+    """g_a and g_m, each [TENSORS, SIZE], with products that are zero but for rounding."""
+    main = torch.randn(TENSORS, SIZE, generator=generator, dtype=torch.float64)
+    auxiliary = torch.randn(TENSORS, SIZE, generator=generator, dtype=torch.float64)
+    along = (auxiliary * main).sum(1, keepdim=True) / main.square().sum(1, keepdim=True)
+    return (auxiliary - along * main).float(), main.float()
+
+
+def shares(gradient, generator):
+    """A gradient as what each of two ranks has of it; their sum is it, but for rounding."""
+    first = torch.randn(gradient.shape, generator=generator)
+    return first, gradient - first
+
+
+def combined_on(rank):
+    """What a rank finds and does with its share of gradients."""
+    generator = torch.Generator().manual_seed(0)
+    auxiliary, main = (
+        shares(gradient, generator)[rank] for gradient in orthogonal_pair(generator)
+    )
+    parameters = [torch.nn.Parameter(torch.zeros(SIZE)) for _ in range(TENSORS)]
+    network = torch.nn.ParameterList(parameters)
+    gradients = TwoTaskGradients(network.named_parameters(), map(str, range(TENSORS)))
+    stacked = torch.stack(parameters)
+    losses = (TaskLoss.of((stacked * g).sum().view(1)) for g in (main, auxiliary))
+    gradients.accumulate(TwoTaskLosses(*losses))
+    found = gradients.combine()
+    return {**found._asdict(), "combined": torch.stack([p.grad for p in parameters])}
+
+
+def test_two_ranks_take_the_same_branch_where_rounding_decides():
+    """Whether <g_a, g_m> is below zero is decided by rounding here."""
+    one, other = of_ranks(combined_on)
     norms = (one["auxiliary_squared"] * one["main_squared"]).sqrt()
     assert (one["product"].abs() < 1e-6 * norms).all()  # rounding does decide
     assert 20 < (one["product"] < 0).sum() < 180

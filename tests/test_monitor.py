@@ -7,7 +7,7 @@ import torch
 from host_reads import HostReads
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_brain import batches, make
+from test_brain import assert_same, batches, make, weights
 
 from unified_se_ss.gradients import (
     RULES,
@@ -342,8 +342,8 @@ def test_none_is_neutral():
     assert joined.rows(["all"]) == found.rows(["all"])
 
 
-def test_an_epoch_resumed_midway_keeps_its_windows(tmp_path):
-    """Killed after six of nine batches, the monitor goes on from the checkpoint."""
+def test_an_epoch_resumed_midway_ends_alike_and_keeps_its_windows(tmp_path):
+    """Killed after six of nine batches, weights and monitor go on from the checkpoint."""
 
     class Killed(Exception):
         pass
@@ -370,7 +370,8 @@ def test_an_epoch_resumed_midway_keeps_its_windows(tmp_path):
     with pytest.raises(Killed):
         run(tmp_path / "killed", kill_at=15)
     resumed = run(tmp_path / "killed")
-    assert resumed.optimizer_step == 18
+    assert resumed.optimizer_step == whole.optimizer_step == 18
+    assert_same(weights(whole), weights(resumed))
     assert_alike(whole.monitor.windows(), resumed.monitor.windows())
     assert whole.monitor.read() == resumed.monitor.read()
     ends = [row["step"] for row in whole.monitor.windows() if row["scope"] == "all"]

@@ -18,7 +18,7 @@ from unified_se_ss.data.corpora.mixtures import prepare_librimix
 from unified_se_ss.data.dataset import ItemKey, MixtureDataset, collate
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
-from unified_se_ss.training.skipped import SkippedItems
+from unified_se_ss.training.log import SkippedItems
 
 NAME = "hparams/libri2mix_noisy_dprnn.yaml"
 PLACE = "wav8k/min"

@@ -2,13 +2,11 @@
 
 import copy
 import functools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from small_models import configuration
+from speechbrain.utils import quirks
 from torch.utils.data import DataLoader
 
 from benchmarks.frame import peak_bytes
@@ -189,15 +187,12 @@ def test_the_log_says_where_tf32_is_used(tf32, products, convolutions, said):
     assert run_folder._tf32() == said
 
 
-@pytest.mark.parametrize("quirks, said", [("", True), ("allow_tf32", False)])
-def test_speechbrain_allows_it_in_matrix_products_unless_told_not_to(quirks, said):
-    """What docs/speed.md says; asked in a process of its own, as it is set at import."""
-    code = "import torch, speechbrain; print(torch.backends.cuda.matmul.allow_tf32)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "SB_DISABLE_QUIRKS": quirks},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split()[-1] == str(said)
+@pytest.mark.parametrize("disabled, allowed", [("", True), ("allow_tf32", False)])
+def test_speechbrain_allows_it_unless_told_not_to(tf32, monkeypatch, disabled, allowed):
+    """As docs/speed.md says."""
+    monkeypatch.setenv("SB_DISABLE_QUIRKS", disabled)
+    for name in ("applied_quirks", "excluded_quirks"):
+        monkeypatch.setattr(quirks, name, set())
+    torch.backends.cuda.matmul.allow_tf32 = False
+    quirks.apply_quirks()
+    assert torch.backends.cuda.matmul.allow_tf32 is allowed

@@ -1,4 +1,4 @@
-"""train.py from the data to the report, on tiny trees; every shipped YAML is run."""
+"""train.py from the data to the report, on tiny trees."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from forked_ranks import start_ranks
 from librimix import make_tree
-from running import ROOT, as_arguments, rows, run_python, run_script
+from running import ROOT, as_arguments, rows, run_here, run_python, run_script
 
 SMALL = {
     "n_basis": 64,
@@ -27,6 +28,8 @@ SHIPPED = {
     "hparams/libri3mix_noisy.yaml": SEPFORMER,
     "hparams/libri3mix_noisy_dprnn.yaml": DPRNN,
 }
+# Both kinds of separators, two and three sources, losses on representations and signals.
+WHOLE_RUNS = ("hparams/demo.yaml", "hparams/libri3mix_noisy.yaml")
 
 
 def command(name, tree, out, *options, **overrides):
@@ -63,7 +66,14 @@ def test_every_yaml_is_in_the_table():
     assert shipped == set(SHIPPED)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+# The others' curves are golden values; here they are slow.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in WHOLE_RUNS))
+        for name in SHIPPED
+    ],
+)
 def test_a_run_from_the_data_to_the_report(tmp_path, name):
     n_speakers = 3 if "libri3mix" in name else 2
     tree = make_tree(tmp_path, n_speakers)
@@ -154,25 +164,21 @@ def test_options_of_the_data(tmp_path):
     }
     name = "hparams/libri2mix_noisy_dprnn.yaml"
     flags = ("--precision", "bf16", "--grad_accumulation_factor", "2")
-    run(command(name, tree, out, *flags, **overrides))
+    _, told = run(command(name, tree, out, *flags, **overrides))
     assert len(rows(out / "results.csv")) == 3
-
-
-def test_the_processes_that_read_end_with_the_run(tmp_path):
-    """Although they outlive a signal, and multiprocessing ends its own by one."""
-    name, tree = "hparams/libri2mix_noisy_dprnn.yaml", make_tree(tmp_path)
-    _, told = run(command(name, tree, tmp_path / "run", num_workers=1, number_of_epochs=1))
+    # The process that reads ends with the run, although it outlives a signal.
     assert "Traceback" not in told, told[-2000:]
 
 
 def test_two_ranks_train_and_evaluate_like_one(tmp_path):
-    """torchrun on two processes: the same results as one process with the joined batches."""
+    """Two processes: the same results as one process with the joined batches."""
     name = "hparams/libri2mix_noisy_dprnn.yaml"
     tree = make_tree(tmp_path)
     alone = {"speed_percents": "null", "number_of_epochs": 1}
     run(command(name, tree, tmp_path / "one", batch_size=2, **alone))
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    run(command(name, tree, tmp_path / "two", batch_size=1, **alone), launcher)
+    two = command(name, tree, tmp_path / "two", batch_size=1, **alone)
+    ranks = start_ranks(run_here, 2, *two)
+    assert ranks.codes() == [0, 0], ranks.said(0) + ranks.said(1)
     one, two = (rows(tmp_path / folder / "results.csv") for folder in ("one", "two"))
     assert [row["ID"] for row in one] == [row["ID"] for row in two]
     for a, b in zip(one, two):

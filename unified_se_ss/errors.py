@@ -110,9 +110,15 @@ def user_message(error: BaseException) -> str | None:
     return None
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line if len(line) <= 200 else line[:197] + "..."
+
+
 def _summary(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return type(error).__name__ + (f": {lines[0][:300]}" if lines else "")
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"
 
 
 def keep_crash_reports_in(folder) -> None:
@@ -146,6 +152,7 @@ def report_error(error: BaseException, debug: bool = False) -> int:
         _discard_output()
         return CLOSED_PIPE
     message = user_message(error)
+    code = BUG if message is None else USER_ERROR
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     if message is None:
@@ -155,9 +162,6 @@ def report_error(error: BaseException, debug: bool = False) -> int:
             f"this is a bug of ours: {_summary(error)}\n"
             f"The traceback is {where}; please report it{again}"
         )
-        code = BUG
-    else:
-        code = USER_ERROR
     # Names of files need not be text.
     text = f"\nerror: {message}".encode("utf-8", "backslashreplace").decode()
     print(text, file=sys.stderr)

@@ -6,7 +6,7 @@ then made into one by a rule. Knows torch and nothing of speech.
 """
 
 from unified_se_ss.gradients.layout import GRANULARITIES
-from unified_se_ss.gradients.monitor import ConflictMonitor
+from unified_se_ss.gradients.monitor import ConflictMonitor, NonFiniteMonitor
 from unified_se_ss.gradients.rules import RULES, Rule, find_rule
 from unified_se_ss.gradients.two_task import (
     AUX_SCALES,
@@ -22,6 +22,7 @@ __all__ = [
     "RULES",
     "CombinedGradients",
     "ConflictMonitor",
+    "NonFiniteMonitor",
     "Rule",
     "TaskLoss",
     "TwoTaskGradients",

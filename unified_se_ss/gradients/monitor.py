@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from sys import intern
@@ -12,6 +13,8 @@ import torch
 
 from unified_se_ss.gradients.layout import GRANULARITIES
 from unified_se_ss.gradients.two_task import CombinedGradients
+
+logger = logging.getLogger(__name__)
 
 #: Edges of the histograms; what lies outside is counted in the outermost bins.
 COSINE_EDGES = np.linspace(-1, 1, 21)
@@ -419,3 +422,76 @@ class ConflictMonitor:
 
 def _interned(value: object) -> object:
     return intern(value) if isinstance(value, str) else value
+
+
+class NonFiniteMonitor:
+    """Names the batches of a run whose losses or gradients are not finite, in the log.
+
+    A step leaves flags on the device and the items' names on the host. Nothing is fetched
+    until :meth:`flush`, which is called where the device is read anyhow.
+
+    Example
+    -------
+    >>> from unified_se_ss.gradients import TaskLoss
+    >>> monitor = NonFiniteMonitor()
+    >>> losses = TwoTaskLosses(TaskLoss.of(torch.tensor([1.0, torch.nan])))
+    >>> monitor.record("epoch 1, batch 3", ["a", "b"], losses)
+    >>> monitor.flush()
+    [{'place': 'epoch 1, batch 3', 'ids': ['a', 'b'], 'found': ['main loss']}]
+    """
+
+    def __init__(self):
+        self._pending, self._since_step = [], []
+
+    def record(self, place: str, ids, losses, combined=None) -> None:
+        """Keep the flags of one batch.
+
+        Arguments
+        ---------
+        place : str
+            Of the batch in the run.
+        ids : sequence of str
+            Of its items.
+        losses : TwoTaskLosses
+        combined : CombinedGradients, optional
+            Of the step that ends with this batch; its flags concern all batches since the
+            last one.
+        """
+        batch = {"place": place, "ids": list(map(str, ids)), "found": []}
+        self._since_step.append(batch)
+        flags = {
+            f"{task} loss": loss.total.detach().isfinite()
+            for task, loss in losses._asdict().items()
+            if loss is not None
+        }
+        self._pending.append((flags, [batch]))
+        if combined is not None:
+            flags = {
+                "main gradient": combined.main_finite,
+                "auxiliary gradient": combined.auxiliary_finite,
+            }
+            self._pending.append((flags, self._since_step))
+            self._since_step = []
+
+    def flush(self) -> list[dict]:
+        """Fetch the flags in one transfer; log and return the batches that were not finite."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return []
+        flags = [flag for of_batch, _ in pending for flag in of_batch.values()]
+        finite = iter(torch.stack(flags).tolist())
+        bad = []
+        for names, batches in pending:
+            found = [name for name in names if not next(finite)]
+            # A loss that is not finite makes the gradients so, which is no news.
+            bad += [b | {"found": found} for b in batches if found and not b["found"]]
+            for batch in batches:
+                batch["found"] += found
+        for batch in bad:
+            logger.warning(
+                "%s: not finite: %s; its items: %s",
+                batch["place"],
+                ", ".join(batch["found"]),
+                ", ".join(batch["ids"]),
+            )
+        return bad

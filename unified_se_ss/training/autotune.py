@@ -150,14 +150,12 @@ def _search(steps, memory, most: int) -> tuple[int, int]:
     """The largest number of items by trying, and the bytes that it takes."""
     peaks = {}
 
-    def fits(items: int) -> bool:
+    def fits(items: int, step=steps.forward_and_backward) -> bool:
         batch, share = steps.batch(items)
-        peaks[items] = _peak(steps.forward_and_backward, batch, memory, share)
+        peaks[items] = _peak(step, batch, memory, share)
         return _all_ranks(peaks[items] <= memory.limit, steps.brain.device)
 
-    batch, share = steps.batch(1)
-    peak = _peak(steps.optimizer_step, batch, memory, share)
-    if not _all_ranks(peak <= memory.limit, steps.brain.device) or not fits(1):
+    if not (fits(1, steps.optimizer_step) and fits(1)):
         raise UserError(
             f"batch_seconds: auto finds that the longest item ({steps.longest:.1f} s) alone "
             f"does not fit into {in_units(memory.limit)} of {steps.brain.device}; cut items "

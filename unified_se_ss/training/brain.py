@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import speechbrain as sb
 import torch
@@ -25,7 +27,12 @@ from unified_se_ss.gradients import (
 )
 from unified_se_ss.progress import progress_bar
 from unified_se_ss.training.checkpoints import RandomStates
-from unified_se_ss.training.distributed import RankCount, check_first_step
+from unified_se_ss.training.distributed import (
+    RankCount,
+    check_first_step,
+    sum_of_ranks,
+    world_size,
+)
 from unified_se_ss.training.signals import AsyncScalar, stop_signals
 
 logger = logging.getLogger(__name__)
@@ -84,10 +91,7 @@ class TaskMeans:
         }
 
     def _sums_of_all_ranks(self) -> torch.Tensor:
-        sums = self._sums.clone()
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)
-        return sums
+        return sum_of_ranks(self._sums.clone())
 
     @mark_as_saver
     def _save(self, path):
@@ -106,6 +110,7 @@ class TaskMeans:
 register_checkpoint_hooks(TaskMeans, save_on_main_only=False)  # all ranks take part
 
 
+@dataclass
 class Progress:
     """A loader with a progress bar around it, and the time that was waited for it.
 
@@ -128,20 +133,15 @@ class Progress:
         `fields`.
     """
 
-    def __init__(
-        self,
-        loader,
-        fields,
-        description,
-        start=0,
-        interval=1,
-        show=True,
-        ends_early=lambda: False,
-    ):
-        self.loader, self.fields, self.ends_early = loader, fields, ends_early
-        self.description, self.start = description, start
-        self.interval, self.show = interval, show
-        self.waited = self.elapsed = 0.0
+    loader: Iterable
+    fields: Callable
+    description: str
+    start: int = 0
+    interval: int = 1
+    show: bool = True
+    ends_early: Callable = lambda: False
+    waited: float = field(default=0.0, init=False)
+    elapsed: float = field(default=0.0, init=False)
 
     def __len__(self):
         return len(self.loader)
@@ -189,7 +189,7 @@ class TwoTaskBrain(sb.Brain):
       ``grad_accumulation_factor``.
     * A step whose main gradient is not finite is skipped as a whole, in any precision;
       more than ``nonfinite_patience`` of them in an epoch stop the run.
-    * All parameter groups are clipped to ``max_grad_norm``.
+    * All parameter groups are clipped to ``max_grad_norm``, unless it is 0 or less.
     * A checkpoint also holds random states and the gradients of micro-batches that wait
       for their step. A signal that asks the run to leave (under
       :func:`unified_se_ss.training.run`) has it save first, between two micro-batches.
@@ -231,8 +231,6 @@ class TwoTaskBrain(sb.Brain):
         super().__init__(*args, **kwargs)
         if not hasattr(self, "hparams"):
             raise UserError("TwoTaskBrain needs hparams with the key shared_modules")
-        if self.max_grad_norm <= 0:
-            raise UserError(f"max_grad_norm is {self.max_grad_norm}; expected more than 0")
         if self.data_parallel_backend:
             raise UserError("data_parallel_backend is not supported; start with torchrun")
         for name in ("fit_batch", "optimizers_step"):
@@ -243,20 +241,19 @@ class TwoTaskBrain(sb.Brain):
                 )
         if self.option("activation_checkpointing", False):
             self._checkpoint_activations()
-        self.log_interval = self.option("log_interval", 50)
-        if self.device_type == "cpu":
-            self.log_interval = 1
+        on_cpu = self.device_type == "cpu"
+        self.log_interval = 1 if on_cpu else self.option("log_interval", 50)
         self.means = TaskMeans()
         self.monitor = self.gradients = self.combined = None
         self._test_bar = progress_bar(disable=True)
         self._mean_loss = torch.zeros(())
         self._votes = AsyncScalar()
-        self.rank_count = RankCount()
+        self.rank_count, self.ranks_agree = RankCount(), world_size() == 1
         if self.checkpointer is not None:
-            self.checkpointer.add_recoverable("means", self.means)
-            states = RandomStates()
-            self.checkpointer.add_recoverable("random", states, optional_load=True)
-            self.checkpointer.add_recoverable("ranks", self.rank_count, optional_load=True)
+            add = self.checkpointer.add_recoverable
+            add("means", self.means)
+            add("random", RandomStates(), optional_load=True)
+            add("ranks", self.rank_count, optional_load=True)
 
     def _checkpoint_activations(self):
         able = [m for m in self.modules.modules() if hasattr(m, "activation_checkpointing")]
@@ -407,7 +404,8 @@ class TwoTaskBrain(sb.Brain):
         torch.Tensor
             Mean main loss of the epoch when the device was last read, on the CPU.
         """
-        check_first_step(self, batch)
+        if not self.ranks_agree:
+            check_first_step(self, batch)
         should_step = self._completes_accumulation
         self.on_fit_batch_start(batch, should_step)
         with self.training_ctx:
@@ -443,8 +441,11 @@ class TwoTaskBrain(sb.Brain):
         optimizers = list(self.freeze_optimizers(self.optimizers_dict).values())
         for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+            if self.max_grad_norm > 0:
+                parameters = [
+                    p for group in optimizer.param_groups for p in group["params"]
+                ]
+                torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
             self._step(optimizer, combined.main_finite)
         self.scaler.update()
         for optimizer in optimizers:
@@ -470,10 +471,7 @@ class TwoTaskBrain(sb.Brain):
 
     def leave_if_asked(self, place: str) -> None:
         """Leave if any rank was asked to; for where all is saved. Every rank calls this."""
-        asked = torch.tensor(float(stop_signals.asked), device=self.device)
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(asked)
-        if asked:
+        if sum_of_ranks(torch.tensor(float(stop_signals.asked), device=self.device)):
             stop_signals.leave(place)
 
     def _asked_to_leave(self) -> bool:
@@ -507,7 +505,7 @@ class TwoTaskBrain(sb.Brain):
         """Mean main loss of a batch, on the CPU."""
         with self.evaluation_ctx:
             _, losses = self.losses_of(batch, stage)
-        alone = not torch.distributed.is_initialized()  # several ranks: at the epoch's end
+        alone = world_size() == 1  # several ranks: at the epoch's end
         if stage == sb.Stage.VALID and alone and stop_signals.asked:
             self.step = self._batches  # those of training, all done; this begins anew
             self._save_and_leave(f"epoch {self._epoch}, before its validation")

@@ -32,7 +32,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import ddp_barrier, ddp_broadcast, if_main_process
 
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class AtomicCheckpointer(Checkpointer):
     * One that is not as it was written is passed over; :meth:`tidy` warns of it.
     * A full disk is one clear error, and costs no checkpoint.
     * Nothing is loaded that could execute: ``torch.load`` with ``weights_only``.
-    * A score of NaN counts as -inf, the worst by `max_keys`, which recipes choose by.
+    * A score of NaN is worse than any number, for `max_keys` and `min_keys` alike.
     * All ranks load the one that the main process chose.
 
     Example
@@ -108,7 +108,8 @@ class AtomicCheckpointer(Checkpointer):
         UserError
             It cannot be written, as where the disk is full.
         """
-        meta = {key: _plain(value) for key, value in (meta or {}).items()}
+        # YAML holds no scalars of NumPy and torch.
+        meta = {k: v.item() if hasattr(v, "item") else v for k, v in (meta or {}).items()}
         try:
             saved = super().save_checkpoint(meta, end_of_epoch, name, logging.NOTSET)
             ddp_barrier()  # the files of all ranks are there
@@ -166,6 +167,30 @@ class AtomicCheckpointer(Checkpointer):
         return max([time.time(), *(t + 1e-3 for t in times)])
 
     # ---------------------------------------------------------------- choosing
+
+    def find_checkpoints(
+        self,
+        importance_key=None,
+        max_key=None,
+        min_key=None,
+        ckpt_predicate=None,
+        max_num_checkpoints=None,
+    ):
+        """List checkpoints, the best first, as Checkpointer's; NaN is the worst score."""
+        if importance_key is None and (key := max_key or min_key):
+            sign, accepts = (1 if max_key else -1), ckpt_predicate or bool
+
+            def importance_key(checkpoint):
+                score = sign * checkpoint.meta[key]
+                return -math.inf if math.isnan(score) else score
+
+            def ckpt_predicate(checkpoint):
+                return key in checkpoint.meta and accepts(checkpoint)
+
+            max_key = min_key = None
+        return super().find_checkpoints(
+            importance_key, max_key, min_key, ckpt_predicate, max_num_checkpoints
+        )
 
     def _list_checkpoint_dirs(self):
         return [
@@ -227,9 +252,8 @@ class AtomicCheckpointer(Checkpointer):
         except (UserError, KeyboardInterrupt):
             raise
         except Exception as error:  # whatever a file can make a loader raise
-            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise UserError(
-                f"{checkpoint.path}: cannot be loaded ({reason}); was it made by this "
+                f"{checkpoint.path}: cannot be loaded ({first_line(error)}); was it made by this "
                 "project with the same network? Move it away to go on without it"
             ) from error
 
@@ -283,12 +307,6 @@ def _flush(path: Path) -> None:
 
 def _unfinished(path: Path) -> Path:
     return path.with_name(f"{UNFINISHED}{path.name}")
-
-
-def _plain(value):
-    """A NumPy or torch scalar as Python's, which YAML can hold; NaN as -inf."""
-    value = value.item() if hasattr(value, "item") else value
-    return -math.inf if isinstance(value, float) and math.isnan(value) else value
 
 
 def _reason_of_failure(error: BaseException) -> str | None:

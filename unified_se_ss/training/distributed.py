@@ -25,7 +25,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, first_line
 from unified_se_ss.training.signals import EXIT_CODE
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,13 @@ def world_size() -> int:
     """Number of processes of this run."""
     initialized = torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if initialized else 1
+
+
+def sum_of_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Add up a tensor over all ranks, in place."""
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(tensor)
+    return tensor
 
 
 def rank_and_size() -> dict:
@@ -115,7 +122,7 @@ def join(backend: str, timeout_minutes: float = TIMEOUT_MINUTES) -> None:
         )
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(
-            f"process {os.environ['RANK']} cannot join the others ({_first_line(error)}); "
+            f"process {os.environ['RANK']} cannot join the others ({first_line(error)}); "
             "start all of them with the same torchrun command"
         ) from error
 
@@ -154,7 +161,7 @@ def report_lost_rank():
         rank = torch.distributed.get_rank()
         print(
             f"\nerror: process {rank} of {world_size()} has lost another one and stops "
-            f"({_first_line(error)}). What that one has said is above or below. The same "
+            f"({first_line(error)}). What that one has said is above or below. The same "
             "command goes on from the last checkpoint; torchrun --max-restarts=N does so "
             "by itself",
             file=sys.stderr,
@@ -174,11 +181,6 @@ def _is_of_ranks(error: BaseException) -> bool:
     """
     is_known = isinstance(error, torch.distributed.DistError)
     return is_known or any(word in str(error) for word in OF_RANKS)
-
-
-def _first_line(error: BaseException) -> str:
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 # ------------------------------------------------------------------ their number
@@ -304,7 +306,7 @@ def check_first_step(brain, batch) -> None:
     Arguments
     ---------
     brain : speechbrain.Brain
-        About to train on its first batch; later calls do nothing.
+        About to train on its first batch.
     batch : object
         That batch.
 
@@ -313,8 +315,6 @@ def check_first_step(brain, batch) -> None:
     UserError
         Names the processes and their differences, or the items that they share.
     """
-    if world_size() == 1 or getattr(brain, "ranks_agree", False):
-        return
     tensors = dict(brain.modules.named_parameters()) | dict(brain.modules.named_buffers())
     equal = {
         "batches of the epoch": getattr(brain, "_batches", None),

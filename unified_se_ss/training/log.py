@@ -10,13 +10,17 @@ from pathlib import Path
 import fsspec
 import numpy as np
 from fsspec.core import url_to_fs
+from speechbrain.utils.distributed import run_on_main
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.gradient_report import HISTOGRAM, GradientLog, plot_conflicts
 from unified_se_ss.files import atomic_write, csv_text
+from unified_se_ss.training.distributed import gather
 
 logger = logging.getLogger(__name__)
 
+MAX_SKIPPED_SHARE = 0.01
+SKIPPED_COLUMNS = ["epoch", "subset", "batch", "ID", "file", "reason"]
 # Of a run's folder, what is not uploaded: other checkpoints, and what only this run needs.
 NOT_UPLOADED = {"save", "tensorboard", "manifests"}
 
@@ -136,6 +140,119 @@ def log_gradients(brain, log_row: dict) -> None:
         plot_conflicts(log.rows, folder / "gradients.png", rule, granularity)
     if hparams.get("tensorboard"):
         write_events(folder / "tensorboard", log_row, windows)
+
+
+# ------------------------------------------------------------------ items left out
+
+
+class SkippedItems:
+    """The file ``skipped.csv`` of a run, one row per item and epoch.
+
+    Each rank adds the rows of its own items as soon as it meets them. A run that is
+    resumed forgets what was written after the place from which it goes on, so that the
+    file is the same as that of a run which was never stopped.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's folder.
+    most : float
+        The share of a subset's items that may be skipped in one pass (default 0.01).
+
+    Example
+    -------
+    >>> from unified_se_ss.data.batching import SkippedItem
+    >>> items = SkippedItems(getfixture("tmpdir"), most=0.5)
+    >>> items.begin("train", epoch=1, n_items=4)
+    >>> items.add([SkippedItem("a", "a.wav", "a.wav: does not exist")], batch=3)
+    >>> items.count, items.rows[0]["ID"]
+    (1, 'a')
+    """
+
+    def __init__(self, folder, most: float = MAX_SKIPPED_SHARE):
+        self.path = Path(folder) / "skipped.csv"
+        if not 0 <= most <= 1:
+            raise UserError(f"max_skipped_share: is {most}; expected a share from 0 to 1")
+        self.most = most
+        self.subset, self.epoch, self.n_items = "", 0, 0
+        self.count = self._before = 0
+
+    @property
+    def rows(self) -> list[dict]:
+        """All ranks' and epochs' items so far."""
+        if not self.path.is_file():
+            return []
+        with open(self.path, newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file, SKIPPED_COLUMNS)
+            # Two ranks that meet their first item at once both write a header.
+            return [row for row in rows if row["epoch"] != "epoch" and row["reason"]]
+
+    def begin(self, subset: str, epoch: int, n_items: int, batches: int = 0) -> None:
+        """Begin a pass over a subset of `n_items`, or go on in it after some batches."""
+        self.subset, self.epoch, self.n_items = subset, int(epoch), n_items
+        now = _place({"subset": subset, "epoch": epoch, "batch": batches})
+        before = [place for place in map(_place, self.rows) if place <= now]
+        self.count = self._before = sum(place[:-1] == now[:-1] for place in before)
+        run_on_main(self._keep_until, [now])  # before any rank adds rows
+
+    def _keep_until(self, now: tuple) -> None:
+        if not self.path.is_file():
+            return
+        kept = (row for row in self.rows if _place(row) <= now)
+        text = csv_text(kept, SKIPPED_COLUMNS)
+        if text != self.path.read_text(encoding="utf-8"):
+            atomic_write(self.path, text)
+
+    def add(self, skipped, batch: int) -> None:
+        """Write down the items that a batch left out; stop the run at too many.
+
+        Arguments
+        ---------
+        skipped : sequence of SkippedItem
+        batch : int
+            Its number in this pass, from 1.
+        """
+        if not skipped:
+            return
+        here = {"epoch": self.epoch, "subset": self.subset, "batch": batch}
+        text = csv_text(
+            ({**here, "ID": i.id, "file": i.file, "reason": i.reason} for i in skipped),
+            SKIPPED_COLUMNS,
+        )
+        try:
+            # One write, into which no other process can write.
+            with open(self.path, "ab", buffering=0) as file:
+                text = text.partition("\n")[2] if file.tell() else text
+                file.write(text.encode("utf-8"))
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self.count += len(skipped)
+        self.check(self.count, skipped[0].reason)
+
+    def check(self, count: int, reason: str = "") -> None:
+        """Stop the run if more than the share that is allowed, or all, were skipped."""
+        if count <= self.most * self.n_items and count < self.n_items:
+            return
+        example = f" One of them: {reason}." if reason else ""
+        raise UserError(
+            f"{count} of the {self.n_items} items of the subset {self.subset} could not be "
+            f"used; max_skipped_share allows {self.most:g} of them.{example} {self.path} "
+            "names them all; mend these files or take them out of the data, look at all of "
+            "it with --check, or set --max_skipped_share"
+        )
+
+    def end(self) -> int:
+        """All ranks' number of skipped items of this pass; stops the run at too many."""
+        total = self._before + sum(gather([self.count - self._before]))
+        if total:
+            self.check(total)
+        return total
+
+
+def _place(row: dict) -> tuple:
+    """Order of a run's batches: training, validation, the next epoch; the test is last."""
+    subset, epoch, batch = row["subset"], int(row["epoch"]), int(row["batch"])
+    return (subset == "test", epoch, subset != "train", batch)
 
 
 # ------------------------------------------------------------------ TensorBoard

@@ -18,8 +18,9 @@ from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from unified_se_ss.data.batching import EmptyBatch, SkippedItem
 from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.errors import UserError
+from unified_se_ss.gradients import NonFiniteMonitor
+from unified_se_ss.training.log import SkippedItems
 from unified_se_ss.training.signals import AsyncScalar
-from unified_se_ss.training.skipped import NonFiniteMonitor, SkippedItems
 
 # ------------------------------------------------------------------ batches
 

@@ -25,7 +25,7 @@ from speechbrain.utils.distributed import if_main_process
 from unified_se_ss.data.batching import EmptyBatch
 from unified_se_ss.evaluation.plots import curves_png
 from unified_se_ss.files import atomic_write
-from unified_se_ss.gradients import TaskLoss, TwoTaskLosses
+from unified_se_ss.gradients import NonFiniteMonitor, TaskLoss, TwoTaskLosses
 from unified_se_ss.training.autotune import (
     ChosenPrecision,
     choose_precision,
@@ -33,11 +33,12 @@ from unified_se_ss.training.autotune import (
 )
 from unified_se_ss.training.brain import TwoTaskBrain, percent
 from unified_se_ss.training.distributed import gather
-from unified_se_ss.training.log import EpochTable, TrainLog, log_gradients
-from unified_se_ss.training.skipped import (
+from unified_se_ss.training.log import (
     MAX_SKIPPED_SHARE,
-    NonFiniteMonitor,
+    EpochTable,
     SkippedItems,
+    TrainLog,
+    log_gradients,
 )
 
 # Between checkpoints within an epoch, if neither minutes nor steps are asked for.
@@ -244,9 +245,8 @@ class RecipeBrain(TwoTaskBrain):
         self.stage, self.rows = stage, []
         subset = SUBSETS[stage]
         loader = self.loaders.get(subset)
-        self.skipped.begin(
-            subset, epoch or 0, len(loader.dataset) if loader else 0, self.step
-        )
+        n_items = len(loader.dataset) if loader else 0
+        self.skipped.begin(subset, epoch or 0, n_items, self.step)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log, schedule, and keep the best checkpoint; after the test, gather."""
@@ -269,8 +269,7 @@ class RecipeBrain(TwoTaskBrain):
             "skipped_steps": found["main_nonfinite"],
         }
         if means["auxiliary"] is not None:
-            row["conflict_rate"] = found["conflict_rate"]
-            row["mean_cosine"] = found["mean_cosine"]
+            row |= {key: found[key] for key in ("conflict_rate", "mean_cosine")}
             row["steps_without_auxiliary"] = found["auxiliary_nonfinite"]
         return {**row, **self.skipped_field("skipped_items")}
 

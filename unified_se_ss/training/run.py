@@ -13,6 +13,7 @@ from speechbrain.utils.distributed import if_main_process
 from unified_se_ss.data.corpora import collect_errors
 from unified_se_ss.errors import UserError, report_error
 from unified_se_ss.evaluation.gradient_report import GradientLog
+from unified_se_ss.evaluation.plots import aligned_table
 from unified_se_ss.evaluation.report import publish
 from unified_se_ss.training.autotune import load_batch_seconds
 from unified_se_ss.training.distributed import report_lost_rank
@@ -88,14 +89,19 @@ def train_recipe(options: Options, brain_class, check, make_loaders, facts) -> N
         print(_describe(hparams["modules"], facts(hparams)))
         return
     begin(options, hparams)
-    _check_testable(options.run_opts, hparams["checkpointer"])
+    checkpointer = hparams["checkpointer"]
+    if options.run_opts.test_only and not checkpointer.list_checkpoints():
+        raise UserError(
+            f"--test_only: there is no checkpoint in {checkpointer.checkpoints_dir}; "
+            "train first, with the same command without --test_only"
+        )
     loaders = make_loaders(hparams)
     brain = brain_class(
         modules=hparams["modules"],
         opt_class=hparams["optimizer"],
         hparams=hparams,
         run_opts=options.run_opts,
-        checkpointer=hparams["checkpointer"],
+        checkpointer=checkpointer,
     )
     train_and_test(brain, loaders)
 
@@ -129,14 +135,6 @@ def train_and_test(brain, loaders: dict) -> None:
         end_readers(loaders)
 
 
-def _check_testable(run_opts, checkpointer) -> None:
-    if run_opts.test_only and not checkpointer.list_checkpoints():
-        raise UserError(
-            f"--test_only: there is no checkpoint in {checkpointer.checkpoints_dir}; "
-            "train first, with the same command without --test_only"
-        )
-
-
 # ------------------------------------------------------------------ before
 
 
@@ -146,14 +144,14 @@ def _describe(modules: dict, facts: dict, depth: int = 2) -> str:
     Example
     -------
     >>> print(_describe({"network": torch.nn.Linear(3, 2)}, {"latency": "none"}))
-    module  | type   | parameters
-    --------+--------+-----------
-    network | Linear |          8
-    total   |        |          8
+    module    type     parameters
+    -----------------------------
+    network   Linear            8
+    total                       8
     <BLANKLINE>
     latency: none
     """
-    rows = [("module", "type", "parameters")]
+    rows = []
     for name, module in modules.items():
         for path, part in module.named_modules():
             level = path.count(".") + 1 if path else 0
@@ -162,10 +160,8 @@ def _describe(modules: dict, facts: dict, depth: int = 2) -> str:
                 rows.append((label, type(part).__name__, f"{_n_parameters(part):,}"))
     total = sum(_n_parameters(module) for module in modules.values())
     rows.append(("total", "", f"{total:,}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [f"{a:<{widths[0]}} | {b:<{widths[1]}} | {c:>{widths[2]}}" for a, b, c in rows]
-    lines.insert(1, "-+-".join("-" * width for width in widths))
-    return "\n".join(lines) + "\n\n" + "\n".join(f"{k}: {v}" for k, v in facts.items())
+    table = aligned_table(("module", "type", "parameters"), rows, words=(0, 1))
+    return "\n".join([table, "", *(f"{k}: {v}" for k, v in facts.items())])
 
 
 def _n_parameters(module: torch.nn.Module) -> int:
@@ -201,14 +197,16 @@ def _report(brain, hours: float) -> None:
     picture = folder / "gradients.png"
     drawn = picture if picture.is_file() else "not drawn: no two gradients to compare"
     waves = f"{folder / 'wavs'}{'/' if published.waves else ' (save_waves is 0)'}"
-    print(f"\n{published.summary.table()}\n")
-    for note in notes[1:]:
-        print(f"{note}\n")
-    print(f"results       {published.results}")
-    print(f"curves        {folder / 'curves.png'}")
-    print(f"gradients     {drawn}")
-    print(f"separated     {waves}")
-    print(f"report        {published.report}")
+    print(
+        f"\n{published.summary.table()}\n", *(f"{note}\n" for note in notes[1:]), sep="\n"
+    )
+    print(
+        f"results       {published.results}\n"
+        f"curves        {folder / 'curves.png'}\n"
+        f"gradients     {drawn}\n"
+        f"separated     {waves}\n"
+        f"report        {published.report}"
+    )
 
 
 def _tested_weights(brain) -> str:

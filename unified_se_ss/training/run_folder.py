@@ -21,7 +21,7 @@ import torch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
-from unified_se_ss.errors import UserError, keep_crash_reports_in
+from unified_se_ss.errors import UserError, keep_crash_reports_in, shortened
 from unified_se_ss.files import atomic_write
 from unified_se_ss.plain_yaml import plain_yaml
 from unified_se_ss.training import distributed
@@ -38,25 +38,12 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}|\.writable\.\d+")
 
 # A run may be continued with other values of these keys; all others make another
 # experiment.
-CHANGEABLE = {
-    "number_of_epochs",
-    "epoch_counter",
-    "budget_minutes",
-    "num_workers",
-    "log_interval",
-    "max_skipped_share",
-    "rank_timeout_minutes",
-    "activation_checkpointing",
-    "tensorboard",
-    "save_waves",
-    "valid_batch_size",
-    "data_folder",
-    "output_folder",
-    "save_folder",
-    "checkpointer",
-    "ckpt_interval_minutes",
-    "ckpt_interval_steps",
-}
+CHANGEABLE = set(
+    "number_of_epochs epoch_counter budget_minutes num_workers log_interval "
+    "max_skipped_share rank_timeout_minutes activation_checkpointing tensorboard save_waves "
+    "valid_batch_size data_folder output_folder save_folder checkpointer "
+    "ckpt_interval_minutes ckpt_interval_steps".split()
+)
 
 
 def begin(options: Options, hparams: dict) -> None:
@@ -200,14 +187,9 @@ def check_folder(options: Options, folder: Path) -> None:
         if key not in CHANGEABLE and before.get(key) != now.get(key):
             raise UserError(
                 f"output_folder: {folder} holds another experiment: {key} is "
-                f"{_short(before.get(key))} there and {_short(now.get(key))} here; choose "
+                f"{shortened(before.get(key))} there and {shortened(now.get(key))} here; choose "
                 "another with --output_folder, or go on with the same settings"
             )
-
-
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _describe_device(run_opts: RunOptions, hparams: dict) -> str:
@@ -239,20 +221,14 @@ def _describe_device(run_opts: RunOptions, hparams: dict) -> str:
 
 def _tf32() -> str:
     # SpeechBrain allows all, unless SB_DISABLE_QUIRKS holds allow_tf32.
-    kinds = {
-        "matrix products": torch.backends.cuda.matmul.allow_tf32,
-        "convolutions and LSTMs": torch.backends.cudnn.allow_tf32,
-    }
-    allowed = [kind for kind, is_allowed in kinds.items() if is_allowed]
-    return f"TF32 in {' and '.join(allowed)}" if allowed else "no TF32"
+    products = ["matrix products"] * torch.backends.cuda.matmul.allow_tf32
+    layers = ["convolutions and LSTMs"] * torch.backends.cudnn.allow_tf32
+    return f"TF32 in {' and '.join(products + layers)}" if products + layers else "no TF32"
 
 
 def _environment() -> str:
     """Command, commit, machine and versions of all packages, for ``env.log``."""
-    packages = {
-        f"{package.metadata['Name']}=={package.version}"
-        for package in metadata.distributions()
-    }
+    packages = {f"{p.metadata['Name']}=={p.version}" for p in metadata.distributions()}
     lines = [
         f"command: {' '.join(sys.argv)}",
         f"commit: {commit() or 'unknown'}",

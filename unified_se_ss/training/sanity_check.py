@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -125,14 +126,13 @@ def full_check(brain, loaders: dict) -> int:
     int
         0, or 1 if a check failed.
     """
-    checks, lines = SanityCheck(brain, loaders), []
-    print(f"\n{'check':<17} {'result':<8} what was found -> what to do")
+    checks, count = SanityCheck(brain, loaders), Counter()
+    print(f"\n{Check('check', 'result', 'what was found', 'what to do')}")
     print(f"{'-' * 17} {'-' * 8} {'-' * 50}")
     for name in CHECKS:
         for check in _survived(name, getattr(checks, name), brain.debug):
-            lines.append(check)
+            count[check.status] += 1
             print(check, flush=True)
-    count = {s: sum(c.status == s for c in lines) for s in (OK, WARNING, FAILED)}
     print(f"\n{count[OK]} ok, {count[WARNING]} warning(s), {count[FAILED]} failed")
     return 1 if count[FAILED] else 0
 
@@ -145,11 +145,7 @@ def _survived(name, method, debug):
         if debug:
             traceback.print_exc()
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        yield Check(name.replace("_", " "), FAILED, kind + _one_line(error))
-
-
-def _one_line(error) -> str:
-    return " ".join(str(error).split())
+        yield Check(name.replace("_", " "), FAILED, " ".join(f"{kind}{error}".split()))
 
 
 class SanityCheck:
@@ -252,8 +248,8 @@ class SanityCheck:
             found = f"{len(made)} made, {1000 * self.item_seconds[subset]:.1f} ms each"
             if bad:
                 status, advice = FAILED, "mend or take out these items"
-                reason = _one_line(bad[0].reason)
-                found = f"{len(bad)} of {len(made)} cannot be used: {reason}"
+                found = f"{len(bad)} of {len(made)} cannot be used: {bad[0].reason}"
+                found = " ".join(found.split())
             yield Check(f"items: {subset}", status, found, advice)
 
     # -------------------------------------------------------------- training
@@ -436,13 +432,12 @@ class SanityCheck:
         """About how long an epoch and the run will take."""
         brain, loader = self.brain, self.loaders["train"]
         self.start_training()
-        until, spent, audio_seconds = time.perf_counter() + STEP_SECONDS, 0.0, 0.0
+        spent = audio_seconds = 0.0
         for place in np.linspace(0, len(self.plan) - 1, STEPS).round().astype(int):
-            if spent and time.perf_counter() > until:
-                break
-            seconds, indices = self.plan[place]
-            spent += self.step(batch_of(loader, indices))
-            audio_seconds += seconds
+            if spent < STEP_SECONDS:
+                seconds, indices = self.plan[place]
+                spent += self.step(batch_of(loader, indices))
+                audio_seconds += seconds
         steps = spent / audio_seconds * sum(seconds for seconds, _ in self.plan)
         reading = self.item_seconds["train"] * len(loader.dataset)
         reading /= max(1, loader.num_workers)
@@ -455,9 +450,7 @@ class SanityCheck:
         )
         yield Check("time", OK, found)
         if reading > 1.2 * steps:
-            found = (
-                f"reading takes {_duration(reading)} of an epoch, steps {_duration(steps)}"
-            )
+            found = f"reading takes {_duration(reading)}, steps {_duration(steps)} an epoch"
             yield Check("time: data", WARNING, found, "raise num_workers")
 
 
