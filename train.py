@@ -18,7 +18,6 @@ projected on the normal plane of SS's (arXiv 2302.11131); see docs/gradients.md.
 import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit torch?)
 
 # isort: split
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -40,7 +39,6 @@ from unified_se_ss.losses import (
     si_snr,
 )
 from unified_se_ss.networks import UnifiedOutput
-from unified_se_ss.training.brain import percent
 
 CHOICES = {
     "granularity": GRANULARITIES,
@@ -115,7 +113,7 @@ class UnifiedBrain(training.RecipeBrain):
         """Separation in validation, and how often the two tasks conflict."""
         return (
             f"validation SI-SNRi {row['valid_si_snr_i']:.2f} dB, "
-            f"conflicts {percent(row.get('conflict_rate'))}"
+            f"conflicts {training.percent(row.get('conflict_rate'))}"
         )
 
     # -------------------------------------------------------------- evaluation
@@ -161,9 +159,9 @@ def prepare(hparams):
     """Manifests by subset; makes the corpus first if the YAML says how."""
     if "corpus" in hparams:
         hparams["data_folder"] = str(hparams["corpus"]())
-    root, folder = hparams["data_folder"], Path(hparams["output_folder"]) / "manifests"
+    root, folder = hparams["data_folder"], training.manifest_folder(hparams)
     keys = ("n_speakers", "sample_rate", "mode", "train_subset", "mixture")
-    paths = prepare_librimix(root, folder, **{key: hparams[key] for key in keys})
+    paths = prepare_librimix(root, folder, **training.pick(hparams, *keys))
     manifests = {subset: read_manifest(path, root) for subset, path in paths.items()}
     for manifest in manifests.values():
         check_long_enough(manifest, hparams["kernel_size"])
@@ -183,7 +181,7 @@ def check_long_enough(manifest, kernel_size):
 def training_data(hparams, manifest):
     """Mixtures of the manifest, or mixed on the fly."""
     keys = ("n_speakers", "seed", "segment_seconds", "speed_percents")
-    options = {key: hparams[key] for key in keys}
+    options = training.pick(hparams, *keys)
     if not hparams["dynamic_mixing"]:
         return MixtureDataset(manifest, **options)
     return DynamicMixingDataset(

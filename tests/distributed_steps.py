@@ -6,13 +6,7 @@ import torch
 
 from train import UnifiedBrain
 from unified_se_ss.data.dataset import Example, collate
-from unified_se_ss.networks import (
-    Decoder,
-    DualPath,
-    Encoder,
-    Recurrent,
-    UnifiedNetwork,
-)
+from unified_se_ss.networks import Decoder, DualPath, Encoder, Recurrent, UnifiedNetwork
 
 # Items of each rank at each step, and their lengths: uneven in both.
 LENGTHS = [
@@ -93,8 +87,4 @@ def train(rule, rank=0, world_size=1):
     brain.on_stage_end = lambda *_: None
     loader = torch.utils.data.DataLoader(list(batches(rank, world_size)), batch_size=None)
     brain.fit([1], loader)
-    return {
-        "state": brain.modules.state_dict(),
-        "kept": kept,
-        "read": brain.monitor.read(),
-    }
+    return {"state": brain.modules.state_dict(), "kept": kept, "read": brain.monitor.read()}

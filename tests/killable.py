@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib.figure
+from running import draw_nothing
 
 ROOT = Path(__file__).parent.parent
 
@@ -158,14 +158,6 @@ def install(where, what, call, rank=None):
         return function(*arguments, **options)
 
     setattr(owner, name, counted)
-
-
-def draw_nothing():
-    """Leave out the pictures: they take longer than all else, and nothing follows."""
-    matplotlib.figure.Figure.savefig = lambda *_, **__: None
-    for name, draw in (("plots", "curves_png"), ("gradient_report", "_conflicts_png")):
-        module = importlib.import_module(f"unified_se_ss.evaluation.{name}")
-        setattr(module, draw, lambda *_, **__: b"")
 
 
 def child(request):

@@ -138,9 +138,9 @@ def test_one_backward_has_the_same_losses(kind):
     assert alone.losses()[0] < ours.losses()[0]
 
 
-def test_training_steps_quickly():
-    tables = list(training_step.run(dataclasses.replace(QUICK, profile=True)))
-    times, counts, *tops = tables[: len(tables) // 2]
+def test_training_steps_quickly(monkeypatch):
+    monkeypatch.setattr(training_step, "RECIPES", ["SepFormer"])  # a third of the time
+    times, counts, *tops = training_step.run(dataclasses.replace(QUICK, profile=True))
     ways = ["published", "here", "published, bf16", "here, bf16"]
     assert [row["step"] for row in times.rows] == ways
     theirs, ours = times.rows[:2]
@@ -191,9 +191,10 @@ def test_batches_that_do_not_fit_are_left_out_and_said(monkeypatch):
     assert table.rows == [] and "batch 1, published (about 1 GiB)" in table.note
 
 
-def test_price_of_two_gradients_quickly():
+def test_price_of_two_gradients_quickly(monkeypatch):
+    monkeypatch.setattr(two_gradients, "RECIPES", ["DPRNN"])
     (table,) = two_gradients.run(QUICK)
-    assert len(table.rows) == 4
+    assert len(table.rows) == 2
     assert all(row["ratio"] > 0 and row["above"] > -1 for row in table.rows)
 
 

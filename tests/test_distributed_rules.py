@@ -115,9 +115,7 @@ ALLOWED = [1e-5, 1e-12, 1e-12]
 @pytest.fixture(scope="module")
 def ranks():
     """What each of two ranks ended with; one start for all cases."""
-    return of_ranks(
-        lambda rank: train_all(lambda step, dtype: share(step, rank, dtype)),
-    )
+    return of_ranks(lambda rank: train_all(lambda step, dtype: share(step, rank, dtype)))
 
 
 @pytest.fixture(scope="module")

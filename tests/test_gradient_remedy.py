@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from forked_ranks import of_ranks
-from remedy import batch_of, brain, make_corpus, prepare_to_fit, run
+from remedy import batch_of, brain, make_corpus, prepare_to_fit, recipe_module, run
 from rule_oracles import published_remedy
 from running import rows
 from speechbrain import Stage
@@ -61,11 +61,18 @@ def test_a_run_from_the_data_to_the_report(joint):
 
 @pytest.mark.parametrize("system", ["noisy", "cascade"])
 def test_the_systems_that_it_is_compared_with(yaml, tmp_path, system):
-    run(yaml, tmp_path / "run", system=system, number_of_epochs=1)
-    first = rows(tmp_path / "run" / "results.csv")[0]
-    assert ("wer_noisy" in first) == (system == "cascade")
-    rate = rows(tmp_path / "run" / "train_log.csv")[0]
+    """The unusable utterances are named and left out."""
+    out, keys = tmp_path / "run", {"max_duration": 0.9, "number_of_epochs": 1}
+    printed = run(yaml, out, system=system, **keys)
+    results = rows(out / "results.csv")
+    assert ("wer_noisy" in results[0]) == (system == "cascade")
+    rate = rows(out / "train_log.csv")[0]
     assert ("conflict_rate" in rate) == (system == "cascade")
+    left_out = rows(out / "left_out_train.csv")
+    assert [row["ID"] for row in left_out] == [f"train-360-{n}" for n in (3, 4, 5, 6, 7)]
+    assert "it lasts 0.9 s, longer than max_duration" in left_out[0]["reason"]
+    assert "5 of 8 utterances are left out of training" in printed.replace("\n", " ")
+    assert len(results) == 3  # the test has all
 
 
 def test_a_trained_front_can_be_taken_over_and_frozen(yaml, joint, tmp_path):
@@ -91,8 +98,6 @@ def equal(one, other):
     "keys, message",
     [
         ({"freeze_se": True}, "freeze_se: a front that stays as it is must have been"),
-        ({"system": "casade"}, "did you mean 'cascade'?"),
-        ({"weight_se": 1.0}, "weight_se: is 1.0; expected less than 1"),
         ({"pretrained_front": "nowhere"}, "pretrained_front: nowhere holds no checkpoint"),
         ({"n_tokens": 6}, "n_tokens: is 6; "),
         ({"unusable": "error", "max_duration": 0.9}, "longer than max_duration"),
@@ -105,13 +110,20 @@ def test_what_cannot_be_used_is_said_in_one_message(yaml, tmp_path, keys, messag
     assert "Traceback" not in printed
 
 
-def test_unusable_utterances_are_named_and_left_out(yaml, tmp_path):
-    printed = run(yaml, tmp_path / "run", max_duration=0.9, number_of_epochs=1)
-    left_out = rows(tmp_path / "run" / "left_out_train.csv")
-    assert [row["ID"] for row in left_out] == [f"train-360-{n}" for n in (3, 4, 5, 6, 7)]
-    assert "it lasts 0.9 s, longer than max_duration" in left_out[0]["reason"]
-    assert "5 of 8 utterances are left out of training" in printed.replace("\n", " ")
-    assert len(rows(tmp_path / "run" / "results.csv")) == 3  # the test has all
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"system": "casade"}, "did you mean 'cascade'"),
+        ({"weight_se": 1.0}, "weight_se: is 1.0; expected less than 1"),
+        ({"system": "cascade", "weight_se": 0.0}, "a cascade's front learns from SE alone"),
+    ],
+)
+def test_keys_that_do_not_fit_are_said(keys, message):
+    known = {"system": "joint", "freeze_se": False, "pretrained_front": None}
+    known |= {"rule": "sum", "granularity": "parameter", "aux_scale": None}
+    known |= {"unusable": "error", "token_type": "char", **keys}
+    with pytest.raises(UserError, match=message):
+        recipe_module().check(known)
 
 
 # ------------------------------------------------------------------ what is left out

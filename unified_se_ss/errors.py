@@ -54,7 +54,8 @@ def shortened(value) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its class where there is none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line if len(line) <= 200 else line[:197] + "..."
 
 
 def did_you_mean(name, names) -> str:
@@ -108,12 +109,6 @@ def user_message(error: BaseException) -> str | None:
         what = full if error.errno in DISK_FULL else error.strerror
         return f"{str(error.filename)[-200:]}: {what}" if error.filename else what
     return None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind if it says nothing."""
-    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return line if len(line) <= 200 else line[:197] + "..."
 
 
 def _summary(error: BaseException) -> str:

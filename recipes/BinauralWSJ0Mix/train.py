@@ -18,7 +18,6 @@ import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit tor
 
 # isort: split
 from functools import partial
-from pathlib import Path
 
 from speechbrain import Stage
 
@@ -133,7 +132,7 @@ def prepare(hparams):
             least_angle=hparams["least_angle"],
         )
     paths = prepare_binaural_wsj0mix(
-        hparams["data_folder"], manifest_folder(hparams), **mixtures_of(hparams)
+        hparams["data_folder"], training.manifest_folder(hparams), **mixtures_of(hparams)
     )
     return {s: read_manifest(path, hparams["data_folder"]) for s, path in paths.items()}
 
@@ -141,24 +140,19 @@ def prepare(hparams):
 def mono_manifests(hparams):
     """Manifests of the mono mixtures that binaural ones are to be made of."""
     root = hparams["mono_folder"]
-    paths = prepare_wsj0mix(root, manifest_folder(hparams), **mixtures_of(hparams))
+    paths = prepare_wsj0mix(root, training.manifest_folder(hparams), **mixtures_of(hparams))
     return {subset: read_manifest(path, root) for subset, path in paths.items()}
-
-
-def manifest_folder(hparams):
-    """Folder of the manifests."""
-    return Path(hparams["output_folder"]) / "manifests"
 
 
 def mixtures_of(hparams):
     """Keys that choose mixtures from a folder."""
-    return {key: hparams[key] for key in ("n_speakers", "sample_rate", "mode", "mixture")}
+    return training.pick(hparams, "n_speakers", "sample_rate", "mode", "mixture")
 
 
 def training_data(hparams, manifest):
     """Mixtures of the manifest, or mixed on the fly around heads of the training set."""
     keys = ("n_speakers", "seed", "segment_seconds", "speed_percents")
-    options = {key: hparams[key] for key in keys}
+    options = training.pick(hparams, *keys)
     if not hparams["dynamic_mixing"]:
         return BinauralDataset(manifest, **options)
     return BinauralDynamicMixing(

@@ -27,10 +27,7 @@ from unified_se_ss import training
 from unified_se_ss.data.corpora.array_recordings import STEMS, prepare_recordings
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.dataset import collate
-from unified_se_ss.data.guided import (
-    MultiBeamformerTestSet,
-    RecordingDataset,
-)
+from unified_se_ss.data.guided import MultiBeamformerTestSet, RecordingDataset
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.pools import check_speakers_apart
 from unified_se_ss.data.rooms import prepare_room_bank
@@ -39,11 +36,7 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.audio_examples import level_guided
 from unified_se_ss.evaluation.breakdown import guided_markdown, guided_section
 from unified_se_ss.evaluation.evaluate import Scorers
-from unified_se_ss.evaluation.metrics import (
-    PERCEPTUAL,
-    check_metrics,
-    installed_metrics,
-)
+from unified_se_ss.evaluation.metrics import PERCEPTUAL, check_metrics, installed_metrics
 from unified_se_ss.evaluation.rows import score_guided
 from unified_se_ss.files import atomic_write
 from unified_se_ss.gradients import TaskLoss
@@ -193,7 +186,7 @@ def read_sounds(hparams, subset):
     manifests = []
     for kind in ("speech", "noise"):
         folder = Path(hparams["data_folder"]) / kind / subset
-        path = Path(hparams["output_folder"]) / "manifests" / f"{kind}_{subset}.csv"
+        path = training.manifest_folder(hparams) / f"{kind}_{subset}.csv"
         channel = 0 if kind == "noise" else None  # such as WHAM's
         prepare_speech_folder(folder, path, hparams["sample_rate"], kind, True, channel)
         manifests.append(read_manifest(path, folder, one_rate=False))
@@ -234,7 +227,7 @@ def array_data(hparams, sounds, name, n_items, seconds, **options):
         seconds,
         guide=frontend(hparams, name),
         resample=True,
-        **{key: hparams[key] for key in keys},
+        **training.pick(hparams, *keys),
         **options,
     )
 
@@ -259,17 +252,16 @@ def recording_data(hparams, subset, seconds=None):
     """Recordings of a subset; a beamformer makes their guide where one is asked for."""
     folder = Path(hparams["data_folder"]) / subset
     name = hparams["guide_of_recordings"]
-    path = Path(hparams["output_folder"]) / "manifests" / f"{name}_{subset}.csv"
-    keys = ("raw_channels", "microphones", "source")
+    path = training.manifest_folder(hparams) / f"{name}_{subset}.csv"
     prepare_recordings(
         folder,
         path,
         hparams["sample_rate"],
         guide=None if name == RECORDED else frontend(hparams, name),
         resample=True,
-        **{key: hparams[key] for key in keys},
+        **training.pick(hparams, "raw_channels", "microphones", "source"),
     )
-    options = {key: hparams[key] for key in ("align", "match_levels", "seed")}
+    options = training.pick(hparams, "align", "match_levels", "seed")
     return RecordingDataset(read_manifest(path, folder, STEMS), seconds, **options)
 
 

@@ -30,11 +30,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from unified_se_ss import training
-from unified_se_ss.data.corpora.transcribed import (
-    USES,
-    UtteranceLimits,
-    filter_utterances,
-)
+from unified_se_ss.data.corpora.transcribed import USES, UtteranceLimits, filter_utterances
 from unified_se_ss.data.dataset import (
     NoisySpeechDataset,
     PairedSpeechDataset,
@@ -59,7 +55,6 @@ from unified_se_ss.recognition import (
     ctc_losses,
     greedy_words,
 )
-from unified_se_ss.training.brain import percent
 
 # joint: both train the front. cascade: SE alone does, and ASR gets its output.
 # noisy: ASR alone, without a front.
@@ -164,7 +159,7 @@ class RemedyBrain(training.RecipeBrain):
         return (
             f"validation WER {row['valid_wer']:.1f} % (CTC alone), "
             f"next token {row['valid_accuracy']:.1f} %, "
-            f"conflicts {percent(row.get('conflict_rate'))}"
+            f"conflicts {training.percent(row.get('conflict_rate'))}"
         )
 
     # -------------------------------------------------------------- schedule
@@ -260,7 +255,7 @@ def prepare(hparams):
     """Manifests of each subset: of speech and, if it is to be mixed, of noise."""
     if "corpus" in hparams:
         hparams["data_folder"] = str(hparams["corpus"]())
-    folder = Path(hparams["output_folder"]) / "manifests"
+    folder = training.manifest_folder(hparams)
     found = hparams["prepare"](hparams["data_folder"], folder, hparams["sample_rate"])
     return {
         subset: {kind: read_manifest(path, root, one_rate=False) for kind, path, root in of}

@@ -208,7 +208,23 @@ def _message(error: BaseException) -> str:
     return " ".join(f"{name}{text}".split())[:400]
 
 
-# ------------------------------------------------------------------ what recipes check
+# ------------------------------------------------------------------ what recipes ask
+
+
+def pick(hparams: dict, *keys: str) -> dict:
+    """Some keys with their values, as keyword arguments.
+
+    Example
+    -------
+    >>> pick({"seed": 1, "lr": 0.1, "n_speakers": 2}, "seed", "n_speakers")
+    {'seed': 1, 'n_speakers': 2}
+    """
+    return {key: hparams[key] for key in keys}
+
+
+def manifest_folder(hparams: dict) -> Path:
+    """Find the place of a run's manifests."""
+    return Path(hparams["output_folder"]) / "manifests"
 
 
 def check_choices(hparams: dict, choices: dict) -> None:

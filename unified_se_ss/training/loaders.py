@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from speechbrain.dataio.dataloader import SaveableDataLoader
 
@@ -12,6 +10,7 @@ from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.distributed import on_main, rank_and_size
+from unified_se_ss.training.hparams import manifest_folder, pick
 from unified_se_ss.training.options import AUTO
 from unified_se_ss.training.signals import ignore_signals_in_worker
 
@@ -69,23 +68,19 @@ def make_loaders(datasets: dict, collate, hparams: dict) -> dict:
     loaders = {}
     for subset, dataset in datasets.items():
         if subset == "train":
-            plan = {key: hparams[key] for key in ("batch_size", "batch_seconds", "seed")}
+            plan = pick(hparams, "batch_size", "batch_seconds", "seed")
             if plan["batch_seconds"] == AUTO:
-                _check_auto(plan["batch_size"])
+                if plan["batch_size"] is not None:
+                    raise UserError(
+                        f"batch_size is {plan['batch_size']} and batch_seconds is {AUTO}, but "
+                        "just one of the two must be set; give --batch_size null, too"
+                    )
                 plan["batch_seconds"] = float(max(dataset.durations))
         else:
             plan = {"batch_size": hparams["valid_batch_size"], "shuffle": False}
         sampler = BucketBatchSampler(dataset.durations, **plan, **rank_and_size())
         loaders[subset] = make_loader(dataset, sampler, collate, hparams["num_workers"])
     return loaders
-
-
-def _check_auto(batch_size) -> None:
-    if batch_size is not None:
-        raise UserError(
-            f"batch_size is {batch_size} and batch_seconds is {AUTO}, but just one of the two "
-            "must be set; give --batch_size null, too"
-        )
 
 
 def prepare_dynamic_mixing(hparams: dict, noise: bool = True) -> list:
@@ -115,7 +110,7 @@ def _prepare_folder(hparams: dict, kind: str):
         raise UserError(f"dynamic_{kind}_folder: must be set where dynamic_mixing is True")
     path = prepare_speech_folder(
         folder,
-        Path(hparams["output_folder"]) / "manifests" / f"dynamic_{kind}.csv",
+        manifest_folder(hparams) / f"dynamic_{kind}.csv",
         hparams["sample_rate"],
         kind=kind,
         resample=True,  # LibriSpeech, WSJ0 and WHAM are 16 kHz, the mixtures may be 8

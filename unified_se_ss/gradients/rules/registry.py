@@ -127,10 +127,7 @@ def rule(function: Function, /) -> Function: ...
 
 @overload
 def rule(
-    *,
-    has_memory: bool = False,
-    guarded: bool = True,
-    **limits: float | tuple[float, float],
+    *, has_memory: bool = False, guarded: bool = True, **limits: float | tuple[float, float]
 ) -> Callable[[Function], Function]: ...
 
 
