@@ -19,10 +19,14 @@ from unified_se_ss import training
 from unified_se_ss.data.dataset import Example, collate
 from unified_se_ss.errors import UserError
 from unified_se_ss.training import autotune
-from unified_se_ss.training.autotune import find_batch_seconds, load_batch_seconds
+from unified_se_ss.training.autotune import (
+    TrialSteps,
+    find_batch_seconds,
+    load_batch_seconds,
+    restoring,
+)
 from unified_se_ss.training.distributed import join
 from unified_se_ss.training.hparams import load_hparams
-from unified_se_ss.training.probe import TrialSteps, restoring
 from unified_se_ss.training.sanity_check import full_check
 
 LONGEST, SAMPLES = 1.0 + 0.1 * 7, 136  # of the items of the toy, at 80 Hz

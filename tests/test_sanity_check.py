@@ -15,8 +15,7 @@ from unified_se_ss.data.audit import KINDS
 from unified_se_ss.data.dataset import Batch
 from unified_se_ss.errors import UserError
 from unified_se_ss.training import sanity_check as module
-from unified_se_ss.training.probe import center_crop
-from unified_se_ss.training.sanity_check import full_check, sanity_check
+from unified_se_ss.training.sanity_check import center_crop, full_check, sanity_check
 
 NAME = "hparams/libri2mix_noisy_dprnn.yaml"
 

@@ -1,6 +1,6 @@
 """``--batch_seconds auto`` and ``--precision auto``: found by training steps before the first.
 
-The steps leave no trace (:func:`unified_se_ss.training.probe.restoring`).
+The steps leave no trace (:func:`restoring`).
 
 * Batches of 1, 2, 4 … of the longest items are tried until one is too large for the GPU,
   then those in between; a tenth of the memory is left. All ranks agree on the result, and
@@ -11,26 +11,35 @@ The steps leave no trace (:func:`unified_se_ss.training.probe.restoring`).
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import re
+import shutil
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+from speechbrain import Stage
 from speechbrain.utils.autocast import TorchAutocast
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
+from unified_se_ss.data.batching import EmptyBatch
 from unified_se_ss.errors import NO_MEMORY, UserError
 from unified_se_ss.files import atomic_write
+from unified_se_ss.gradients import NonFiniteMonitor
 from unified_se_ss.training.hparams import BATCH_SECONDS
+from unified_se_ss.training.loaders import batch_of, longest_axis, planned_batches
+from unified_se_ss.training.log import SkippedItems
 from unified_se_ss.training.options import AUTO
-from unified_se_ss.training.probe import TrialSteps, in_units, planned_batches, restoring
+from unified_se_ss.training.signals import AsyncScalar
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +54,6 @@ NO_ROOM = re.compile(r"CU\w+_STATUS_ALLOC_FAILED")  # what cuBLAS and cuDNN say 
 
 def load_batch_seconds(brain) -> None:
     """Take over the result of an earlier start of the run, if there was one.
-
-    Arguments
-    ---------
-    brain : RecipeBrain
-        With its ``loaders``; nothing is done unless its ``batch_seconds`` is auto.
 
     Raises
     ------
@@ -82,10 +86,7 @@ def load_batch_seconds(brain) -> None:
 def find_batch_seconds(brain) -> None:
     """Find how many seconds fit, unless that is known, and have the Brain train with them.
 
-    Arguments
-    ---------
-    brain : RecipeBrain
-        As its ``on_fit_start`` leaves it, with its ``loaders``; all ranks call this.
+    All ranks call this, after ``on_fit_start``.
 
     Raises
     ------
@@ -141,6 +142,94 @@ def _report(brain, found: dict, took: float) -> None:
             steps,
             found["batch_seconds"],
         )
+
+
+# ------------------------------------------------------------------ steps without a trace
+
+
+class TrialSteps:
+    """Steps of a Brain on the longest items of its training set, within :func:`restoring`."""
+
+    def __init__(self, brain):
+        self.brain, self.loader = brain, brain.loaders["train"]
+        self.durations = np.asarray(self.loader.dataset.durations, dtype=np.float64)
+        self._by_length = np.argsort(-self.durations, kind="stable")
+        self.longest = float(self.durations.max())
+        brain.on_stage_start(Stage.TRAIN, 1)
+        brain.modules.train()
+        brain.zero_grad(set_to_none=True)
+
+    def batch(self, items: int):
+        """A batch of the longest items, and its share of the size that these promise.
+
+        It is less than 1 where recordings are played faster or cannot be used.
+        """
+        indices = self._by_length[:items]
+        batch = self.batch_of(indices)
+        promised = float(self.durations[indices].max()) * items
+        rate, samples = self.brain.option("sample_rate", None), longest_axis(batch)
+        if rate and samples:
+            return batch, min(1.0, samples * len(batch) / rate / promised)
+        return batch, len(batch) / items
+
+    def batch_of(self, indices):
+        """A batch of items; an error where none of them can be used."""
+        batch = batch_of(self.loader, indices)
+        if isinstance(batch, EmptyBatch):
+            raise UserError(
+                "the longest items of the training set cannot be used: "
+                f"{batch.skipped[0].reason}; --check looks at all of the data"
+            )
+        if getattr(batch, "skipped", ()):
+            batch.skipped = ()  # training will meet them, and write them down
+        return batch
+
+    def forward_and_backward(self, batch) -> None:
+        """Everything of a step that grows with the batch; no exchange with other ranks."""
+        try:
+            self._fit(batch, n_batches=3, accumulation=2)
+        finally:
+            self.brain.gradients.pending = 0
+
+    def optimizer_step(self, batch) -> None:
+        """A full step, after which the optimizer has its memory; all ranks call this."""
+        self._fit(batch, n_batches=1, accumulation=1)
+
+    def _fit(self, batch, n_batches: int, accumulation: int) -> None:
+        brain = self.brain
+        brain.step, brain._batches = 1, n_batches
+        brain.grad_accumulation_factor = accumulation
+        brain.fit_batch(copy.copy(batch))
+
+
+@contextmanager
+def restoring(brain):
+    """Leave a Brain and all random generators as they were, to the last bit.
+
+    A checkpoint of everything that a run resumes from is written, and loaded afterwards.
+    All ranks call this.
+    """
+    folder = Path(brain.checkpointer.checkpoints_dir).with_name(".trial")
+    scratch = copy.copy(brain.checkpointer)
+    scratch.checkpoints_dir = folder
+    if if_main_process():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    attributes = dict(vars(brain))
+    scratch.save_checkpoint(verbosity=logging.DEBUG)
+    brain.nonfinite, brain._votes = NonFiniteMonitor(), AsyncScalar()
+    brain.skipped = SkippedItems(folder, 1.0)
+    brain.ranks_agree = True  # all have the same batch here, on purpose
+    try:
+        yield
+    finally:
+        vars(brain).clear()
+        vars(brain).update(attributes)
+        brain.zero_grad(set_to_none=True)
+        scratch.recover_if_possible()
+        ddp_barrier()  # until all ranks have read it
+        if if_main_process():
+            shutil.rmtree(folder)
 
 
 # ------------------------------------------------------------------ the search
@@ -279,11 +368,7 @@ class ChosenPrecision:
 def choose_precision(brain) -> None:
     """Train in bf16 if that is faster here, unless that was decided when the run began.
 
-    Arguments
-    ---------
-    brain : RecipeBrain
-        As its ``on_fit_start`` leaves it, with its ``loaders``; all ranks call this. Nothing
-        is done unless its ``auto_precision`` is set.
+    All ranks call this, after ``on_fit_start``.
     """
     if not brain.option("auto_precision", False):
         return
@@ -339,3 +424,14 @@ def _fastest(steps: TrialSteps, batch) -> float:
 def _use_bf16(brain) -> None:
     brain.precision = "bf16"
     brain.training_ctx = TorchAutocast(device_type=brain.device_type, dtype=torch.bfloat16)
+
+
+def in_units(size: float) -> str:
+    """A number of bytes for people.
+
+    Example
+    -------
+    >>> in_units(3 * 2**30), in_units(5e6)
+    ('3.0 GiB', '4.8 MiB')
+    """
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -394,11 +394,6 @@ class TwoTaskBrain(sb.Brain):
     def fit_batch(self, batch):
         """Take both gradients of a batch; combine and step when enough have been added.
 
-        Arguments
-        ---------
-        batch : object
-            As the loader gives it.
-
         Returns
         -------
         torch.Tensor

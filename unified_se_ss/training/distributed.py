@@ -303,13 +303,6 @@ def check_first_step(brain, batch) -> None:
     length of the epoch and the place in it. Different must be the items of the batch,
     where it has ``ids`` (or SpeechBrain's ``id``).
 
-    Arguments
-    ---------
-    brain : speechbrain.Brain
-        About to train on its first batch.
-    batch : object
-        That batch.
-
     Raises
     ------
     UserError

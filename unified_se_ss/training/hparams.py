@@ -230,18 +230,6 @@ def manifest_folder(hparams: dict) -> Path:
 def check_choices(hparams: dict, choices: dict) -> None:
     """Stop at a key whose value is not one of those there are.
 
-    Arguments
-    ---------
-    hparams : dict
-        As :func:`load_hparams` returns it.
-    choices : dict
-        Allowed values by key.
-
-    Raises
-    ------
-    UserError
-        Names the key, its value, and what was expected.
-
     Example
     -------
     >>> check_choices({"rule": "project"}, {"rule": ["sum", "project"]})
@@ -258,11 +246,6 @@ def check_choices(hparams: dict, choices: dict) -> None:
 def check_segment(hparams: dict) -> None:
     """Stop at ``segment_seconds`` shorter than the encoder's window, ``kernel_size``.
 
-    Raises
-    ------
-    UserError
-        Says how long a crop must be.
-
     Example
     -------
     >>> check_segment({"segment_seconds": 2.0, "sample_rate": 8000, "kernel_size": 16})
@@ -277,11 +260,6 @@ def check_segment(hparams: dict) -> None:
 
 def check_rule(hparams: dict) -> None:
     """Stop at a ``rule``, or an option in ``rule_options``, that there is not.
-
-    Raises
-    ------
-    UserError
-        Names the key, its value, and what was expected.
 
     Example
     -------

@@ -7,6 +7,7 @@ from speechbrain.dataio.dataloader import SaveableDataLoader
 
 from unified_se_ss.data.batching import BucketBatchSampler, LeavingOut, SkippingDataset
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
+from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.distributed import on_main, rank_and_size
@@ -84,22 +85,7 @@ def make_loaders(datasets: dict, collate, hparams: dict) -> dict:
 
 
 def prepare_dynamic_mixing(hparams: dict, noise: bool = True) -> list:
-    """Manifests of the single utterances and noises that training mixes on the fly.
-
-    Arguments
-    ---------
-    hparams : dict
-        ``dynamic_speech_folder``, ``dynamic_noise_folder``, ``output_folder``,
-        ``sample_rate``.
-    noise : bool
-        Mixtures have noise.
-
-    Returns
-    -------
-    list
-        Manifests of speech and of noise, with their loudness; None for noise that there
-        is not.
-    """
+    """Manifests of speech and of noise (None without) that training mixes on the fly."""
     speech = on_main(_prepare_folder, hparams, "speech")
     return [speech, on_main(_prepare_folder, hparams, "noise") if noise else None]
 
@@ -129,3 +115,36 @@ def end_readers(loaders: dict) -> None:
         if loader._iterator is not None:  # kept, since the processes are persistent
             loader._iterator._shutdown_workers()
             loader._iterator = None
+
+
+# ------------------------------------------------------------------ single batches
+
+
+def batch_of(loader, indices, epoch: int = 1):
+    """A batch of some items, as the loader makes it; unusable ones are left out."""
+    return loader.collate_fn([loader.dataset[ItemKey(epoch, int(i))] for i in indices])
+
+
+def planned_batches(loader) -> list[tuple[float, list]]:
+    """Seconds of audio, padding included, and items' indices of an epoch's batches."""
+    durations = loader.dataset.durations
+    batches = []
+    for keys in loader.batch_sampler:
+        indices = [key[1] if isinstance(key, tuple) else key for key in keys]
+        longest = max(durations[index] for index in indices)
+        batches.append((len(indices) * longest, indices))
+    return batches
+
+
+def longest_axis(batch) -> int:
+    """Samples of a batch's signals, padding included; 0 where it has no tensors."""
+    return max((tensor.shape[-1] for tensor in signals_of_batch(batch).values()), default=0)
+
+
+def signals_of_batch(batch) -> dict:
+    """The signals of a batch by name: its tensors of floating-point numbers."""
+    return {
+        name: value
+        for name, value in getattr(batch, "__dict__", {}).items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim()
+    }

@@ -30,11 +30,6 @@ class EpochTable:
 
     A run that is resumed from an earlier epoch replaces the rows from there on.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
     Example
     -------
     >>> import tempfile
@@ -75,11 +70,6 @@ class TrainLog(EpochTable):
 
     It follows from the run's settings alone: a run that was killed and went on writes the
     same. Times stand in ``timing.csv``.
-
-    Arguments
-    ---------
-    folder : str or Path
-        The run's folder.
 
     Example
     -------
@@ -123,13 +113,6 @@ def log_gradients(brain, log_row: dict) -> None:
 
     ``gradients.csv`` and ``gradients.png`` in the run's folder, and events for
     TensorBoard where ``hparams`` ask for it (``tensorboard``).
-
-    Arguments
-    ---------
-    brain : TwoTaskBrain
-        Its ``monitor`` has seen the epoch.
-    log_row : dict
-        The epoch's row in the :class:`TrainLog`.
     """
     hparams = vars(brain.hparams)
     folder, windows = Path(hparams["output_folder"]), brain.monitor.windows()
@@ -284,11 +267,6 @@ def write_events(folder, log_row: dict, windows: list[dict]) -> Path:
     windows : list of dict
         As ``ConflictMonitor.windows`` returns them. Of the rows of all groups, numbers
         are shown as ``gradients/…`` and histograms as such, over the optimizer's steps.
-
-    Returns
-    -------
-    Path
-        The folder.
     """
     from torch.utils.tensorboard import SummaryWriter
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import resource
+import shutil
 import time
 import traceback
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,19 +19,17 @@ from speechbrain import Stage
 from unified_se_ss.data.audit import ADVICE, FAILED, KINDS, WARNING, audit, items_of
 from unified_se_ss.data.batching import SkippedItem
 from unified_se_ss.data.corpora import collected_errors
+from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.data.manifest import header_faults
 from unified_se_ss.errors import UserError
+from unified_se_ss.training.autotune import in_units
 from unified_se_ss.training.brain import plain_name
 from unified_se_ss.training.hparams import own_folder
-from unified_se_ss.training.probe import (
+from unified_se_ss.training.loaders import (
     batch_of,
-    center_crop,
-    checkpoint_bytes,
-    free_bytes,
-    in_units,
-    peak_memory,
+    longest_axis,
     planned_batches,
-    short_item,
+    signals_of_batch,
 )
 from unified_se_ss.training.run_folder import check_folder
 
@@ -79,13 +81,6 @@ def sanity_check(brain, loaders: dict) -> float:
     Nothing is written, no weight changes, and no random number that training would draw
     is drawn.
 
-    Arguments
-    ---------
-    brain : RecipeBrain
-        Before its ``fit``.
-    loaders : dict
-        Of train, dev and test.
-
     Returns
     -------
     float
@@ -113,13 +108,6 @@ def sanity_check(brain, loaders: dict) -> float:
 
 def full_check(brain, loaders: dict) -> int:
     """Run all checks, on everything, and print a line for each.
-
-    Arguments
-    ---------
-    brain : RecipeBrain
-        Before its ``fit``, with a scratch folder; its weights are changed.
-    loaders : dict
-        Of train, dev and test.
 
     Returns
     -------
@@ -488,3 +476,58 @@ def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+# ------------------------------------------------------------------ batches and space
+
+
+def short_item(loader, most: int = 20) -> int | None:
+    """Index of a short item that lasts a second and can be read, or None.
+
+    Of the first 1000 items, the `most` shortest are tried.
+    """
+    durations = list(loader.dataset.durations)[:1000]
+    by_length = sorted(
+        range(len(durations)), key=lambda i: (durations[i] < 1, durations[i])
+    )
+    for index in by_length[:most]:
+        if not isinstance(loader.dataset[ItemKey(1, index)], SkippedItem):
+            return index
+    return None
+
+
+def center_crop(batch, share: float):
+    """Cut a batch's signals, the tensors with the longest last axis, to their middle."""
+    longest = longest_axis(batch)
+    kept = max(1, int(share * longest))
+    for name, tensor in signals_of_batch(batch).items():
+        if tensor.shape[-1] == longest:
+            setattr(batch, name, tensor.narrow(-1, (longest - kept) // 2, kept))
+    if hasattr(batch, "lengths"):
+        batch.lengths = batch.lengths.clamp(max=kept)
+    return batch
+
+
+def checkpoint_bytes(brain) -> int:
+    """About the size of a checkpoint: the weights, and twice as much for the optimizer."""
+    tensors = [*brain.modules.parameters(), *brain.modules.buffers()]
+    return 3 * sum(t.numel() * t.element_size() for t in tensors)
+
+
+def free_bytes(folder) -> int:
+    """Free space where a folder is or would be."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def peak_memory(device) -> str:
+    """Most memory in use so far: of a GPU since its statistics were reset, else of the process."""
+    if torch.device(device).type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        peak = torch.cuda.max_memory_allocated(device)
+        return f"{in_units(peak)} of {in_units(total)} on the GPU"
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    size *= 1 if os.uname().sysname == "Darwin" else 1024
+    return f"{in_units(size)} (the whole process)"
