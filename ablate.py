@@ -34,13 +34,11 @@ import unified_se_ss.installation  # noqa: F401  (first: does torchaudio fit tor
 # isort: split
 import argparse
 import contextlib
-import io
 import itertools
 import math
 import os
 import queue
 import re
-import runpy
 import shlex
 import signal
 import subprocess
@@ -53,12 +51,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import ruamel.yaml
+import torch
 import yaml
 
 from unified_se_ss.errors import UserError, did_you_mean, report_error
 from unified_se_ss.evaluation.comparison import METRICS, compare, write_comparison
 from unified_se_ss.evaluation.results import read_results, summarise
 from unified_se_ss.plain_yaml import plain_value, plain_yaml
+from unified_se_ss.progress import progress_bar
 
 #: Seconds that a run may take to leave after Ctrl-C before it is killed.
 PATIENCE = 30.0
@@ -324,21 +324,11 @@ def check_settings(run: Run) -> None:
 
 def check_options(runs: list[Run]) -> None:
     """Have train.py look at the options of each cell, by --describe, before any run."""
-    before = sys.argv, sys.path[0]
-    for name, (_, script, *arguments) in {r.cell.name: r.command for r in runs}.items():
-        sys.argv = [script, *arguments, "--describe"]
-        sys.path[0] = str(Path(script).resolve().parent)
-        out, err = io.StringIO(), io.StringIO()
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                runpy.run_path(script, run_name="__main__")
-        except SystemExit as leaving:
-            said = leaving.code if isinstance(leaving.code, str) else err.getvalue()
-            if leaving.code:
-                message = said.rpartition("error: ")[2].strip()
-                raise UserError(f"cell '{name}': {message}") from leaving
-        finally:
-            sys.argv, sys.path[0] = before
+    for name, command in {run.cell.name: run.command for run in runs}.items():
+        done = subprocess.run([*command, "--describe"], capture_output=True, text=True)
+        if done.returncode:
+            message = done.stderr.rpartition("error: ")[2].strip()
+            raise UserError(f"cell '{name}': {message}")
 
 
 # ------------------------------------------------------------------ launch
@@ -377,8 +367,6 @@ def environment_of(device: str, jobs: int, base: dict) -> dict:
 
 def launch(runs: list[Run], slots: list[str]) -> list[Run]:
     """Run all that are not finished; returns those that failed. An interrupt stops all."""
-    from unified_se_ss.progress import progress_bar
-
     waiting = [run for run in runs if not run.finished]
     free: queue.SimpleQueue = queue.SimpleQueue()
     for slot in slots:
@@ -463,17 +451,13 @@ def collect(folder: Path, cells: list[Cell]) -> dict:
     """Read results.csv of the finished runs: rows by cell and seed; no cells means all."""
     names = {cell.folder: cell.name for cell in cells}
     results: dict = {cell.name: {} for cell in cells}
-    for path in sorted(folder.glob("*/*/results.csv"), key=_natural):
-        cell, seed = path.parts[-3:-1]
+    found = (path.parts[-3:] for path in folder.glob("*/*/results.csv"))
+    for cell, seed, file in sorted(found, key=lambda p: (p[0], len(p[1]), p[1])):
         if cell in names or not cells:
-            results.setdefault(names.get(cell, cell), {})[seed] = read_results(path)
+            results.setdefault(names.get(cell, cell), {})[seed] = read_results(
+                folder / cell / seed / file
+            )
     return results
-
-
-def _natural(path: Path) -> list:
-    """Sorts 2 before 10."""
-    parts = re.split(r"(\d+)", str(path))
-    return [int(part) if part.isdecimal() else part for part in parts]
 
 
 def find_baseline(wanted: str | None, names: list[str]) -> str | None:
@@ -523,11 +507,9 @@ def main(arguments: list[str]) -> int:
             print(f"# {run.name}: {state}\n{shlex.join(run.command)}")
         return 0
     check_options([run for run in runs if not run.finished])
-    torch = sys.modules.get("torch")
-    gpus = torch.cuda.device_count() if torch else 0
     counts = f"{len(cells)} cells, {len(seeds)} seeds, {len(runs)} runs"
     print(f"{counts} in {options.output_folder}")
-    failed = launch(runs, find_slots(options, gpus))
+    failed = launch(runs, find_slots(options, torch.cuda.device_count()))
     if any(run.finished for run in runs):
         make_table(options, cells)
     for run in failed:

@@ -103,7 +103,7 @@ def fit(brain):
 # ------------------------------------------------------------------ how much fits
 
 
-@pytest.mark.parametrize("room, items", [(136, 1), (271, 1), (272, 2), (500, 3), (9999, 6)])
+@pytest.mark.parametrize("room, items", [(271, 1), (272, 2), (9999, 6)])
 def test_as_many_of_the_longest_items_as_fit(tmp_path, monkeypatch, capsys, room, items):
     monkeypatch.setattr(Cramped, "room", room)
     brain = make(tmp_path, monkeypatch)

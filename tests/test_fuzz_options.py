@@ -46,7 +46,7 @@ def test_every_key_of_every_recipe_with_values_that_make_no_sense(name):
     assert tally.inputs() > 500
 
 
-QUIET = settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+QUIET = settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
 SMALL = """\
 lr: 0.1
 name: text

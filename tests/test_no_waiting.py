@@ -42,11 +42,8 @@ READS = {
     "cpu": lambda x: x.cpu(),
     "copied back": lambda x: torch.ones(3).copy_(x, non_blocking=True),
     "item": lambda x: x.sum().item(),
-    "if": lambda x: 1 if x.sum() > 0 else 0,
-    "list": lambda x: x.tolist(),
     "nonzero": lambda x: x.nonzero(),
     "mask": lambda x: x[x > 0],
-    "select": lambda x: x.masked_select(x > 0),
     "repeats": lambda x: torch.repeat_interleave(x, x.long()),
     "clipping": lambda x: torch.nn.utils.clip_grad_norm_(
         [_with_gradient(x)], 1.0, error_if_nonfinite=True

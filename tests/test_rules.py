@@ -136,7 +136,7 @@ def test_the_example_of_the_docs(name, expected):
     torch.testing.assert_close(got, tensor(expected), check_dtype=False)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     pair=vectors(),
     c=st.floats(0, 1),
@@ -163,7 +163,7 @@ def test_cagrad_is_as_good_as_any_step_in_its_ball(pair, c, places):
 
 
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(group=numbers(), memory=st.sampled_from([-1.0, 1.0]) | st.floats(-1, 1))
 def test_no_rule_ever_gives_anything_but_numbers(name, group, memory):
     for value in RULES[name].step(*group, tensor(memory)):
@@ -173,7 +173,7 @@ def test_no_rule_ever_gives_anything_but_numbers(name, group, memory):
 
 
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(group=numbers(), exponent=st.integers(-40, 40))
 def test_a_common_factor_leaves_the_weights(name, group, exponent):
     """But those of `nash`, whose step has one length: they go with its inverse."""
@@ -188,7 +188,7 @@ def test_a_common_factor_leaves_the_weights(name, group, exponent):
 
 
 @pytest.mark.parametrize("name", SYMMETRIC)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(pair=vectors())
 def test_symmetric_rules_do_not_ask_which_task_is_the_main_one(name, pair):
     got, expected = shared_gradient(name, *pair), shared_gradient(name, *reversed(pair))
@@ -282,7 +282,7 @@ def test_which_rules_may_oppose_the_main_task():
 # ------------------------------------------------------------------------------ remedy
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(group=numbers(), k=st.floats(1, 100))
 def test_remedy_stretches_no_more_than_the_projection_of_the_paper(group, k):
     a, b, c = group

@@ -50,6 +50,8 @@ CHOICES = {
     "train_on": ["recordings", "contrast", "arrays", "mixed"],
     "test_on": ["recordings", "arrays"],
     "loss": STFT_LOSSES,
+    "guides": BEAMFORMERS,
+    "metrics": [*PERCEPTUAL, None],  # null: all that are installed
 }
 
 
@@ -106,10 +108,8 @@ class GSENetBrain(training.RecipeBrain):
         """Score the items of a test batch, or have them scored while others are made."""
         hparams = self.hparams
         for item, (name, known) in enumerate(zip(batch.ids, batch.conditions)):
-            signals, columns = (
-                inputs_and_output(batch, enhanced, item),
-                conditions_of(known),
-            )
+            signals = inputs_and_output(batch, enhanced, item)
+            columns = conditions_of(known)
             if self.scorers is None:  # in a sanity check
                 row = score_guided(name, signals, hparams.metrics, hparams.sample_rate)
                 self.rows.append({**row, **columns})
@@ -317,15 +317,9 @@ def check(hparams):
     training.check_choices(hparams, CHOICES)
     if "corpus" in hparams and "recordings" in (hparams["train_on"], hparams["test_on"]):
         raise UserError("train_on, test_on: the demo makes no recordings; take gsenet.yaml")
-    known = {
-        "guides": BEAMFORMERS,
-        "guide_of_recordings": [*BEAMFORMERS, RECORDED],
-        "metrics": PERCEPTUAL,
-    }
-    for key, choices in known.items():
-        names = hparams.get(key) or []
-        for name in [names] if isinstance(names, str) else names:
-            training.check_choices({key: name}, {key: choices})
+    if "guide_of_recordings" in hparams:
+        guides = [*BEAMFORMERS, RECORDED]
+        training.check_choices(hparams, {"guide_of_recordings": guides})
     check_guide_options(hparams["guide_options"])
     for name in hparams["guides"]:
         frontend(hparams, name)  # those that can be made before they are steered, are

@@ -228,7 +228,7 @@ def manifest_folder(hparams: dict) -> Path:
 
 
 def check_choices(hparams: dict, choices: dict) -> None:
-    """Stop at a key whose value is not one of those there are.
+    """Stop at a key whose value, or an element of whose list, is not one of those there are.
 
     Example
     -------
@@ -236,11 +236,12 @@ def check_choices(hparams: dict, choices: dict) -> None:
     """
     for key, allowed in choices.items():
         names = ["null" if value is None else str(value) for value in allowed]
-        if hparams[key] not in list(allowed):
-            raise UserError(
-                f"{key}: is {shortened(hparams[key])}; expected one of: "
-                f"{', '.join(names)}{did_you_mean(hparams[key], names)}"
-            )
+        for value in hparams[key] if isinstance(hparams[key], list) else [hparams[key]]:
+            if value not in list(allowed):
+                raise UserError(
+                    f"{key}: is {shortened(value)}; expected one of: "
+                    f"{', '.join(names)}{did_you_mean(value, names)}"
+                )
 
 
 def check_segment(hparams: dict) -> None:
