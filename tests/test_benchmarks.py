@@ -139,8 +139,8 @@ def test_one_backward_has_the_same_losses(kind):
 
 
 def test_training_steps_quickly(monkeypatch):
-    monkeypatch.setattr(training_step, "RECIPES", ["SepFormer"])  # a third of the time
-    times, counts, *tops = training_step.run(dataclasses.replace(QUICK, profile=True))
+    monkeypatch.setattr(training_step, "RECIPES", ["DPRNN"])
+    times, counts = training_step.run(QUICK)
     ways = ["published", "here", "published, bf16", "here, bf16"]
     assert [row["step"] for row in times.rows] == ways
     theirs, ours = times.rows[:2]
@@ -150,7 +150,12 @@ def test_training_steps_quickly(monkeypatch):
     assert theirs["waits for the host"] > 10 and ours["waits for the host"] == 0
     assert 0 < ours["modulation share"] < 1
     assert ours["operations"] < theirs["operations"]
-    for top in tops:
+
+
+@pytest.mark.slow
+def test_profiles_of_training_steps():
+    tables = list(training_step.run(dataclasses.replace(QUICK, profile=True)))
+    for top in tables[2 : len(tables) // 2]:
         assert 0.3 < sum(row["share"] for row in top.rows) <= 1
 
 

@@ -84,6 +84,7 @@ def test_data_runs():
     assert all(row["items/s"] > 0 for row in loaders)
 
 
+@pytest.mark.slow
 def test_inference_agrees_with_speechbrain_and_with_itself():
     unified, chunks, others = rows_of(inference)
     differences = {
@@ -98,6 +99,7 @@ def test_inference_agrees_with_speechbrain_and_with_itself():
     assert chunks[1]["peak MiB"] < chunks[0]["peak MiB"]
 
 
+@pytest.mark.slow
 def test_streams_by_block_give_what_the_whole_gives():
     for benchmark in (binaural_streaming, gsenet_streaming):
         (rows,) = rows_of(benchmark)

@@ -153,7 +153,7 @@ lr_scheduler.epoch_count=0 se_model.hidden=-1 modules={other:1} experiment_name=
 
 
 def test_what_passes_the_first_look_is_made_or_refused(tmp_path, monkeypatch):
-    """The demo with one override each: odd ones, and every fiftieth of all pairs."""
+    """The demo with one override each: odd ones, and every hundredth of all pairs."""
     folder = tmp_path / "a" / "b"  # some of them go up
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
@@ -164,7 +164,7 @@ def test_what_passes_the_first_look_is_made_or_refused(tmp_path, monkeypatch):
     pairs += [
         (key, value)
         for key, value in itertools.islice(
-            itertools.product(file.keys, VALUES), 7, None, 50
+            itertools.product(file.keys, VALUES), 7, None, 100
         )
         # Nothing is written at the root of the file system.
         if value != "/" or not key.endswith(("folder", "checkpoints_dir"))

@@ -135,7 +135,7 @@ RECIPES = {
         "hparams/libri3mix_noisy_dprnn.yaml",
         SMALL_DPRNN | {"aux_scale": "ema", "rule": "remedy"},
         UNIFIED,
-        partial(mixtures, n_speakers=3, shorter=4),  # on "meta", LSTMs go step by step
+        partial(mixtures, n_speakers=3, shorter=16),  # on "meta", LSTMs go step by step
     ),
     "demo": (
         "train.py",
@@ -143,7 +143,7 @@ RECIPES = {
         "hparams/demo.yaml",
         {"chunk_length": 4, "precision": "fp32"},
         UNIFIED,
-        partial(mixtures, shorter=4),
+        partial(mixtures, shorter=16),
     ),
     "GSENet": (
         "recipes/GSENet/train.py",
