@@ -24,26 +24,20 @@ import torch
 from speechbrain import Stage
 from speechbrain.utils.distributed import if_main_process
 
-from unified_se_ss import training
+from unified_se_ss import losses, training
 from unified_se_ss.data.corpora.mixtures import prepare_librimix
 from unified_se_ss.data.dataset import DynamicMixingDataset, MixtureDataset, collate
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.rows import evaluate_item
 from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses
-from unified_se_ss.inference.speechbrain_format import load_pretrained_ss
-from unified_se_ss.losses import (
-    REPRESENTATION_LOSSES,
-    permutation_invariant_si_snr,
-    representation_loss,
-    si_snr,
-)
 from unified_se_ss.networks import UnifiedOutput
+from unified_se_ss.training.pretrained import load_pretrained_ss
 
 CHOICES = {
     "granularity": GRANULARITIES,
     "aux_scale": AUX_SCALES,
-    "se_loss": [*REPRESENTATION_LOSSES, "si_snr"],
+    "se_loss": [*losses.REPRESENTATION_LOSSES, "si_snr"],
 }
 
 
@@ -75,7 +69,7 @@ class UnifiedBrain(training.RecipeBrain):
     def compute_objectives(self, predictions, batch, stage):
         """Negative SI-SNR under the best permutation; weighted distance from clean."""
         output, clean = predictions
-        scores, _ = permutation_invariant_si_snr(
+        scores, _ = losses.permutation_invariant_si_snr(
             output.sources, batch.sources, batch.lengths
         )
         if stage != Stage.TRAIN:
@@ -92,8 +86,8 @@ class UnifiedBrain(training.RecipeBrain):
     def se_losses(self, output, clean, batch):
         """The SE task's loss of each item: on representations, or on signals."""
         if self.hparams.se_loss == "si_snr":
-            return -si_snr(output.enhanced, batch.clean_mixture, batch.lengths)
-        return representation_loss(
+            return -losses.si_snr(output.enhanced, batch.clean_mixture, batch.lengths)
+        return losses.representation_loss(
             output.enhanced_representation, clean, output.frames, self.hparams.se_loss
         )
 
@@ -129,13 +123,12 @@ class UnifiedBrain(training.RecipeBrain):
                 )
             return
         mixture, enhanced = batch.mixture, predictions.output.enhanced
-        before = si_snr(mixture.unsqueeze(1), batch.sources, batch.lengths).mean(-1)
+        before = losses.si_snr(mixture.unsqueeze(1), batch.sources, batch.lengths).mean(-1)
         columns = {"loss": -scores, "si_snr": scores, "si_snr_i": scores - before}
         if enhanced is not None:
-            after, before = (
-                si_snr(x, batch.clean_mixture, batch.lengths) for x in (enhanced, mixture)
-            )
-            columns["se_si_snr_i"] = after - before
+            clean = batch.clean_mixture, batch.lengths
+            gain = losses.si_snr(enhanced, *clean) - losses.si_snr(mixture, *clean)
+            columns["se_si_snr_i"] = gain
         self.add_rows(columns)
 
     def signals_of(self, batch, predictions, item):

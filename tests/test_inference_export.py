@@ -29,11 +29,11 @@ from unified_se_ss.inference.export import (
     write_onnx,
 )
 from unified_se_ss.inference.speechbrain_format import (
-    load_pretrained_ss,
     longest_input,
     write_speechbrain,
 )
 from unified_se_ss.plain_yaml import plain_yaml
+from unified_se_ss.training.pretrained import load_pretrained_ss
 
 SIZES = {"n_basis": 32, "n_features": 12, "hidden": 10, "ss_blocks": 2, "save_waves": 0}
 

@@ -12,7 +12,8 @@ from speechbrain.lobes.models import dual_path as theirs
 
 import train
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference.speechbrain_format import load_pretrained_ss, write_speechbrain
+from unified_se_ss.inference.speechbrain_format import write_speechbrain
+from unified_se_ss.training.pretrained import load_pretrained_ss
 
 
 def speechbrain_model(sort, n_sources=2, n_features=12):

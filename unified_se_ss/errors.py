@@ -12,6 +12,7 @@ from pathlib import Path
 
 #: Values in messages are cut to this many characters.
 SHOWN = 60
+NAMES_SHOWN = 5
 USER_ERROR, BUG, CLOSED_PIPE = 2, 1, 141  #: Exit codes.
 NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|Unable to allocate", re.IGNORECASE
@@ -56,6 +57,13 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its class where there is none."""
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return line if len(line) <= 200 else line[:197] + "..."
+
+
+def first_names(names: list[str]) -> str:
+    """The first few of a list, and how many more there are."""
+    shown = ", ".join(name[:120] for name in names[:NAMES_SHOWN])
+    more = len(names) - NAMES_SHOWN
+    return f"{shown} … and {more} more" if more > 0 else shown
 
 
 def did_you_mean(name, names) -> str:

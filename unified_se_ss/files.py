@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the text of tables."""
+"""Files that are written whole or not at all, and read with one message if they are damaged."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import io
 import os
 import uuid
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, first_line
 
 
 @contextmanager
@@ -110,3 +111,30 @@ def csv_text(rows, columns=None) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def load_whole(path: Path, load, what: str):
+    """What a loader makes of a file; whatever it raises is a UserError."""
+    try:
+        return load(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UserError:
+        raise
+    except Exception as error:  # a loader fails of a bad file in any way there is
+        raise UserError(f"{path}: not {what.format(first_line(error))}") from error
+
+
+def read_checkpoint(path) -> dict:
+    """Read a state dictionary that ``torch.save`` wrote; anything else is a UserError."""
+    import torch
+
+    load = partial(torch.load, map_location="cpu", weights_only=True)
+    what = "a whole checkpoint of weights ({}); nothing in it was run"
+    state = load_whole(path, load, what)
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor)
+        for name, value in state.items()
+    ):
+        raise UserError(f"{path}: expected weights by name; it holds something else")
+    return dict(state)

@@ -208,11 +208,9 @@ def frontend(hparams, name):
     """A beamformer by its name in the YAML."""
     options = hparams["guide_options"].get(name) or {}
     try:
+        rate, context = hparams["sample_rate"], hparams["quiet_seconds"]
         return BeamformerFrontend(
-            name,
-            sample_rate=hparams["sample_rate"],
-            context_seconds=hparams["quiet_seconds"],
-            **options,
+            name, sample_rate=rate, context_seconds=context, **options
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"guide_options: {options} of {name}: {error}") from error

@@ -29,7 +29,7 @@ from speechbrain import Stage
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.metric_stats import ErrorRateStats
 
-from unified_se_ss import training
+from unified_se_ss import recognition, training
 from unified_se_ss.data.corpora.transcribed import USES, UtteranceLimits, filter_utterances
 from unified_se_ss.data.dataset import (
     NoisySpeechDataset,
@@ -45,16 +45,6 @@ from unified_se_ss.files import atomic_write
 from unified_se_ss.gradients import AUX_SCALES, GRANULARITIES, TaskLoss, TwoTaskLosses
 from unified_se_ss.losses import magnitude_loss
 from unified_se_ss.networks import Enhanced
-from unified_se_ss.recognition import (
-    BEGIN,
-    END,
-    TOKEN_TYPES,
-    Recognised,
-    Tokens,
-    attention_losses,
-    ctc_losses,
-    greedy_words,
-)
 
 # joint: both train the front. cascade: SE alone does, and ASR gets its output.
 # noisy: ASR alone, without a front.
@@ -70,7 +60,7 @@ CHOICES = {
     "aux_scale": AUX_SCALES,
     "system": SYSTEMS,
     "unusable": USES,
-    "token_type": TOKEN_TYPES,
+    "token_type": recognition.TOKEN_TYPES,
 }
 
 
@@ -78,7 +68,7 @@ class Predictions(NamedTuple):
     """Outputs of front and recogniser."""
 
     enhanced: Enhanced | None
-    recognised: Recognised
+    recognised: recognition.Recognised
 
 
 class RemedyBrain(training.RecipeBrain):
@@ -130,8 +120,12 @@ class RemedyBrain(training.RecipeBrain):
             return TwoTaskLosses(TaskLoss.of(torch.zeros(len(batch))))
         hparams, recognised = self.hparams, predictions.recognised
         ended = with_end(batch.tokens, batch.n_tokens)
-        ctc = ctc_losses(recognised.ctc, batch.tokens, recognised.frames, batch.n_tokens)
-        attention = attention_losses(recognised.attention, ended, hparams.label_smoothing)
+        ctc = recognition.ctc_losses(
+            recognised.ctc, batch.tokens, recognised.frames, batch.n_tokens
+        )
+        attention = recognition.attention_losses(
+            recognised.attention, ended, hparams.label_smoothing
+        )
         weight = hparams.weight_se if predictions.enhanced else 0.0
         asr = hparams.weight_ctc * ctc + (1 - hparams.weight_ctc) * attention
         asr = (1 - weight) * asr
@@ -179,7 +173,7 @@ class RemedyBrain(training.RecipeBrain):
         """Add the rows of a validation batch."""
         right = predictions.recognised.attention.argmax(-1) == ended
         counted = ended != 0
-        recognised = greedy_words(predictions.recognised, self.hparams.tokens)
+        recognised = recognition.greedy_words(predictions.recognised, self.hparams.tokens)
         scored = [text_scores(t, {"": r}) for t, r in zip(batch.transcripts, recognised)]
         self.add_rows(
             {
@@ -238,14 +232,14 @@ class RemedyBrain(training.RecipeBrain):
 
 def with_begin(tokens):
     """Sentences with the token that begins them: input of the decoder."""
-    return torch.nn.functional.pad(tokens, (1, 0), value=BEGIN)
+    return torch.nn.functional.pad(tokens, (1, 0), value=recognition.BEGIN)
 
 
 def with_end(tokens, n_tokens):
     """Sentences with the token that ends them: target of the decoder."""
     ended = torch.nn.functional.pad(tokens, (0, 1))
     last = n_tokens.to(tokens.device, non_blocking=True).unsqueeze(-1)
-    return ended.scatter(1, last, END)
+    return ended.scatter(1, last, recognition.END)
 
 
 # ------------------------------------------------------------------ data
@@ -268,8 +262,10 @@ def learn_tokens(hparams, manifest):
     path = Path(hparams["output_folder"]) / "tokens.model"
     if not path.is_file():
         transcripts = [item.attributes["transcript"] for item in manifest.items]
-        Tokens.train(transcripts, path, hparams["n_tokens"], hparams["token_type"])
-    tokens = Tokens(path)
+        recognition.Tokens.train(
+            transcripts, path, hparams["n_tokens"], hparams["token_type"]
+        )
+    tokens = recognition.Tokens(path)
     if len(tokens) > hparams["n_tokens"]:
         raise UserError(f"n_tokens: is {hparams['n_tokens']}; {path} has {len(tokens)}")
     return tokens

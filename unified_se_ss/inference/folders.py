@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from unified_se_ss.aliases import with_current_names
-from unified_se_ss.errors import UserError, first_line
+from unified_se_ss.errors import UserError, first_line, first_names
+from unified_se_ss.files import load_whole, read_checkpoint
 from unified_se_ss.inference.configuration import (
     build_network,
     describe_network,
@@ -38,7 +39,6 @@ LARGEST_BEAM = 1000
 LARGEST_TOKENIZER = 1 << 24  # bytes
 MOST_AVERAGED = 1000  # checkpoints
 SAMPLE_RATES = (1000, 768000)  # Hz
-NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -311,18 +311,6 @@ def _mean(paths: list[Path]) -> dict[str, torch.Tensor]:
 # ------------------------------------------------------------------ files
 
 
-def _load(path: Path, load, what: str):
-    """What a loader makes of a file; whatever it raises is a UserError."""
-    try:
-        return load(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UserError:
-        raise
-    except Exception as error:  # a loader fails of a bad file in any way there is
-        raise UserError(f"{path}: not {what.format(first_line(error))}") from error
-
-
 def read_safetensors(path) -> dict[str, torch.Tensor]:
     """Read an exported model's weights; a pickle is refused unopened, by a UserError."""
     from safetensors.torch import load_file
@@ -339,20 +327,9 @@ def read_safetensors(path) -> dict[str, torch.Tensor]:
             )
         return load_file(path)
 
-    return _load(path, load, "a whole safetensors file ({}); copy it or export it again")
-
-
-def read_checkpoint(path) -> dict[str, torch.Tensor]:
-    """Read a state dictionary that ``torch.save`` wrote; anything else is a UserError."""
-    load = partial(torch.load, map_location="cpu", weights_only=True)
-    what = "a whole checkpoint of weights ({}); nothing in it was run"
-    state = _load(path, load, what)
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor)
-        for name, value in state.items()
-    ):
-        raise UserError(f"{path}: expected weights by name; it holds something else")
-    return dict(state)
+    return load_whole(
+        path, load, "a whole safetensors file ({}); copy it or export it again"
+    )
 
 
 def read_tokens(path, n_tokens: int):
@@ -366,7 +343,7 @@ def read_tokens(path, n_tokens: int):
     """
     from unified_se_ss.recognition import Tokens  # needs SpeechBrain and sentencepiece
 
-    size = _load(path, os.path.getsize, "")
+    size = load_whole(path, os.path.getsize, "")
     if size > LARGEST_TOKENIZER:
         raise UserError(
             f"{path}: has {size} bytes, more than {LARGEST_TOKENIZER}; no tokenizer of a "
@@ -423,13 +400,6 @@ def check_state(expected: dict, found: dict, path) -> None:
             f"{path}: these are not the weights of this network.\n{listed}\nUse the "
             f"{CONFIGURATION} that belongs to these weights, or export the model again."
         )
-
-
-def first_names(names: list[str]) -> str:
-    """The first few of a list, and how many more there are."""
-    shown = ", ".join(name[:120] for name in names[:NAMES_SHOWN])
-    more = len(names) - NAMES_SHOWN
-    return f"{shown} … and {more} more" if more > 0 else shown
 
 
 # ------------------------------------------------------------------ loading
