@@ -114,7 +114,7 @@ def csv_text(rows, columns=None) -> str:
 
 
 def load_whole(path: Path, load, what: str):
-    """What a loader makes of a file; whatever it raises is a UserError."""
+    """Load a file; whatever `load` raises is a UserError: it is not `what` (``{}``: the reason)."""
     try:
         return load(path)
     except OSError as error:
