@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from running import draw_nothing
+from running import as_arguments, draw_nothing
 
 # ------------------------------------------------ names of the inside; change them here
 
@@ -172,33 +172,25 @@ def differences(found, golden, tolerance=TIGHT, place="", bits=None):
     """Where two values differ, in words."""
     bits = BITS if bits is None else bits
     if isinstance(golden, dict) and isinstance(found, dict):
+        keys = [key for key in golden if bits or key != "sha"]
         if set(found) != set(golden):
             return [f"{place}: has {sorted(set(found) ^ set(golden))} in one of both only"]
-        return [
-            line
-            for key in golden
-            if bits or key != "sha"
-            for line in differences(
-                found[key],
-                golden[key],
-                tolerance_of(key, tolerance),
-                f"{place}/{key}",
-                bits,
-            )
-        ]
-    if isinstance(golden, list) and isinstance(found, list):
+    elif isinstance(golden, list) and isinstance(found, list):
+        keys = range(len(golden))
         if len(found) != len(golden):
             return [f"{place}: {len(found)} values, not {len(golden)}"]
-        return [
-            line
-            for number, pair in enumerate(zip(found, golden))
-            for line in differences(*pair, tolerance, f"{place}/{number}", bits)
-        ]
-    if found == golden or (found != found and golden != golden):  # both NaN
-        return []
-    one, other = as_number(found), as_number(golden)
-    near = None not in (one, other) and np.isclose(one, other, tolerance, tolerance)
-    return [] if near and not bits else [f"{place}: {found!r}, not {golden!r}"]
+    else:
+        one, other = as_number(found), as_number(golden)
+        near = None not in (one, other) and np.isclose(
+            one, other, tolerance, tolerance, equal_nan=True
+        )
+        same = found == golden or (near and (not bits or one != one))
+        return [] if same else [f"{place}: {found!r}, not {golden!r}"]
+    lines = []
+    for key in keys:
+        how = tolerance_of(key, tolerance), f"{place}/{key}", bits
+        lines += differences(found[key], golden[key], *how)
+    return lines
 
 
 def tolerance_of(key, tolerance):
@@ -299,61 +291,27 @@ def recordings(folder):
 
 # ------------------------------------------------ runs of train.py
 
-ALWAYS = {"num_workers": 0, "save_waves": 1, "device": "cpu", "precision": "fp32"}
+ALWAYS = dict(num_workers=0, save_waves=1, device="cpu", precision="fp32")
 ALONE = {"budget_minutes": "null"}  # or the learning rate would follow the clock
-UNIFIED = {
-    "n_basis": 64,
-    "n_features": 8,
-    "chunk_length": 10,
-    "ss_blocks": 1,
-    "se_blocks": 1,
-}
-SEPFORMER = {**UNIFIED, "heads": 2, "feed_forward": 8, "ss_layers": 1}
-DPRNN = {**UNIFIED, "hidden": 4}
-TASNET = {"n_basis": 8, "n_features": 4, "hidden": 6, "blocks": 2, "repeats": 1}
-GSENET = {
-    "blocks": "[[4, 8, 2, 3, False]]",
-    "bottleneck": 4,
-    "kernel_size": 3,
-    "batch_size": 2,
-    "metrics": "[]",
-    "scoring_processes": 1,
-    "save_waves": 0,
-}
-SCENES = {
-    "segment_seconds": 1.2,
-    "test_seconds": 1.5,
-    "n_train": 8,
-    "n_valid": 2,
-    "n_test": 2,
-    "n_rooms": "[2, 1, 1]",
-    "rooms_folder": "rooms",
-}
-REMEDY = {
-    "front.hidden": 6,
-    "n_mels": 20,
-    "subsampling.channels": 2,
-    "d_model": 8,
-    "transformer.nhead": 2,
-    "transformer.num_encoder_layers": 1,
-    "transformer.d_ffn": 8,
-    "transformer.kernel_size": 5,
-    "token_type": "char",
-    "n_tokens": 24,
-    "batch_size": 2,
-    "valid_batch_size": 2,
-    "warmup_steps": 2,
-    "normalise_by": 4,
-    "beam_size": 2,
-}
-REMEDY_FULL = {
-    "front.layers": 1,
-    "front.dropout": 0,
-    "transformer.num_decoder_layers": 1,
-    "average_checkpoints": 1,
-    "grad_accumulation_factor": 1,
-}
-DEMO = {"n_train": 8, "n_dev": 2, "n_test": 3, "seconds": 2.0, "workers": 1}
+UNIFIED = dict(n_basis=64, n_features=8, chunk_length=10, ss_blocks=1, se_blocks=1)
+SEPFORMER = dict(UNIFIED, heads=2, feed_forward=8, ss_layers=1)
+DPRNN = dict(UNIFIED, hidden=4)
+TASNET = dict(n_basis=8, n_features=4, hidden=6, blocks=2, repeats=1)
+GSENET = dict(blocks="[[4, 8, 2, 3, False]]", bottleneck=4, kernel_size=3, batch_size=2)
+GSENET |= dict(metrics="[]", scoring_processes=1, save_waves=0)
+SCENES = dict(segment_seconds=1.2, test_seconds=1.5, n_train=8, n_valid=2, n_test=2)
+SCENES |= dict(n_rooms="[2, 1, 1]", rooms_folder="rooms")
+QUIET = dict(segment_seconds=1.0, quiet_seconds=0.2)
+TRANSFORMER = dict(nhead=2, num_encoder_layers=1, d_ffn=8, kernel_size=5)
+REMEDY = {"front.hidden": 6, "n_mels": 20, "subsampling.channels": 2, "d_model": 8}
+REMEDY |= {f"transformer.{key}": value for key, value in TRANSFORMER.items()}
+REMEDY |= dict(token_type="char", n_tokens=24, batch_size=2, valid_batch_size=2)
+REMEDY |= dict(warmup_steps=2, normalise_by=4, beam_size=2)
+REMEDY_FULL = {"front.layers": 1, "front.dropout": 0, "transformer.num_decoder_layers": 1}
+REMEDY_FULL |= dict(average_checkpoints=1, grad_accumulation_factor=1)
+SHORT = dict(segment_seconds=0.5, batch_size=2)
+PAIRS = dict(n_train=2, n_dev=2, n_test=2)
+DEMO = dict(n_train=8, n_dev=2, n_test=3, seconds=2.0, workers=1)
 ROOMS_AROUND = """\
     settings: !new:unified_se_ss.data.rooms.BinauralRoomConfig
         rooms: 1
@@ -368,23 +326,28 @@ def of_corpus(keys):
     return {f"corpus.{key}": value for key, value in keys.items()}
 
 
-def unified(yaml, sizes, n_speakers=2, **keys):
-    """A run on a small LibriMix tree."""
+def job(recipe, yaml, prepare=None, **keys):
+    """A run of train.py; `prepare` makes its data in a folder, and gives their keys."""
+    folder = f"recipes/{recipe}/hparams" if recipe else "hparams"
+    return {"yaml": f"{folder}/{yaml}.yaml", "keys": keys, "prepare": prepare}
+
+
+def demo(recipe, prepare=None, yaml="demo", corpus=(), **keys):
+    """A run of a demo, whose corpus is made of synthetic voices."""
+    keys |= {f"corpus.{key}": value for key, value in dict(corpus).items()}
+    return {**job(recipe, yaml, prepare, **keys), "needs": ["espeakng_loader"]}
+
+
+def unified(yaml, sizes, n_speakers=2, dynamic=False, **keys):
+    """A run on a small LibriMix tree; or mixed on the fly."""
 
     def prepare(folder):
-        return {"data_folder": librimix(folder, n_speakers)}
+        more = voices(folder / "voices") if dynamic else {}
+        return {"data_folder": librimix(folder, n_speakers), **more}
 
-    return {"yaml": f"hparams/{yaml}.yaml", "keys": {**sizes, **keys}, "prepare": prepare}
-
-
-def dynamic(yaml, n_speakers, **keys):
-    """The same, mixed on the fly."""
-    job = unified(yaml, DPRNN, n_speakers, dynamic_mixing=True, dynamic_items=8, **keys)
-
-    def prepare(folder):
-        return {"data_folder": librimix(folder, n_speakers), **voices(folder / "voices")}
-
-    return {**job, "prepare": prepare}
+    if dynamic:
+        keys |= {"dynamic_mixing": True, "dynamic_items": 8}
+    return job("", yaml, prepare, **{**sizes, **keys})
 
 
 def binaural(yaml, noise=False, n_speakers=2, change=None, mixing=False, **keys):
@@ -397,8 +360,7 @@ def binaural(yaml, noise=False, n_speakers=2, change=None, mixing=False, **keys)
         return {**made, **(voices(folder / "voices") if mixing else {})}
 
     keys = {**TASNET, "n_speakers": n_speakers, "dynamic_mixing": mixing, **keys}
-    yaml = f"recipes/BinauralWSJ0Mix/hparams/{yaml}.yaml"
-    return {"yaml": yaml, "keys": keys, "prepare": prepare, "change": change}
+    return {**job("BinauralWSJ0Mix", yaml, prepare, **keys), "change": change}
 
 
 def in_small_rooms(text):
@@ -408,21 +370,19 @@ def in_small_rooms(text):
     return head + listeners + line + ROOMS_AROUND + source + rest
 
 
-def gsenet(make, yaml="gsenet", **keys):
+def gsenet(make, **keys):
     """A run of GSENet's recipe on sounds or recordings."""
 
     def prepare(folder):
         return {"data_folder": make(folder / make.__name__)}
 
-    yaml = f"recipes/GSENet/hparams/{yaml}.yaml"
-    return {"yaml": yaml, "keys": {**GSENET, **keys}, "prepare": prepare}
+    return job("GSENet", "gsenet", prepare, **{**GSENET, **keys})
 
 
 def gsenet_demo(yaml, **keys):
+    corpus = dict(n_noises="[4, 1, 1]", sentences=1, workers=1)
     keys = {**GSENET, **SCENES, **keys, "data_folder": "data/demo_gsenet"}
-    keys |= of_corpus({"n_noises": "[4, 1, 1]", "sentences": 1, "workers": 1})
-    yaml = f"recipes/GSENet/hparams/{yaml}.yaml"
-    return {"yaml": yaml, "keys": keys, "needs": ["espeakng_loader"]}
+    return demo("GSENet", yaml=yaml, corpus=corpus, **keys)
 
 
 def transcribed(yaml, **keys):
@@ -442,9 +402,7 @@ def transcribed(yaml, **keys):
         corpus, noise = inside("make_librispeech")(folder)
         return {"data_folder": corpus, "noise_folder": noise}
 
-    keys = {**REMEDY, **REMEDY_FULL, **keys}
-    yaml_file = f"recipes/GradientRemedy/hparams/{yaml}.yaml"
-    return {"yaml": yaml_file, "keys": keys, "prepare": prepare}
+    return job("GradientRemedy", yaml, prepare, **{**REMEDY, **REMEDY_FULL, **keys})
 
 
 def before_binaural_demo(folder):
@@ -453,72 +411,47 @@ def before_binaural_demo(folder):
     return {}
 
 
+LIBRI2, LIBRI3 = "libri2mix_noisy_dprnn", "libri3mix_noisy_dprnn"
+TASNETS = ("mimo", "independent", "cross", "causal")
 RUNS = {
     # Every YAML file that is shipped ...
-    "demo": {
-        "yaml": "hparams/demo.yaml",
-        "keys": {
-            **DPRNN,
-            **ALONE,
-            "n_basis": 128,
-            "batch_size": 2,
-            "segment_seconds": 0.5,
-            **of_corpus(DEMO),
-        },
-        "needs": ["espeakng_loader"],
-    },
+    "demo": demo("", corpus=DEMO, **dict(DPRNN, n_basis=128), **ALONE, **SHORT),
     "libri2mix_noisy": unified("libri2mix_noisy", SEPFORMER),
-    "libri2mix_noisy_dprnn": unified("libri2mix_noisy_dprnn", DPRNN),
+    "libri2mix_noisy_dprnn": unified(LIBRI2, DPRNN),
     "libri3mix_noisy": unified("libri3mix_noisy", SEPFORMER, 3),
-    "libri3mix_noisy_dprnn": unified("libri3mix_noisy_dprnn", DPRNN, 3),
-    "binaural_demo": {
-        "yaml": "recipes/BinauralWSJ0Mix/hparams/demo.yaml",
-        "keys": {
-            **TASNET,
-            "n_basis": 64,
-            **ALONE,
-            "dynamic_items": 8,
-            "segment_seconds": 0.3,
-            "batch_size": 2,
-            **of_corpus({"corpus": "data/demo", "n_speech": 6, "workers": 1}),
-            **of_corpus({"n_train": 2, "n_dev": 2, "n_test": 2}),
-        },
-        "prepare": before_binaural_demo,
-        "needs": ["espeakng_loader"],
-    },
-    "convtasnet-mimo": binaural("convtasnet-mimo"),
-    "convtasnet-independent": binaural("convtasnet-independent"),
-    "convtasnet-cross": binaural("convtasnet-cross"),
+    "libri3mix_noisy_dprnn": unified(LIBRI3, DPRNN, 3),
+    "binaural_demo": demo(
+        "BinauralWSJ0Mix",
+        before_binaural_demo,
+        corpus=dict(corpus="data/demo", n_speech=6, workers=1, **PAIRS),
+        dynamic_items=8,
+        **dict(TASNET, n_basis=64),
+        **dict(SHORT, segment_seconds=0.3),
+        **ALONE,
+    ),
+    **{f"convtasnet-{name}": binaural(f"convtasnet-{name}") for name in TASNETS},
     "convtasnet-noise": binaural("convtasnet-noise", noise=True),
     "convtasnet-reverb": binaural("convtasnet-reverb", change=in_small_rooms),
-    "convtasnet-causal": binaural("convtasnet-causal"),
     "gsenet_demo": gsenet_demo("demo", **ALONE),
     "gsenet_demo_published": gsenet_demo("demo_published"),
-    "gsenet": gsenet(recordings, segment_seconds=1.0, quiet_seconds=0.2),
-    "asr_demo": {
-        "yaml": "recipes/GradientRemedy/hparams/demo.yaml",
-        "keys": {
-            **REMEDY,
-            **ALONE,
-            "n_train": 60,
-            "n_test": 2,
-            "token_type": "word",
-            "n_tokens": 100,
-            "batch_size": 6,
-            "total_steps": 20,
-            **of_corpus({"n_dev": 2, "workers": 1}),
-        },
-        "needs": ["espeakng_loader"],
-    },
-    "rats_chA": transcribed("rats_chA"),
-    "chime4": transcribed("chime4"),
-    "voicebank": transcribed("voicebank"),
-    "librispeech_noise": transcribed("librispeech_noise"),
+    "gsenet": gsenet(recordings, **QUIET),
+    "asr_demo": demo(
+        "GradientRemedy",
+        corpus=dict(n_dev=2, workers=1),
+        n_train=60,
+        n_test=2,
+        total_steps=20,
+        **dict(REMEDY, token_type="word", n_tokens=100, batch_size=6),
+        **ALONE,
+    ),
+    **{y: transcribed(y) for y in ("rats_chA", "chime4", "voicebank", "librispeech_noise")},
     # ... and what other keys choose.
-    "dynamic2": dynamic("libri2mix_noisy_dprnn", 2, segment_seconds=0.4),
-    "dynamic3": dynamic(
-        "libri3mix_noisy_dprnn",
-        3,
+    "dynamic2": unified(LIBRI2, DPRNN, dynamic=True, segment_seconds=0.4),
+    "dynamic3": unified(
+        LIBRI3,
+        DPRNN,
+        n_speakers=3,
+        dynamic=True,
         segment_seconds=0.3,
         batch_size="null",
         batch_seconds=0.7,
@@ -527,10 +460,8 @@ RUNS = {
         rule="remedy",
         granularity="module",
     ),
-    "separation_alone": unified("libri2mix_noisy_dprnn", DPRNN, use_se=False, rule="sum"),
-    "balanced": unified(
-        "libri2mix_noisy_dprnn", DPRNN, rule="pcgrad", aux_scale="ema", se_loss="si_snr"
-    ),
+    "separation_alone": unified(LIBRI2, DPRNN, use_se=False, rule="sum"),
+    "balanced": unified(LIBRI2, DPRNN, rule="pcgrad", aux_scale="ema", se_loss="si_snr"),
     "binaural_dynamic": binaural(
         "convtasnet-noise",
         noise=True,
@@ -542,25 +473,18 @@ RUNS = {
         ild_weight=0.1,
         ipd_weight=1.0,
     ),
-    "gsenet_arrays": gsenet(
-        speech_and_noise, **SCENES, train_on="arrays", test_on="arrays", loss="linear_l1"
-    ),
-    "gsenet_contrast": gsenet(
-        speech_and_noise,
-        **SCENES,
-        train_on="contrast",
-        test_on="arrays",
-        loss="l1_spectral_convergence",
-    ),
-    "gsenet_mixed": gsenet(
-        speech_and_noise, **SCENES, train_on="mixed", test_on="arrays", weight_si_snr=0.1
-    ),
+    **{
+        f"gsenet_{train_on}": gsenet(
+            speech_and_noise, **SCENES, train_on=train_on, test_on="arrays", **loss
+        )
+        for train_on, loss in (
+            ("arrays", {"loss": "linear_l1"}),
+            ("contrast", {"loss": "l1_spectral_convergence"}),
+            ("mixed", {"weight_si_snr": 0.1}),
+        )
+    },
     "gsenet_beamformed": gsenet(
-        recordings,
-        segment_seconds=1.0,
-        quiet_seconds=0.2,
-        guide_of_recordings="souden_mvdr",
-        match_levels="all",
+        recordings, **QUIET, guide_of_recordings="souden_mvdr", match_levels="all"
     ),
     "asr_cascade": transcribed("voicebank", system="cascade"),
     "asr_noisy": transcribed("voicebank", system="noisy"),
@@ -603,23 +527,16 @@ def record_here(folder, names):
     os.chdir(folder)
     for name in names:
         job, out = RUNS[name], folder / "runs" / name
-        keys = job["prepare"](folder) if "prepare" in job else {}
+        keys = job["prepare"](folder) if job["prepare"] else {}
         yaml = ROOT / job["yaml"]
         script = yaml.parent.parent / "train.py"
         if job.get("change"):
             text = job["change"](yaml.read_text(encoding="utf-8"))
             yaml = folder / yaml.name
             yaml.write_text(text, encoding="utf-8")
-        keys = {
-            **ALWAYS,
-            "number_of_epochs": 2,
-            **job["keys"],
-            **keys,
-            "output_folder": out,
-        }
-        words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+        keys = {**ALWAYS, "number_of_epochs": 2, **job["keys"], **keys}
         recorder.begin()
-        train(script, [str(yaml), *words])
+        train(script, [str(yaml), *as_arguments({**keys, "output_folder": out})])
         found = {**recorder.found, **run_folder(out, folder)}
         (folder / f"{name}.json").write_text(json.dumps(found))
 
