@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import torch
 
 from unified_se_ss.inference import Model
@@ -57,3 +58,32 @@ def small_model(*args, **kwargs):
             parameter.add_(0.2 * torch.randn_like(parameter))
     make = partial(Model, network, "unified", 8000, "cpu")
     return make(configuration=described)
+
+
+def _of_kind(kind, sample_rate, class_name, **arguments):
+    described = {"class": class_name, "arguments": arguments}
+    torch.manual_seed(0)
+    network = build_network(described)
+    told = {"format": 1, "kind": kind, "sample_rate": sample_rate, "network": described}
+    return Model(network, kind, sample_rate, "cpu", configuration=told)
+
+
+def small_binaural(variant="mimo", n_sources=2, **arguments):
+    """A binaural model of random weights, 8 kHz."""
+    sizes = {"n_basis": 16, "n_features": 8, "hidden": 12, "blocks": 3, "repeats": 1}
+    sizes |= {"variant": variant, "n_sources": n_sources, **arguments}
+    return _of_kind("binaural", 8000, "BinauralNetwork", **sizes)
+
+
+def small_gsenet():
+    """A GSENet of random weights, 16 kHz."""
+    blocks = [[4, 8, 2, 2, True], [8, 8, 1, 3, False]]
+    return _of_kind(
+        "gsenet", 16000, "GSENet", blocks=blocks, bottleneck=6, head="mask_both"
+    )
+
+
+def noise(channels=2, samples=6000, seed=0):
+    """White noise, float32 [C, T]."""
+    signal = 0.1 * np.random.default_rng(seed).standard_normal((channels, samples))
+    return signal.astype(np.float32)

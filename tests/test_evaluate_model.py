@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 from librimix import make_tree
-from small_models import small_model
+from small_models import noise, small_binaural, small_gsenet, small_model
 
 from unified_se_ss import evaluate_model
 from unified_se_ss.__main__ import main
@@ -22,8 +22,7 @@ from unified_se_ss.evaluation.rows import (
     score_guided,
     score_recognition,
 )
-from unified_se_ss.inference import Model, Recognizer
-from unified_se_ss.inference.configuration import build_network
+from unified_se_ss.inference import Recognizer
 from unified_se_ss.inference.export import export, write_native
 
 
@@ -283,12 +282,10 @@ def test_what_is_no_recogniser_is_named(given, command, tmp_path, capsys, broken
 
 def binaural(folder):
     """A binaural model, a manifest of two mixtures, and the row of an item."""
-    from test_inference_binaural import ears, model
-
-    made, rows = model(), []
+    made, rows = small_binaural(), []
     write_native(made, folder)
     for number, samples in enumerate((4000, 4500)):
-        sources = [ears(samples, 10 * number + j) for j in range(2)]
+        sources = [noise(2, samples, 10 * number + j) for j in range(2)]
         stems = {"mixture": sum(sources), "s1": sources[0], "s2": sources[1]}
         rows.append(written(folder, f"item{number}", stems, 8000))
         rows[-1] |= {"azimuth_1": -30, "elevation_1": 0, "azimuth_2": 40, "elevation_2": 0}
@@ -310,19 +307,7 @@ def binaural(folder):
 
 def guided(folder):
     """The same of GSENet: recordings of a microphone and a beamformer."""
-    from test_inference_guided import BLOCKS, noise
-
-    arguments = {"blocks": BLOCKS, "bottleneck": 6}
-    described = {"class": "GSENet", "arguments": arguments}
-    configuration = {"format": 1, "kind": "gsenet", "sample_rate": 16000}
-    network = build_network(described)
-    made = Model(
-        network,
-        "gsenet",
-        16000,
-        "cpu",
-        configuration={**configuration, "network": described},
-    )
+    made = small_gsenet()
     write_native(made, folder)
     raw, beamformed = noise(2, 8000)
     stems = {"raw": raw, "beamformed": beamformed, "target": 0.5 * (raw + beamformed)}
@@ -333,7 +318,7 @@ def guided(folder):
         signals = {s: soundfile.read(item.paths[s], dtype="float32")[0] for s in stems}
         inputs = torch.from_numpy(np.stack([signals["raw"], signals["beamformed"]]))[None]
         with torch.no_grad():
-            signals["enhanced"] = network(inputs)[0].numpy()
+            signals["enhanced"] = made.network(inputs)[0].numpy()
         return score_guided("a", signals, (), 16000)
 
     return rows, row_of
