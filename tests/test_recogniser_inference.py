@@ -15,6 +15,7 @@ import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from safetensors.torch import load_file, save_file
+from small_models import small_model
 from speechbrain.utils.checkpoints import average_checkpoints
 from test_inference_separator import two_voices
 
@@ -24,7 +25,7 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.inference import Recognizer, load_model
 from unified_se_ss.inference.chunks import SilenceSplitter
 from unified_se_ss.inference.configuration import build_network, outline
-from unified_se_ss.inference.export import export
+from unified_se_ss.inference.export import export, write_native
 from unified_se_ss.inference.folders import read_folder, read_tokens
 from unified_se_ss.inference.pipeline import training_rms
 from unified_se_ss.networks import MaskingFront
@@ -244,15 +245,8 @@ def test_without_a_front_the_words_are_all_there_is(noisy_run, tmp_path, capsys)
     out = tmp_path / "out"
     assert main(["recognise", str(shared), str(tmp_path / "a.wav"), "-o", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["a.txt", "transcripts.csv"]
-    assert main(["enhance", str(shared), str(tmp_path / "a.wav"), "-o", "no"]) == 2
-    assert "cannot enhance; it can recognise" in capsys.readouterr().err
-    row = {
-        "ID": "a",
-        "duration": 1.5,
-        "sample_rate": RATE,
-        "mixture": "a.wav",
-        "s1": "a.wav",
-    }
+    row = {"ID": "a", "duration": 1.5, "sample_rate": RATE}
+    row |= {"mixture": "a.wav", "s1": "a.wav"}
     write_manifest(tmp_path / "a.csv", [row], {})
     assert main(["evaluate", str(shared), str(tmp_path / "a.csv"), "-o", "no"]) == 2
     assert "noisy, clean are missing" in capsys.readouterr().err
@@ -261,10 +255,9 @@ def test_without_a_front_the_words_are_all_there_is(noisy_run, tmp_path, capsys)
 def test_the_level_of_a_recording_does_not_matter(run):
     recognizer, signal = Recognizer.from_folder(run, "cpu"), talk()
     found = recognizer.recognise(signal, RATE)
-    for gain in (1e-3, 20.0):
-        other = recognizer.recognise(gain * signal, RATE)
-        assert other.text == found.text
-        np.testing.assert_allclose(other.enhanced / gain, found.enhanced, atol=1e-5)
+    other = recognizer.recognise(1e-3 * signal, RATE)
+    assert other.text == found.text
+    np.testing.assert_allclose(1e3 * other.enhanced, found.enhanced, atol=1e-5)
 
 
 @pytest.mark.parametrize("level", [0.01, 0.3])
@@ -278,32 +271,16 @@ def test_the_level_is_that_of_training(level):
     assert training_rms(front) == pytest.approx(rms, rel=0.01)
 
 
-def test_stereo_at_44100_hz(run, tmp_path):
-    recognizer = Recognizer.from_folder(run, "cpu")
-    voices = talk(1.5, 44100)
-    mono = recognizer.recognise(torch.from_numpy(voices).double(), 44100)
-    assert len(mono.enhanced) == len(voices) and mono.enhanced.dtype == torch.float64
-    soundfile.write(tmp_path / "a.wav", np.stack([voices] * 2, 1), 44100, "FLOAT")
-    with pytest.raises(UserError, match="2 channels"):
-        recognizer.recognise(tmp_path / "a.wav")
-    stereo = recognizer.recognise(tmp_path / "a.wav", downmix=True)
-    assert stereo.text == mono.text
-    np.testing.assert_allclose(stereo.enhanced, mono.enhanced, atol=1e-6)
-
-
 @pytest.mark.parametrize(
-    "samples, rate", [(1, 8000), (2, 48000), (100, 48000), (767, 8000)]
+    "samples, rate", [(1, 8000), (2, 48000), (100, 48000), (767, 8000), (20000, 16000)]
 )
-def test_what_is_too_short_has_no_words(run, samples, rate):
-    recognizer = Recognizer.from_folder(run, "cpu")
-    text, enhanced = recognizer.recognise(talk()[1000 : 1000 + samples], rate)
-    assert text == "" and enhanced.shape == (samples,) and np.isfinite(enhanced).all()
-
-
-def test_silence_has_no_words(run, noisy_run):
-    text, enhanced = Recognizer.from_folder(run, "cpu").recognise(np.zeros(20000), 16000)
-    assert text == "" and enhanced.shape == (20000,) and not enhanced.any()
-    assert Recognizer.from_folder(noisy_run).recognise(np.zeros(9000), RATE).text == ""
+def test_what_is_short_or_silent_has_no_words(run, noisy_run, samples, rate):
+    signal = talk(3.0)[1000 : 1000 + samples]
+    signal = np.zeros_like(signal) if samples == 20000 else signal
+    text, enhanced = Recognizer.from_folder(run, "cpu").recognise(signal, rate)
+    assert text == "" and enhanced.shape == signal.shape and np.isfinite(enhanced).all()
+    assert signal.any() or not enhanced.any()
+    assert Recognizer.from_folder(noisy_run, "cpu").recognise(signal, rate).text == ""
 
 
 # ------------------------------------------------------------------ long recordings
@@ -409,13 +386,8 @@ def test_files_get_text_and_sound_and_a_table(shared, tmp_path, capsys):
     said = capsys.readouterr()
     assert "bad.wav: is" in said.err and "2 files done, 1 failed" in said.out
     found = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
-    assert found == [
-        "one.txt",
-        "one_enhanced.wav",
-        "sub/two.txt",
-        "sub/two_enhanced.wav",
-        "transcripts.csv",
-    ]
+    outputs = ["one.txt", "one_enhanced.wav", "sub/two.txt", "sub/two_enhanced.wav"]
+    assert found == [*outputs, "transcripts.csv"]
     recognizer = Recognizer.from_folder(shared, "cpu")
     rows = list(csv.DictReader((out / "transcripts.csv").open()))
     assert [row["seconds"] for row in rows] == ["1.500", "2.000"]
@@ -428,61 +400,35 @@ def test_files_get_text_and_sound_and_a_table(shared, tmp_path, capsys):
         written, _ = soundfile.read(out / f"{stem}_enhanced.wav", dtype="float32")
         np.testing.assert_array_equal(written, enhanced)
 
-
-def test_nothing_is_replaced_unless_told(shared, tmp_path, capsys):
-    soundfile.write(tmp_path / "a.wav", talk(), RATE)
-    out = tmp_path / "out"
-    out.mkdir()
-    command = ["recognize", str(shared), str(tmp_path / "a.wav"), "-o", str(out)]
-    for name in ("a.txt", "a_enhanced.wav", "transcripts.csv"):
-        (out / name).write_text("mine")
-        assert main(command) == 2
-        assert f"{name}: exists already (1 of 3" in capsys.readouterr().err
-        assert [path.read_text() for path in out.iterdir()] == ["mine"]
+    for name in outputs:  # nothing is replaced unless told
         (out / name).unlink()
-    assert main([*command, "--text_only", "--beam_size", "1"]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["a.txt", "transcripts.csv"]
-    assert main([*command, "--force", "--json", "--segment_seconds", "0.5"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    (entry,) = found["files"]
-    assert entry["segments"] >= 3 and isinstance(entry["text"], str)
+    assert main(command) == 2
+    assert "transcripts.csv: exists already (1 of 7" in capsys.readouterr().err
+    one = [*command[:2], str(folder / "one.wav"), *command[3:], "--force"]
+    assert main([*one, "--text_only", "--beam_size", "1"]) == 0
+    assert sorted(path.name for path in out.glob("*.*")) == ["one.txt", "transcripts.csv"]
+    capsys.readouterr()
+    assert main([*one, "--json", "--segment_seconds", "0.5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["files"][0]["segments"] >= 3
     assert found["transcripts"] == str(out / "transcripts.csv")
 
 
-def test_the_other_commands_with_this_model(run, shared, tmp_path, capsys):
+def test_what_models_cannot_do_is_refused(shared, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    write_native(small_model(), tmp_path / "other")
     soundfile.write(tmp_path / "a.wav", talk(), RATE, subtype="FLOAT")
-    out, path = tmp_path / "out", str(tmp_path / "a.wav")
-    assert main(["enhance", str(run), path, "-o", str(out)]) == 0
-    written, _ = soundfile.read(out / "a_enhanced.wav", dtype="float32")
-    enhanced = Recognizer.from_folder(shared).enhance(talk(), RATE)
-    np.testing.assert_array_equal(written, enhanced)
-    assert sorted(p.name for p in out.iterdir()) == ["a_enhanced.wav"]
-    assert main(["separate", str(run), path, "-o", str(out)]) == 2
-    assert "cannot separate; it can enhance and recognise" in capsys.readouterr().err
-    assert main(["enhance", str(run), path, "-o", "x", "--guide", "souden_mvdr"]) == 2
-    assert "--guide: a model of kind recogniser does not use it" in capsys.readouterr().err
-
-
-def test_another_model_recognises_nothing(tmp_path, capsys):
-    from small_models import small_model
-
-    from unified_se_ss.inference.export import write_native
-
-    (tmp_path / "model").mkdir()
-    write_native(small_model(), tmp_path / "model")
-    soundfile.write(tmp_path / "a.wav", talk(), RATE)
-    command = ["recognise", str(tmp_path / "model"), str(tmp_path / "a.wav"), "-o", "x"]
-    assert main(command) == 2
-    assert "this unified model cannot recognise" in capsys.readouterr().err
+    for model, command, message in (
+        (shared, "separate", "cannot separate; it can enhance and recognise"),
+        (shared, "enhance", "--guide: a model of kind recogniser does not use it"),
+        (tmp_path / "other", "recognise", "this unified model cannot recognise"),
+    ):
+        options = ["--guide", "souden_mvdr"] if command == "enhance" else []
+        words = [command, str(model), str(tmp_path / "a.wav"), "-o", "x", *options]
+        assert main(words) == 2
+        assert message in capsys.readouterr().err
     with pytest.raises(UserError, match="of kind unified; expected recogniser"):
-        Recognizer(load_model(tmp_path / "model"))
-
-
-def test_help_names_the_command(capsys):
-    for arguments in (["--help"], ["recognise", "--help"], ["recognize", "--help"]):
-        with pytest.raises(SystemExit):
-            main(arguments)
-        assert "what is said in recordings" in capsys.readouterr().out
+        Recognizer(load_model(tmp_path / "other"))
 
 
 # ------------------------------------------------------------------ what strangers made
@@ -600,7 +546,7 @@ def test_any_damage_to_a_tokenizer_is_said_or_harmless(tmp_path):
     whole = Tokens.train(SENTENCES, tmp_path / "a.model", 40, "char").path.read_bytes()
     rng, refused = np.random.default_rng(0), 0
     path = tmp_path / "b.model"
-    for _ in range(300):
+    for _ in range(100):
         content = bytearray(whole[: rng.integers(1, len(whole) + 1)])
         for place in rng.integers(0, len(content), rng.integers(0, 5)):
             content[place] = rng.integers(0, 256)
@@ -611,7 +557,7 @@ def test_any_damage_to_a_tokenizer_is_said_or_harmless(tmp_path):
         except UserError as error:
             assert "b.model" in str(error)
             refused += 1
-    assert refused > 100
+    assert refused > 30
 
 
 @pytest.mark.parametrize(
