@@ -16,9 +16,8 @@ from test_inference_separator import BandSplit, ratio_db, two_voices
 
 from unified_se_ss.__main__ import main
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference import Model, pipeline
+from unified_se_ss.inference import pipeline
 from unified_se_ss.inference.batch import find_inputs
-from unified_se_ss.inference.configuration import build_network
 from unified_se_ss.inference.export import write_native
 from unified_se_ss.inference.sound_files import Writer
 
@@ -72,12 +71,8 @@ def test_one_file_per_source_of_the_same_length_rate_and_level(
         assert ratio_db(source - voice, voice) < -20
         assert soundfile.info(out / f"talk_source{number}.wav").subtype == "FLOAT"
     assert "1 file done, 0 failed; 1.1 s of sound" in capsys.readouterr().out
-
-
-def test_enhance_writes_one_file(model, tmp_path, out):
-    path = sound(tmp_path / "in" / "talk.wav")
-    assert main(["enhance", "MODEL", str(path), "-o", str(out)]) == 0
-    assert written(out) == ["talk_enhanced.wav"]
+    assert main(["enhance", "MODEL", str(path), "-o", str(out / "e")]) == 0
+    assert written(out / "e") == ["talk_enhanced.wav"]
 
 
 @pytest.mark.parametrize(
@@ -270,13 +265,12 @@ def test_never_overwrites_unless_told(model, tmp_path, out, capsys):
     assert soundfile.info(out / "a_source2.wav").frames == 4000
 
 
-@pytest.mark.parametrize("force", [[], ["--force"]])
-def test_never_writes_beside_an_input(model, tmp_path, force, capsys):
+def test_never_writes_beside_an_input(model, tmp_path, capsys):
     path = sound(tmp_path / "in" / "a.wav")
     before = path.read_bytes()
     (tmp_path / "link").symlink_to(path.parent)
     for output in (path.parent, tmp_path / "link", tmp_path / "in" / ".." / "in"):
-        assert main(["separate", "MODEL", str(path), "-o", str(output), *force]) == 2
+        assert main(["separate", "MODEL", str(path), "-o", str(output), "--force"]) == 2
         assert "beside an input" in capsys.readouterr().err
     assert written(tmp_path / "in") == ["a.wav"] and path.read_bytes() == before
 
@@ -303,44 +297,24 @@ def test_a_link_in_the_way_is_not_followed(model, tmp_path, out):
     assert not (out / "a_source1.wav").is_symlink()
 
 
-def test_an_output_folder_that_cannot_be(model, tmp_path, capsys):
-    path = sound(tmp_path / "in" / "a.wav")
-    (tmp_path / "file").write_text("no folder")
-    assert main(["separate", "MODEL", str(path), "-o", str(tmp_path / "file")]) == 1
-    assert "cannot be written" in capsys.readouterr().err
-
-
 # ------------------------------------------------------------------ wrong commands
 
 
 @pytest.mark.parametrize(
-    "options, word",
+    "options, code, word",
     [
-        (["--chunk_seconds", "3"], "at most half of chunk_seconds"),
-        (["--channel", "0", "--downmix"], "give one of the two"),
-        (["--channel", "3"], None),
+        (["--chunk_seconds", "3"], 2, "at most half of chunk_seconds"),
+        (["--channel", "0", "--downmix"], 2, "give one of the two"),
+        (["--channel", "3"], 1, "there is no channel 3"),
+        (["-o", "{folder}/in/a.wav/below"], 1, "cannot be written"),
     ],
 )
-def test_wrong_options(model, tmp_path, out, options, word, capsys):
+def test_wrong_options(model, tmp_path, out, options, code, word, capsys):
     path = sound(tmp_path / "in" / "a.wav")
-    code = main(["separate", "MODEL", str(path), "-o", str(out), *options])
-    assert code == (2 if word else 1)
-    assert (word or "there is no channel 3") in capsys.readouterr().err
+    options = [option.format(folder=tmp_path) for option in options]
+    assert main(["separate", "MODEL", str(path), "-o", str(out), *options]) == code
+    assert word in capsys.readouterr().err
     assert not list(tmp_path.rglob("*source*"))
-
-
-def test_no_model_there(tmp_path, out, capsys):
-    path = sound(tmp_path / "in" / "a.wav")
-    assert main(["separate", str(tmp_path / "none"), str(path), "-o", str(out)]) == 2
-    assert "there is no such folder" in capsys.readouterr().err
-
-
-def test_a_model_without_se_module(tmp_path, out, monkeypatch, capsys):
-    model = small_model(use_se=False)
-    monkeypatch.setattr(pipeline, "load_model", lambda *_: model)
-    path = sound(tmp_path / "in" / "a.wav")
-    assert main(["enhance", "MODEL", str(path), "-o", str(out)]) == 2
-    assert "cannot enhance; it can separate" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ for real
@@ -360,7 +334,7 @@ sys.exit(code)
 
 def test_an_exported_model_in_a_process_of_its_own(tmp_path, out):
     """Its peak memory is its own, not that of the large process that starts it."""
-    ballast = np.ones(2 * 10**8)  # 1.6 GB
+    ballast = np.ones(15 * 10**7)  # 1.2 GB
     folder = tmp_path / "model"
     folder.mkdir()
     write_native(small_model(), folder)
@@ -373,16 +347,16 @@ def test_an_exported_model_in_a_process_of_its_own(tmp_path, out):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["files"][0]["chunks"] > 3
-    assert ballast.all() and 1e8 < found["peak_memory_bytes"] < 1.6e9
+    assert ballast[::4096].all() and 1e8 < found["peak_memory_bytes"] < 1.2e9
     assert [soundfile.info(output).frames for output in out.iterdir()] == [48000, 48000]
 
 
 @pytest.mark.slow
 def test_an_hour_within_two_gigabytes(tmp_path, out):
-    """The network of hparams/demo.yaml, untrained; an hour of 44.1 kHz in stereo."""
+    """An hour of 44.1 kHz in stereo."""
     folder = tmp_path / "model"
     folder.mkdir()
-    write_native(demo_model(), folder)
+    write_native(small_model(), folder)
     path = tmp_path / "in" / "hour.flac"
     path.parent.mkdir()
     minute = np.stack([two_voices(60, sample_rate=44100).sum(0)] * 2, 1)
@@ -397,27 +371,3 @@ def test_an_hour_within_two_gigabytes(tmp_path, out):
     assert found["seconds"] == 3600
     assert found["peak_memory_bytes"] < 2e9
     print(found["peak_memory_bytes"], found["real_time_factor"])
-
-
-def demo_model():
-    """A model of the demo's size."""
-    recurrent = {"class": "Recurrent", "arguments": {"n_features": 64, "hidden": 64}}
-    recurrent["partial"] = True
-    window = {"n_basis": 128, "kernel_size": 64, "stride": 32}
-    sizes = {"n_basis": 128, "n_features": 64, "chunk_length": 30, "linear_after": True}
-    sizes |= {"intra": recurrent, "inter": recurrent}
-    arguments = {
-        "encoder": {"class": "Encoder", "arguments": window},
-        "enhancer": {
-            "class": "DualPath",
-            "arguments": {**sizes, "n_sources": 1, "blocks": 1},
-        },
-        "separator": {
-            "class": "DualPath",
-            "arguments": {**sizes, "n_sources": 2, "blocks": 3},
-        },
-        "decoder": {"class": "Decoder", "arguments": window},
-    }
-    network = {"class": "UnifiedNetwork", "arguments": arguments}
-    described = {"format": 1, "kind": "unified", "sample_rate": RATE, "network": network}
-    return Model(build_network(network), "unified", RATE, "cpu", configuration=described)

@@ -102,6 +102,11 @@ def test_a_run_its_export_and_the_trained_network_are_the_same(trained, tmp_path
     again = export(folder, tmp_path / "again")  # an export of an export
     assert content(again)[0]["model.safetensors"] == content(folder)[0]["model.safetensors"]
     assert content(again)[0]["config.json"] == content(folder)[0]["config.json"]
+    found, expected = json.loads((folder / "config.json").read_text()), configuration()
+    assert set(found) == set(expected)
+    separators = [c["network"]["arguments"]["separator"] for c in (found, expected)]
+    intra, wanted = (separator["arguments"]["intra"] for separator in separators)
+    assert intra == wanted
 
 
 def test_the_card_says_what_the_model_is(trained, tmp_path):
@@ -123,20 +128,6 @@ def test_the_card_says_what_the_model_is(trained, tmp_path):
         assert words in card, words
     card = (export(tmp_path / "model", tmp_path / "again") / "README.md").read_text()
     assert "holds no evaluation" in card and "not a run's" in card
-
-
-def test_config_json_is_plain_data(trained, tmp_path):
-    folder = export(trained, tmp_path / "model")
-    found = json.loads((folder / "config.json").read_text())
-    expected = configuration()
-    separator = found["network"]["arguments"]["separator"]["arguments"]
-    assert separator["intra"] == {
-        "class": "Recurrent",
-        "arguments": {"n_features": 12, "hidden": 10},
-        "partial": True,
-    }
-    assert set(found) == set(expected)
-    assert found["network"]["class"] == "UnifiedNetwork"
 
 
 # ------------------------------------------------------------------ whole or not at all
@@ -232,7 +223,7 @@ def test_speechbrain_gives_the_same_sources(tmp_path, sort, n_sources, use_se):
 
     # Every remainder of window, hop and chunk, batches too.
     @given(samples=st.integers(16, 1500), batch=st.integers(1, 3), seed=st.integers(0, 99))
-    @settings(max_examples=25, deadline=None, database=None)
+    @settings(max_examples=8, deadline=None, database=None)
     def compare(samples, batch, seed):
         generator = torch.Generator().manual_seed(seed)
         mixture = torch.randn(batch, samples, generator=generator)
