@@ -18,7 +18,6 @@ from unified_se_ss.data import audio
 from unified_se_ss.data.binaural import (
     BinauralDataset,
     BinauralDynamicMixing,
-    mix_binaural,
     unexplained,
 )
 from unified_se_ss.data.corpora.mixtures import (
@@ -260,18 +259,6 @@ def test_true_directions_are_heard(utterances, heads):
             assert itd(source.numpy(), RATE) == pytest.approx(expected, abs=6)
 
 
-def test_the_guard_scales_both_ears_alike(bank):
-    rng = np.random.default_rng(0)
-    sources = (4 * rng.standard_normal((2, 4000))).astype(np.float32)
-    placement = bank.place(rng, 2, 20.0)
-    loud = mix_binaural(bank, placement, sources, None, rng)
-    quiet = mix_binaural(bank, placement, sources / 1000, None, rng)
-    assert np.abs(loud.mix_both).max() <= 0.9
-    ratio = np.abs(loud.sources).max() / np.abs(quiet.sources).max()
-    assert np.allclose(loud.sources, ratio * quiet.sources, atol=1e-5)
-    assert np.array_equal(loud.mix_both, loud.sources.sum(axis=0) + loud.noise)
-
-
 # Made from mono mixtures
 
 
@@ -336,11 +323,6 @@ def test_a_corpus_is_made_once_and_replaces_nothing_else(mono, heads, tmp_path):
     (folder / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="mine.txt"):
         make_binaural_corpus(folder, one, heads, seed=3)
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own/thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="is no binaural corpus"):
-        make_binaural_corpus(tmp_path / "own", one, heads)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "own"]
 
 
 def test_noise_recordings_surround_mixtures_without_noise(
@@ -524,21 +506,6 @@ def test_a_mono_wsj0mix_becomes_a_binaural_one(heads, tmp_path):
 
 
 # Read again
-
-
-def test_a_crop_is_part_of_the_whole(corpus):
-    _, manifests = corpus
-    whole, cropped = (
-        BinauralDataset(manifests["train"], 2, seconds, seed=1) for seconds in (None, 0.2)
-    )
-    for index in range(len(whole)):
-        part, full = cropped[ItemKey(2, index)], whole[ItemKey(2, index)]
-        assert part.mixture.shape == (2, 1600)
-        windows = full.mixture[0].unfold(0, 1600, 1)
-        (start,) = (windows == part.mixture[0]).all(-1).nonzero().flatten()
-        for one, all_of_it in ((part.mixture, full.mixture), (part.sources, full.sources)):
-            assert torch.equal(one, all_of_it[..., start : start + 1600])
-    assert max(cropped.durations) == 0.2
 
 
 def test_a_speed_is_that_of_both_ears(corpus):

@@ -8,14 +8,10 @@ import soundfile
 from librimix import voice
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.binaural import BinauralDynamicMixing
 from unified_se_ss.data.corpora.mixtures import prepare_binaural_wsj0mix
-from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
-from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.data.demo.binaural import LEAST_ANGLE, _timbre, prepare_binaural_demo
 from unified_se_ss.data.demo.corpus import prepare_demo_corpus
 from unified_se_ss.data.demo.speakers import cast_voices
-from unified_se_ss.data.hrtf_bank import binaural_heads
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.spatial import to_vector
@@ -103,17 +99,6 @@ def test_talkers_keep_their_distance(manifests):
                 for j in (1, 2)
             )
             assert np.degrees(np.arccos(first @ second)) >= LEAST_ANGLE - 0.1
-
-
-def test_training_mixes_the_single_voices(demo, manifests, tmp_path):
-    path = prepare_speech_folder(demo / "speech", tmp_path / "speech.csv", 8000)
-    speech = read_manifest(path, demo / "speech")
-    assert len(speech) == 12
-    data = BinauralDynamicMixing(
-        speech, None, binaural_heads()["train"], 2, 5, 0, 1.0, 8000, least_angle=LEAST_ANGLE
-    )
-    example = data[ItemKey(0, 4)]
-    assert example.mixture.shape == (2, 8000) and example.mixture.abs().max() > 0
 
 
 def test_voices_are_the_files_of_the_mono_corpus(demo, corpus):

@@ -109,32 +109,6 @@ def test_no_table_looks_ahead(table, samples, head):
     torch.testing.assert_close(outputs[past], network(clean).expand_as(outputs)[past])
 
 
-@pytest.mark.parametrize("frames", [1, 4, 7, 12])
-def test_no_frame_is_broadcast_over_time(frames):
-    """Each frame at the bottom reaches its own time and later, and differs from others.
-
-    (In the community implementation, for every even number of frames, a crop leaves
-    one frame of a layer, which is then added to all times.)
-    """
-    network, half = tiny(), (frames + 1) // 2
-    features = randn(1, 4, frames, 161)
-    plain, pushed = network.map(features), []
-    for number in range(half):
-
-        def push(module, arguments, output, number=number):
-            output = output.clone()
-            output[:, :, number] += 1.0
-            return output
-
-        hook = network.bottleneck.register_forward_hook(push)
-        pushed.append((network.map(features) - plain).abs().amax((0, 1, 3)))
-        hook.remove()
-        assert (pushed[-1][: 2 * number] == 0).all()
-        assert (pushed[-1][2 * number :][:1] > 0).all()
-    reached = torch.stack(pushed) > 0
-    assert len({tuple(row.tolist()) for row in reached}) == half
-
-
 # ------------------------------------------------------------------ streaming
 
 

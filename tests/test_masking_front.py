@@ -27,7 +27,7 @@ def test_the_published_size():
     extra=st.integers(0, 300),
     hop=st.sampled_from([8, 16, 32]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_padding_changes_nothing(lengths, extra, hop):
     network, size = front(hop=hop), max(lengths) + extra
     generator = torch.Generator().manual_seed(1)
@@ -101,10 +101,9 @@ def test_silence_has_finite_gradients():
         assert parameter.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("precision", [torch.bfloat16])
-def test_it_trains_in_half_precision(precision):
+def test_it_trains_in_half_precision():
     network = MaskingFront(**SIZES)
-    with torch.autocast("cpu", precision):
+    with torch.autocast("cpu", torch.bfloat16):
         enhanced = network(torch.randn(2, 500), torch.tensor([500, 300]))
         loss = magnitude_loss(enhanced.magnitude, torch.ones_like(enhanced.magnitude))
     loss.sum().backward()
