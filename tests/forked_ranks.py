@@ -1,6 +1,5 @@
 """Processes of a run as forks of the test, which spare the seconds of an import each."""
 
-import faulthandler
 import logging
 import os
 import signal
@@ -8,11 +7,11 @@ import socket
 import sys
 import tempfile
 import time
-import traceback
 from datetime import timedelta
 from pathlib import Path
 
 import torch
+from running import fork
 
 
 def free_port():
@@ -32,14 +31,16 @@ def start_ranks(function, count, *arguments):
     """
     folder = Path(tempfile.mkdtemp())
     port, pids = str(free_port()), []
+
+    def of_a_rank():
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ |= {"WORLD_SIZE": str(count), "MASTER_PORT": port}
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
+        function(*arguments)
+
     for rank in range(count):
-        pid = os.fork()
-        if pid == 0:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            os.environ |= {"WORLD_SIZE": str(count), "MASTER_PORT": port}
-            os.environ["MASTER_ADDR"] = "127.0.0.1"
-            _be(function, folder / f"{rank}.log", arguments)
-        pids.append(pid)
+        pids.append(fork(of_a_rank, folder / f"{rank}.log"))
     return Ranks(folder, pids)
 
 
@@ -58,30 +59,6 @@ def of_ranks(function, count=2):
     codes = ranks.codes()
     assert codes == [0] * count, [ranks.said(rank) for rank in range(count)]
     return [torch.load(folder / f"{r}.pt", weights_only=True) for r in range(count)]
-
-
-def _be(function, log, arguments):
-    """What a forked process does until its end."""
-    # It has none of its parent's other threads, which OpenMP would wait for.
-    torch.set_num_threads(1)
-    faulthandler.disable()  # pytest's, which would write to the test's own output
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    # Not those of the test
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
-    code = 1
-    try:
-        function(*arguments)
-        code = 0
-    except SystemExit as leaving:
-        code = leaving.code or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
 
 
 class Ranks:

@@ -8,12 +8,12 @@ import runpy
 import sys
 from pathlib import Path
 
-from killable import install
+from faults import install, kill
 
 if __name__ == "__main__":
     step, script = int(sys.argv[1]), sys.argv[2]
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        install("unified_se_ss.training.brain:TwoTaskBrain.optimizers_step", "kill", step)
+        install("unified_se_ss.training.brain:TwoTaskBrain.optimizers_step", kill, step)
     sys.argv = sys.argv[2:]
     sys.path[0] = str(Path(script).parent)
     runpy.run_path(script, run_name="__main__")

@@ -53,16 +53,11 @@ def run_python(*arguments, expected=0, **how):
 
 def run_script(script, *arguments, expected=0):
     """Run a script like `run_python`, in a fork of this process, which spares its imports."""
-    import torch._dynamo  # noqa: F401  # an optimizer brings it
-
-    import unified_se_ss.evaluation.report
     import unified_se_ss.training  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, "stdout"), Path(folder, "stderr")]
-        pid = os.fork()
-        if pid == 0:
-            _become(str(script), arguments, files)
+        pid = fork(lambda: run_here(str(script), *arguments), *files)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         stdout, stderr = (file.read_text(encoding="utf-8") for file in files)
     assert code == expected, stdout[-2000:] + stderr[-4000:]
@@ -76,19 +71,25 @@ def run_here(script, *arguments):
     runpy.run_path(script, run_name="__main__")
 
 
-def _become(script, arguments, files):
-    """What the fork does until its end."""
+def fork(function, stdout, stderr=None):
+    """Call a function in a fork of this process, which ends with it; its number.
+
+    What it prints is appended to files; to one, if there is no other for errors.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
     torch.set_num_threads(1)  # OpenMP would wait for threads that a fork does not have
     faulthandler.disable()  # pytest's
     logging.root.handlers.clear()
-    for number, file in enumerate(files, 1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    for number, file in enumerate([stdout, stderr or stdout], 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
-    code = 0
     atexit._clear()  # this process' own
+    code = 0
     try:
-        run_here(script, *arguments)
+        function()
     except SystemExit as leaving:
         code = leaving.code or 0
     except BaseException:

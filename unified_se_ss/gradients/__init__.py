@@ -15,17 +15,3 @@ from unified_se_ss.gradients.two_task import (
     TwoTaskGradients,
     TwoTaskLosses,
 )
-
-__all__ = [
-    "AUX_SCALES",
-    "GRANULARITIES",
-    "RULES",
-    "CombinedGradients",
-    "ConflictMonitor",
-    "NonFiniteMonitor",
-    "Rule",
-    "TaskLoss",
-    "TwoTaskGradients",
-    "TwoTaskLosses",
-    "find_rule",
-]

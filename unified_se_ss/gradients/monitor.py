@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from unified_se_ss.gradients.layout import GRANULARITIES
-from unified_se_ss.gradients.two_task import CombinedGradients
+from unified_se_ss.gradients.two_task import CombinedGradients, TwoTaskLosses
 
 logger = logging.getLogger(__name__)
 
@@ -74,16 +74,10 @@ class Statistics:
 
     @classmethod
     def none(cls, scopes: int) -> Statistics:
-        shapes = {
-            "whole": len(STEPS),
-            "sums": (len(MEANS), scopes),
-            "defined": (len(MEANS), scopes),
-            "counts": (len(COUNTS), scopes),
-            "largest_stretch": scopes,
-            "cosines": len(COSINE_EDGES) - 1,
-            "log_ratios": len(LOG_RATIO_EDGES) - 1,
-        }
-        return cls(**{name: np.zeros(shape) for name, shape in shapes.items()})
+        means, counts = (len(MEANS), scopes), (len(COUNTS), scopes)
+        bins = len(COSINE_EDGES) - 1, len(LOG_RATIO_EDGES) - 1
+        shapes = (len(STEPS), means, means, counts, scopes, *bins)
+        return cls(*(np.zeros(shape) for shape in shapes))
 
     def __add__(self, other: Statistics) -> Statistics:
         joined = {
@@ -440,10 +434,17 @@ class NonFiniteMonitor:
     [{'place': 'epoch 1, batch 3', 'ids': ['a', 'b'], 'found': ['main loss']}]
     """
 
-    def __init__(self):
-        self._pending, self._since_step = [], []
+    def __init__(self) -> None:
+        self._pending: list[tuple[dict, list[dict]]] = []
+        self._since_step: list[dict] = []
 
-    def record(self, place: str, ids, losses, combined=None) -> None:
+    def record(
+        self,
+        place: str,
+        ids: Iterable,
+        losses: TwoTaskLosses,
+        combined: CombinedGradients | None = None,
+    ) -> None:
         """Keep the flags of one batch.
 
         Arguments
@@ -457,7 +458,7 @@ class NonFiniteMonitor:
             Of the step that ends with this batch; its flags concern all batches since the
             last one.
         """
-        batch = {"place": place, "ids": list(map(str, ids)), "found": []}
+        batch: dict = {"place": place, "ids": list(map(str, ids)), "found": []}
         self._since_step.append(batch)
         flags = {
             f"{task} loss": loss.total.detach().isfinite()
@@ -480,7 +481,7 @@ class NonFiniteMonitor:
             return []
         flags = [flag for of_batch, _ in pending for flag in of_batch.values()]
         finite = iter(torch.stack(flags).tolist())
-        bad = []
+        bad: list[dict] = []
         for names, batches in pending:
             found = [name for name in names if not next(finite)]
             # A loss that is not finite makes the gradients so, which is no news.

@@ -8,12 +8,3 @@ from unified_se_ss.inference.pipeline import (
     Recognizer,
     Separator,
 )
-
-__all__ = [
-    "BinauralSeparator",
-    "GuidedEnhancer",
-    "Model",
-    "Recognizer",
-    "Separator",
-    "load_model",
-]

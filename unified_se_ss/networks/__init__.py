@@ -13,20 +13,3 @@ from unified_se_ss.networks.masking import Enhanced, MaskingFront
 from unified_se_ss.networks.recurrent import Recurrent
 from unified_se_ss.networks.transformer import Transformer
 from unified_se_ss.networks.unified import UnifiedNetwork, UnifiedOutput
-
-__all__ = [
-    "BinauralNetwork",
-    "BinauralStream",
-    "Decoder",
-    "DualPath",
-    "Encoder",
-    "Enhanced",
-    "GSENet",
-    "GSENetStream",
-    "MaskingFront",
-    "Recurrent",
-    "TemporalConvNet",
-    "Transformer",
-    "UnifiedNetwork",
-    "UnifiedOutput",
-]

@@ -20,20 +20,3 @@ from unified_se_ss.spatial.hrtf import (
     spherical_head_hrirs,
     woodworth_itd,
 )
-
-__all__ = [
-    "BEAMFORMERS",
-    "BeamformerFrontend",
-    "HRIRSet",
-    "circle_array",
-    "convolve_rir",
-    "gcc_phat",
-    "glasses_array",
-    "head_shadow",
-    "line_array",
-    "phone_array",
-    "spherical_head",
-    "spherical_head_hrirs",
-    "to_vector",
-    "woodworth_itd",
-]

@@ -15,27 +15,3 @@ from unified_se_ss.training.log import TrainLog, describe_rule
 from unified_se_ss.training.options import Options, parse_options
 from unified_se_ss.training.recipe_brain import RecipeBrain, item_arrays
 from unified_se_ss.training.run import run, train_and_test, train_recipe
-
-__all__ = [
-    "Options",
-    "RecipeBrain",
-    "TrainLog",
-    "check_choices",
-    "check_rule",
-    "check_segment",
-    "describe_rule",
-    "item_arrays",
-    "load_hparams",
-    "make_loader",
-    "make_loaders",
-    "manifest_folder",
-    "on_main",
-    "parse_options",
-    "percent",
-    "pick",
-    "prepare_dynamic_mixing",
-    "rank_and_size",
-    "run",
-    "train_and_test",
-    "train_recipe",
-]

@@ -19,5 +19,3 @@ from unified_se_ss.gradients.rules.registry import RULES, Rule, find_rule, rule
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
-
-__all__ = ["RULES", "Rule", "find_rule", "rule"]

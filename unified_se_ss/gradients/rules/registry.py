@@ -5,13 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, overload
 
 import torch
 
 #: w_a and w_m of each group.
 Weights = tuple[torch.Tensor, torch.Tensor]
-Function = TypeVar("Function", bound=Callable)
 
 RULES: dict[str, Rule] = {}
 INFINITY = float("inf")
@@ -121,16 +119,6 @@ class Rule:
             )
 
 
-@overload
-def rule(function: Function, /) -> Function: ...
-
-
-@overload
-def rule(
-    *, has_memory: bool = False, guarded: bool = True, **limits: float | tuple[float, float]
-) -> Callable[[Function], Function]: ...
-
-
 def rule(
     function: Callable | None = None,
     /,
@@ -145,7 +133,7 @@ def rule(
     value or the smallest and the largest. For the others see :class:`Rule`.
     """
 
-    def register(function: Function) -> Function:
+    def register(function: Callable) -> Callable:
         name = function.__name__.rstrip("_")
         if name in RULES and RULES[name].function.__module__.startswith(__package__):
             raise ValueError(f"there is a rule '{name}' already; choose another name")
