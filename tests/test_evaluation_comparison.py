@@ -133,9 +133,9 @@ def test_along_both_axes_the_variances_of_seeds_and_utterances_add_up():
 def test_intervals_of_means_cover_what_they_claim_where_utterances_decide():
     """Of the size of the demo: 60 utterances spread by 2.2 dB, three seeds by 0.15."""
     rng = np.random.default_rng(8)
-    draws = [crossed(rng, (0.15, 2.2, 0.7)) for _ in range(400)]
-    missed = np.mean([misses(bootstrap_interval(draw, resamples=300)) for draw in draws])
-    assert 0.02 < missed < 0.09
+    draws = [crossed(rng, (0.15, 2.2, 0.7)) for _ in range(250)]
+    missed = np.mean([misses(bootstrap_interval(draw, resamples=200)) for draw in draws])
+    assert 0.02 < missed < 0.1
 
 
 def test_an_estimate_is_of_the_means_of_the_seeds():

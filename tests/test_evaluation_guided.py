@@ -36,7 +36,7 @@ def signals(seed=0, samples=8000):
 @pytest.mark.filterwarnings("ignore:mir_eval.separation:FutureWarning")
 @pytest.mark.parametrize("lead", [0, LEAD])
 def test_sir_and_sar_are_those_of_mir_eval(lead):
-    given = signals()
+    given = signals(samples=3000)
     references = np.stack([given["target"], *given["interference"]])
     estimates = np.stack([given[name] for name in ("raw", "beamformed", "enhanced")])
     sir, sar = sir_sar(estimates, references, lead=lead)

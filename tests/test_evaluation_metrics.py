@@ -64,9 +64,12 @@ def estimates_of(targets, level):
     return filtered + level * (0.5 * others + 0.3 * noise)
 
 
-@pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize(
-    "kind", ["random", "band-limited", "correlated", "speech-like", "tones"]
+    "kind, count",
+    [
+        ("random", 3),
+        *((k, 2) for k in ("band-limited", "correlated", "speech-like", "tones")),
+    ],
 )
 @pytest.mark.parametrize("level", [1.0, 1e-2])
 def test_sdr_is_that_of_mir_eval(kind, count, level):

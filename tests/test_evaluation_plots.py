@@ -30,13 +30,7 @@ def image(png):
     return matplotlib.image.imread(io.BytesIO(png), format="png")
 
 
-@pytest.mark.parametrize("epochs", [0, 1, 40])
-def test_curves_are_a_png(epochs):
-    picture = image(curves_png(log_rows(epochs)))
-    assert picture.shape[1] > 500 and picture.std() > 0
-
-
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", ["lr", "valid_loss", "conflict_rate"])
 def test_any_key_may_stand_alone_and_be_missing(key):
     alone = curves_png(log_rows(3, [key]))
     assert alone == curves_png(log_rows(3, [key]))  # the same bytes each time
@@ -46,16 +40,14 @@ def test_any_key_may_stand_alone_and_be_missing(key):
 
 def test_what_another_recipe_logs_is_drawn_too():
     few, many = (["train_snr"] + [f"valid_{c}" for c in "abcdefgh"[:n]] for n in (1, 8))
-    assert image(curves_png(log_rows(3, ["train_snr"]))).std() > 0
-    assert curves_png(log_rows(3, few)) != curves_png(log_rows(3, ["train_snr"]))
-    assert len(image(curves_png(log_rows(3, many)))) > len(
-        image(curves_png(log_rows(3, few)))
-    )
+    one, two, nine = (curves_png(log_rows(3, k)) for k in (["train_snr"], few, many))
+    assert image(one).std() > 0 and one != two
+    assert len(image(nine)) > len(image(two))
     assert curves_png(log_rows(3, ["skipped_steps"])) == curves_png([])
 
 
 def test_holes_and_infinite_values_are_left_out():
-    rows = log_rows(5)
+    rows = log_rows(40)
     rows[2]["train_loss"] = float("inf")
     rows[3]["valid_loss"] = None
     del rows[4]["epoch"]

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 import soundfile
 
+from unified_se_ss.evaluation import report as reporting
 from unified_se_ss.evaluation.audio_examples import (
     COLUMNS,
     EXCERPTS,
@@ -160,35 +161,35 @@ def test_what_comes_from_outside_is_escaped(tmp_path):
         assert any("alert('1')" in text for text in page.text[tag]), tag
 
 
-def test_long_examples_are_cut_so_that_all_fit(tmp_path):
-    # 15 examples of 40 s of white noise at 16 kHz, which no codec makes smaller.
-    rows, log_rows, _, configuration = run(count=15)
-    long = 0.1 * np.random.default_rng(0).standard_normal(640_000)
+def of_noise(monkeypatch, count, seconds):
+    """Rows, log, examples that no codec makes smaller, at 8 kHz; and a limit of 3 MB."""
+    monkeypatch.setattr(reporting, "SIZE_LIMIT", 3_000_000)
+    rows, log_rows, _, configuration = run(count=count)
+    long = 0.1 * np.random.default_rng(0).standard_normal(8000 * seconds)
     signals = dict.fromkeys(["mixture", "enhanced", "s1_estimate", "s1_reference"], long)
-    short = {name: signal[:4000] for name, signal in signals.items()}
-    examples = [example(row, signals, 16000) for row in rows]
-    examples[0]["signals"] = short
+    return rows, log_rows, [example(row, dict(signals)) for row in rows], configuration
+
+
+def test_long_examples_are_cut_so_that_all_fit(tmp_path, monkeypatch):
+    rows, log_rows, examples, configuration = of_noise(monkeypatch, 5, seconds=40)
+    for name, signal in examples[0]["signals"].items():
+        examples[0]["signals"][name] = signal[:2000]
     page, path = report(tmp_path, rows, log_rows, examples, configuration)
-    assert page.count("section") == 15
-    assert 0.5 * SIZE_LIMIT < path.stat().st_size < SIZE_LIMIT
-    seconds = [len(sound) / rate for sound, rate in sounds(page)]
+    assert page.count("section") == 5
+    assert 0.5 * 3_000_000 < path.stat().st_size < 3_000_000
+    seconds = {len(sound) / rate for sound, rate in sounds(page)}
     # One length for all that are longer; the short one is whole.
-    assert sorted(set(seconds))[0] == 0.25 and len(set(seconds)) == 2
+    assert min(seconds) == 0.25 and len(seconds) == 2
     assert max(seconds) in EXCERPTS[1:-1]
-    assert sum("of 40.0 s" in text for text in page.text["span"]) == 14
+    assert sum("of 40.0 s" in text for text in page.text["span"]) == 4
 
 
-def test_what_still_does_not_fit_is_left_out_and_counted(tmp_path):
-    rows, log_rows, _, configuration = run(count=40)
-    long = 0.1 * np.random.default_rng(0).standard_normal(480_000)
-    signals = {f"s{j}_estimate": long for j in range(1, 5)}
-    examples = [example(row, signals, 48000) for row in rows]
-    page, path = report(tmp_path, rows, log_rows, examples, configuration)
+def test_what_still_does_not_fit_is_left_out_and_counted(tmp_path, monkeypatch):
+    page, path = report(tmp_path, *of_noise(monkeypatch, 20, seconds=3))
     shown = page.count("section")
-    assert 10 < shown < 40 and path.stat().st_size < SIZE_LIMIT
-    assert any(
-        f"Left out to keep this file small: {40 - shown}." in t for t in page.text["p"]
-    )
+    assert 3 < shown < 20 and path.stat().st_size < 3_000_000
+    left_out = f"Left out to keep this file small: {20 - shown}."
+    assert any(left_out in text for text in page.text["p"])
     # Those that are there are the worst, and the table links to no other.
     assert page.text["h3"][-shown:] == [f"item {i} " for i in range(shown)]
     links = [a for tag, a in page.tags if tag == "a" and "example-" in a["href"]]
