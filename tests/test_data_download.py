@@ -249,10 +249,3 @@ def test_mini_librimix_becomes_what_a_recipe_takes(tmp_path, rate):
     (tmp_path / "MiniLibriMix").rename(tmp_path / "elsewhere")
     (tmp_path / "MiniLibriMix").mkdir()
     assert main(["fetch", "mini_librimix", "-o", str(tmp_path)]) == 2
-
-
-def test_help_names_every_set(capsys):
-    with pytest.raises(SystemExit):
-        main(["fetch", "--help"])
-    printed = capsys.readouterr().out
-    assert all(name in printed for name in SETS) and "begins anew" in printed
