@@ -1,5 +1,7 @@
 """Items that cannot be used while a run goes on: named, counted, never replaced."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -24,11 +26,6 @@ NAME = "hparams/libri2mix_noisy_dprnn.yaml"
 PLACE = "wav8k/min"
 
 
-def cut_off(path):
-    """Leave half of a file."""
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 def not_a_number(path):
     """A float file with one NaN."""
     signal, rate = soundfile.read(path)
@@ -36,11 +33,11 @@ def not_a_number(path):
     soundfile.write(path, signal, rate, "FLOAT")
 
 
-def delete(path):
-    path.unlink()
-
-
-FAULTS = {"cut off": cut_off, "NaN": not_a_number, "deleted": delete}
+FAULTS = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:4000]),
+    "NaN": not_a_number,
+    "deleted": Path.unlink,
+}
 
 
 @pytest.fixture
@@ -52,8 +49,7 @@ def data(tmp_path):
     return MixtureDataset(manifest, 2), tree / PLACE / "train-360"
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers, fault", [(0, "cut off"), (2, "NaN"), (0, "deleted")])
 def test_a_bad_item_is_left_out_by_name_and_the_others_are_as_they_were(
     data, fault, workers
 ):
@@ -115,13 +111,8 @@ def test_a_resumed_run_forgets_what_came_after_its_place(tmp_path):
     again = SkippedItems(tmp_path, most=0.9)
     again.begin("train", 2, n_items=10, batches=3)  # stopped after the third batch
     assert again.count == 2
-    assert [(r["epoch"], r["batch"]) for r in again.rows if r["subset"] == "train"] == [
-        ("1", "1"),
-        ("1", "3"),
-        ("1", "5"),
-        ("2", "1"),
-        ("2", "3"),
-    ]
+    there = [r["epoch"] + r["batch"] for r in again.rows if r["subset"] == "train"]
+    assert there == ["11", "13", "15", "21", "23"]
     again.add([BAD], 5)
     assert again.end() == 3
     again.begin("dev", 2, n_items=2)

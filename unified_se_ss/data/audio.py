@@ -149,13 +149,6 @@ def info(path):
     ------
     UserError
         As :func:`opened`.
-
-    Example
-    -------
-    >>> path = getfixture("tmpdir") / "tone.wav"
-    >>> write(path, np.full(800, 0.5, dtype=np.float32), 8000)
-    >>> info(path)
-    AudioInfo(frames=800, sample_rate=8000, channels=1)
     """
     with opened(path) as file:
         return AudioInfo(file.frames, file.samplerate, file.channels)
@@ -458,11 +451,5 @@ def fitted(signal, length):
 
 
 def is_silent(signal):
-    """Tells if no sample reaches -80 dB of full scale.
-
-    Example
-    -------
-    >>> is_silent(np.zeros(10)), is_silent(np.array([0.0, 0.1]))
-    (True, False)
-    """
+    """Tells if no sample reaches -80 dB of full scale."""
     return bool(np.abs(signal).max(initial=0.0) < SILENCE_PEAK)

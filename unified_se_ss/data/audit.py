@@ -73,17 +73,17 @@ class Audit:
 
     Arguments
     ---------
-    items, files : dict
+    items, files : Counter
         Numbers by subset of what was checked.
-    seconds : dict
+    seconds : Counter
         Of audio, by subset.
     findings : list of Finding
         In the order of the subsets.
     """
 
-    items: dict = field(default_factory=dict)
-    files: dict = field(default_factory=dict)
-    seconds: dict = field(default_factory=dict)
+    items: Counter = field(default_factory=Counter)
+    files: Counter = field(default_factory=Counter)
+    seconds: Counter = field(default_factory=Counter)
     findings: list = field(default_factory=list)
 
     @property
@@ -112,10 +112,23 @@ class Audit:
         return f"{len(findings)} in {subsets}, such as {Path(findings[0].file).name}"
 
 
-class _Scan(NamedTuple):
-    """One item's faults as (kind, severity, path, detail), and properties of its signals."""
+class _Fault(NamedTuple):
+    """A fault of a file; of its kind's severity unless it has its own."""
 
-    faults: list
+    kind: str
+    path: str
+    detail: str
+    severity: str | None = None
+
+    def of(self, subset: str, item: Item) -> Finding:
+        severity = self.severity or KINDS[self.kind]
+        return Finding(self.kind, severity, subset, item.id, self.path, self.detail)
+
+
+class _Scan(NamedTuple):
+    """One item's faults, and properties of its signals by stem."""
+
+    faults: list[_Fault]
     channels: dict
     digests: dict
     seconds: float
@@ -155,24 +168,19 @@ def audit(
     usual = _usual_channels(entries, scans)
     digests = defaultdict(list)
     for (subset, item), scan in zip(entries, scans):
-        found.items[subset] = found.items.get(subset, 0) + 1
-        found.files[subset] = found.files.get(subset, 0) + len(item.paths)
-        found.seconds[subset] = found.seconds.get(subset, 0.0) + scan.seconds
+        found.items[subset] += 1
+        found.files[subset] += len(item.paths)
+        found.seconds[subset] += scan.seconds
         faults = scan.faults + [
-            (
+            _Fault(
                 "mismatched",
-                FAILED,
                 item.paths[stem],
-                f"has {channels} channel(s), not "
-                f"{usual[subset, stem]} as most of these files",
+                f"has {channels} channel(s), not {usual[subset, stem]} as most of these files",
             )
             for stem, channels in scan.channels.items()
             if channels != usual[subset, stem]
         ]
-        found.findings += [
-            Finding(kind, severity, subset, item.id, path, detail)
-            for kind, severity, path, detail in faults
-        ]
+        found.findings += [fault.of(subset, item) for fault in faults]
         for stem, digest in scan.digests.items():
             digests[digest].append((subset, item, stem))
     found.findings += _same_signals(digests) + _same_names(entries)
@@ -234,61 +242,58 @@ def _scan(item: Item) -> _Scan:
     frames = item.frames or None
     for stem, path in item.paths.items():
         if not os.path.exists(path):
-            faults.append(("missing", FAILED, path, "does not exist"))
+            faults.append(_Fault("missing", path, "does not exist"))
             continue
         try:
             signal, rate = audio.read_all(path)
         except (UserError, OSError) as error:
             detail = str(error).removeprefix(f"{path}: ")
-            faults.append(("unreadable", FAILED, path, detail))
+            faults.append(_Fault("unreadable", path, detail))
             continue
         frames = frames or len(signal)
         if rate != item.sample_rate:
             detail = f"has a rate of {rate} Hz, not {item.sample_rate}"
-            faults.append(("mismatched", FAILED, path, detail))
+            faults.append(_Fault("mismatched", path, detail))
         elif len(signal) != frames:
             detail = f"has {len(signal)} samples, not {frames} as the item's others"
-            faults.append(("mismatched", FAILED, path, detail))
+            faults.append(_Fault("mismatched", path, detail))
         else:
             signals[stem] = signal
-        faults += [(*fault, path, detail) for fault, detail in _level(stem, signal)]
+        faults += _level_faults(stem, path, signal)
     seconds = (frames or 0) / item.sample_rate
     if 0 < seconds < SHORT_SECONDS:
         path = next(iter(item.paths.values()))
-        faults.append(("too short", WARNING, path, f"lasts {seconds:.3f} s"))
-    if len(signals) == len(item.paths):
-        faults += _not_the_sum(item, signals)
+        faults.append(_Fault("too short", path, f"lasts {seconds:.3f} s"))
+    share = _unexplained_share(signals) if len(signals) == len(item.paths) else 0.0
+    if share > UNEXPLAINED:
+        detail = f"{share:.0%} of the mixture is neither source nor noise"
+        faults.append(_Fault("not the sum", item.paths["mixture"], detail))
     channels = {stem: signal.shape[1] for stem, signal in signals.items()}
     digests = {s: _digest(x) for s, x in signals.items() if not audio.is_silent(x)}
     return _Scan(faults, channels, digests, seconds)
 
 
-def _level(stem, signal) -> Iterator[tuple[tuple[str, str], str]]:
-    """Faults of a signal's level: (kind, severity), detail."""
+def _level_faults(stem, path, signal) -> Iterator[_Fault]:
     if audio.is_silent(signal):
         severity = WARNING if stem == "noise" else FAILED
-        yield ("silent", severity), "no sample reaches -80 dB of full scale"
+        yield _Fault("silent", path, "no sample reaches -80 dB of full scale", severity)
     full = np.abs(signal) >= FULL_SCALE
-    runs = full[: -CLIPPED_RUN + 1].copy()
-    for shift in range(1, CLIPPED_RUN):
-        runs &= full[shift : len(full) - CLIPPED_RUN + 1 + shift]
-    if len(runs) and runs.any():
-        yield ("clipped", WARNING), f"{int(full.sum())} samples are at full scale"
+    if len(full) >= CLIPPED_RUN:
+        windows = np.lib.stride_tricks.sliding_window_view(full, CLIPPED_RUN, axis=0)
+        if windows.all(-1).any():
+            yield _Fault("clipped", path, f"{int(full.sum())} samples are at full scale")
 
 
-def _not_the_sum(item, signals):
-    """A fault if sources and noise, where all are there, do not make the mixture."""
+def _unexplained_share(signals) -> float:
+    """Of a mixture with noise, what is neither source nor noise; 0 where one is missing."""
     if "mixture" not in signals or "noise" not in signals or len(signals) < 3:
-        return
-    parts = [signal for stem, signal in signals.items() if stem != "mixture"]
+        return 0.0
     mixture = signals["mixture"]
+    parts = [signal for stem, signal in signals.items() if stem != "mixture"]
     if any(part.shape != mixture.shape for part in parts):
-        return
+        return 0.0
     rest = mixture - np.sum(parts, axis=0)
-    share = np.linalg.norm(rest) / max(np.linalg.norm(mixture), 1e-12)
-    if share > UNEXPLAINED:
-        detail = f"{share:.0%} of the mixture is neither source nor noise"
-        yield "not the sum", WARNING, item.paths["mixture"], detail
+    return np.linalg.norm(rest) / max(np.linalg.norm(mixture), 1e-12)
 
 
 def _digest(signal) -> bytes:
@@ -313,19 +318,17 @@ def _same_signals(digests) -> list[Finding]:
             named.add(pair)
             severity = WARNING if noise or other == subset else FAILED
             detail = f"is the same signal as {subset}'s {item.id} ({stem})"
-            path = its_item.paths[its_stem]
-            findings.append(
-                Finding("duplicated", severity, other, its_item.id, path, detail)
-            )
+            fault = _Fault("duplicated", its_item.paths[its_stem], detail, severity)
+            findings.append(fault.of(other, its_item))
     return findings
 
 
 def _same_names(entries) -> list[Finding]:
     """Utterances and speakers, where they are known, that stand in two subsets."""
     findings = []
-    for kind, names_of, severity, what in (
-        ("duplicated", _utterances_of, FAILED, "the utterance"),
-        ("same speaker", _speakers_of, WARNING, "the speaker"),
+    for kind, names_of, what in (
+        ("duplicated", _utterances_of, "the utterance"),
+        ("same speaker", _speakers_of, "the speaker"),
     ):
         first, named = {}, set()
         for subset, item in entries:
@@ -335,29 +338,17 @@ def _same_names(entries) -> list[Finding]:
                 if where[0] != subset and (name, subset) not in named:
                     named.add((name, subset))
                     detail = f"{what} {name} is in {where[0]}, too ({where[1]})"
-                    findings.append(Finding(kind, severity, subset, item.id, path, detail))
+                    findings.append(_Fault(kind, path, detail).of(subset, item))
     return findings
 
 
 def _utterances_of(item: Item) -> set[str]:
-    """The utterances that an item is made of, where its ID tells as LibriMix' do.
-
-    Example
-    -------
-    >>> sorted(_utterances_of(Item("61-70968-0000_8455-210777-0012", 1.0, 8000, {})))
-    ['61-70968-0000', '8455-210777-0012']
-    """
+    """The utterances that an item is made of, where its ID tells as LibriMix' do."""
     named = {v for k, v in item.attributes.items() if k.startswith("utterance") and v}
     return named or {match[0] for match in LIBRISPEECH.finditer(item.id)}
 
 
 def _speakers_of(item: Item) -> set[str]:
-    """The speakers of an item, where its columns or its ID tell.
-
-    Example
-    -------
-    >>> sorted(_speakers_of(Item("61-70968-0000_8455-210777-0012", 1.0, 8000, {})))
-    ['61', '8455']
-    """
+    """The speakers of an item, where its columns or its ID tell."""
     named = {v for k, v in item.attributes.items() if k.startswith("speaker") and v}
     return named or {match[1] for match in LIBRISPEECH.finditer(item.id)}

@@ -162,13 +162,7 @@ def cached_arrays(path: str | Path, make: Callable[[], dict]) -> dict:
 
 
 def is_made_from(folder: str | Path, fingerprint: dict) -> bool:
-    """Tells if a folder, which need not exist, was made from just this.
-
-    Example
-    -------
-    >>> is_made_from(Path(getfixture("tmpdir")) / "none", {})
-    False
-    """
+    """Tells if a folder, which need not exist, was made from just this."""
     try:
         return json.loads((Path(folder) / FINGERPRINT).read_text()) == fingerprint
     except (OSError, ValueError):
@@ -289,12 +283,6 @@ def process_pool(workers: int | None = None) -> Iterator[Callable]:
     Returns
     -------
     contextmanager of callable
-
-    Example
-    -------
-    >>> with process_pool(1) as run:
-    ...     list(run(abs, [-1, 2]))
-    [1, 2]
     """
     workers = workers or count_cores()
     if workers == 1:
@@ -323,11 +311,6 @@ def threaded_map(function: Callable, items: Collection, description: str) -> lis
         Many of them get a progress bar.
     description : str
         Stands before the bar.
-
-    Example
-    -------
-    >>> threaded_map(abs, [-1, 2], "checking")
-    [1, 2]
     """
     with ThreadPoolExecutor(min(16, 4 * count_cores())) as pool:
         results = pool.map(function, items)

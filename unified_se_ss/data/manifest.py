@@ -46,11 +46,6 @@ class Item:
         Path of the file of each stem.
     attributes : dict
         All other columns, as text.
-
-    Example
-    -------
-    >>> Item("a", 2.5, 8000, {"mixture": "a.wav"}).frames
-    20000
     """
 
     id: str
@@ -79,12 +74,6 @@ class Manifest:
         Names of the stems, in the order of the columns.
     sample_rate : int or None
         Hz; None if the items differ (which `read_manifest` must be asked to allow).
-
-    Example
-    -------
-    >>> item = Item("a", 2.5, 8000, {"mixture": "a.wav"})
-    >>> len(Manifest("train.csv", (item,), ("mixture",), 8000))
-    1
     """
 
     path: str
@@ -267,11 +256,6 @@ def is_current(path, fingerprint):
     ------
     UserError
         If it is out of date, but must not be overwritten: someone made or edited it.
-
-    Example
-    -------
-    >>> is_current(getfixture("tmpdir") / "none.csv", {})
-    False
     """
     if Path(path).is_file() and _record(path).get("made_from") == fingerprint:
         return True

@@ -153,12 +153,6 @@ def mix(
     Mixture
         The sums are exact in the dtype: mix_clean = sources.sum(axis=0), mix_both =
         mix_clean + noise.
-
-    Example
-    -------
-    >>> mixture = mix(np.array([[0.5, 0.0], [1.0, 0.5]]), np.array([0.3, 0.0]))
-    >>> float(abs(mixture.mix_both).max().round(6))
-    0.9
     """
     sources = np.asarray(sources)
     if sources.ndim < 2 or not np.issubdtype(sources.dtype, np.floating):

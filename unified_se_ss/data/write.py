@@ -65,11 +65,6 @@ def make_items(
         Processes (default: one for each core).
     at_once : int
         Jobs that a process takes at a time (default 8).
-
-    Example
-    -------
-    >>> make_items(abs, [-1, 2], "numbers", workers=1)
-    [1, 2]
     """
     chunks = [jobs[first : first + at_once] for first in range(0, len(jobs), at_once)]
     made = []

@@ -178,14 +178,6 @@ def raise_for(
     ------
     UserError
         If there are problems.
-
-    Example
-    -------
-    >>> raise_for(["a.wav: is empty"], "data_folder", "make it again")
-    Traceback (most recent call last):
-    unified_se_ss.errors.UserError: data_folder: 1 problem(s) with its recordings:
-      a.wav: is empty
-    What to do: make it again.
     """
     items = list(items)
     if not problems:

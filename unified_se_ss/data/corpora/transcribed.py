@@ -145,13 +145,6 @@ def read_text(path: str | Path, role: str) -> str:
     ------
     UserError
         If it is missing, or not text.
-
-    Example
-    -------
-    >>> read_text("no_such.txt", "what a.wav says")
-    Traceback (most recent call last):
-    unified_se_ss.errors.UserError: data_folder: no_such.txt cannot be read (No such file \
-or directory); expected what a.wav says
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig")

@@ -141,13 +141,7 @@ def _trim_silence(signal: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def _sentence(rng: np.random.Generator) -> str:
-    """Draw a sentence of 4 to 9 words.
-
-    Example
-    -------
-    >>> _sentence(np.random.default_rng(0))
-    'my farmer sleeps and the man walks'
-    """
+    """Draw a sentence of 4 to 9 words."""
     patterns = (_going, _handling, _being, _two_at_once)
     return " ".join(patterns[rng.integers(len(patterns))](rng))
 
