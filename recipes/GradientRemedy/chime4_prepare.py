@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.cache import process_pool
+from unified_se_ss.data.cache import process_map
 from unified_se_ss.data.corpora.transcribed import (
     Utterance,
     find_files,
@@ -201,8 +201,8 @@ def make_references(data_folder: Path, spoken: list[Utterance]) -> None:
     """Write the references that are not there yet."""
     needed = [s for s in spoken if s.attributes["set"] == "simu"]
     needed = [s for s in needed if not (data_folder / s.files["clean"]).is_file()]
-    with process_pool() as run:
-        list(run(partial(make_reference, data_folder), needed))
+    make = partial(make_reference, data_folder)
+    process_map(make, needed, "references", "recording")
 
 
 def make_reference(data_folder: Path, spoken: Utterance) -> None:

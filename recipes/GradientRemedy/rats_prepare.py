@@ -34,7 +34,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.cache import process_pool
+from unified_se_ss.data.cache import process_map
 from unified_se_ss.data.corpora.transcribed import (
     Utterance,
     find_files,
@@ -128,8 +128,7 @@ with the transcripts of Fisher English (LDC2004T19, LDC2005T19), or else a table
         )
     folder = Path(cut_folder) / f"wav{sample_rate // 1000}k"
     cut = partial(cut_out, data_folder=data_folder, folder=folder, sample_rate=sample_rate)
-    with process_pool() as run:
-        spoken = list(run(cut, segments))
+    spoken = process_map(cut, segments, "cutting", "utterance")
     by_subset = {subset: [] for subset in PARTS}
     for segment, utterance in zip(segments, spoken):
         by_subset[segment.subset].append(utterance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -272,13 +273,15 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
 
 
 @contextmanager
-def process_pool(workers: int | None = None) -> Iterator[Callable]:
+def process_pool(workers: int | None = None, chunksize: int = 1) -> Iterator[Callable]:
     """A `map` that keeps the order and runs in several processes.
 
     Arguments
     ---------
     workers : int, optional
         Processes; by default one for each core. 1 stays in this one.
+    chunksize : int
+        Jobs that a process takes at a time (default 1).
 
     Returns
     -------
@@ -294,10 +297,42 @@ def process_pool(workers: int | None = None) -> Iterator[Callable]:
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(workers, mp_context=context) as executor:
         try:
-            yield executor.map
+            yield functools.partial(executor.map, chunksize=chunksize)
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def process_map(
+    function: Callable,
+    jobs: Collection,
+    description: str,
+    unit: str = "item",
+    workers: int | None = None,
+    chunksize: int = 1,
+    **bar,
+) -> list:
+    """Results of a function for each job, in processes, with a progress bar.
+
+    Arguments
+    ---------
+    function : callable
+        Takes a job; what it writes must not depend on other jobs.
+    jobs : collection
+    description, unit : str
+        Of the bar.
+    workers, chunksize : int
+        As for :func:`process_pool`.
+    **bar
+        Options of :func:`progress_bar`.
+
+    Example
+    -------
+    >>> process_map(abs, [-1, 2], "numbers", workers=1)
+    [1, 2]
+    """
+    with process_pool(workers, chunksize) as run:
+        return list(progress_bar(run(function, jobs), description, len(jobs), unit, **bar))
 
 
 def threaded_map(function: Callable, items: Collection, description: str) -> list:

@@ -14,14 +14,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.io import wavfile
 
 from unified_se_ss.data.binaural import mix_binaural
-from unified_se_ss.data.cache import atomic_folder, is_made_from, process_pool
+from unified_se_ss.data.cache import atomic_folder, is_made_from, process_map
 from unified_se_ss.data.corpora.mixtures import (
     FOLDERS,
     PLACEMENTS,
@@ -36,48 +35,11 @@ from unified_se_ss.data.mixing import loudness_gain, measure_loudness
 from unified_se_ss.data.pools import NoisePool, Recording
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_write, csv_text
-from unified_se_ss.progress import progress_bar
 
 # To be raised with every change that changes a sample of a binaural corpus.
 RECIPE = 1
 NOISE_RATIO = (-6.0, 3.0)  # dB of the loudest source to a drawn noise, as in WHAM!
 ITEMS_AT_ONCE = 8
-
-
-def make_items(
-    make: Callable,
-    jobs: Sequence,
-    description: str,
-    unit: str = "item",
-    workers: int | None = None,
-    at_once: int = ITEMS_AT_ONCE,
-) -> list:
-    """Results of a function for each job, in processes, with a progress bar.
-
-    Arguments
-    ---------
-    make : callable
-        Takes a job; what it writes must not depend on other jobs.
-    jobs : sequence
-    description, unit : str
-        Of the bar.
-    workers : int, optional
-        Processes (default: one for each core).
-    at_once : int
-        Jobs that a process takes at a time (default 8).
-    """
-    chunks = [jobs[first : first + at_once] for first in range(0, len(jobs), at_once)]
-    made = []
-    bar = progress_bar(description=description, total=len(jobs), unit=unit)
-    with process_pool(workers) as run, bar:
-        for results in run(functools.partial(_make_each, make), chunks):
-            made += results
-            bar.update(len(results))
-    return made
-
-
-def _make_each(make, jobs):
-    return [make(job) for job in jobs]
 
 
 def write_stems(folder: Path, name: str, stems: dict, sample_rate: int) -> None:
@@ -172,7 +134,8 @@ def make_binaural_corpus(
             # What an epoch is to a data set, a subset is to this corpus.
             keys = [ItemKey(number, index) for index in range(len(data))]
             make = functools.partial(_write_item, place, data)
-            rows = make_items(make, keys, f"binaural {name}", workers=workers)
+            what = f"binaural {name}"
+            rows = process_map(make, keys, what, "item", workers, ITEMS_AT_ONCE)
             atomic_write(place / PLACEMENTS, csv_text(rows))
     return folder
 

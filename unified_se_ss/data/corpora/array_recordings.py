@@ -25,12 +25,11 @@ import numpy as np
 import torch
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.cache import process_pool
+from unified_se_ss.data.cache import process_map
 from unified_se_ss.data.corpora import make_manifest
 from unified_se_ss.data.manifest import DATA_ROOT
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_write, csv_text
-from unified_se_ss.progress import progress_bar
 from unified_se_ss.spatial import BeamformerFrontend
 from unified_se_ss.spatial.dsp import gcc_phat
 
@@ -161,11 +160,10 @@ def prepare_recordings(
     names = [path.relative_to(folder).as_posix() for path in paths]
 
     def rows() -> list[dict]:
+        examine = functools.partial(_examine, options)
         # Forked processes must not use torch, and guides do.
-        with process_pool(1 if guide else workers) as run:
-            results = run(functools.partial(_examine, options), recordings)
-            bar = progress_bar(results, folder.name, len(recordings), "recording")
-            findings = list(bar)
+        processes = 1 if guide else workers
+        findings = process_map(examine, recordings, folder.name, "recording", processes)
         report = _report(folder, findings, strangers)
         report_path = atomic_write(_beside(manifest_path, "_report.txt"), report)
         atomic_write(_beside(manifest_path, "_report.csv"), _table(findings))

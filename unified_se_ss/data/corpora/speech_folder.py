@@ -12,12 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.cache import process_pool
+from unified_se_ss.data.cache import process_map
 from unified_se_ss.data.corpora import BadItem, list_audio, make_manifest, raise_for
 from unified_se_ss.data.manifest import DATA_ROOT
 from unified_se_ss.data.mixing import measure_loudness
 from unified_se_ss.errors import UserError
-from unified_se_ss.progress import progress_bar
 
 KINDS = ("speech", "noise")
 # Above the speakers, LibriSpeech has folders of this form.
@@ -90,7 +89,11 @@ def prepare_speech_folder(
     def rows() -> list[dict]:
         speakers = _speakers(folder, names) if kind == "speech" else None
         measure = partial(_measure, folder, sample_rate, resample, channel)
-        measured = dict(zip(names, _measured(measure, names, folder)))
+        few = len(names) < PROCESSES_FROM
+        workers = 1 if few else None
+        what = f"measuring {folder.name}"
+        results = process_map(measure, names, what, "file", workers, disable=few)
+        measured = dict(zip(names, results))
         faults = {name: m for name, m in measured.items() if isinstance(m, str)}
         bad = [
             BadItem("train", name, sample_rate, {kind: str(folder / name)})
@@ -140,18 +143,6 @@ def _measure(folder, sample_rate, resample, channel, name):
         return str(error)
     except ValueError as error:
         return f"{path}: {error}"
-
-
-def _measured(measure, names, folder):
-    """Measures every file, many of them in several processes."""
-    workers = 1 if len(names) < PROCESSES_FROM else None
-    with process_pool(workers) as run:
-        results = run(measure, names)
-        few = workers == 1
-        bar = progress_bar(
-            results, f"measuring {folder.name}", len(names), "file", disable=few
-        )
-        return list(bar)
 
 
 def _rows(measured, kind, speakers, channel):

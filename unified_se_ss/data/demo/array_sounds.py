@@ -17,12 +17,11 @@ from typing import NamedTuple
 import numpy as np
 
 from unified_se_ss.data import audio
-from unified_se_ss.data.cache import atomic_folder, is_made_from
+from unified_se_ss.data.cache import atomic_folder, is_made_from, process_map
 from unified_se_ss.data.corpora.speech_folder import KINDS, prepare_speech_folder
 from unified_se_ss.data.demo import espeak, noises
 from unified_se_ss.data.demo.speakers import cast_voices, say_sentences
 from unified_se_ss.data.manifest import Manifest, read_manifest
-from unified_se_ss.data.write import make_items
 from unified_se_ss.errors import UserError
 
 # To be raised with every change that changes a sample of the sounds.
@@ -118,8 +117,8 @@ def _make_sounds(folder, sample_rate, n_noises, sentences, seed, workers) -> Non
     say = functools.partial(say_sentences, seed=seed, sample_rate=sample_rate)
     make_voice = functools.partial(_make_voice, folder, say, sentences, seed, sample_rate)
     make_noise = functools.partial(_make_noise, folder, say, casts, seed, sample_rate)
-    make_items(make_voice, voices, "demo voices", "voice", workers, at_once=1)
-    make_items(make_noise, numbers, "demo noises", "noise", workers, at_once=1)
+    process_map(make_voice, voices, "demo voices", "voice", workers)
+    process_map(make_noise, numbers, "demo noises", "noise", workers)
     for kind in KINDS:
         for subset in SUBSETS:
             manifest = folder / f"{kind}_{subset}.csv"

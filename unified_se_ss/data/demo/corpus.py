@@ -22,7 +22,12 @@ from typing import NamedTuple
 import numpy as np
 
 from unified_se_ss.data import mixing
-from unified_se_ss.data.cache import atomic_folder, fingerprint_of, is_made_from
+from unified_se_ss.data.cache import (
+    atomic_folder,
+    fingerprint_of,
+    is_made_from,
+    process_map,
+)
 from unified_se_ss.data.corpora import check_choice, list_audio
 from unified_se_ss.data.corpora.speech_folder import prepare_speech_folder
 from unified_se_ss.data.demo import espeak, noises
@@ -30,7 +35,7 @@ from unified_se_ss.data.demo.espeak import Voice
 from unified_se_ss.data.demo.speakers import SUBSETS, Cast, cast_voices, say_sentences
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.data.pools import NoisePool, SpeechPool
-from unified_se_ss.data.write import make_items, write_stems
+from unified_se_ss.data.write import write_stems
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import csv_text
 
@@ -191,7 +196,7 @@ def _build(folder, parts, choices, sounds, workers):
     voices |= {v: _BABBLER_SENTENCES for scene in scenes for v in scene.babblers}
     voices = [(v, count) for v, count in voices.items() if isinstance(v, Voice)]
     speak = functools.partial(_store_voice, folder=parts, choices=choices)
-    stored = make_items(speak, voices, "demo voices", "voice", workers, at_once=1)
+    stored = process_map(speak, voices, "demo voices", "voice", workers)
     inner = f"Libri{choices.n_speakers}Mix/wav{choices.sample_rate // 1000}k/min"
     write = functools.partial(
         _write_item,
@@ -200,9 +205,7 @@ def _build(folder, parts, choices, sounds, workers):
         stored={utterances.voice: utterances for utterances in stored},
         choices=choices,
     )
-    rows = make_items(
-        write, scenes, "demo mixtures", workers=workers, at_once=_ITEMS_AT_ONCE
-    )
+    rows = process_map(write, scenes, "demo mixtures", "item", workers, _ITEMS_AT_ONCE)
     (folder / TRANSCRIPTS).write_text(csv_text(rows), encoding="utf-8")
 
 
