@@ -417,5 +417,5 @@ def test_binaural_rooms_serve_as_heads(tmp_path):
 
 def test_no_place_in_any_room_is_told(sphere, tmp_path):
     settings = BinauralRoomConfig(rooms=1, directions=3, distance=(20.0, 30.0))
-    with pytest.raises(UserError, match="no place for 3 sources"):
+    with pytest.raises(UserError, match="directions: is 3, .* no place for all sources"):
         simulate_rooms([sphere], settings, cache=tmp_path, workers=1)

@@ -27,7 +27,7 @@ import importlib.metadata
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -273,8 +273,8 @@ class ShoeboxGeometry(NamedTuple):
         return ((points >= margin) & (points <= self.size - margin)).all(axis=-1)
 
 
-def _drawn_rooms(settings: _ShoeboxSettings, rng) -> Iterator[ShoeboxGeometry]:
-    """Rooms to try, one after the other, until there is place for all sources."""
+def _draw_room(settings: _ShoeboxSettings, rng, place: Callable, advice: str):
+    """The first of some rooms in which `place(room)` finds a place for all, and what it found."""
     margin = settings.wall_distance
     for _ in range(_ROOMS_TRIED):
         size = rng.uniform(*np.asarray(settings.sizes))
@@ -283,7 +283,12 @@ def _drawn_rooms(settings: _ShoeboxSettings, rng) -> Iterator[ShoeboxGeometry]:
         lowest, highest = settings._heights
         lowest, highest = max(margin, lowest), min(size[2] - margin, highest)
         centre[2] = rng.uniform(min(lowest, highest), highest)
-        yield ShoeboxGeometry(size, reverberation, centre, rng.uniform(-math.pi, math.pi))
+        yaw = rng.uniform(-math.pi, math.pi)
+        room = ShoeboxGeometry(size, reverberation, centre, yaw)
+        placed = place(room)
+        if placed is not None:
+            return room, placed
+    raise UserError(f"{advice}; in {_ROOMS_TRIED} rooms there was no place for all sources")
 
 
 # ------------------------------------------------------------------ arrays
@@ -469,14 +474,9 @@ def _simulate(settings: RoomSettings, seed: int, index: int) -> bytes:
 
 def _draw_array_room(settings: RoomSettings, rng) -> tuple[ShoeboxGeometry, np.ndarray]:
     """A room, and its sources [S, 3] in its coordinates."""
-    for room in _drawn_rooms(settings, rng):
-        sources = _draw_sources(settings, rng, room)
-        if sources is not None:
-            return room, sources
-    raise UserError(
-        f"sizes: in {_ROOMS_TRIED} rooms there was no place for all sources; give larger "
-        "rooms, smaller distances or a smaller least_angle"
-    )
+    advice = "sizes: give larger rooms, smaller distances or a smaller least_angle"
+    place = functools.partial(_draw_sources, settings, rng)
+    return _draw_room(settings, rng, place, advice)
 
 
 def _draw_sources(settings, rng, room) -> np.ndarray | None:
@@ -663,31 +663,35 @@ def _simulate_binaural(settings, seed, job):
     """Directions, and responses of a room around a head."""
     index, head = job
     rng = np.random.default_rng([*seed, index])
-    room, indices, sources = _draw_binaural_room(head, settings, rng)
+    room, (indices, sources) = _draw_binaural_room(head, settings, rng)
     filters = _binaural_responses(head, room, indices, sources, settings.seconds)
     return head.azimuth[indices], head.elevation[indices], filters
 
 
 def _draw_binaural_room(head, settings: BinauralRoomConfig, rng):
-    """A room around a head, directions of the head, and sources in them, [D, 3]."""
+    """A room around a head; the indices of some of its directions, and sources in them, [D, 3]."""
     (left, right), (low, high) = settings.azimuth, settings.elevation
     in_range = (head.azimuth >= left) & (head.azimuth <= right)
     in_range &= (head.elevation >= low) & (head.elevation <= high)
     front = np.flatnonzero(in_range)
-    for room in _drawn_rooms(settings, rng):
+
+    def place(room):
         indices = rng.permutation(front)
         distances = rng.uniform(*settings.distance, size=len(indices))
         azimuth = head.azimuth[indices] + math.degrees(room.yaw)
         towards = to_vector(azimuth, head.elevation[indices])
         sources = room.centre + distances[:, None] * towards
         fits = np.flatnonzero(room.is_inside(sources, settings.wall_distance / 2))
-        if len(fits) >= settings.directions:
-            chosen = fits[: settings.directions]
-            return room, indices[chosen], sources[chosen]
-    raise UserError(
-        f"directions: in {_ROOMS_TRIED} rooms there was no place for "
-        f"{settings.directions} sources around {head.name}, which has {len(front)} "
-        "directions in that range; give fewer, larger rooms, or smaller distances"
+        chosen = fits[: settings.directions]
+        enough = len(chosen) == settings.directions
+        return (indices[chosen], sources[chosen]) if enough else None
+
+    return _draw_room(
+        settings,
+        rng,
+        place,
+        f"directions: is {settings.directions}, and {head.name} has {len(front)} in that "
+        "range; give fewer, larger rooms or smaller distances",
     )
 
 
@@ -775,9 +779,14 @@ def _filtered_images(head, directions, arrivals, gains, is_fractional):
     lead = _HALF_SINC if is_fractional else 0
     length = int(arrivals.max()) + 2 * _HALF_SINC + 2
     trains = np.zeros(len(used) * length)
-    for offset, weights in _fractional_taps(arrivals, is_fractional):
-        places = which * length + np.floor(arrivals).astype(int) + offset + lead
-        trains += np.bincount(places, weights * gains, minlength=len(trains))
+    whole = np.floor(arrivals)
+    places = which * length + whole.astype(int) + lead
+    if is_fractional:
+        for offset in range(1 - _HALF_SINC, _HALF_SINC + 1):
+            taps = windowed_sinc(offset - (arrivals - whole), _HALF_SINC, _KAISER_BETA)
+            trains += np.bincount(places + offset, taps * gains, minlength=len(trains))
+    else:
+        trains += np.bincount(places, gains, minlength=len(trains))
     n_fft = 2 * scipy.fft.next_fast_len(
         -(-(length + head.filters.shape[-1]) // 2), real=True
     )
@@ -785,16 +794,6 @@ def _filtered_images(head, directions, arrivals, gains, is_fractional):
     filters = scipy.fft.rfft(head.filters[used].astype(np.float64), n_fft)
     ears = scipy.fft.irfft(np.einsum("df,def->ef", spectra, filters), n_fft)
     return ears[:, lead:]
-
-
-def _fractional_taps(arrivals, is_fractional):
-    """(offset in whole samples, weight of each image) of a delay by a part of a sample."""
-    fractions = arrivals - np.floor(arrivals)
-    if not is_fractional:
-        yield 0, np.ones_like(arrivals)
-        return
-    for offset in range(1 - _HALF_SINC, _HALF_SINC + 1):
-        yield offset, windowed_sinc(offset - fractions, _HALF_SINC, _KAISER_BETA)
 
 
 def _cells(azimuth, elevation):

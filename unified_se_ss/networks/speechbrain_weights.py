@@ -24,24 +24,19 @@ NAMES = [
     ("output_gate.0.", "gate."),
     ("end_conv1x1.", "expand."),
 ]
+_MODELS = [
+    ("rnn.", "rnn."),
+    ("layers.{}.self_att.att.in_proj_", "layers.{}.attention.projection."),
+    ("layers.{}.self_att.att.out_proj.", "layers.{}.attention.output."),
+    ("layers.{}.pos_ffn.ffn.", "layers.{}.feed_forward."),
+    ("layers.{}.norm1.norm.", "layers.{}.attention_norm."),
+    ("layers.{}.norm2.norm.", "layers.{}.feed_forward_norm."),
+    ("norm.norm.", "norm."),
+]
 for _path in ("intra", "inter"):
-    _theirs, _ours = f"dual_mdl.{{}}.{_path}_mdl.mdl.", f"blocks.{{}}.{_path}."
-    NAMES += [
-        (f"dual_mdl.{{}}.{_path}_linear.w.", f"blocks.{{}}.{_path}_linear."),
-        (f"{_theirs}rnn.", f"{_ours}rnn."),
-        (
-            f"{_theirs}layers.{{}}.self_att.att.in_proj_",
-            f"{_ours}layers.{{}}.attention.projection.",
-        ),
-        (
-            f"{_theirs}layers.{{}}.self_att.att.out_proj.",
-            f"{_ours}layers.{{}}.attention.output.",
-        ),
-        (f"{_theirs}layers.{{}}.pos_ffn.ffn.", f"{_ours}layers.{{}}.feed_forward."),
-        (f"{_theirs}layers.{{}}.norm1.norm.", f"{_ours}layers.{{}}.attention_norm."),
-        (f"{_theirs}layers.{{}}.norm2.norm.", f"{_ours}layers.{{}}.feed_forward_norm."),
-        (f"{_theirs}norm.norm.", f"{_ours}norm."),
-    ]
+    _theirs, _ours = f"dual_mdl.{{}}.{_path}_", f"blocks.{{}}.{_path}"
+    NAMES.append((f"{_theirs}linear.w.", f"{_ours}_linear."))
+    NAMES += [(f"{_theirs}mdl.mdl.{a}", f"{_ours}.{b}") for a, b in _MODELS]
 
 # Convolutions of kernel 1 in SpeechBrain are linear layers here: trailing axes of 1.
 CONVOLUTIONS = {
