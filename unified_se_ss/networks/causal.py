@@ -1,7 +1,8 @@
 """Layers and streams that never look ahead: the whole signal, or block by block.
 
 A layer is given frames ``start`` to ``start + L`` of a signal and a *memory*: a list with
-one tensor for each layer, what it has to remember of the frames before. Without a memory
+one tensor for each layer, what it has to remember of the frames before, or None before the
+first. Without a memory
 the frames before are silence. So a signal as a whole and the same signal in blocks take
 the same path through the same code.
 
@@ -57,10 +58,6 @@ class CausalConvolution(nn.Module):
             dilation=(dilation, 1),
         )
 
-    def remembered(self, bins: int) -> tuple[int, int, int]:
-        """Shape [C, L, F] of what is kept between blocks, for an input of so many bins."""
-        return self.convolution.in_channels, self.reach, bins
-
     def forward(
         self, x: torch.Tensor, memory: list | None = None, start: int = 0
     ) -> torch.Tensor:
@@ -70,10 +67,12 @@ class CausalConvolution(nn.Module):
         `memory` is read and replaced.
         """
         frames = x.shape[2]
-        if memory is None:
+        past = memory[self.place] if memory is not None and self.reach else None
+        if past is None:
             x = nn.functional.pad(x, (0, 0, self.reach, 0))
-        elif self.reach:
-            x = torch.cat((memory[self.place], x), 2)
+        else:
+            x = torch.cat((past, x), 2)
+        if memory is not None and self.reach:
             memory[self.place] = x[:, :, frames:].clone()
         first = -start % self.time_stride  # the first frame that is kept
         if frames <= first:
@@ -130,11 +129,6 @@ class CausalTransposedConvolution(nn.Module):
             output_padding=(0, (bins - 1) % stride[1]),
         )
 
-    def remembered(self, start: int = 0) -> tuple[int, int, int]:
-        """Shape [C, L, F] of what is kept before frame `start`."""
-        waiting = -start % self.time_stride
-        return self.convolution.out_channels, waiting + self.overlap, self.bins
-
     def forward(
         self, x: torch.Tensor, frames: int, memory: list | None = None, start: int = 0
     ) -> torch.Tensor:
@@ -157,10 +151,10 @@ class CausalTransposedConvolution(nn.Module):
         given = nn.functional.conv_transpose2d(
             x, layer.weight, None, layer.stride, padding, layer.output_padding
         )
-        if memory is None:
+        remembered = None if memory is None else memory[self.place]
+        if remembered is None:
             return given
         given = nn.functional.pad(given, (0, 0, waiting, 0))
-        remembered = memory[self.place]
         behind = given.shape[2] - remembered.shape[2]
         return given + nn.functional.pad(remembered, (0, 0, 0, behind))
 

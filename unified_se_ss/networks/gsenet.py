@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -228,51 +229,36 @@ class GSENet(nn.Module):
         self.stft = CausalSTFT(window)
         self.masked, self.mask_limit = HEADS[head], mask_limit
         self.time_stride = math.prod(block.time_stride for block in table)
-        channels, bins = table[0].in_channels, self._bins(table)
+        strides = (block.frequency_stride for block in table)
+        bins = accumulate(strides, reduced, initial=self.stft.bins)
+        channels = table[0].in_channels
         self.stem = CausalConvolution(2 * len(INPUTS), channels, kernel_size)
         self.encoder = nn.ModuleList(_EncoderBlock(block) for block in table)
         self.bottleneck = _Bottleneck(table[-1].out_channels, bottleneck)
-        decoder = [
+        self.decoder = nn.ModuleList(
             _DecoderBlock(block, size) for block, size in reversed([*zip(table, bins)])
-        ]
-        self.decoder = nn.ModuleList(decoder)
+        )
         self.head = CausalConvolution(channels, 2 * max(1, len(self.masked)), kernel_size)
         if self.masked:
             self._start_with_ones()
-        self._name_places(bins, decoder)
-
-    def _bins(self, table: list[_Block]) -> list[int]:
-        bins = [self.stft.bins]
-        for block in table:
-            bins.append(reduced(bins[-1], block.frequency_stride))
-        return bins
+        self._name_places()
 
     def _start_with_ones(self) -> None:
         with torch.no_grad():
             bias = self.head.convolution.bias.view(-1, 2)  # type: ignore[union-attr]  # it has one
             bias[:, 0], bias[:, 1] = 1 / len(self.masked), 0.0
 
-    def _name_places(self, bins: list[int], decoder: list[_DecoderBlock]) -> None:
-        levels: list[tuple[nn.Module | None, int]]
-        levels = [(self.stem, bins[0]), (self.bottleneck, bins[-1]), (self.head, bins[0])]
-        levels += zip(self.encoder, bins)
-        for block, inner in zip(decoder, reversed(bins)):
-            levels += [(block.dilated, inner), (block.last, block.transposed.bins)]
-        self.shapes: list[tuple[int, int, int]] = []
-        for module, size in levels:
-            for layer in module.modules() if module is not None else ():
-                if isinstance(layer, CausalConvolution) and layer.reach:
-                    self._place(layer, layer.remembered(size))
-        for block in decoder:
-            self._place(block.transposed, block.transposed.remembered())
-
-    def _place(
-        self,
-        layer: CausalConvolution | CausalTransposedConvolution,
-        shape: tuple[int, int, int],
-    ) -> None:
-        layer.place = len(self.shapes)
-        self.shapes.append(shape)
+    def _name_places(self) -> None:
+        """Give each layer that remembers frames its place in the memory."""
+        layers = [
+            layer
+            for layer in self.modules()
+            if isinstance(layer, CausalTransposedConvolution)
+            or (isinstance(layer, CausalConvolution) and layer.reach)
+        ]
+        for place, layer in enumerate(layers):
+            layer.place = place
+        self.n_places = len(layers)
 
     @property
     def latency(self) -> int:
@@ -281,8 +267,16 @@ class GSENet(nn.Module):
 
     def memory(self, batch: int = 1) -> list[torch.Tensor]:
         """Memory of the layers before the first frame: silence, [B, C, L, F] each."""
-        like = self.head.convolution.weight
-        return [like.new_zeros(batch, *shape) for shape in self.shapes]
+        return [torch.zeros_like(x) for x in self.memory_after(self.time_stride, batch)]
+
+    @torch.no_grad()
+    def memory_after(self, frames: int, batch: int = 1) -> list[torch.Tensor]:
+        """Memory of the layers after so many frames of silence, at least one."""
+        memory: list = [None] * self.n_places
+        weight = self.head.convolution.weight
+        shape = batch, 2 * len(INPUTS), frames, self.stft.bins
+        self.map(weight.new_zeros(shape), memory)
+        return memory
 
     def forward(
         self, signals: torch.Tensor, lengths: torch.Tensor | None = None
@@ -433,11 +427,9 @@ class GSENetStream(OverlapAddStream):
         >>> GSENet().stream().state_size()
         262486
         """
-        shapes = list(self.network.shapes)
-        for layer in self.network.decoder.modules():
-            if isinstance(layer, CausalTransposedConvolution):
-                shapes[layer.place] = layer.remembered(start=1)
-        return sum(map(math.prod, shapes)) + 2 * (2 * self.hop - 1) + self.hop
+        # After one frame, every transposed layer has as many frames waiting as it ever has.
+        layers = sum(x.numel() for x in self.network.memory_after(1))
+        return layers + 2 * (2 * self.hop - 1) + self.hop
 
     def _check(self, block: torch.Tensor) -> None:
         if block.dim() != 3 or block.shape[1] != len(INPUTS):
