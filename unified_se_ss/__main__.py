@@ -94,11 +94,25 @@ def add_command(commands, name: str, summary: str, description: str, function, *
     return command
 
 
+def add_options(command, **options) -> None:
+    """Options by name, each with its default, whose type is theirs, and what it is."""
+    for name, (default, words) in options.items():
+        words = f"{words}; default %(default)s".removeprefix("; ")
+        command.add_argument(f"--{name}", type=type(default), default=default, help=words)
+
+
 def add_model(command) -> None:
     """Options of every command that runs a model."""
     command.add_argument("model", help="a run's folder (results/demo/1234), or an export")
     command.add_argument("--device", help="cpu, cuda …; by default a GPU if there is one")
     command.add_argument("--precision", help="fp32 (default), bf16 or fp16 (GPU only)")
+
+
+SIZES = {
+    "n_speakers": (2, ""),
+    "sample_rate": (8000, "Hz"),
+    "mode": ("min", "min or max"),
+}
 
 
 def add_check(commands) -> None:
@@ -113,15 +127,12 @@ def add_check(commands) -> None:
         check_data,
     )
     command.add_argument("data_folder", help="the folder Libri2Mix or Libri3Mix")
-    command.add_argument("--n_speakers", type=int, default=2, help="default %(default)s")
-    command.add_argument(
-        "--sample_rate", type=int, default=8000, help="default %(default)s Hz"
-    )
-    command.add_argument("--mode", default="min", help="min or max; default %(default)s")
-    command.add_argument("--train_subset", default="train-360", help="default %(default)s")
-    command.add_argument("--mixture", default="mix_both", help="default %(default)s")
-    command.add_argument(
-        "--manifests", default="manifests", help="folder for them; default %(default)s"
+    add_options(
+        command,
+        **SIZES,
+        train_subset=("train-360", ""),
+        mixture=("mix_both", ""),
+        manifests=("manifests", "folder for them"),
     )
 
 
@@ -135,8 +146,7 @@ def add_demo_corpus(commands) -> None:
         make_demo_corpus,
     )
     command.add_argument("folder", help="where it goes")
-    command.add_argument("--n_speakers", type=int, default=2, help="default %(default)s")
-    command.add_argument("--n_train", type=int, default=2000, help="default %(default)s")
+    add_options(command, n_speakers=(2, ""), n_train=(2000, ""))
     command.add_argument("--demo_speech", help="your recordings, in folders by speaker")
     command.add_argument("--demo_noise", help="your noise recordings")
 
@@ -153,11 +163,6 @@ def add_binaural_corpus(commands) -> None:
     )
     command.add_argument("folder", help="where it goes")
     command.add_argument("--mono_folder", required=True, help="the mono mixtures")
-    command.add_argument("--n_speakers", type=int, default=2, help="default %(default)s")
-    command.add_argument(
-        "--sample_rate", type=int, default=8000, help="default %(default)s Hz"
-    )
-    command.add_argument("--mode", default="min", help="min or max; default %(default)s")
     command.add_argument(
         "--heads",
         metavar="PATH",
@@ -169,10 +174,8 @@ def add_binaural_corpus(commands) -> None:
     command.add_argument(
         "--noise", action="store_true", help="surround them with each mixture's noise"
     )
-    command.add_argument(
-        "--least_angle", type=float, default=0.0, help="degrees between two talkers"
-    )
-    command.add_argument("--seed", type=int, default=1234, help="default %(default)s")
+    angle = (0.0, "degrees between two talkers")
+    add_options(command, **SIZES, least_angle=angle, seed=(1234, ""))
 
 
 SEPARATION = {
@@ -404,8 +407,6 @@ def make_demo_corpus(options) -> None:
 
 def make_binaural_corpus(options) -> None:
     """Make a binaural corpus and say where it is."""
-    import tempfile
-
     from unified_se_ss.data import write
     from unified_se_ss.data.hrtf_bank import binaural_heads
     from unified_se_ss.data.rooms import binaural_rooms

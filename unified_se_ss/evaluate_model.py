@@ -52,15 +52,7 @@ NAMED = 5
 def run(options) -> Path:
     """Evaluate a model on the items of a manifest.
 
-    Arguments
-    ---------
-    options : argparse.Namespace
-        Those of the command: `model` (a run's folder, or an export), `manifest` (CSV as
-        ``train.py`` writes into a run's ``manifests/``), `output` (folder; by default
-        ``evaluation/<name of the manifest>``), `data_folder` (for ``{data_root}`` in the
-        manifest), `metrics` (joined by commas), `jobs` (processes that score),
-        `recogniser` and `transcripts` (for the WER), `device`, `precision`, `save_waves`
-        (the first so many are kept), `force` (replace an earlier evaluation).
+    `options` are those of the command ``evaluate``.
 
     Returns
     -------

@@ -139,23 +139,8 @@ def save_waves(
 ) -> list[Path]:
     """Write all signals of one utterance as 16-bit wav files into `folder/item_id/`.
 
-    Arguments
-    ---------
-    folder : str or Path
-        Made if it is not there.
-    item_id : str
-        ID of the utterance.
-    mixture, estimates, enhanced, sources : np.ndarray
-        As `level` takes them.
-    sample_rate : int
-        In Hz.
-    level : callable
-        `level_signals`, `level_ears` or `level_guided`.
-
-    Returns
-    -------
-    list of Path
-        mixture.wav, enhanced.wav, s1_estimate.wav ..., s1_reference.wav ...
+    Signals are those that `level` takes, one of `level_signals`, `level_ears` and
+    `level_guided`; the files, which are returned, are named as in what it gives.
 
     Raises
     ------

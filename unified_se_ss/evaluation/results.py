@@ -148,8 +148,6 @@ def bootstrap_interval(scores, weights=None, resamples=RESAMPLES):
         Of each utterance, [U], or of each seed on each utterance, [S, U].
     weights : np.ndarray
         [U]; then of the sum of the scores over that of the weights.
-    resamples : int
-        Their number.
 
     Returns
     -------

@@ -210,26 +210,10 @@ def run(
 ) -> int:
     """Separate or enhance files, or recognise what is said in them.
 
-    Arguments
-    ---------
-    task : str
-        ``"separate"``, ``"enhance"`` or ``"recognise"``.
-    model : str
-        An exported folder or a run's folder.
-    inputs : list of str
-        Files, folders, patterns, ``-``.
-    output : str
-        The output folder; made if it is missing.
-    channel, downmix, subtype : optional
-        As for :meth:`~unified_se_ss.inference.pipeline.Pipeline.separate_file`.
-    force : bool
-        Replace outputs that exist.
-    as_json : bool
-        Write one JSON object to standard output, and nothing else.
-    text_only : bool
-        Of ``"recognise"``: leave the enhanced signals out.
-    device, precision, **options
-        Those of :func:`~unified_se_ss.inference.pipeline.open_pipeline`.
+    Arguments are the command's options: `inputs` files, folders, patterns or ``-``, `output` a
+    folder; `force` replaces outputs that exist, `as_json` writes one JSON object to standard
+    output and nothing else, `text_only` leaves the enhanced signals out. `options` are those
+    of :func:`~unified_se_ss.inference.pipeline.open_pipeline`.
 
     Returns
     -------

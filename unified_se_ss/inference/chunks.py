@@ -47,19 +47,7 @@ PAUSE_SECONDS = 0.3  # over which a place must be quiet
 
 
 class Chunk(NamedTuple):
-    """A piece of a signal.
-
-    Arguments
-    ---------
-    start : int
-        Its first sample's place in the signal.
-    fresh : int
-        How many of its samples the chunks before it held already.
-    signal : np.ndarray
-        [T].
-    is_last : bool
-        Whether the signal ends with it.
-    """
+    """A piece [T] of a signal: its place, and how many of its samples came before already."""
 
     start: int
     fresh: int

@@ -14,11 +14,10 @@ import copy
 import importlib.util
 import json
 import logging
-import shutil
-import uuid
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -104,19 +103,19 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
             f"--format {format}: holds models that hear one channel; this {model.kind} model "
             f"hears {model.channels}. Take --format native"
         )
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        temporary.mkdir(parents=True)
-        FORMATS[format](model, temporary)
-        atomic_write(temporary / CARD, model_card(model, contents, source, folder, format))
-        _move(temporary, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
+            new, old = Path(place, "new"), Path(place, "old")
+            new.mkdir()
+            FORMATS[format](model, new)
+            atomic_write(new / CARD, model_card(model, contents, source, folder, format))
+            _replace(folder, new, old)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror or error}); "
             "choose a folder with write permission and room on the disk"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
@@ -143,19 +142,15 @@ def _check_target(source: Path, folder: Path, force: bool) -> None:
         )
 
 
-def _move(temporary: Path, folder: Path) -> None:
-    if not folder.exists():
-        temporary.rename(folder)
-        return
-    replaced = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    folder.rename(replaced)
+def _replace(folder: Path, new: Path, old: Path) -> None:
+    if folder.exists():
+        folder.rename(old)
     try:
-        temporary.rename(folder)
+        new.rename(folder)
     except OSError:
-        replaced.rename(folder)
+        if old.exists():
+            old.rename(folder)
         raise
-    with suppress(OSError):
-        shutil.rmtree(replaced)
 
 
 # ------------------------------------------------------------------ the card

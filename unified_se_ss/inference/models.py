@@ -223,21 +223,6 @@ class Model:
     decoding : unified_se_ss.inference.folders.Decoding, optional
         Of a recogniser: its tokenizer and its search.
 
-    Attributes
-    ----------
-    n_sources : int
-        Sources J; 0 for a model that only enhances.
-    channels : int
-        Channels of the input; 1 is mono.
-    ears : int
-        Channels of each source; 2 for a binaural model, else 1.
-    causal : bool
-        Whether the output at a time depends on no later input (beyond the window).
-    minimum_samples : int
-        The shortest input that the network can take.
-    can_enhance : bool
-        Whether :meth:`enhance` gives anything.
-
     Example
     -------
     >>> from unified_se_ss.networks import GSENet
@@ -248,12 +233,12 @@ class Model:
     torch.Size([3, 400])
     """
 
-    n_sources: int
-    channels: int
-    ears: int = 1
-    causal: bool
-    minimum_samples: int
-    can_enhance: bool
+    n_sources: int  #: Sources J; 0 for a model that only enhances.
+    channels: int  #: Of the input; 1 is mono.
+    ears: int = 1  #: Channels of each source; 2 for a binaural model.
+    causal: bool  #: The output depends on no later input (beyond the window).
+    minimum_samples: int  #: The shortest input that the network can take.
+    can_enhance: bool  #: :meth:`enhance` gives something.
 
     def __init__(
         self,

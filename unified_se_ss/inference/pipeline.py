@@ -61,24 +61,10 @@ Loaded = TypeVar("Loaded", bound="Pipeline")
 class FileResult:
     """Result of a file.
 
-    Arguments
-    ---------
-    seconds : float
-        Its length.
-    sample_rate : int
-        Hz.
-    chunks : int
-        Pieces that the network was given.
-    gains : list of float
-        What each output of the network was multiplied by.
-    full_scale_samples : int
-        Samples of the input at full scale or beyond: clipped, most likely.
-    turned_down_db : float
-        By how much all outputs were turned down to fit into 16 bit; 0 if they did.
-    text : str, optional
-        Of a recogniser, the words.
-    segments : int, optional
-        Pieces that were recognised; 0 where no words were asked for.
+    `chunks` are pieces that the network was given, `gains` what each output was multiplied
+    by, `full_scale_samples` the input's samples at full scale (clipped, most likely);
+    `turned_down_db` is 0 unless outputs were turned down to fit into 16 bit. Of a recogniser,
+    its words and the pieces that were recognised.
     """
 
     seconds: float
@@ -159,14 +145,8 @@ class Pipeline(ABC):
         """Load one from an exported folder or a run's folder.
 
         Of a recogniser's run the weights are the means over its best checkpoints, as
-        many as its test took. A search for words is fp32 in any precision.
-
-        Arguments
-        ---------
-        path, device, precision
-            As for :func:`~unified_se_ss.inference.load_model`.
-        **options
-            Those of the class.
+        many as its test took. A search for words is fp32 in any precision. Arguments are
+        those of :func:`~unified_se_ss.inference.load_model` and of the class.
         """
         return cls(load_model(path, device, precision), **options)
 
@@ -179,10 +159,10 @@ class Pipeline(ABC):
         return self.model.n_sources if task == "separate" else int(self.model.can_enhance)
 
     def stream(self):
-        """Work on a signal while it is being made; a UserError unless the model is causal.
+        """Takes blocks [1, C, T] of any length at the model's rate and device.
 
-        What comes back takes blocks [1, C, T] of any length at the model's rate and device;
-        with ``flush()``, what it gives is what the network gives at once.
+        With ``flush()``, it gives what the network gives at once. A UserError unless the
+        model is causal.
         """
         if not self.model.causal:
             raise UserError(
@@ -234,11 +214,10 @@ class Pipeline(ABC):
         Arguments
         ---------
         path : str or Path
-            Anything that libsndfile reads: in one channel or one to choose, for a
-            binaural model in two, for a guided one in two or all microphones.
+            Anything that libsndfile reads, of the channels that the class takes.
         outputs : list of str or Path
-            A wav file for each signal (of a binaural model in stereo), which are replaced if they
-            exist. For ``"recognise"`` the text file, and a wav file if one is wanted.
+            A wav file for each signal (of a binaural model in stereo), replaced if it exists.
+            For ``"recognise"`` the text file, and a wav file if one is wanted.
         task : str
             ``"separate"``, ``"enhance"`` or ``"recognise"``; by default that of the class.
         channel : int, optional
@@ -448,16 +427,6 @@ class BinauralSeparator(Pipeline):
     overlapping chunks. The recording is held in memory.
 
     Arguments are those of :class:`Pipeline`; a model of kind ``binaural``.
-
-    Example
-    -------
-    >>> from unified_se_ss.inference import Model
-    >>> from unified_se_ss.networks import BinauralNetwork
-    >>> network = BinauralNetwork("mimo", blocks=2, repeats=1)
-    >>> separator = BinauralSeparator(Model(network, "binaural", 8000, "cpu"))
-    >>> ears = np.random.default_rng(0).standard_normal((2, 44100)).astype(np.float32)
-    >>> separator.separate(ears, 44100).shape
-    (2, 2, 44100)
     """
 
     kind = "binaural"
@@ -522,16 +491,6 @@ class GuidedEnhancer(Pipeline):
         :class:`~unified_se_ss.spatial.BeamformerFrontend` knows it.
     context_seconds : float
         Of a named beamformer: recordings begin with noise alone for so long.
-
-    Example
-    -------
-    >>> from unified_se_ss.inference import Model
-    >>> from unified_se_ss.networks import GSENet
-    >>> network = GSENet([[4, 8, 2, 2, True]], bottleneck=4)
-    >>> enhancer = GuidedEnhancer(Model(network, "gsenet", 16000, "cpu"))
-    >>> raw_and_beamformed = 0.1 * np.ones((2, 44100), dtype=np.float32)
-    >>> enhancer.enhance(raw_and_beamformed, 44100).shape
-    (44100,)
     """
 
     kind = "gsenet"
