@@ -378,9 +378,7 @@ def test_the_check_is_that_of_train_py(tmp_path):
     with pytest.raises(
         UserError, match="cell 'rule=prject': rule is 'prject'; expected one"
     ):
-        ablate.main(
-            [DEMO, "--grid", "rule=sum,prject", "--output_folder", f"{tmp_path}/out"]
-        )
+        ablate.main([DEMO, "--grid", "rule=prject", "--output_folder", f"{tmp_path}/out"])
     assert not (tmp_path / "out").exists()
 
 

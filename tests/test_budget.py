@@ -10,7 +10,7 @@ from speechbrain.nnet.schedulers import (
     LinearWarmupScheduler,
     ReduceLROnPlateau,
 )
-from toy_recipe import ToyBrain, toy
+from toy_recipe import ToyBrain, fit, toy
 
 from unified_se_ss.training import TrainLog, recipe_brain
 from unified_se_ss.training.distributed import join
@@ -80,11 +80,6 @@ def make(folder, monkeypatch, seconds, clock=None, batch_seconds=10, **changes):
 def _with_rate(optimizer, rate):
     optimizer.param_groups[0]["lr"] = rate
     return optimizer
-
-
-def fit(brain):
-    brain.fit(brain.hparams.epoch_counter, brain.loaders["train"], brain.loaders["dev"])
-    return [tensor.clone() for tensor in brain.modules.state_dict().values()]
 
 
 def epochs(folder):

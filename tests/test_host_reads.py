@@ -6,8 +6,7 @@ But for ``torchjd.*``, whose solvers run on the host.
 import pytest
 import torch
 from host_reads import HostReads
-from hyperpyyaml import load_hyperpyyaml
-from test_gradients import problem, published_projection
+from test_gradients import problem
 
 from unified_se_ss.gradients import RULES, TaskLoss, TwoTaskGradients, TwoTaskLosses
 
@@ -79,21 +78,3 @@ def test_nor_does_it_with_other_fused_optimizers_and_moving_scales(fused):
 def test_nor_do_options_of_rules_and_groups():
     options = {"rule_options": {"strict": True}, "granularity": "global"}
     assert reads_of_a_step(rule="remedy", **options) == []
-
-
-# Tensors of encoder and SE module, each of which the published loop decides on alone.
-FRONTS = {"libri2mix_noisy_dprnn": 60, "libri2mix_noisy": 76}
-
-
-@pytest.mark.parametrize("name", FRONTS)
-def test_what_the_published_loop_reads(name, tmp_path):
-    with open(f"hparams/{name}.yaml", encoding="utf-8") as file:
-        overrides = {"data_folder": "unused", "output_folder": str(tmp_path)}
-        network = load_hyperpyyaml(file, overrides)["network"]
-    front = {
-        n: p for n, p in network.named_parameters() if n.startswith(("encoder", "enhancer"))
-    }
-    g_main, g_auxiliary = ({n: torch.randn_like(p) for n, p in front.items()} for _ in "ma")
-    with HostReads() as reads:
-        published_projection(g_main, g_auxiliary)
-    assert reads.count == len(front) == FRONTS[name]

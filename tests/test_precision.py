@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toy_recipe import ToyBrain, toy
+from toy_recipe import ToyBrain, fit, toy
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.training import autotune, run_folder
@@ -33,11 +33,6 @@ def make(tmp_path, monkeypatch, fp32=2.0, bf16=1.0, there=True, **hparams):
 
     monkeypatch.setattr(autotune, "_fastest", seconds)
     return brain
-
-
-def fit(brain):
-    brain.fit(brain.hparams.epoch_counter, brain.loaders["train"], brain.loaders["dev"])
-    return [tensor.clone() for tensor in brain.modules.state_dict().values()]
 
 
 def trained_in(brain):

@@ -104,3 +104,9 @@ def toy(folder, brain_class=ToyBrain, modules=(), wild=(), gone=(), **hparams):
     brain.loaders = loaders
     brain.train_sampler = loaders["train"].batch_sampler
     return brain, loaders
+
+
+def fit(brain):
+    """Train and validate for all epochs; the weights at the end."""
+    brain.fit(brain.hparams.epoch_counter, brain.loaders["train"], brain.loaders["dev"])
+    return [tensor.clone() for tensor in brain.modules.state_dict().values()]

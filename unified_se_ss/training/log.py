@@ -195,8 +195,6 @@ class SkippedItems:
         batch : int
             Its number in this pass, from 1.
         """
-        if not skipped:
-            return
         here = {"epoch": self.epoch, "subset": self.subset, "batch": batch}
         text = csv_text(
             ({**here, "ID": i.id, "file": i.file, "reason": i.reason} for i in skipped),

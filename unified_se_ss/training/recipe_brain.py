@@ -280,7 +280,8 @@ class RecipeBrain(TwoTaskBrain):
 
     def on_fit_batch_start(self, batch, should_step):
         """Write down the items that the batch had to leave out."""
-        self.skipped.add(getattr(batch, "skipped", ()), self.step)
+        if skipped := getattr(batch, "skipped", ()):
+            self.skipped.add(skipped, self.step)
 
     def losses_of(self, batch, stage):
         """As TwoTaskBrain; a batch of which nothing is left takes its part in the step."""
@@ -298,7 +299,8 @@ class RecipeBrain(TwoTaskBrain):
 
     def evaluate_batch(self, batch, stage):
         """Write down the items that the batch had to leave out, and evaluate the others."""
-        self.skipped.add(getattr(batch, "skipped", ()), self.step)
+        if skipped := getattr(batch, "skipped", ()):
+            self.skipped.add(skipped, self.step)
         return super().evaluate_batch(batch, stage)
 
     def progress_fields(self):

@@ -67,12 +67,8 @@ class StopSignals:
 
     def __init__(self):
         self.number = None
+        self.asked = False  #: A signal has come and is deferred.
         self._deferred = False
-
-    @property
-    def asked(self) -> bool:
-        """A signal has come and is deferred."""
-        return self.number is not None
 
     @contextmanager
     def installed(self):
@@ -80,7 +76,7 @@ class StopSignals:
 
         A signal that was ignored before, as nohup does it, goes on being ignored.
         """
-        self.number, self._process, before = None, os.getpid(), {}
+        self.number, self.asked, self._process, before = None, False, os.getpid(), {}
         for name in NAMES:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
@@ -91,7 +87,7 @@ class StopSignals:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self.number = None
+            self.number, self.asked = None, False
 
     @contextmanager
     def defer(self):
@@ -120,7 +116,7 @@ class StopSignals:
         if not self._deferred:
             raise Stopped(number)
         if self.number is None:
-            self.number, self._first_at = number, now
+            self.number, self.asked, self._first_at = number, True, now
             # Not through a buffer, whose lock the interrupted code may hold.
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: saving and leaving after this batch\n".encode())
