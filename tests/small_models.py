@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from unified_se_ss.inference import Model
-from unified_se_ss.inference.configuration import build_network
+from unified_se_ss.inference.models import build_network
 
 SEQUENCE_MODELS = {
     "dprnn": {"class": "Recurrent", "arguments": {"n_features": 12, "hidden": 10}},

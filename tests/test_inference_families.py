@@ -12,8 +12,8 @@ from unified_se_ss.__main__ import main
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference import BinauralSeparator, GuidedEnhancer, Separator, load_model
 from unified_se_ss.inference.chunks import Stitcher
-from unified_se_ss.inference.configuration import build_network
 from unified_se_ss.inference.export import export, write_native
+from unified_se_ss.inference.models import build_network
 from unified_se_ss.networks.binaural import VARIANTS
 from unified_se_ss.spatial import BeamformerFrontend
 

@@ -16,14 +16,15 @@ from small_models import configuration, masks, small_model
 
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference import Model, load_model
-from unified_se_ss.inference.configuration import (
+from unified_se_ss.inference.export import export, write_native
+from unified_se_ss.inference.folders import best_checkpoints, read_folder, read_safetensors
+from unified_se_ss.inference.models import (
     DEEPEST,
+    KINDS,
+    ModelFamily,
     build_network,
     describe_network,
 )
-from unified_se_ss.inference.export import export, write_native
-from unified_se_ss.inference.folders import best_checkpoints, read_folder, read_safetensors
-from unified_se_ss.inference.models import KINDS, ModelFamily
 from unified_se_ss.plain_yaml import plain_yaml
 
 

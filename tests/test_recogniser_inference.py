@@ -25,9 +25,9 @@ from unified_se_ss.data.manifest import write_manifest
 from unified_se_ss.errors import UserError
 from unified_se_ss.inference import Recognizer, load_model
 from unified_se_ss.inference.chunks import SilenceSplitter
-from unified_se_ss.inference.configuration import build_network, outline
 from unified_se_ss.inference.export import export, write_native
 from unified_se_ss.inference.folders import read_folder, read_tokens
+from unified_se_ss.inference.models import build_network, outline
 from unified_se_ss.inference.pipeline import training_rms
 from unified_se_ss.networks import MaskingFront
 from unified_se_ss.recognition import BLANK, END, BeamSearch, Tokens

@@ -13,7 +13,7 @@ from benchmarks.frame import peak_bytes
 from train import UnifiedBrain
 from unified_se_ss.data.dataset import Example, collate
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference.configuration import build_network
+from unified_se_ss.inference.models import build_network
 from unified_se_ss.training import run_folder
 from unified_se_ss.training.brain import TwoTaskBrain
 

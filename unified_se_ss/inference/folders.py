@@ -14,18 +14,16 @@ from torch import nn
 from unified_se_ss.aliases import with_current_names
 from unified_se_ss.errors import UserError, first_line, first_names
 from unified_se_ss.files import load_whole, read_checkpoint
-from unified_se_ss.inference.configuration import (
-    build_network,
-    describe_network,
-    outline,
-    read_json,
-)
 from unified_se_ss.inference.models import (
     KINDS,
     Model,
     RecognitionSystem,
+    build_network,
     choose_device,
     choose_precision,
+    describe_network,
+    outline,
+    read_json,
 )
 from unified_se_ss.plain_yaml import plain_yaml
 
@@ -63,7 +61,7 @@ class Contents:
     """A model as its folder holds it, whose weights are not yet compared.
 
     `network` is a description for
-    :func:`~unified_se_ss.inference.configuration.build_network`; `hparams` a run's keys as
+    :func:`~unified_se_ss.inference.models.build_network`; `hparams` a run's keys as
     plain data, None of an exported model.
     """
 
