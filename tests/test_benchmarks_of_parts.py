@@ -44,6 +44,7 @@ def test_evaluation_agrees_with_mir_eval():
         np.testing.assert_allclose(here, theirs, atol=evaluation.AIM_DB)
 
 
+@pytest.mark.slow
 def test_evaluation_runs():
     pytest.importorskip("mir_eval")
     alone, whole_set = rows_of(evaluation)
@@ -74,6 +75,7 @@ def test_fixed_mixtures_are_what_whole_files_give(tmp_path):
         assert torch.equal(ours.sources, theirs.sources)
 
 
+@pytest.mark.slow
 def test_data_runs():
     *compared, loaders = rows_of(data)
     assert len(compared) == 4

@@ -163,7 +163,8 @@ def test_the_warm_up_is_the_published_one():
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+# That of voicebank is a golden run.
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "voicebank"])
 def test_a_run_on_a_small_tree(tmp_path, monkeypatch, name):
     monkeypatch.delitem(remedy.SMALL, "total_steps")  # a key of the demo's schedule alone
     out = tmp_path / "run"
@@ -173,7 +174,7 @@ def test_a_run_on_a_small_tree(tmp_path, monkeypatch, name):
     for key in ("train_se_loss", "conflict_rate", "valid_wer"):
         assert np.isfinite(float(log[key])), key
     results = rows(out / "results.csv")
-    expected = {"rats_chA": 2, "chime4": 8, "voicebank": 2, "librispeech_noise": 2}
+    expected = {"rats_chA": 2, "chime4": 8, "librispeech_noise": 2}
     assert len(results) == expected[name]
     assert all(row["words"] and float(row["wer"]) >= 0 for row in results)
     summary = json.loads((out / "summary.json").read_text())

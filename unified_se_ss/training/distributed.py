@@ -254,10 +254,7 @@ def _check_agreement(equal: dict, items=None) -> None:
     Every process calls this and gets the same error. Digests are bytes, which no message
     shows.
     """
-    if world_size() == 1:
-        return
-    all_ranks = [None] * world_size()
-    torch.distributed.all_gather_object(all_ranks, (equal, tuple(map(str, items or ()))))
+    all_ranks = gather([(equal, tuple(map(str, items or ())))])
     first, seen = all_ranks[0][0], {}
     for rank, (theirs, items) in enumerate(all_ranks):
         names = [n for n in {**first, **theirs} if first.get(n) != theirs.get(n)]

@@ -288,19 +288,9 @@ def _add_histogram(writer, column, counts, step) -> None:
     """Add a histogram of counts; the column's name has the limits of its bins."""
     name, low, high = HISTOGRAM.fullmatch(column).groups()
     edges = np.linspace(float(low), float(high), len(counts) + 1)
-    middles, counts = (edges[:-1] + edges[1:]) / 2, np.array(counts)
-    if counts.sum():
-        writer.add_histogram_raw(
-            f"gradients/{name}_of_each_group",
-            min=edges[0],
-            max=edges[-1],
-            num=int(counts.sum()),
-            sum=float(counts @ middles),
-            sum_squares=float(counts @ middles**2),
-            bucket_limits=edges[1:].tolist(),
-            bucket_counts=counts.tolist(),
-            global_step=step,
-        )
+    middles = np.repeat((edges[:-1] + edges[1:]) / 2, counts)
+    if len(middles):
+        writer.add_histogram(f"gradients/{name}_of_each_group", middles, step, bins=edges)
 
 
 # ------------------------------------------------------------------ a copy elsewhere
