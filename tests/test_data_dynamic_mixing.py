@@ -98,19 +98,17 @@ def test_several_processes_measure_the_same(folders, tmp_path, monkeypatch):
 
 
 def test_measured_once_and_again_when_a_file_changes(tmp_path, monkeypatch):
-    looked_at = []
-    measure = speech_folder.measure_loudness
-
-    def counted(signal, rate):
-        looked_at.append(len(signal))
-        return measure(signal, rate)
-
-    monkeypatch.setattr(speech_folder, "measure_loudness", counted)
+    measured = []
+    monkeypatch.setattr(
+        speech_folder,
+        "measure_loudness",
+        lambda signal, _: measured.append(len(signal)) or -9,
+    )
     for length in (4000, 4000, 5000):
-        if length not in looked_at:
+        if length not in measured:
             audio.write(tmp_path / "in/Ann/x.wav", np.full(length, 0.5), RATE)
         prepare_speech_folder(tmp_path / "in", tmp_path / "a.csv", RATE)
-    assert looked_at == [4000, 5000]
+    assert measured == [4000, 5000]
 
 
 def _write(name, signal, rate=RATE):
@@ -143,8 +141,8 @@ def test_fault_is_named(tmp_path, fault):
 
 
 def test_silent_recordings_are_left_out(tmp_path, caplog):
-    audio.write(tmp_path / "in/Ann/x.wav", np.zeros(RATE), RATE)
-    audio.write(tmp_path / "in/Ann/y.wav", np.full(RATE, 0.5), RATE)
+    for name, level in (("x", 0), ("y", 0.5)):
+        audio.write(tmp_path / f"in/Ann/{name}.wav", np.full(RATE, level), RATE)
     path = prepare_speech_folder(tmp_path / "in", tmp_path / "a.csv", RATE)
     assert [item.id for item in read_manifest(path, "/x").items] == ["Ann/y.wav"]
     assert "1 silent left out" in caplog.text
@@ -220,11 +218,8 @@ def test_loudness_is_that_of_librimix(manifests):
         sources += [meter.integrated_loudness(s) for s in example.sources.numpy()]
         noises.append(meter.integrated_loudness(noise))
     for levels, low, high in ((sources, -33, -25), (noises, -38, -30)):
-        levels = np.array(levels)
-        assert levels.min() > low - 0.7 and levels.max() < high + 0.7
-        # Mean and spread of a uniform distribution, within four standard errors.
-        assert abs(levels.mean() - (low + high) / 2) < 4 * 2.31 / len(levels) ** 0.5
-        assert abs(levels.std() - 8 / 12**0.5) < 0.5
+        # That they are uniform is shown of the draws themselves.
+        assert low - 0.7 < min(levels) < low + 1 and high - 1 < max(levels) < high + 0.7
 
 
 def test_loud_peaks_are_guarded_by_one_gain(tmp_path):

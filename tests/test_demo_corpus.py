@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from unified_se_ss.data.cache import atomic_folder, is_made_from
 from unified_se_ss.data.corpora.mixtures import prepare_librimix
-from unified_se_ss.data.demo import corpus as demo_corpus
 from unified_se_ss.data.demo import espeak, noises, speakers
 from unified_se_ss.data.demo.corpus import prepare_demo_corpus, read_transcripts
 from unified_se_ss.data.demo.espeak import ACCENTS, Voice, speak
@@ -236,39 +237,32 @@ def test_same_fingerprint_rebuilds_nothing_another_everything(corpus, tmp_path):
     marked.write_bytes(b"mark")
     prepare_demo_corpus(folder, **TINY)
     assert marked.read_bytes() == b"mark"
-    fewer = {**TINY, "n_train": 1, "n_test": 1, "seed": 6}
-    prepare_demo_corpus(folder, **fewer)
+    prepare_demo_corpus(folder, **{**TINY, "n_train": 1, "n_test": 1, "seed": 6})
     assert len(list(folder.rglob("*.wav"))) == 5 * 3
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
-def test_what_others_made_is_never_touched(corpus, tmp_path):
-    foreign = tmp_path / "music"
-    foreign.mkdir()
-    (foreign / "song.wav").write_bytes(b"mine")
-    with pytest.raises(UserError, match="is no demo corpus"):
-        prepare_demo_corpus(foreign, **TINY)
-    assert (foreign / "song.wav").read_bytes() == b"mine"
+def test_a_folder_is_replaced_as_a_whole_and_only_if_it_is_ours(tmp_path):
+    place = tmp_path / "corpus"
 
-    folder = tmp_path / "demo"
-    shutil.copytree(corpus.parent, folder)
-    (folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="notes.txt"):
-        prepare_demo_corpus(folder, **{**TINY, "seed": 6})
-    assert (folder / "notes.txt").read_text() == "mine"
+    def build(seed, ends=lambda: None):
+        with atomic_folder(place, {"seed": seed}, "corpus", {"a.wav"}) as building:
+            (building / "a.wav").write_text(f"seed {seed}")
+            ends()
 
-
-def test_an_interrupted_build_leaves_nothing(monkeypatch, tmp_path):
-    written = itertools.count()
-
-    def interrupted(*_):
-        if next(written) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(demo_corpus, "write_stems", interrupted)
+    build(1)
     with pytest.raises(KeyboardInterrupt):
-        prepare_demo_corpus(tmp_path / "demo", **{**TINY, "n_train": 1, "n_test": 1})
-    assert not list(tmp_path.iterdir())
+        build(2, ends=lambda: signal.raise_signal(signal.SIGINT))
+    assert (place / "a.wav").read_text() == "seed 1" and is_made_from(place, {"seed": 1})
+    build(2)
+    assert (place / "a.wav").read_text() == "seed 2"
+    (place / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="notes.txt"):
+        build(3)
+    (place / "fingerprint.json").unlink()
+    with pytest.raises(UserError, match="is no corpus"):
+        build(3)
+    assert {path.name for path in place.iterdir()} == {"a.wav", "notes.txt"}
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_bad_arguments_are_named(tmp_path):

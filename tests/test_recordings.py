@@ -228,10 +228,6 @@ def test_a_manifest_is_made_once_and_again_when_something_changed(folder, tmp_pa
     assert (tmp_path / "m.csv").stat().st_mtime_ns == written
     plain(folder, "b", 1)
     assert len(prepared(folder, tmp_path)) == 2
-    (tmp_path / "m.csv").write_text("my own")
-    plain(folder, "c", 2)
-    with pytest.raises(UserError, match="edited by hand"):
-        prepared(folder, tmp_path)
 
 
 def test_processes_change_nothing(folder, tmp_path):
