@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from librimix import make_tree
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.corpora import mixtures
@@ -19,29 +20,9 @@ from unified_se_ss.errors import UserError
 RATE = 8000
 
 
-def make_librimix(root, n_speakers=2, n_items=3, rate=RATE, place="wav8k/min"):
-    """Writes a tree of LibriMix's shape, with noise and all kinds of mixtures."""
-    rng = np.random.default_rng(0)
-    for subset in ("train-360", "dev", "test"):
-        for n in range(n_items):
-            frames = 2000 + 400 * n
-            stems = rng.uniform(-0.2, 0.2, (n_speakers + 1, frames))
-            stems = np.rint(stems * 32768) / 32768
-            clean = stems[:-1].sum(0)
-            signals = {f"s{j + 1}": stems[j] for j in range(n_speakers)}
-            signals |= {"noise": stems[-1], "mix_clean": clean}
-            signals |= {
-                "mix_both": clean + stems[-1],
-                "mix_single": stems[0] + stems[-1],
-            }
-            for folder, signal in signals.items():
-                audio.write(root / place / subset / folder / f"{n}-x.wav", signal, rate)
-    return root
-
-
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    return make_librimix(tmp_path_factory.mktemp("librimix") / "Libri2Mix")
+    return make_tree(tmp_path_factory.mktemp("librimix"), 2, (3, 3, 3), 2000)
 
 
 @pytest.fixture
@@ -55,7 +36,7 @@ def test_manifests_hold_what_the_folders_hold(libri2mix, tmp_path):
         assert list(paths) == ["train", "dev", "test"]
         manifest = read_manifest(paths["train"], data_folder)
         assert manifest.stems == ("mixture", "s1", "s2", "noise")
-        assert [item.id for item in manifest.items] == ["0-x", "1-x", "2-x"]
+        assert [item.id for item in manifest.items] == [f"train-360-{n}" for n in range(3)]
         for item in manifest.items:
             mixture, *stems = (audio.read(path)[0] for path in item.paths.values())
             assert item.frames == len(mixture)
@@ -71,7 +52,9 @@ def test_manifests_hold_what_the_folders_hold(libri2mix, tmp_path):
     ],
 )
 def test_choices_choose(tmp_path, n_speakers, mixture, stems):
-    make_librimix(tmp_path / f"Libri{max(2, n_speakers)}Mix", max(2, n_speakers), 1)
+    root = make_tree(tmp_path, max(2, n_speakers), (1, 1, 1), 2000)
+    for folder in root.glob("wav8k/min/*/mix_both"):
+        shutil.copytree(folder, folder.with_name("mix_single"))
     paths = prepare_librimix(tmp_path, tmp_path / "manifests", n_speakers, mixture=mixture)
     manifest = read_manifest(paths["dev"], tmp_path)
     assert manifest.stems == stems
@@ -79,7 +62,8 @@ def test_choices_choose(tmp_path, n_speakers, mixture, stems):
 
 
 def test_rate_mode_and_subset_choose_and_noise_may_be_missing(libri2mix, tmp_path):
-    make_librimix(libri2mix, rate=16000, place="wav16k/max", n_items=1)
+    make_tree(tmp_path, 2, (1, 1, 1), 2000, 16000)
+    (libri2mix / "wav16k/min").rename(libri2mix / "wav16k/max")
     place = libri2mix / "wav16k/max"
     (place / "train-360").rename(place / "train-100")
     for folder in place.glob("*/noise"):
@@ -105,7 +89,7 @@ def test_made_once_and_again_when_the_data_changes(libri2mix, tmp_path, monkeypa
     assert len(looked_at) == 9
     prepare_librimix(libri2mix, tmp_path)
     assert len(looked_at) == 9
-    for path in libri2mix.glob("wav8k/min/train-360/*/0-x.wav"):
+    for path in libri2mix.glob("wav8k/min/train-360/*/train-360-0.wav"):
         path.unlink()
     second = prepare_librimix(libri2mix, tmp_path)["train"].read_bytes()
     assert len(looked_at) == 11 and first != second
@@ -165,7 +149,7 @@ def test_a_fault_of_folders_is_named(libri2mix, tmp_path, fault):
 
 
 def test_all_that_is_missing_is_named(libri2mix, tmp_path):
-    gone = ("s2/0-x.wav", "mix_both/1-x.wav", "noise/2-x.wav")
+    gone = ("s2/dev-0.wav", "mix_both/dev-1.wav", "noise/dev-2.wav")
     for name in gone:
         (libri2mix / "wav8k/min/dev" / name).unlink()
     with pytest.raises(UserError) as error:
@@ -178,35 +162,35 @@ def test_all_that_is_wrong_with_recordings_is_named(template, tmp_path):
     shutil.copytree(template, folder)
     dev = folder / "wav8k/min/dev"
     for stem in ("mix_both", "s1", "s2", "noise"):
-        for name in ("3-x.wav", "4-x.wav"):
-            shutil.copy(dev / stem / "0-x.wav", dev / stem / name)
+        for name in ("dev-3.wav", "dev-4.wav"):
+            shutil.copy(dev / stem / "dev-0.wav", dev / stem / name)
     nan = np.where(np.arange(2000) == 1000, np.nan, loud)
-    soundfile.write(dev / "s2/0-x.wav", loud[1:], RATE)
-    soundfile.write(dev / "s1/1-x.wav", loud, 16000)
-    (dev / "s2/1-x.wav").write_bytes(b"no wav at all")
-    soundfile.write(dev / "s1/2-x.wav", loud[:0], RATE)
-    soundfile.write(dev / "s2/2-x.wav", np.stack([loud, loud], 1), RATE)
-    soundfile.write(dev / "s1/3-x.wav", 0 * loud, RATE)
-    soundfile.write(dev / "mix_both/3-x.wav", 0 * loud, RATE)
-    soundfile.write(dev / "s1/4-x.wav", nan, RATE, "FLOAT")
+    soundfile.write(dev / "s2/dev-0.wav", loud[1:], RATE)
+    soundfile.write(dev / "s1/dev-1.wav", loud, 16000)
+    (dev / "s2/dev-1.wav").write_bytes(b"no wav at all")
+    soundfile.write(dev / "s1/dev-2.wav", loud[:0], RATE)
+    soundfile.write(dev / "s2/dev-2.wav", np.stack([loud, loud], 1), RATE)
+    soundfile.write(dev / "s1/dev-3.wav", 0 * loud, RATE)
+    soundfile.write(dev / "mix_both/dev-3.wav", 0 * loud, RATE)
+    soundfile.write(dev / "s1/dev-4.wav", nan, RATE, "FLOAT")
     with pytest.raises(UserError) as error:
         prepare_librimix(folder, tmp_path / "manifests")
     for name, words in {
-        "s2/0-x.wav": ["1999 samples", "mix_both/0-x.wav has 2000"],
-        "s1/1-x.wav": ["16000 Hz", "8000 Hz was expected"],
-        "s2/1-x.wav": ["is corrupt"],
-        "s1/2-x.wav": ["is empty"],
-        "s2/2-x.wav": ["2 channels"],
-        "s1/3-x.wav": ["is silent"],
-        "mix_both/3-x.wav": ["is silent"],
-        "s1/4-x.wav": ["not finite"],
+        "s2/dev-0.wav": ["1999 samples", "mix_both/dev-0.wav has 2000"],
+        "s1/dev-1.wav": ["16000 Hz", "8000 Hz was expected"],
+        "s2/dev-1.wav": ["is corrupt"],
+        "s1/dev-2.wav": ["is empty"],
+        "s2/dev-2.wav": ["2 channels"],
+        "s1/dev-3.wav": ["is silent"],
+        "mix_both/dev-3.wav": ["is silent"],
+        "s1/dev-4.wav": ["not finite"],
     }.items():
         (line,) = (x for x in str(error.value).splitlines() if f"/{name}: " in x)
         assert all(word in line for word in words), line
 
 
 def test_libri3mix_given_for_two_speakers(tmp_path):
-    make_librimix(tmp_path / "Libri3Mix", n_speakers=3, n_items=1)
+    make_tree(tmp_path, 3, (1, 1, 1), 2000)
     for given in (tmp_path, tmp_path / "Libri3Mix"):
         with pytest.raises(UserError, match="set n_speakers to match"):
             prepare_librimix(given, tmp_path / "manifests", n_speakers=2)
@@ -218,16 +202,16 @@ def test_late_sound_is_not_silence_and_silent_noise_is_warned_of(
     dev = libri2mix / "wav8k/min/dev"
     late = np.where(np.arange(20000) == 19999, 0.5, 0.0)
     for folder in ("mix_both", "s1", "s2", "noise"):
-        soundfile.write(dev / folder / "0-x.wav", late, RATE)
-    soundfile.write(dev / "noise/1-x.wav", np.zeros(2400), RATE)
-    (dev / "s1/._0-x.wav").write_bytes(b"hidden, no sound")
+        soundfile.write(dev / folder / "dev-0.wav", late, RATE)
+    soundfile.write(dev / "noise/dev-1.wav", np.zeros(2160), RATE)
+    (dev / "s1/._dev-0.wav").write_bytes(b"hidden, no sound")
     with caplog.at_level(logging.WARNING):
         prepare_librimix(libri2mix, tmp_path)
-    assert "1 silent noise recording(s)" in caplog.text and "1-x.wav" in caplog.text
+    assert "1 silent noise recording(s)" in caplog.text and "dev-1.wav" in caplog.text
 
 
 def test_many_problems_are_counted(tmp_path):
-    root = make_librimix(tmp_path / "Libri2Mix", n_items=12)
+    root = make_tree(tmp_path, 2, (1, 12, 1), 2000)
     for path in root.glob("wav8k/min/dev/s1/*.wav"):
         path.write_bytes(b"")
     with pytest.raises(UserError) as error:
