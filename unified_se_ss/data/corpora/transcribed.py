@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -58,38 +57,18 @@ def write_subsets(
     sample_rate: int,
     resample: bool = False,
 ) -> dict[str, list[tuple[str, Path, Path]]]:
-    """Writes a manifest NAME_SUBSET.csv of each subset; see :func:`write_transcribed`.
-
-    Returns
-    -------
-    dict
-        By subset: kind of manifest (speech), its path, and its data root.
-    """
-    found = {}
-    for subset, utterances in subsets.items():
-        path = manifest_folder / f"{name}_{subset}.csv"
-        write_transcribed(path, folder, utterances, sample_rate, resample)
-        found[subset] = [("speech", path, folder)]
-    return found
-
-
-def write_transcribed(
-    manifest_path: str | Path,
-    folder: str | Path,
-    utterances: Iterable[Utterance],
-    sample_rate: int,
-    resample: bool = False,
-) -> Path:
-    """Checks every recording of a corpus and writes the manifest.
+    """Checks every recording of a corpus and writes a manifest NAME_SUBSET.csv of each subset.
 
     Arguments
     ---------
-    manifest_path : str or Path
-        The CSV file to write; if it is there and nothing changed, it is kept.
-    folder : str or Path
-        The corpus' folder, `{data_root}` in the manifest.
-    utterances : iterable of Utterance
-        At least one.
+    manifest_folder : Path
+        Where the manifests go; one that is there is kept if nothing changed.
+    name : str
+        Of the corpus.
+    folder : Path
+        The corpus' folder, `{data_root}` in the manifests.
+    subsets : dict of list of Utterance
+        At least one in each.
     sample_rate : int
         Hz that the recordings must have.
     resample : bool
@@ -97,10 +76,11 @@ def write_transcribed(
 
     Returns
     -------
-    Path
-        The manifest: ID, duration, sample_rate, the stems, speaker, transcript, others.
-        Noisy recordings without a clean counterpart get a column has_clean, "no" for
-        them, whose column clean only repeats the noisy file.
+    dict
+        By subset: kind of manifest (speech), its path, and its data root. A manifest has
+        ID, duration, sample_rate, the stems, speaker, transcript, others. Noisy recordings
+        without a clean counterpart get a column has_clean, "no" for them, whose column
+        clean only repeats the noisy file.
 
     Raises
     ------
@@ -108,9 +88,17 @@ def write_transcribed(
         If there are no utterances, two have one name, or a recording is missing,
         unreadable, of another rate, of several channels, or not as long as its pair.
     """
-    folder, manifest_path = Path(folder), Path(manifest_path)
-    utterances = sorted(utterances, key=lambda utterance: utterance.id)
-    _check_names(folder, utterances, manifest_path.stem)
+    found = {}
+    for subset, utterances in subsets.items():
+        path = manifest_folder / f"{name}_{subset}.csv"
+        utterances = sorted(utterances, key=lambda utterance: utterance.id)
+        _write_subset(path, folder, utterances, sample_rate, resample)
+        found[subset] = [("speech", path, folder)]
+    return found
+
+
+def _write_subset(path, folder, utterances, sample_rate, resample) -> None:
+    _check_names(folder, utterances, path.stem)
     files = [name for utterance in utterances for name in utterance.files.values()]
     missing = [
         f"{folder / name}: does not exist"
@@ -128,7 +116,7 @@ def write_transcribed(
         raise_for(problems, "data_folder", "mend or remove these recordings")
         return _rows(utterances, found)
 
-    return make_manifest(manifest_path, folder, files, choices, rows)
+    make_manifest(path, folder, files, choices, rows)
 
 
 def read_text(path: str | Path, role: str) -> str:
