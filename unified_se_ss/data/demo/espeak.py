@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,6 +123,8 @@ def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
     with _lock, _library() as library:
         library.espeak_SetSynthCallback(callback)
         library.espeak_ng_SetRandSeed(_RANDOM_SEED)
+        # Its Klatt synthesizer, which the variant Reed has, draws from the C library.
+        ctypes.CDLL(None if os.name == "posix" else "msvcrt").srand(_RANDOM_SEED)
         _choose_voice(library, voice)
         status = library.espeak_Synth(
             encoded, len(encoded), 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None
