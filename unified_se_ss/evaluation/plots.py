@@ -161,106 +161,72 @@ def column_of(rows, key):
 
 # ------------------------------------------------------------------ learning curves
 
-#: Panels in the order of drawing: title, axis label, then key, label, colour, style.
-_SEPARATION = (
-    ("train_si_snr", "SI-SNR, training", "tab:blue", "--"),
-    ("valid_si_snr", "SI-SNR, validation", "tab:blue", "-"),
-    ("valid_si_snr_i", "SI-SNRi, validation", "tab:orange", "-"),
-    ("valid_se_si_snr_i", "SI-SNRi, enhanced mixture", "tab:green", "-"),
-)
-_LOSSES = (
-    ("train_loss", "training", "tab:blue", "--"),
-    ("valid_loss", "validation", "tab:blue", "-"),
-)
-LARGE_PANELS = (
-    ("Separation and enhancement (higher is better)", "dB", _SEPARATION),
-    ("Losses (lower is better)", "loss", _LOSSES),
-)
-SMALL_PANELS = (
-    ("Enhancement loss", "loss", (("train_se_loss", "", "tab:green", "--"),)),
-    ("Learning rate", "", (("lr", "", "tab:gray", "-"),)),
-    ("Conflicting gradients", "% of groups", (("conflict_rate", "", "tab:red", "-"),)),
-)
-#: Small panels beside one another.
-PER_ROW = 4
-#: How what is logged as train_NAME and valid_NAME is drawn: label, colour, style.
+#: Panels in the order of drawing, by what is logged; others follow under their own names.
+TITLES = {
+    "si_snr": "SI-SNR (dB)",
+    "si_snr_i": "SI-SNRi (dB)",
+    "se_si_snr_i": "SI-SNRi of the enhanced mixture (dB)",
+    "loss": "Loss (lower is better)",
+    "se_loss": "Enhancement loss",
+    "lr": "Learning rate",
+    "conflict_rate": "Conflicting gradients (% of groups)",
+}
+#: What is logged as train_NAME and valid_NAME, or as NAME alone: label, colour, style.
 STAGES = {
     "train": ("training", "tab:blue", "--"),
     "valid": ("validation", "tab:orange", "-"),
+    "": (None, "tab:gray", "-"),
 }
+ALONE = ("lr", "conflict_rate")
+PER_ROW = 3
 
 
 def curves_png(log_rows) -> bytes:
     """The learning curves of a training as a PNG.
 
-    Large panels show SI-SNR(i) and losses over the epochs, small ones the enhancement
-    loss, the learning rate, the share of steps whose two gradients conflict, and
-    whatever else was logged as train_NAME and valid_NAME.
+    A panel for whatever is logged as train_NAME and valid_NAME, for the learning rate, and for
+    the share of steps whose two gradients conflict.
 
     Arguments
     ---------
     log_rows : list of dict
         One per epoch; keys of the panels, and `epoch`. Any may be missing.
     """
-    from matplotlib.figure import Figure
-
-    large = _panels_with_data(LARGE_PANELS, log_rows)
-    others = _other_panels(log_rows)
-    small = _panels_with_data((*others, *SMALL_PANELS), log_rows)
-    rows = [small[first : first + PER_ROW] for first in range(0, len(small), PER_ROW)]
-    layout = [panels for panels in (large, *rows) if panels]
-    if not layout:
-        figure = Figure(figsize=(6, 1.2))
+    curves = _curves(log_rows)
+    columns = min(PER_ROW, max(1, len(curves)))
+    figure, grid = panels(-(-max(1, len(curves)) // columns), columns, 10 / columns, 2.6)
+    for axes in grid.flat[len(curves) :]:
+        axes.set_visible(False)
+    if not curves:
         figure.text(0.5, 0.5, "no epoch has been logged yet", ha="center")
-        return png_bytes(figure)
-    heights = [3.4 if panels is large else 1.9 for panels in layout]
-    figure = Figure(figsize=(10, sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(len(layout), 1, height_ratios=heights)
-    for row, panels in enumerate(layout):
-        cells = grid[row].subgridspec(1, len(panels))
-        for column, panel in enumerate(panels):
-            axes = figure.add_subplot(cells[column])
-            _draw_panel(axes, panel, log_rows)
+    epochs = column_of(log_rows, "epoch")
+    epochs = np.where(np.isfinite(epochs), epochs, np.arange(1, len(epochs) + 1))
+    for axes, (name, of_stage) in zip(grid.flat, curves.items()):
+        _draw_panel(axes, name, of_stage, epochs)
     return png_bytes(figure)
 
 
-def _panels_with_data(panels, rows):
-    """The panels, and their curves, of which the rows hold something."""
-    kept = []
-    for title, label, curves in panels:
-        curves = [c for c in curves if np.isfinite(column_of(rows, c[0])).any()]
-        if curves:
-            kept.append((title, label, curves))
-    return kept
-
-
-def _other_panels(rows):
-    """A panel for each quantity of training and validation that has none yet."""
-    drawn = {c[0] for panel in (*LARGE_PANELS, *SMALL_PANELS) for c in panel[2]}
-    panels = {}
+def _curves(rows) -> dict:
+    """By name of a panel, then by stage: the values of all epochs."""
+    found: dict = {name: {} for name in TITLES}
     for key in dict.fromkeys(key for row in rows for key in row):
-        stage, _, name = key.partition("_")
-        if stage in STAGES and key not in drawn:
-            panels.setdefault(name, []).append((key, *STAGES[stage]))
-    return [(name.replace("_", " "), "", tuple(curves)) for name, curves in panels.items()]
+        stage, _, name = ("", "", key) if key in ALONE else key.partition("_")
+        values = column_of(rows, key) if stage in STAGES and name else np.array([])
+        if np.isfinite(values).any():
+            found.setdefault(name, {})[stage] = values
+    return {name: curves for name, curves in found.items() if curves}
 
 
-def _draw_panel(axes, panel, rows):
-    """One panel with its curves."""
+def _draw_panel(axes, name, curves, epochs) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    title, label, curves = panel
-    epochs = column_of(rows, "epoch")
-    epochs = np.where(np.isfinite(epochs), epochs, np.arange(1, len(rows) + 1))
-    for key, name, colour, style in curves:
-        values = column_of(rows, key) * (100 if key == "conflict_rate" else 1)
+    for stage, values in curves.items():
         there = np.isfinite(values)
+        label, colour, style = STAGES[stage]
         style = {"ls": style, "color": colour, "marker": "o" if there.sum() < 25 else ""}
-        axes.plot(epochs[there], values[there], **style, ms=3, label=name or None)
-    style_axes(axes, "epoch", label, title)
+        scale = 100 if name == "conflict_rate" else 1
+        axes.plot(epochs[there], scale * values[there], **style, ms=3, label=label)
+    style_axes(axes, "epoch", "", TITLES.get(name, name.replace("_", " ")))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if curves[0][0] == "lr":
-        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        axes.yaxis.get_offset_text().set_fontsize(8)
-    if curves[0][0] in ("lr", "conflict_rate"):
+    if name in ALONE:
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1] or 1)
