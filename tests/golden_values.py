@@ -34,10 +34,6 @@ INSIDE = {
     "brain": "unified_se_ss.training.brain:TwoTaskBrain",
     "main": "unified_se_ss.__main__:main",
     "make_demo_corpus": "unified_se_ss.data.demo.corpus:prepare_demo_corpus",
-    "stream_unified": "unified_se_ss.inference:Separator",
-    "stream_binaural": "unified_se_ss.inference:BinauralSeparator",
-    "stream_gsenet": "unified_se_ss.inference:GuidedEnhancer",
-    "stream_recogniser": "unified_se_ss.inference:Recognizer",
     # Of the tests: small trees of the corpora with transcripts.
     "make_rats": "transcribed_trees:make_rats",
     "make_chime4": "transcribed_trees:make_chime4",
@@ -727,17 +723,6 @@ def record_uses(name, folder, kind="model"):
     return found
 
 
-def record_stream(name, folder):
-    """A causal model's stream in blocks of 777 samples."""
-    kind = inside(f"stream_{name.partition('_')[0]}")
-    loaded = kind.from_folder(old(name, folder), "cpu")
-    rate = loaded.sample_rate
-    signal = np.stack([sound([22, c], 0.5, rate) for c in range(2)]).astype(np.float32)
-    stream = loaded.stream()
-    parts = [stream(block) for block in torch.from_numpy(signal)[None].split(777, -1)]
-    return {"outputs": numbers(torch.cat([*parts, stream.flush()], -1))}
-
-
 def record_export(name, format, folder):
     """A model in another format, and what others' software gives with it."""
     out = folder / "exported"
@@ -804,10 +789,6 @@ def record_binaural_corpus(folder):
 
 OTHERS = {
     **{f"use {name}": (lambda f, n=name: record_uses(n, f)) for name in USES},
-    **{
-        f"stream {name}": (lambda f, n=name: record_stream(n, f))
-        for name in ("gsenet", "binaural_causal")
-    },
     **{
         f"export {name} {format}": (lambda f, n=name, x=format: record_export(n, x, f))
         for name, format in (
