@@ -35,16 +35,17 @@ from unified_se_ss.spatial.covariance import (
 from unified_se_ss.spatial.geometry import (
     bin_frequencies,
     circle_array,
-    far_field_steering,
     line_array,
+    near_field_steering,
 )
 
 RATE = 16000
 FREQUENCIES = bin_frequencies(64, RATE)
 B, C, F, L = 2, 4, 33, 40
 MICROPHONES = line_array(C, 0.02)  # no direction is ambiguous up to 8 kHz
-LOOK = far_field_steering(MICROPHONES, to_vector(20), FREQUENCIES)
-COHERENT = far_field_steering(MICROPHONES, to_vector(-50), FREQUENCIES)
+FAR = 1e4  # metres, from where a wave is plane
+LOOK = near_field_steering(MICROPHONES, FAR * to_vector(20), FREQUENCIES)
+COHERENT = near_field_steering(MICROPHONES, FAR * to_vector(-50), FREQUENCIES)
 NAMES = sorted(BEAMFORMERS)
 ADAPTIVE = ["mvdr", "multichannel_wiener", "rtf_mvdr", "souden_mvdr"]
 
@@ -209,8 +210,8 @@ def test_the_power_method_ends_at_the_generalised_eigenvector():
 def test_mvdr_nulls_an_interferer_and_keeps_the_look_direction(azimuth, dtype):
     """Known covariance: one plane wave and sensor noise 30 dB below it."""
     d = LOOK.to(dtype)
-    interferer = far_field_steering(
-        MICROPHONES, to_vector(azimuth), FREQUENCIES, dtype=dtype
+    interferer = near_field_steering(
+        MICROPHONES, FAR * to_vector(azimuth), FREQUENCIES, dtype=dtype
     )
     noise = torch.einsum("fc,fe->fce", interferer, interferer.conj())
     noise = (noise + 1e-3 * torch.eye(C)).to(dtype)
@@ -262,7 +263,9 @@ def test_delay_and_sum_and_superdirective_are_distortionless():
 
 def test_superdirective_has_more_directivity_and_keeps_the_white_noise_gain():
     microphones, frequencies = circle_array(6, 0.04), bin_frequencies(320, RATE)
-    d = far_field_steering(microphones, to_vector(0), frequencies, dtype=torch.complex128)
+    d = near_field_steering(
+        microphones, FAR * to_vector(0), frequencies, dtype=torch.complex128
+    )
     coherence = diffuse_coherence(microphones, frequencies, dtype=torch.complex128)
 
     def directivity(w):

@@ -11,7 +11,6 @@ from unified_se_ss.spatial.geometry import (
     SPEED_OF_SOUND,
     bin_frequencies,
     circle_array,
-    far_field_steering,
     glasses_array,
     line_array,
     near_field_steering,
@@ -20,6 +19,7 @@ from unified_se_ss.spatial.geometry import (
 )
 
 RATE = 16000
+FAR = 1e4  # metres, from where a wave is plane
 
 
 @pytest.mark.parametrize("array", [line_array, circle_array, phone_array, glasses_array])
@@ -50,7 +50,7 @@ def test_a_line_of_nothing_is_an_error(bad):
 
 def test_positions_of_a_wrong_shape_are_an_error():
     with pytest.raises(ValueError, match=r"\[C, 3\]"):
-        far_field_steering(torch.zeros(4, 2), to_vector(0), torch.zeros(1))
+        near_field_steering(torch.zeros(4, 2), to_vector(0), torch.zeros(1))
 
 
 def test_steering_is_what_a_delayed_signal_does_to_torch_stft():
@@ -62,9 +62,9 @@ def test_steering_is_what_a_delayed_signal_does_to_torch_stft():
     heard = torch.stack([noise.roll(6 - 3 * c) for c in range(3)])
     window = torch.hann_window(512, dtype=torch.float64)
     spectra = torch.stft(heard, 512, 128, window=window, return_complex=True)[..., 3:-3]
-    d = far_field_steering(
+    d = near_field_steering(
         microphones,
-        to_vector(90),
+        FAR * to_vector(90),
         bin_frequencies(512, RATE),
         reference=reference,
         dtype=torch.complex128,
@@ -76,13 +76,14 @@ def test_steering_is_what_a_delayed_signal_does_to_torch_stft():
     assert (measured.T - d.conj()).abs().mean() > 0.5
 
 
-def test_near_field_becomes_far_field_with_distance():
+def test_near_field_becomes_a_plane_wave_with_distance():
     microphones, frequencies = circle_array(), bin_frequencies(320, RATE)
     towards = to_vector(40, 10)
-    far = far_field_steering(microphones, towards, frequencies)
+    delays = -(microphones - microphones[0]) @ torch.from_numpy(towards) / SPEED_OF_SOUND
+    plane = torch.exp(-2j * math.pi * frequencies[:, None] * delays)
     errors = [
-        (near_field_steering(microphones, metres * towards, frequencies) - far).abs().max()
-        for metres in (1.0, 10.0, 1000.0)
+        (near_field_steering(microphones, x * towards, frequencies) - plane).abs().max()
+        for x in (1.0, 10.0, 1000.0)
     ]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
 
@@ -111,7 +112,8 @@ def test_diffuse_coherence_is_the_mean_over_all_directions():
         np.degrees(numbers * math.pi * (1 + math.sqrt(5))),
         np.degrees(np.arcsin(1 - 2 * numbers / 4000)),
     )
-    d = far_field_steering(microphones, directions, frequencies, dtype=torch.complex128)
+    sources = FAR * directions
+    d = near_field_steering(microphones, sources, frequencies, dtype=torch.complex128)
     mean = torch.einsum("qfc,qfe->fce", d, d.conj()) / 4000
     coherence = diffuse_coherence(microphones, frequencies, dtype=torch.complex128)
     torch.testing.assert_close(coherence, mean, rtol=0, atol=2e-3)

@@ -30,7 +30,6 @@ class MicBeamExample(NamedTuple):
     target : [T], the speech without room, as both inputs are to become.
     components : [3, 2, T], what speech, interferer and noise contribute to each input
     (they add up to the inputs), or None where that is not known or was not asked for.
-    microphones : [C, T], all of them, or None where there are none or not asked for.
     conditions : what is known of the item, numbers by name: sir and snr in dB at the raw
     microphone, angle in degrees between target and interferer, and so on.
     """
@@ -39,7 +38,6 @@ class MicBeamExample(NamedTuple):
     inputs: torch.Tensor
     target: torch.Tensor
     components: torch.Tensor | None = None
-    microphones: torch.Tensor | None = None
     conditions: dict = {}
 
 

@@ -143,10 +143,6 @@ class ArrayDataset(SceneDataset):
         Default 1.0.
     quiet_seconds : float
         Without target at the beginning (default 0.5).
-    noise_points : int
-        From so many places comes the noise, each with a stretch of its own (default 1).
-    microphones : bool
-        Whether items hold all microphones' signals (default False).
 
     Returns
     -------
@@ -161,8 +157,6 @@ class ArrayDataset(SceneDataset):
         snr_db: tuple = (0.0, 20.0),
         interferer_probability: float = 1.0,
         quiet_seconds: float = 0.5,
-        noise_points: int = 1,
-        microphones: bool = False,
         **options,
     ):
         super().__init__(*scene, **options)
@@ -173,16 +167,8 @@ class ArrayDataset(SceneDataset):
             "interferer_probability", interferer_probability
         )
         self.quiet_seconds = float(quiet_seconds)
-        self.noise_points = noise_points
-        self.microphones = microphones
         self._positions = torch.tensor(self.rooms.settings.microphones)
         self._check()
-
-    def scene(self, key) -> _ArrayScene:
-        """The scene of an item, before any beamformer."""
-        key = ItemKey.of(key)
-        rng = np.random.default_rng([self.seed, key.epoch, key.index])
-        return self._scene(rng, key.index)
 
     def _scene(self, rng, index) -> _ArrayScene:
         """Draw a scene: levels, room, speech, noise, interferer, in this order."""
@@ -198,11 +184,8 @@ class ArrayDataset(SceneDataset):
             rng, target, self.length - quiet, level
         )
         at_target = convolve_rir(speech, _with_direct(room), self.lead)
-        noise, noise_name = self.noise.sample(rng, length, count=self.noise_points)
-        image_of_noise = sum(
-            convolve_rir(source, responses, self.lead)
-            for source, responses in zip(noise, room.noises)
-        )
+        (noise,), noise_name = self.noise.sample(rng, length)
+        image_of_noise = convolve_rir(noise, room.noises[0], self.lead)
         names, image_of_other = [name, noise_name], np.zeros_like(image_of_noise)
         if is_there:
             image_of_other, other = self._talk(rng, interferer, level, room.interferers[0])
@@ -233,7 +216,6 @@ class ArrayDataset(SceneDataset):
             inputs=parts.sum(0),
             target=torch.from_numpy(scene.target),
             components=parts if self.components else None,
-            microphones=images.sum(0) if self.microphones else None,
             conditions={**scene.conditions, **reached},
         )
 
@@ -253,11 +235,6 @@ class ArrayDataset(SceneDataset):
             raise UserError(
                 f"guide: is for {self.guide.sample_rate} Hz, but the rooms of "
                 f"{self.rooms.path} are of {self.sample_rate} Hz"
-            )
-        if not 1 <= self.noise_points <= self.rooms.settings.noises:
-            raise UserError(
-                f"noise_points: is {self.noise_points}, but the rooms of "
-                f"{self.rooms.path} have {self.rooms.settings.noises} noise(s)"
             )
 
 
@@ -345,11 +322,9 @@ class PairedRIRDataset(SceneDataset):
       item (the same, if it has but one);
     - a beamformer gives the target as the reference microphone has it. So r_00 has the
       direct path of r_01, and reflections of its own: the target is equal in both
-      inputs, to the sample. `same_direct_path: False` leaves r_00 as it was simulated;
+      inputs, to the sample;
     - n and i are scaled such that in the beamformed input, before g_n and g_i, each is
       as strong as the speech: -dB(g_n) is that input's signal-to-noise ratio.
-      `equalise: False` brings only their recordings to the loudness of the speech, and
-      distance and room do the rest.
 
     Arguments
     ---------
@@ -357,8 +332,6 @@ class PairedRIRDataset(SceneDataset):
         As for `SceneDataset`.
     gains : PairedRIRGains, optional
         By default those of the source.
-    same_direct_path, equalise : bool
-        See above (default True).
 
     Example
     -------
@@ -367,18 +340,9 @@ class PairedRIRDataset(SceneDataset):
     interferer); angle between target and interferer in degrees; reverberation, seconds.
     """
 
-    def __init__(
-        self,
-        *scene,
-        gains: PairedRIRGains | None = None,
-        same_direct_path: bool = True,
-        equalise: bool = True,
-        **options,
-    ):
+    def __init__(self, *scene, gains: PairedRIRGains | None = None, **options):
         super().__init__(*scene, **options)
         self.gains = gains or PairedRIRGains()
-        self.same_direct_path = same_direct_path
-        self.equalise = equalise
 
     def _example(self, rng, index):
         gains, room = self.gains.draw(rng), self.rooms.draw(rng)
@@ -389,8 +353,6 @@ class PairedRIRDataset(SceneDataset):
         length = self.lead + self.length
         speech, name = self.speech.sample(rng, target, length, level)
         (noise,), noise_name = self.noise.sample(rng, length)
-        if not self.equalise:
-            noise *= power_gain(power(speech), power(noise))
         *at_target, direct = convolve_rir(
             speech, self._speech_responses(room, roles), self.lead
         )
@@ -417,10 +379,9 @@ class PairedRIRDataset(SceneDataset):
 
     def _with_gains(self, images: np.ndarray, gains: _Gains) -> np.ndarray:
         """Parts of both inputs, of images of speech, interferer and noise [3, 2, T]."""
-        if self.equalise:
-            speech = power(images[0, 1])
-            for image in images[1:]:
-                image *= power_gain(speech, power(image[1]))
+        speech = power(images[0, 1])
+        for image in images[1:]:
+            image *= power_gain(speech, power(image[1]))
         in_raw = np.array([[1.0], [gains.raw_interferer], [gains.raw_noise]])
         in_both = np.array([[1.0], [gains.interferer], [gains.noise]])
         factors = np.concatenate([in_both * in_raw, in_both], axis=1)
@@ -431,8 +392,6 @@ class PairedRIRDataset(SceneDataset):
         raw, beamformed = room.target[roles]
         direct = np.zeros((2, raw.shape[-1]), dtype=raw.dtype)
         direct[:, : room.direct.shape[-1]] = room.direct[roles]
-        if not self.same_direct_path:
-            return np.stack([raw, beamformed, direct[1]])
         return np.stack([raw, beamformed - direct[1] + direct[0], direct[0]])
 
 

@@ -187,36 +187,6 @@ def bin_frequencies(fft_length: int, sample_rate: float) -> torch.Tensor:
     return bins * (sample_rate / fft_length)
 
 
-def far_field_steering(
-    microphones: torch.Tensor,
-    towards: torch.Tensor | np.ndarray,
-    frequencies: torch.Tensor,
-    *,
-    reference: int = 0,
-    dtype: torch.dtype = torch.complex64,
-) -> torch.Tensor:
-    """Steering vectors of a plane wave: delays alone.
-
-    Microphones are at [C, 3] in metres, `towards` are directions from the array to the
-    source, [..., 3], of any length, `frequencies` Hz, [F]. Returns [..., F, C], 1 at the
-    `reference` microphone; phases are computed in float64.
-
-    Example
-    -------
-    >>> frequencies = torch.tensor([0.0, 1000.0])
-    >>> steering = far_field_steering(line_array(2, 0.1715), to_vector(90), frequencies)
-    >>> steering[1].real  # from the left, the left microphone is half a millisecond early
-    tensor([ 1., -1.])
-    """
-    microphones = _positions(microphones)
-    towards = torch.nn.functional.normalize(
-        torch.as_tensor(towards, dtype=torch.float64, device=microphones.device), dim=-1
-    )
-    delays = -(towards @ microphones.T) / SPEED_OF_SOUND
-    delays = delays - delays[..., reference, None]
-    return _transfer(delays, frequencies).to(dtype)
-
-
 def near_field_steering(
     microphones: torch.Tensor,
     source: torch.Tensor | np.ndarray,
@@ -227,9 +197,9 @@ def near_field_steering(
 ) -> torch.Tensor:
     """Steering vectors of a point source: delays, and levels that fall with distance.
 
-    `source` is its position in metres, [..., 3], in the coordinates of the microphones;
-    everything else is as for `far_field_steering`. A ValueError if the source is at a
-    microphone.
+    Microphones are at [C, 3] in metres, sources at [..., 3] in the same coordinates (for a
+    plane wave far away), `frequencies` are Hz, [F]. Returns [..., F, C], 1 at the `reference`
+    microphone; phases are computed in float64. A ValueError if a source is at a microphone.
 
     Example
     -------
@@ -237,29 +207,21 @@ def near_field_steering(
     >>> near_field_steering(microphones, torch.tensor([3.0, 0, 0]), torch.zeros(1)).real
     tensor([[1.0000, 1.5000]])
     """
-    microphones = _positions(microphones)
+    if microphones.dim() != 2 or microphones.shape[-1] != 3:
+        raise ValueError(
+            f"microphones: shape {tuple(microphones.shape)}, but positions are [C, 3]"
+        )
+    microphones = microphones.double()
     source = torch.as_tensor(source, dtype=torch.float64, device=microphones.device)
     distances = torch.linalg.vector_norm(source[..., None, :] - microphones, dim=-1)
     if not bool((distances > 0).all()):
         raise ValueError("near_field_steering: the source is at a microphone's own place")
     at_reference = distances[..., reference, None]
-    transfer = _transfer((distances - at_reference) / SPEED_OF_SOUND, frequencies)
-    return ((at_reference / distances)[..., None, :] * transfer).to(dtype)
-
-
-def _transfer(delays: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
-    """exp(-2j pi f tau): delays [..., C] in seconds to [..., F, C], complex128."""
+    delays = (distances - at_reference) / SPEED_OF_SOUND
     frequencies = frequencies.to(delays.device, torch.float64)
     phases = -2 * math.pi * frequencies[:, None] * delays[..., None, :]
-    return torch.polar(torch.ones_like(phases), phases)
-
-
-def _positions(microphones: torch.Tensor) -> torch.Tensor:
-    if microphones.dim() != 2 or microphones.shape[-1] != 3:
-        raise ValueError(
-            f"microphones: shape {tuple(microphones.shape)}, but positions are [C, 3]"
-        )
-    return microphones.double()
+    transfer = torch.polar(torch.ones_like(phases), phases)
+    return ((at_reference / distances)[..., None, :] * transfer).to(dtype)
 
 
 def _require_positive(function: str, **values: float) -> None:
