@@ -119,6 +119,11 @@ def _write(name, signal, rate=RATE):
     return make
 
 
+def _broken_link(folder):
+    (folder / "Ann").mkdir(parents=True)
+    (folder / "Ann/x.wav").symlink_to("gone.wav")
+
+
 FAULTS = {
     "missing": (lambda folder: None, ["does not exist"]),
     "empty": (lambda folder: folder.mkdir(), ["holds no wav, flac or ogg"]),
@@ -127,6 +132,7 @@ FAULTS = {
     "stereo": (_write("Ann/x.wav", np.full((99, 2), 0.5)), ["Ann/x.wav", "2 channels"]),
     "rate": (_write("Ann/x.wav", np.full(99, 0.5), 16000), ["16000 Hz", "8000 Hz"]),
     "silent": (_write("Ann/x.wav", np.zeros(99)), ["silent"]),
+    "broken link": (_broken_link, ["Ann/x.wav: is a link to gone.wav, but cannot be"]),
 }
 
 

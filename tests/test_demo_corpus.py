@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 import shutil
 import signal
 import subprocess
@@ -254,6 +255,8 @@ def test_a_folder_is_replaced_as_a_whole_and_only_if_it_is_ours(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build(2, ends=lambda: signal.raise_signal(signal.SIGINT))
     assert (place / "a.wav").read_text() == "seed 1" and is_made_from(place, {"seed": 1})
+    (tmp_path / ".corpus.incomplete-killed").mkdir()
+    os.utime(tmp_path / ".corpus.incomplete-killed", (0, 0))
     build(2)
     assert (place / "a.wav").read_text() == "seed 2"
     (place / "notes.txt").write_text("mine")
@@ -264,6 +267,11 @@ def test_a_folder_is_replaced_as_a_whole_and_only_if_it_is_ours(tmp_path):
         build(3)
     assert {path.name for path in place.iterdir()} == {"a.wav", "notes.txt"}
     assert list(tmp_path.iterdir()) == [place]
+    with (
+        pytest.raises(UserError, match="is a file"),
+        atomic_folder(place / "a.wav", {}, ""),
+    ):
+        pass
 
 
 def test_bad_arguments_are_named(tmp_path):
