@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 # What torchaudio 2.11.1 says beside torch 2.11.0, and any beside a torch without CUDA
 SYMBOL = "libtorchaudio.so: undefined symbol: torch_exception_get_what_without_backtrace"
 NO_CUDA = "libc10_cuda.so: cannot open shared object file: No such file or directory"
+CUDA = "class version: cuda = '13'"
 STARTED = [
     ["train.py", "hparams/demo.yaml"],
     ["recipes/GradientRemedy/train.py", "hparams/demo.yaml"],
@@ -51,7 +52,7 @@ def run(arguments, *folders):
 def test_a_pair_that_does_not_fit_is_one_message(tmp_path, arguments):
     fake = stand_in(tmp_path, "torchaudio", "2.99", f"raise OSError({SYMBOL!r})")
     # So that each start costs no import of the real one
-    torch = stand_in(tmp_path / "t", "torch", "2.98", "class version: cuda = '13'")
+    torch = stand_in(tmp_path / "t", "torch", "2.98", CUDA)
     done = run(arguments, fake, torch)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
@@ -64,26 +65,15 @@ def test_a_pair_that_does_not_fit_is_one_message(tmp_path, arguments):
     assert len(done.stderr.strip().splitlines()) == 2
 
 
-@pytest.mark.parametrize(
-    "torch, audio, message",
-    [
-        (
-            "class version: cuda = None",
-            f"raise OSError({NO_CUDA!r})",
-            "torchaudio 2.99 is linked to CUDA, and torch 2.98 is a build for the CPU alone",
-        ),
-        (
-            "raise ImportError('libcudart.so.13: cannot open shared object file')",
-            "",
-            "torch 2.98 cannot be loaded (libcudart.so.13",
-        ),
-        (
-            "class version: cuda = '13'",
-            "raise ModuleNotFoundError('no', name='torchaudio')",
-            "torchaudio is not installed",
-        ),
-    ],
-)
+NO_RUNTIME = "libcudart.so.13: cannot open shared object file"
+OTHERS = [
+    ("class version: cuda = None", f"raise OSError({NO_CUDA!r})", "is linked to CUDA, and"),
+    (f"raise ImportError({NO_RUNTIME!r})", "", "torch 2.98 cannot be loaded (libcudart"),
+    (CUDA, "raise ModuleNotFoundError('no', name='torchaudio')", "torchaudio is not inst"),
+]
+
+
+@pytest.mark.parametrize("torch, audio, message", OTHERS)
 def test_other_faults_of_the_pair(tmp_path, torch, audio, message):
     fakes = stand_in(tmp_path, "torchaudio", "2.99", audio)
     stand_in(fakes, "torch", "2.98", torch)

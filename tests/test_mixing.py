@@ -38,18 +38,19 @@ def test_equals_pyloudnorm_with_pauses():
     assert measure_loudness(signal, 8000) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("seconds", [0.02, 0.1, 0.3999, 0.4])
-def test_short_signals_are_measured(seconds):
-    short = measure_loudness(tone(seconds, 8000, hertz=1000), 8000)
-    assert short == pytest.approx(measure_loudness(tone(2, 8000), 8000), abs=0.3)
+def test_short_signals_are_measured():
+    for seconds in (0.02, 0.1, 0.3999, 0.4):
+        short = measure_loudness(tone(seconds, 8000, hertz=1000), 8000)
+        assert short == pytest.approx(measure_loudness(tone(2, 8000), 8000), abs=0.3)
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("length", [1, 100, 8000])
-def test_silence_is_minus_infinity(length):
-    assert measure_loudness(np.zeros(length), 8000) == -math.inf
-    # Far below the absolute gate of -70 LUFS counts as silence too.
-    assert measure_loudness(np.full(length, 1e-9), 8000) == -math.inf
+def test_silence_is_minus_infinity():
+    for length in (1, 100, 8000):
+        assert measure_loudness(np.zeros(length), 8000) == -math.inf
+        # Far below the absolute gate of -70 LUFS counts as silence too.
+        assert measure_loudness(np.full(length, 1e-9), 8000) == -math.inf
+    assert loudness_gain(-30.0, -math.inf) == 1.0
 
 
 def test_not_finite_is_refused():
@@ -77,10 +78,6 @@ def test_gain_reaches_the_level(start, level, seed):
     signal *= 10 ** (start / 20)
     signal *= loudness_gain(level, measure_loudness(signal, 8000))
     assert pyloudnorm.Meter(8000).integrated_loudness(signal) == pytest.approx(level)
-
-
-def test_gain_of_silence_is_one():
-    assert loudness_gain(-30.0, -math.inf) == 1.0
 
 
 def stems(dtype):
