@@ -6,14 +6,13 @@ Every YAML is run by test_golden.py.
 import json
 from pathlib import Path
 
+import golden_values as golden
 import numpy as np
 import pytest
 import soundfile
 import yaml
-from librimix import voice
 from running import ROOT, as_arguments, rows, run_python, run_script
 
-from unified_se_ss.data import audio
 from unified_se_ss.inference import BinauralSeparator, load_model
 
 RECIPE = ROOT / "recipes" / "BinauralWSJ0Mix"
@@ -38,34 +37,6 @@ SHIPPED = {
     "convtasnet-causal": {"causal"},
     "demo": None,
 }
-
-
-def make_mono(folder, n_speakers=2, counts=(4, 2, 2), noise=False):
-    """A folder of WSJ0-2mix's shape, or WSJ0-3mix's; returns what to give as mono_folder."""
-    place = folder / f"wsj0-{n_speakers}mix" / "wav8k" / "min"
-    for number, subset in enumerate(("tr", "cv", "tt")):
-        for index in range(counts[number]):
-            rng = np.random.default_rng([number, index])
-            poles = np.linspace(0.9, -0.9, n_speakers)
-            signals = {
-                f"s{j + 1}": voice(rng, 4000 + 160 * index, p) for j, p in enumerate(poles)
-            }
-            mixture = sum(signals.values())
-            if noise:
-                signals["noise"] = 0.02 * rng.standard_normal(len(mixture))
-                mixture = mixture + signals["noise"]
-            signals["mix_both" if noise else "mix"] = mixture
-            for stem, signal in signals.items():
-                audio.write(place / subset / stem / f"{subset}-{index}.wav", signal, RATE)
-    return place.parents[1]
-
-
-def make_voices(folder):
-    """Single voices by speaker."""
-    for number, pole in enumerate((0.9, 0.3, -0.9)):
-        rng = np.random.default_rng([7, number])
-        audio.write(folder / f"speaker{number}" / "1.wav", voice(rng, 8000, pole), RATE)
-    return folder
 
 
 def arguments_of(name, out, **keys):
@@ -96,11 +67,11 @@ def demo_yaml(folder):
 def runs(tmp_path_factory):
     """A causal network and the demo, from mono mixtures to their reports."""
     folder = tmp_path_factory.mktemp("binaural")
-    causal = {"mono_folder": make_mono(folder / "mono"), "data_folder": folder / "binaural"}
+    causal = {"mono_folder": golden.wsj0mix(folder), "data_folder": folder / "binaural"}
     demo = {
         "mono_folder": causal["mono_folder"],
         "data_folder": folder / "apart",  # its least angle makes another corpus
-        "dynamic_speech_folder": make_voices(folder / "voices"),
+        "dynamic_speech_folder": golden.voices(folder)["dynamic_speech_folder"],
         "n_basis": 64,
         "dynamic_items": 4,
         "segment_seconds": 0.3,
@@ -184,21 +155,16 @@ def test_a_run_can_be_used(runs):
 def test_rooms_noise_three_talkers_cue_losses_and_speechbrains_protocol(tmp_path):
     """The YAML of rooms, with all options that the others leave alone."""
     text = (RECIPE / "hparams" / "convtasnet-reverb.yaml").read_text(encoding="utf-8")
-    small = "    settings: !new:unified_se_ss.data.rooms.BinauralRoomConfig\n"
-    small += "        rooms: 1\n        directions: 4\n        seconds: 0.1\n"
-    small += f"    shares: [2, 1, 1]\n    cache: {tmp_path / 'cache'}\n"
-    head, listeners, tail = text.partition("listeners: !name:")
-    line, source, rest = tail.partition("    source: ")
     path = tmp_path / "rooms.yaml"
-    path.write_text(head + listeners + line + small + source + rest, encoding="utf-8")
+    text = golden.in_small_rooms(text).replace("head_rooms", str(tmp_path / "cache"))
+    path.write_text(text, encoding="utf-8")
     keys = {
         "data_folder": tmp_path / "binaural",
-        "mono_folder": make_mono(tmp_path, 3, noise=True),
+        "mono_folder": golden.wsj0mix(tmp_path, 3, noise=True),
         "mixture": "mix_both",
         "n_speakers": 3,
         "dynamic_mixing": True,
-        "dynamic_speech_folder": make_voices(tmp_path / "voices"),
-        "dynamic_noise_folder": make_voices(tmp_path / "noises"),
+        **golden.voices(tmp_path),
         "dynamic_items": 3,
         "segment_seconds": 0.3,
         "speed_percents": "null",

@@ -5,9 +5,9 @@ Every YAML, its kinds of scenes and its losses are run by test_golden.py.
 
 from pathlib import Path
 
+import golden_values as golden
 import numpy as np
 import pytest
-import soundfile
 from running import ROOT, as_arguments, rows, run_script
 
 from unified_se_ss.inference import GuidedEnhancer
@@ -36,42 +36,9 @@ SCENES = {
 }
 
 
-def sound(rng, seconds):
-    """Noise that comes and goes, within ±1."""
-    times = np.arange(round(seconds * RATE)) / RATE
-    loud = 0.1 * (1.1 + np.sin(2 * np.pi * rng.uniform(2, 5) * times))
-    return loud * rng.standard_normal(len(times)) / 4
-
-
-def write(path, signal):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, signal, RATE)
-
-
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory):
-    """Speech of two speakers and a noise for every subset."""
-    folder, rng = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
-    for subset in ("train", "dev", "test"):
-        for speaker in "ab":
-            talks = folder / "speech" / subset / f"{subset}-{speaker}"
-            write(talks / "1.wav", sound(rng, 2))
-        write(folder / "noise" / subset / "1.wav", sound(rng, 2))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory):
-    """Recordings in the layout of folders named like files."""
-    folder, rng = tmp_path_factory.mktemp("recordings"), np.random.default_rng(1)
-    for subset in ("train", "val", "test"):
-        for number in range(2):
-            place = folder / subset / f"recording_{number:09d}.WAV"
-            target = sound(rng, 1.5)
-            for name, share in (("channel_1", 0.3), ("channel_2", 1), ("channel_3", 1)):
-                write(place / f"{name}.wav", target + share * sound(rng, 1.5))
-            write(place / "ground_truth.wav", target)
-    return folder
+    return golden.speech_and_noise(tmp_path_factory.mktemp("sounds"))
 
 
 def run(yaml, folder, out, expected=0, **keys):
@@ -121,11 +88,12 @@ def test_the_demo_from_its_sounds_to_the_report(sounds, tmp_path):
 
 
 @pytest.mark.slow
-def test_recordings_with_a_beamformer_for_their_guide(recordings, tmp_path):
+def test_recordings_with_a_beamformer_for_their_guide(tmp_path):
     guide = "souden_mvdr"
     options = {**SMALL, "segment_seconds": 1.0, "guide_of_recordings": guide}
     options["quiet_seconds"] = 0.2
-    run("hparams/gsenet.yaml", recordings, tmp_path / "run", **options)
+    folder = golden.recordings(tmp_path / "recordings")
+    run("hparams/gsenet.yaml", folder, tmp_path / "run", **options)
     results = rows(tmp_path / "run" / "results.csv")
     assert [row["guide"] for row in results] == [guide] * 2
     assert "sir" not in results[0]
