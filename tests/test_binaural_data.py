@@ -10,6 +10,7 @@ import pytest
 import scipy.signal
 import soundfile
 import torch
+from cues import ild, itd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from librimix import make_tree, voice
@@ -32,7 +33,6 @@ from unified_se_ss.data.hrtf_bank import SPHERE_DIRECTIONS, HRTFBank, binaural_h
 from unified_se_ss.data.manifest import Item, Manifest, read_manifest
 from unified_se_ss.data.write import make_binaural_corpus
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.interaural import ild, itd
 from unified_se_ss.spatial import (
     HRIRSet,
     head_shadow,

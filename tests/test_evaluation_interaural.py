@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cues import ild, itd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_evaluation_metrics import voice
@@ -9,9 +10,7 @@ from test_evaluation_metrics import voice
 from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.interaural import (
     BANDS,
-    ild,
     interaural_errors,
-    itd,
     summarise_interaural,
 )
 from unified_se_ss.spatial import head_shadow, spherical_head, woodworth_itd

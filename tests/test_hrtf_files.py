@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
+from cues import ild, itd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from unified_se_ss.data.hrtf_files import (
     resample_hrirs,
 )
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.interaural import ild, itd
 from unified_se_ss.spatial import (
     HRIRSet,
     head_shadow,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
+from cues import ild, itd
 
 from unified_se_ss.data import rooms
 from unified_se_ss.data.hrtf_bank import HRTFBank
@@ -23,7 +24,6 @@ from unified_se_ss.data.rooms import (
     simulate_rooms,
 )
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.interaural import ild, itd
 from unified_se_ss.spatial import (
     HRIRSet,
     line_array,

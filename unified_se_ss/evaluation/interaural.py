@@ -56,49 +56,6 @@ PHASELESS = 1e-10  # bins below this share of the largest cross-spectrum have no
 PROTOCOLS = ("default", "speechbrain")
 
 
-def itd(signals, sample_rate: int, band=BAND) -> np.ndarray:
-    """Interaural time differences by GCC-PHAT, as the module describes.
-
-    Arguments
-    ---------
-    signals : np.ndarray
-        Left and right ear, [..., E, T].
-    sample_rate : int
-        In Hz.
-    band : tuple of float
-        Lowest and highest frequency in Hz.
-
-    Returns
-    -------
-    np.ndarray
-        µs, [...]; nan where the ears share no frequency of the band.
-
-    Example
-    -------
-    >>> ears = np.random.default_rng(0).standard_normal((2, 8000))
-    >>> ears[1] = np.roll(ears[0], 3)  # the right ear is 3 samples later
-    >>> float(itd(ears, 8000).round(1))
-    375.0
-    """
-    return _phat_itd(_spectra(_unit_peaks(signals), sample_rate), sample_rate, band)
-
-
-def ild(signals, sample_rate: int | None = None, band=None) -> np.ndarray:
-    """Interaural level differences [...] in dB; nan where an ear is silent.
-
-    10 log10(‖left‖² / ‖right‖²), of the whole signal or of a band; arguments as for `itd`.
-
-    Example
-    -------
-    >>> float(ild(np.array([[1.0, -1.0], [0.1, 0.1]])).round(6))
-    20.0
-    """
-    signals = np.asarray(signals, dtype=np.float64)
-    if band is None:
-        return _decibel(_energies(signals))
-    return _decibel(_band_energies(_spectra(signals, sample_rate), sample_rate, band))
-
-
 def interaural_errors(
     estimates, targets, sample_rate: int, permutation, protocol: str = "default"
 ) -> dict:
@@ -140,7 +97,7 @@ def interaural_errors(
     states = _states(estimates, targets)
     measured = np.array([state == "measured" for state in states])
     signals = np.stack([estimates, targets])  # 2, J, E, T
-    times, levels = _cues(signals, sample_rate)
+    times, levels = interaural_cues(signals, sample_rate)
     deltas = {"delta_itd": _difference(times, measured)}
     for name, values in levels.items():
         deltas[f"delta_{name}"] = _difference(values, measured)
@@ -226,8 +183,20 @@ def _heard_ears(signals):
     return (energies > SILENT**2 * energies.max()).sum(axis=-1)
 
 
-def _cues(signals, sample_rate):
-    """ITDs [...] in µs, and ILDs {name: [...]} in dB, of signals [..., E, T]."""
+def interaural_cues(signals, sample_rate):
+    """ITDs [...] in µs, and ILDs in dB by name, of left and right ears [..., E, T].
+
+    Names are `ild` and, of the octaves below Nyquist, `ild_{low}_{high}`. nan where the ears
+    share no frequency, or one of them is silent.
+
+    Example
+    -------
+    >>> ears = np.random.default_rng(0).standard_normal((2, 8000))
+    >>> ears[1] = 0.1 * np.roll(ears[0], 3)  # the right ear is 3 samples later
+    >>> times, levels = interaural_cues(ears, 8000)
+    >>> float(times.round(1)), float(levels["ild"].round(6))
+    (375.0, 20.0)
+    """
     signals = _unit_peaks(signals)
     spectra = _spectra(signals, sample_rate)
     energies = _energies(signals)
@@ -237,7 +206,7 @@ def _cues(signals, sample_rate):
             audible = _band_energies(spectra, sample_rate, band)
             empty = np.any(audible <= SILENT**2 * energies, axis=-1)
             levels[_band_name(band)] = np.where(empty, np.nan, _decibel(audible))
-    return _phat_itd(spectra, sample_rate, BAND), levels
+    return _phat_itd(spectra, sample_rate), levels
 
 
 def _spectra(signals, sample_rate):
@@ -259,14 +228,14 @@ def _whole_lags(sample_rate):
     return int(np.ceil(MAX_LAG * sample_rate))
 
 
-def _phat_itd(spectra, sample_rate, band):
+def _phat_itd(spectra, sample_rate):
     """ITDs in µs, [...], of spectra [..., E, F] of an even n_fft; nan without phase."""
     # Here, as it brings torch, which processes that score others do without.
     from unified_se_ss.spatial.dsp import phat_correlation
 
     bins = spectra.shape[-1]
     n_fft = 2 * (bins - 1)
-    low, high = _band_bins(bins, sample_rate, band)
+    low, high = _band_bins(bins, sample_rate, BAND)
     left, right = spectra[..., 0, low:high], spectra[..., 1, low:high]
     cross = np.conj(left) * right
     in_band = np.zeros((*cross.shape[:-1], bins), dtype=np.complex128)
