@@ -1,6 +1,7 @@
 """Simulated rooms, against pyroomacoustics, geometry, beamformers and the head itself."""
 
 import json
+import os
 import pickle
 import sys
 from dataclasses import replace
@@ -95,6 +96,15 @@ def test_a_build_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepare_room_bank(tmp_path, ANECHOIC, 3, workers=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_builds_left_behind_is_removed(tmp_path):
+    old, new = tmp_path / ".rooms-1.npy.old", tmp_path / ".rooms-2.npy.new"
+    for path in (old, new):
+        path.write_text("part of a bank")
+    os.utime(old, (0, 0))
+    prepare_room_bank(tmp_path, ANECHOIC, 1, workers=1)
+    assert new.exists() and not old.exists()
 
 
 def test_only_the_name_goes_to_another_process(bank):

@@ -213,7 +213,7 @@ def atomic_folder(
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_over(folder.parent, prefix)
+        remove_left_over(folder.parent, prefix)
         temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
         building = temporary / "new"
         building.mkdir()
@@ -255,10 +255,14 @@ def _check_replaceable(folder: Path, ours: set[str], what: str) -> None:
         )
 
 
-def _remove_left_over(parent: Path, prefix: str) -> None:
+def remove_left_over(parent: Path, prefix: str) -> None:
+    """Remove files and folders of such names that builds killed long ago left behind."""
     for left_over in parent.glob(f"{prefix}*"):
         if time.time() - left_over.stat().st_mtime > LEFT_OVER_SECONDS:
-            shutil.rmtree(left_over, ignore_errors=True)
+            if left_over.is_dir():
+                shutil.rmtree(left_over, ignore_errors=True)
+            else:
+                left_over.unlink(missing_ok=True)
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

@@ -26,7 +26,6 @@ import functools
 import importlib.metadata
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -39,10 +38,10 @@ import scipy.signal
 from scipy.spatial import cKDTree
 
 from unified_se_ss.data.cache import (
-    LEFT_OVER_SECONDS,
     cached_arrays,
     digest_of,
     process_pool,
+    remove_left_over,
 )
 from unified_se_ss.data.hrtf_bank import (
     SHARES,
@@ -421,7 +420,7 @@ def prepare_room_bank(
     description = path.with_suffix(".json")
     if path.exists() and description.exists():
         return RoomBank(path)
-    _remove_left_over(path.parent)
+    remove_left_over(path.parent, ".rooms-")
     made_from["pyroomacoustics"] = importlib.metadata.version("pyroomacoustics")
     simulate = functools.partial(_simulate, settings, seed)
     with atomic_path(path) as temporary, process_pool(workers) as run:
@@ -439,13 +438,6 @@ def _write_records(path, record, records, count) -> None:
         np.lib.format.write_array_header_2_0(file, header)
         for content in records:
             file.write(content)
-
-
-def _remove_left_over(folder: Path) -> None:
-    """Remove what builds that were killed long ago left behind."""
-    for left_over in folder.glob(".rooms-*.npy.*"):
-        if time.time() - left_over.stat().st_mtime > LEFT_OVER_SECONDS:
-            left_over.unlink(missing_ok=True)
 
 
 def _simulate(settings: RoomSettings, seed: int, index: int) -> bytes:
