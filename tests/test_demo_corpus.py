@@ -284,6 +284,8 @@ def test_bad_arguments_are_named(tmp_path):
     ):
         with pytest.raises(UserError, match=f"^{name}: (is )?{value}"):
             prepare_demo_corpus(tmp_path / "demo", **{**TINY, argument: value})
+    with pytest.raises(UserError, match="does not tell who speaks"):
+        read_transcripts(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -106,6 +106,7 @@ def _first(manifest, count):
 
 def _gather_voices(folder, corpus, manifest, n_speakers):
     """Links the stems of mixtures into one folder for each timbre."""
+    rows = {row["ID"]: row for row in read_transcripts(corpus)}
     fingerprint = {
         "recipe": RECIPE,
         "corpus": (corpus / FINGERPRINT).read_text(encoding="utf-8"),
@@ -113,7 +114,6 @@ def _gather_voices(folder, corpus, manifest, n_speakers):
     }
     if is_made_from(folder, fingerprint):
         return
-    rows = {row["ID"]: row for row in read_transcripts(corpus)}
     links = {
         f"{_timbre(rows[item.id][f'speaker_{j}'])}/{item.id}-s{j}.wav": item.paths[f"s{j}"]
         for item in manifest.items
