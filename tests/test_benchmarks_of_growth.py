@@ -23,22 +23,6 @@ def test_a_power_law_is_found_again(factor, exponent, sizes):
     assert law(sizes[0]) == pytest.approx(factor * sizes[0] ** exponent, rel=1e-6)
 
 
-def test_a_power_law_says_how_sure_it_is():
-    sizes = [1, 2, 4, 8, 16]
-    exact = growth.power_law(sizes, sizes)
-    assert exact.error == pytest.approx(0, abs=1e-9)
-    noisy = growth.power_law(sizes, [1, 2.2, 3.8, 8.4, 15])
-    assert abs(noisy.exponent - 1) < 2 * noisy.error < 0.2
-    assert growth.power_law([1, 2], [1, 2]).error is None
-    with pytest.raises(ValueError, match="expected two or more"):
-        growth.power_law([1], [1])
-
-
-@pytest.mark.parametrize("count, first", [(1, 0), (2, 0), (3, 1), (4, 2), (5, 2), (6, 3)])
-def test_fits_are_of_the_larger_half(count, first):
-    assert list(range(count))[growth.larger_half(count)] == list(range(first, count))
-
-
 def test_an_exponent_that_is_too_large_is_said():
     sizes = [1, 2, 4, 8]
     made = [
@@ -61,12 +45,6 @@ def test_what_would_take_too_long_is_left_out_and_said(monkeypatch):
     )
     assert made.sizes == [1, 2] and "x from 3 items on" in made.left_out
     assert made.left_out in growth.table("t", [made]).note
-
-
-def test_memory_that_is_not_there_is_not_asked_for(monkeypatch):
-    monkeypatch.setattr(growth, "free_bytes", lambda device: 2**31)
-    series = growth.Series("x", "s", 1.0, [1, 2], [0.1, 0.2], [2**29, 2**30])
-    assert "about 2 GiB" in growth._too_much(series, 4, CPU)
 
 
 def test_two_gradients_of_about_so_many_parameters():
