@@ -18,6 +18,8 @@ ALIASES = {
     "data.demo_corpus.prepare_demo_corpus": "data.demo.corpus.prepare_demo_corpus",
     "data.demo_sounds.prepare_demo_sounds": "data.demo.array_sounds.prepare_demo_sounds",
     "data.paired_rirs": "data.scenes",
+    "recognition.network": "recognition",
+    "recognition.search": "recognition",
     "spatial.arrays": "spatial",
     "spatial.Guide": "spatial.BeamformerFrontend",
     "spatial.guide.Guide": "spatial.frontend.BeamformerFrontend",
