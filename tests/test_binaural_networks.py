@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from drawn import randn, shaken
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 with warnings.catch_warnings():
@@ -194,6 +194,7 @@ def test_a_padded_item_gets_what_it_gets_alone(
 # --------------------------------------------------------------------------- causal
 
 
+@example("mimo", "frame", (16, 8), [3, 4], False, 1)  # less than one window
 @settings(max_examples=30, deadline=None)
 @given(
     variant=st.sampled_from(list(VARIANTS)),
