@@ -1,4 +1,4 @@
-"""Conflicts of the two tasks of a run: its gradients.csv, in words and as a picture.
+"""Conflicts of the two tasks of a run: its gradients.csv, in numbers and as a picture.
 
 A row stands for a window of steps and a scope, which is ``all`` or the name of a module.
 docs/gradients.md explains the columns.
@@ -6,6 +6,7 @@ docs/gradients.md explains the columns.
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from pathlib import Path
@@ -16,6 +17,7 @@ from unified_se_ss.errors import UserError
 from unified_se_ss.evaluation.plots import (
     Picture,
     Section,
+    as_text,
     column_of,
     png_bytes,
     read_csv,
@@ -23,18 +25,28 @@ from unified_se_ss.evaluation.plots import (
 )
 from unified_se_ss.files import atomic_write, csv_text
 
-#: Columns of whole numbers, and one of text.
-WHOLE = {
-    *("epoch", "step", "steps", "compared", "auxiliary_zero", "main_zero"),
-    *("auxiliary_nonfinite", "main_nonfinite"),
-}
-TEXT = "scope"
 #: Histograms name what their equal bins span.
 HISTOGRAM = re.compile(r"(\w+)_from_(\S+)_to_(\S+)")
 #: What one application of the rule covers, by granularity.
 UNITS = {"parameter": "tensor", "module": "module", "global": "step"}
-#: A mean cosine of less than this either way is called neither harmony nor fight.
-ORTHOGONAL = 0.1
+#: The summary's means over a run: column, what it is, and what it is multiplied by.
+MEANS = (
+    ("conflict_rate", "% of the {unit}s' gradients conflict", 100),
+    ("cosine", "mean cosine", 1),
+    ("log10_ratio", "log10 of the lengths' ratio, auxiliary to main", 1),
+    ("removed", "% of the auxiliary gradient removed", 100),
+    ("added", "% added to the main gradient", 100),
+    ("lost", "% of the main gradient lost", 100),
+    ("rescaled", "% of the auxiliary gradients rescaled", 100),
+    ("stretch", "times the sum's length", 1),
+)
+#: The summary's counts, where there are any.
+COUNTS = (
+    ("main_nonfinite", "steps skipped, as the main gradient was not finite"),
+    ("auxiliary_nonfinite", "steps with the main gradient alone"),
+    ("auxiliary_zero", "{unit}s without an auxiliary gradient"),
+    ("main_zero", "{unit}s without a main gradient"),
+)
 #: Opposed, agreeing, neither: the same in all panels.
 RED, BLUE, GRAY = "#b2182b", "#2166ac", "#666666"
 GREEN, ORANGE, PURPLE = "#1b7837", "#e08214", "#762a83"
@@ -70,68 +82,49 @@ class GradientLog:
 
     @property
     def rows(self) -> list[dict]:
-        """The rows so far, as :func:`_read_gradients` returns them."""
-        return _read_gradients(self.path) if self.path.is_file() else []
+        """The rows so far, without their empty cells; a UserError if they are none."""
+        try:
+            return [_parsed(row) for row in self._cells()]
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{self.path}: cannot be read as a gradients.csv ({error}); expected one row "
+                "of numbers per window and scope; move it away to go on"
+            ) from None
 
     def add(self, epoch: int, windows: list[dict]) -> None:
         """Log an epoch's ``ConflictMonitor.windows``; drop earlier rows of it and of later ones."""
-        rows = _cells(self.path) if self.path.is_file() else []
-        rows = [row for row in rows if int(row["epoch"]) < epoch]
+        rows = [
+            cells for cells, row in zip(self._cells(), self.rows) if row["epoch"] < epoch
+        ]
         rows += [{"epoch": epoch, **{k: _cell(v) for k, v in w.items()}} for w in windows]
         atomic_write(self.path, csv_text(rows, None if rows else ["epoch"]))
 
-
-def _read_gradients(path) -> list[dict]:
-    """The rows of a gradients.csv, one per window and scope; empty cells are left out.
-
-    Raises
-    ------
-    UserError
-        If it cannot be read as such a file.
-    """
-    rows = _cells(path)
-    try:
-        return [{k: _value(k, v) for k, v in row.items() if v} for row in rows]
-    except (ValueError, TypeError) as error:
-        raise _unreadable(path, error) from None
+    def _cells(self) -> list[dict]:
+        return read_csv(self.path, "a gradients.csv") if self.path.is_file() else []
 
 
-def _cells(path) -> list[dict]:
-    """The rows of the file as text."""
-    rows = read_csv(path, "a gradients.csv")
-    for name in ("epoch", "step", "scope") if rows else ():
-        if name not in rows[0]:
-            raise _unreadable(path, f"there is no column {name}")
-    if any(not str(row["epoch"]).isdigit() for row in rows):
-        raise _unreadable(path, "a row has no epoch")
-    return rows
-
-
-def _unreadable(path, error):
-    return UserError(
-        f"{path}: cannot be read as a gradients.csv ({error}); expected one row of numbers "
-        "per window and scope under a line of column names; move it away to go on"
-    )
+def _parsed(cells: dict) -> dict:
+    row = {column: _value(column, text) for column, text in cells.items() if text}
+    for name in ("epoch", "step", "scope"):
+        if name not in row:
+            raise ValueError(f"a row has no {name}")
+    return row
 
 
 def _cell(value) -> str:
     """A value as it stands in the file; five digits are enough to draw and compare."""
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    return f"{value:.5g}" if isinstance(value, float) else as_text(value)
 
 
 def _value(column, text):
-    if column == TEXT:
+    if column == "scope":
         return text
     if HISTOGRAM.fullmatch(column):
         return [int(count) for count in text.split()]
-    return int(text) if column in WHOLE else float(text)
+    return int(text) if text.isdigit() else float(text)
 
 
-# ------------------------------------------------------------------ in words
+# ------------------------------------------------------------------ in numbers
 
 
 def _was_compared(rows) -> bool:
@@ -139,160 +132,37 @@ def _was_compared(rows) -> bool:
     return any(row.get("compared") for row in rows)
 
 
-def _conclusions(rows, rule="", granularity="parameter"):
-    """The conclusions from the rows, in sentences.
-
-    Arguments
-    ---------
-    rows : list of dict
-        As :func:`_read_gradients` returns them.
-    rule : str
-        Name of the rule, as it shall be called.
-    granularity : str
-        ``"parameter"``, ``"module"`` or ``"global"``.
-
-    Returns
-    -------
-    list of str
-        How often and where the tasks conflicted; the angle between their gradients; what
-        the rule did; and, if so, what went wrong. Empty if nothing was compared.
+def _summary(rows, granularity="parameter") -> list[str]:
+    """Means over the run of what was measured, and counts of what was missing.
 
     Example
     -------
     >>> row = {"epoch": 1, "step": 50, "scope": "all", "steps": 50, "compared": 100,
-    ...        "conflict_rate": 0.25, "cosine": 0.3, "removed": 0.05}
-    >>> for line in _conclusions([row], "project"):
+    ...        "conflict_rate": 0.25, "cosine": 0.3, "main_nonfinite": 2}
+    >>> for line in _summary([row]):
     ...     print(line)
-    25 % of the tensors' gradients conflict.
-    On the whole they pull the same way (mean cosine 0.30).
-    Rule project, tensor by tensor: took out 20 % of an auxiliary gradient in conflict.
+    25 % of the tensors' gradients conflict
+    0.3 mean cosine
+    2 steps skipped, as the main gradient was not finite
     """
-    if not _was_compared(rows):
-        return []
-    whole = [row for row in rows if row["scope"] == "all"]
-    unit = UNITS.get(granularity, "tensor")
-    lines = [
-        _on_conflicts(rows, whole, unit),
-        _on_directions(whole, unit),
-        _on_the_rule(whole, rule, unit),
-        _on_what_is_missing(whole, unit),
-    ]
-    return [line for line in lines if line]
+    whole, unit = [row for row in rows if row["scope"] == "all"], _unit(granularity)
+    means = [(factor * _mean(whole, key), words) for key, words, factor in MEANS]
+    counts = [(sum(row.get(key, 0) for row in whole), words) for key, words in COUNTS]
+    found = [pair for pair in means if np.isfinite(pair[0])]
+    found += [pair for pair in counts if pair[0]]
+    return [f"{number:.3g} {words.format(unit=unit)}" for number, words in found]
 
 
-def _on_conflicts(rows, whole, unit) -> str:
-    """Rate of conflicts over the steps, and the modules with the most."""
-    of_what = "steps'" if unit == "step" else f"{unit}s'"
-    text = f"{_percent(_mean(whole, 'conflict_rate'))} of the {of_what} gradients conflict"
-    first, last = whole[0]["epoch"], whole[-1]["epoch"]
-    rates = [
-        _mean([row for row in whole if row["epoch"] == epoch], "conflict_rate")
-        for epoch in (first, last)
-    ]
-    if first != last and None not in rates:
-        begun, ended = map(_percent, rates)
-        text += f" ({begun} in epoch {first}, {ended} in epoch {last})"
-    modules = _conflicts_by_module(rows)
-    if len(modules) > 1 and max(modules.values()) > 0:
-        rate, name = max(zip(modules.values(), _short_names(modules)))
-        text += f"; most in {name} ({_percent(rate)})"
-    return text + "."
-
-
-def _conflicts_by_module(rows) -> dict:
-    """Conflict rate of each module over the run, in the order of the network."""
-    by_module: dict = {}
-    for row in rows:
-        if row["scope"] != "all":
-            by_module.setdefault(row["scope"], []).append(row)
-    rates = {name: _mean(found, "conflict_rate") for name, found in by_module.items()}
-    return {name: rate for name, rate in rates.items() if rate is not None}
-
-
-def _on_directions(whole, unit) -> str:
-    """Directions and lengths of the gradients."""
-    parts = []
-    cosine = _mean(whole, "cosine", weight="steps")
-    if cosine is not None:
-        manner = "are nearly orthogonal"
-        if abs(cosine) >= ORTHOGONAL:
-            manner = "pull the same way" if cosine > 0 else "pull against each other"
-        value = f"{cosine:.2f}".replace("-", "−")
-        parts.append(f"On the whole they {manner} (mean cosine {value})")
-    ratio = _mean(whole, "log10_ratio")
-    if ratio is not None:
-        of_what = "The" if unit == "step" else f"A {unit}'s"
-        if parts:
-            of_what = of_what.lower()
-        times = f"{10**ratio:.3g} times as long as"
-        if ratio < 0:
-            times = f"{10**-ratio:.3g} times shorter than"
-        parts.append(f"{of_what} auxiliary gradient is typically {times} the main one")
-    return "; ".join(parts) + "." if parts else ""
-
-
-def _on_the_rule(whole, rule, unit) -> str:
-    """The effect of the rule."""
-    named = f"Rule {rule}, {unit} by {unit}" if rule else f"The rule, {unit} by {unit}"
-    found = {
-        key: _mean(whole, key) or 0 for key in ("removed", "added", "lost", "rescaled")
-    }
-    deeds = []
-    if found["removed"] > NOTHING:
-        share = _percent(found["removed"] / _mean(whole, "conflict_rate"))
-        deeds.append(f"took out {share} of an auxiliary gradient in conflict")
-    for key, words in (
-        ("added", "added {} to the main gradient"),
-        ("lost", "took {} off the main gradient"),
-        ("rescaled", "rescaled {} of the auxiliary gradients"),
-    ):
-        if found[key] > NOTHING:
-            deeds.append(words.format(_percent(found[key])))
-    if not deeds:
-        return f"{named}: changed nothing."
-    stretch = _mean(whole, "stretch")
-    if stretch is not None:
-        largest = max(row.get("largest_stretch", 0) for row in whole)
-        deeds.append(
-            f"the update is {stretch:.2f} times as long as the sum (most: {largest:.3g})"
-        )
-    return f"{named}: {'; '.join(deeds)}."
-
-
-def _on_what_is_missing(whole, unit) -> str:
-    """Gradients that were zero or not finite."""
-    parts = []
-    for key, words in (
-        ("main_nonfinite", "skipped, as the main gradient was not finite"),
-        ("auxiliary_nonfinite", "taken with the main gradient alone"),
-    ):
-        count = sum(row.get(key, 0) for row in whole)
-        if count:
-            parts.append(f"{count:.0f} {'step' if count == 1 else 'steps'} {words}")
-    compared = sum(row.get("compared", 0) for row in whole)
-    for key, task in (("auxiliary_zero", "auxiliary"), ("main_zero", "main")):
-        count = sum(row.get(key, 0) for row in whole)
-        if count:
-            share = _percent(count / (compared + count))
-            parts.append(f"{share} of the {unit}s had no {task} gradient")
-    text = "; ".join(parts)
-    return text + "." if text else ""
-
-
-def _mean(rows, key, weight="compared"):
-    """Mean of a column over rows, weighted; None where nothing is defined."""
+def _mean(rows, key) -> float:
+    """Mean of a column over rows, weighted by what was compared; nan without any."""
+    weight = "steps" if key == "cosine" else "compared"
     pairs = [(row[key], row.get(weight, 0)) for row in rows if key in row]
     total = sum(weight for _, weight in pairs)
-    return sum(value * weight for value, weight in pairs) / total if total else None
+    return sum(value * weight for value, weight in pairs) / total if total else np.nan
 
 
-def _percent(share) -> str:
-    """A share in words; a small one with the digit that it needs."""
-    if share is None:
-        return "–"
-    if 0 < share < 0.0005:
-        return "less than 0.1 %"
-    return f"{100 * share:.{1 if share < 0.0995 else 0}f} %".replace(".0 %", " %")
+def _unit(granularity) -> str:
+    return UNITS.get(granularity, "tensor")
 
 
 # ------------------------------------------------------------------ as a picture
@@ -304,7 +174,7 @@ def gradients_section(rows, rule="", granularity="parameter") -> Section | None:
         return None
     parts = ["There were no two gradients to compare: no auxiliary task, or a dead one."]
     if _was_compared(rows):
-        words = " ".join(_conclusions(rows, rule, granularity))
+        words = "; ".join(_summary(rows, granularity))
         parts = [
             "Gradients of the auxiliary and the main task in the parameters that both train, "
             "as the rule saw them: red where they oppose each other, blue where they agree. "
@@ -323,20 +193,19 @@ def plot_conflicts(rows, path_png, rule="", granularity="parameter") -> Path | N
 
 
 def _conflicts_png(rows, rule="", granularity="parameter") -> bytes:
-    """The conclusions, and below them a picture of a run's gradients, as a PNG.
+    """The summary, and below it a picture of a run's gradients, as a PNG.
 
     Above, conflict rate and cosines over the steps; in the middle a map of the cosine,
     module by step, with each module's conflict rate; below, histograms, and the effect of
-    the rule. Arguments as for :func:`_conclusions`, with something compared.
+    the rule. Something was compared.
     """
     from matplotlib.figure import Figure
 
     whole = [row for row in rows if row["scope"] == "all"]
     modules = list(dict.fromkeys(r["scope"] for r in rows if r["scope"] != "all"))
-    unit = UNITS.get(granularity, "tensor")
-    lines = ["How the two tasks got along"]
-    for text in _conclusions(rows, rule, granularity):
-        lines += textwrap.wrap(text, LINE_LENGTH)
+    unit = _unit(granularity)
+    words = "; ".join(_summary(rows, granularity))
+    lines = ["How the two tasks got along", *textwrap.wrap(words, LINE_LENGTH)]
     heights = [2.3, 0.8 + max(0.17 * len(modules), min(0.3 * len(modules), 1.5)), 2.4]
     if not modules:
         del heights[1]
@@ -410,8 +279,8 @@ def _draw_map(axes, share, rows, whole, modules) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=8 if len(names) < 20 else 6.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.figure.colorbar(picture, ax=axes, pad=0.01, aspect=40)
-    rates = _conflicts_by_module(rows)
-    shares = [100 * rates.get(name, 0) for name in modules]
+    by_module = [[row for row in rows if row["scope"] == name] for name in modules]
+    shares = np.nan_to_num([100 * _mean(found, "conflict_rate") for found in by_module])
     bars = share.barh(range(len(modules)), shares, height=0.7, color=RED, alpha=0.75)
     share.bar_label(bars, fmt=" %.0f", fontsize=6.5, color=GRAY)
     share.set_xlim(0, max(5, 1.18 * max(shares)))
@@ -425,9 +294,7 @@ def _draw_map(axes, share, rows, whole, modules) -> None:
 def _short_names(modules) -> list[str]:
     """Names without the parts that all begin with, cut at their beginnings."""
     parts = [name.split(".") for name in modules]
-    common = 0
-    while all(len(p) > common + 1 and p[common] == parts[0][common] for p in parts):
-        common += 1
+    common = len(os.path.commonprefix([p[:-1] for p in parts]))
     names = [".".join(p[common:]) for p in parts]
     return [n if len(n) <= NAME_LENGTH else "…" + n[1 - NAME_LENGTH :] for n in names]
 
