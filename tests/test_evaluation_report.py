@@ -18,7 +18,7 @@ from unified_se_ss.evaluation.audio_examples import (
     _spectrogram_png,
     choose_examples,
 )
-from unified_se_ss.evaluation.breakdown import _breakdown, _ranked
+from unified_se_ss.evaluation.breakdown import _breakdown, _with_input
 from unified_se_ss.evaluation.plots import Picture, Section, Table, Text
 from unified_se_ss.evaluation.report import SIZE_LIMIT, _write_report
 from unified_se_ss.evaluation.results import summarise
@@ -239,7 +239,9 @@ def test_breakdown_is_that_of_classes_made_by_hand():
         for c, g in zip(conditions, rng.normal(0, 3, 53))
     ]
     rows.append({"overlap": None, "duration": 4.0, "si_snr": None, "si_snr_i": None})
-    found = {column.key: classes for column, classes in _breakdown(_ranked(rows)).items()}
+    found = {
+        column.key: classes for column, classes in _breakdown(_with_input(rows)).items()
+    }
     # The duration does not vary; the mixture's SI-SNR of 5 dB neither, but for rounding.
     assert list(found) == ["overlap"]
     classes = found["overlap"]
@@ -253,9 +255,9 @@ def test_breakdown_is_that_of_classes_made_by_hand():
 def test_breakdown_never_tears_equal_conditions_apart():
     rows = [{"overlap": 100.0, "si_snr_i": float(i)} for i in range(30)]
     rows += [{"overlap": float(i), "si_snr_i": 0.0} for i in range(5)]
-    (classes,) = _breakdown(_ranked(rows)).values()
+    (classes,) = _breakdown(_with_input(rows)).values()
     assert [(part.low, part.high) for part in classes] == [(0.0, 4.0), (100.0, 100.0)]
-    assert _breakdown(_ranked(rows[:30])) == _breakdown(_ranked(rows[28:35])) == {}
+    assert _breakdown(_with_input(rows[:30])) == _breakdown(_with_input(rows[28:35])) == {}
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])

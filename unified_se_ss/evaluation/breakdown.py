@@ -18,6 +18,7 @@ from unified_se_ss.evaluation.plots import (
     Section,
     Table,
     Text,
+    as_text,
     column_of,
     decimals,
     interval_text,
@@ -91,6 +92,22 @@ def _class_table(classes_of, measures, counted) -> Table:
     return Table([*head, counted], lines, "The same in numbers")
 
 
+def _class_parts(heading, found, measures, counted, rows=()) -> list:
+    """Heading, picture and table of what was found by condition; nothing without any."""
+    if not found:
+        return []
+    figure, grid = panels(len(found), len(measures), width=10 / len(measures))
+    for line, (column, classes) in zip(grid, found.items()):
+        for axes, measure in zip(line, measures):
+            values = column_of(rows, measure.key)
+            axes.plot(column_of(rows, column.key), values, ".", color="0.5", alpha=0.35)
+            _draw_means(axes, classes, measure.key, "tab:blue")
+            axes.axhline(0, color="tab:red", lw=1, ls=":")
+            style_axes(axes, column.label, measure.label)
+    picture = Picture(png_bytes(figure), heading)
+    return [Text(heading, "h3"), picture, _class_table(found, measures, counted)]
+
+
 def _draw_means(axes, classes, key, colour, label=None, style="-") -> None:
     """Means of a column at the middles of classes, and their intervals."""
     middles = [(part.low + part.high) / 2 for part in classes]
@@ -106,19 +123,15 @@ def _draw_means(axes, classes, key, colour, label=None, style="-") -> None:
 BROKEN_DOWN_BY = (Column("input_si_snr", "SI-SNR of the mixture", "dB"), *CONDITIONS)
 
 
-def _ranked(rows):
-    """Rows with an SI-SNRi, from the worst, with the SI-SNR of their mixtures."""
+def _with_input(rows):
+    """Rows with an SI-SNRi, and the SI-SNR of their mixtures."""
     there = [row for row in rows if is_finite(row.get(RANKED_BY))]
-    return [
-        {**row, "input_si_snr": row["si_snr"] - row[RANKED_BY]}
-        if is_finite(row.get("si_snr"))
-        else row
-        for row in sorted(there, key=lambda row: row[RANKED_BY])
-    ]
+    before = column_of(there, "si_snr") - column_of(there, RANKED_BY)
+    return [{**row, "input_si_snr": x} for row, x in zip(there, before.tolist())]
 
 
 def _breakdown(rows) -> dict:
-    """SI-SNRi of ranked rows, in up to five classes of each condition that varies."""
+    """SI-SNRi, in up to five classes of each condition that varies."""
     found = {
         column: _equal_classes(rows, column.key, [RANKED_BY], count=5, least=5)
         for column in BROKEN_DOWN_BY
@@ -128,47 +141,27 @@ def _breakdown(rows) -> dict:
 
 def spread_section(rows) -> Section | None:
     """The report's section on the spread of SI-SNRi; None without any."""
-    rows = _ranked(rows)
+    rows = _with_input(rows)
     if not rows:
         return None
-    parts = [Picture(_spread_png(rows), "Spread of SI-SNRi")]
-    if found := _breakdown(rows):
-        parts.append(Text("By condition", "h3"))
-        parts.append(Picture(_breakdown_png(rows, found), "SI-SNRi by condition"))
-        parts.append(_class_table(found, [KNOWN[RANKED_BY]], "utterances"))
-    return Section("utterances", "Utterance by utterance", parts)
-
-
-def _breakdown_png(rows, found) -> bytes:
-    """SI-SNRi over each condition: every utterance, and the means of the classes."""
-    columns = min(2, len(found))
-    figure, grid = panels(-(-len(found) // columns), columns)
-    for axes in grid.flat[len(found) :]:
-        axes.set_visible(False)
-    gains = column_of(rows, RANKED_BY)
-    for axes, (column, classes) in zip(grid.flat, found.items()):
-        dots = {"color": "tab:blue", "ms": 5, "alpha": 0.35}
-        axes.plot(column_of(rows, column.key), gains, ".", **dots)
-        _draw_means(axes, classes, RANKED_BY, "tab:orange")
-        axes.axhline(0, color="tab:red", lw=1, ls=":")
-        style_axes(axes, column.label, "SI-SNRi (dB)")
-    return png_bytes(figure)
+    measures = [KNOWN[RANKED_BY]]
+    parts = _class_parts("By condition", _breakdown(rows), measures, "utterances", rows)
+    spread = Picture(_spread_png(rows), "Spread of SI-SNRi")
+    return Section("utterances", "Utterance by utterance", [spread, *parts])
 
 
 def _spread_png(rows) -> bytes:
     """Histogram of SI-SNRi, and SI-SNR after against before."""
-    gains, after = column_of(rows, RANKED_BY), column_of(rows, "si_snr")
-    before = after - gains
+    gains = column_of(rows, RANKED_BY)
     figure, [[histogram, scatter]] = panels(1, 2, height=3.2)
     histogram.hist(gains, bins=min(40, max(8, len(gains) // 5)), color="tab:blue", ec="w")
     histogram.yaxis.get_major_locator().set_params(integer=True)
     mean = f"mean {gains.mean():.2f} dB"
     histogram.axvline(gains.mean(), color="k", lw=1, label=mean)
     histogram.axvline(0, color="tab:red", lw=1, ls=":", label="mixture")
+    before, after = column_of(rows, "input_si_snr"), column_of(rows, "si_snr")
     scatter.plot(before, after, ".", color="tab:blue", ms=5, alpha=0.6)
-    if np.isfinite(before).any():
-        ends = [np.nanmin(before), np.nanmax(before)]
-        scatter.plot(ends, ends, color="tab:red", lw=1, ls=":", label="mixture")
+    scatter.axline((0, 0), slope=1, color="tab:red", lw=1, ls=":", label="mixture")
     style_axes(histogram, "SI-SNRi (dB)", "utterances")
     style_axes(scatter, "SI-SNR of the mixture (dB)", "SI-SNR after (dB)")
     return png_bytes(figure)
@@ -207,14 +200,10 @@ def guided_markdown(rows) -> str:
     -------
     >>> row = {"guide": "mvdr", "raw_snr": 0.0, "beamformed_snr": 6.0, "snr": 9.0}
     >>> print(guided_markdown([row]).splitlines()[-1])
-    | mvdr | SNR (dB) | 0.00 | 6.00 | **9.00** |
+    | mvdr | SNR (dB) | 0.00 | 6.00 | 9.00 |
     """
-    lines = [
-        [cell if isinstance(cell, str) else f"**{cell[0]}**" for cell in line]
-        for line in _guided_lines(rows)
-    ]
     head = ["guide", "metric", *SYSTEMS.values()]
-    return markdown_table(head, lines, words=(0, 1)) + "\n"
+    return markdown_table(head, _guided_lines(rows), words=(0, 1)) + "\n"
 
 
 def guided_section(rows) -> Section:
@@ -241,17 +230,17 @@ def _of_system(system, key):
 
 
 def _guided_lines(rows):
-    """Beamformer, metric, and the mean of each system; the best is a pair, for bold."""
+    """Beamformer, metric, and the mean of each system."""
     lines = []
     for guide, own in _guides(rows).items():
         for column in GUIDED_METRICS:
             if all(row.get(column.key) is None for row in own):
                 continue
-            columns = [[row.get(_of_system(s, column.key)) for row in own] for s in SYSTEMS]
-            means = [summarise_values(values).mean for values in columns]
-            best = max(mean for mean in means if mean is not None)
-            cells = [(decimals(m), "") if m == best else decimals(m) for m in means]
-            lines.append([guide, column.label, *cells])
+            line = [guide, column.label]
+            for system in SYSTEMS:
+                values = [row.get(_of_system(system, column.key)) for row in own]
+                line.append(decimals(summarise_values(values).mean))
+            lines.append(line)
     return lines
 
 
@@ -264,38 +253,30 @@ def _by_condition(rows, condition, metric="si_snr") -> list[_Class]:
 
 def _guided_png(rows) -> bytes | None:
     """SI-SDR and PESQ of all systems by SIR and by angle; None where nothing varies."""
-    guides = _guides(rows)
-    found = {}
-    for column in GUIDED_METRICS:
-        if column.key not in ("si_snr", "pesq_wb"):
-            continue
-        by_guide = [
-            {
-                name: _by_condition(own, where.key, column.key)
-                for name, own in guides.items()
-            }
-            for where in GUIDED_CONDITIONS
-        ]
-        if any(any(classes.values()) for classes in by_guide):
-            found[column] = by_guide
-    if not found:
+    drawn = [KNOWN["pesq_wb"]] if any("pesq_wb" in row for row in rows) else []
+    drawn = [GUIDED_METRICS[0], *drawn]
+    figure, grid = panels(len(drawn), len(GUIDED_CONDITIONS), height=3)
+    for line, column in zip(grid, drawn):
+        for axes, condition in zip(line, GUIDED_CONDITIONS):
+            _draw_guides(axes, rows, condition.key, column.key)
+            style_axes(axes, condition.label, column.label, legend=None)
+    legend: dict = {}
+    for axes in grid.flat:
+        handles, names = axes.get_legend_handles_labels()
+        legend |= zip(names, handles)
+    if not legend:
         return None
-    figure, grid = panels(len(found), len(GUIDED_CONDITIONS), height=3)
-    for line, (column, by_guide) in zip(grid, found.items()):
-        for axes, where, classes in zip(line, GUIDED_CONDITIONS, by_guide):
-            _draw_guides(axes, classes, column.key)
-            style_axes(axes, where.label, column.label, legend=None)
-    handles, names = grid[0, 0].get_legend_handles_labels()
-    if names:
-        figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize=8)
+    place = {"loc": "outside upper center", "ncols": 3}
+    figure.legend(legend.values(), legend.keys(), **place, fontsize=8)
     return png_bytes(figure)
 
 
-def _draw_guides(axes, by_guide, metric) -> None:
+def _draw_guides(axes, rows, condition, metric) -> None:
     """A line for each beamformer and system; the microphone is the same for all."""
-    for number, (guide, classes) in enumerate(by_guide.items()):
+    for number, (guide, own) in enumerate(_guides(rows).items()):
+        classes = _by_condition(own, condition, metric)
         style = ("-", "--", ":", "-.")[number % 4]
-        for system in list(SYSTEMS)[number > 0 :]:
+        for system in list(SYSTEMS)[number > 0 :] if classes else ():
             label = SYSTEMS[system] + f", {guide}" * (system != "raw")
             key, colour = _of_system(system, metric), _SYSTEM_COLOURS[system]
             _draw_means(axes, classes, key, colour, label, style)
@@ -312,7 +293,6 @@ GROUPINGS = (
 MEASURES = tuple(KNOWN[key] for key in ("snr_i", "delta_itd", "delta_ild"))
 WIDTH = 30.0  # degrees of a class
 DRAWN = 300  # sources in a picture, at most
-_TALKER_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple")
 
 
 def _sources_of(rows) -> list[dict]:
@@ -327,7 +307,7 @@ def _sources_of(rows) -> list[dict]:
     return sources
 
 
-def _by_angle(rows, width: float = WIDTH) -> dict:
+def _by_angle(rows) -> dict:
     """SNRi, ΔITD and ΔILD in classes of angles, by column of GROUPINGS.
 
     By the talker's azimuth from the middle (0: in front, 90: at an ear, 180: behind), left
@@ -337,28 +317,12 @@ def _by_angle(rows, width: float = WIDTH) -> dict:
     sources, keys, found = _sources_of(rows), [column.key for column in MEASURES], {}
     for column in GROUPINGS:
         angles = np.minimum(np.abs(column_of(sources, column.key)), np.nextafter(180, 0))
-        for low in np.arange(0.0, 180.0, width):
-            high = min(180.0, low + width)
+        for low in np.arange(0.0, 180.0, WIDTH):
+            high = low + WIDTH
             inside = [s for s, angle in zip(sources, angles) if low <= angle < high]
             if inside:
                 found.setdefault(column, []).append(_Class.of(low, high, inside, keys))
     return found
-
-
-def _angle_rows(rows) -> list[dict]:
-    """The rows of by_angle.csv: class, number of sources, mean, count and interval of each."""
-    table = []
-    for column, classes in _by_angle(rows).items():
-        for part in classes:
-            row = {"by": column.key, "low": part.low, "high": part.high}
-            row["sources"] = part.count
-            for key, found in part.metrics.items():
-                row |= {key: found.mean, f"{key}_count": found.count}
-                row |= {f"{key}_low": found.low, f"{key}_high": found.high}
-            table.append(
-                {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
-            )
-    return table
 
 
 def write_angles(rows, folder) -> list[Path]:
@@ -379,7 +343,15 @@ def write_angles(rows, folder) -> list[Path]:
     folder = Path(folder)
     numbers = json.dumps(summarise_interaural(rows), indent=2, allow_nan=False)
     written = [atomic_write(folder / "interaural.json", numbers + "\n")]
-    if table := _angle_rows(rows):
+    table = []
+    for column, classes in _by_angle(rows).items():
+        for low, high, count, metrics in classes:
+            row = {"by": column.key, "low": low, "high": high, "sources": count}
+            for key, found in metrics.items():
+                row |= {key: found.mean, f"{key}_count": found.count}
+                row |= {f"{key}_low": found.low, f"{key}_high": found.high}
+            table.append({name: as_text(cell) for name, cell in row.items()})
+    if table:
         written.append(atomic_write(folder / "by_angle.csv", csv_text(table)))
     return written
 
@@ -394,14 +366,15 @@ def interaural_section(rows, protocol: str = "default") -> Section:
     protocol : str
         How ΔITD and ΔILD were measured.
     """
-    parts = [_METHODS[protocol], Text(_interaural_words(rows))]
+    summary = [
+        [key, str(value) if isinstance(value, int) else decimals(value)]
+        for key, value in summarise_interaural(rows).items()
+    ]
+    parts = [_METHODS[protocol], Table(["interaural.json (µs, dB)", ""], summary)]
     if view := _top_view_png(rows):
         alt = "Directions before and after separation, from above"
         parts.append(Picture(view, alt))
-    if table := _by_angle(rows):
-        parts.append(Text("By angle", "h3"))
-        parts.append(Picture(_by_angle_png(table), "SNRi, ΔITD and ΔILD by angle"))
-        parts.append(_class_table(table, MEASURES, "sources"))
+    parts += _class_parts("By angle", _by_angle(rows), MEASURES, "sources")
     return Section("interaural", "Where the talkers are heard", parts)
 
 
@@ -415,42 +388,11 @@ _METHODS = {
 }
 
 
-def _interaural_words(rows) -> str:
-    found = summarise_interaural(rows)
-    words = {key: decimals(found.get(key)) for key in found if key.startswith("delta_")}
-    if "measured" not in found:
-        return (
-            f"ΔITD: mean {words['delta_itd_mean']} µs. "
-            f"ΔILD: mean {words['delta_ild_mean']} dB."
-        )
-    plural = "" if found["measured"] == 1 else "s"
-    large = found["delta_itd_large"]
-    share = "–" if large is None else f"{100 * large:.0f} %"
-    return (
-        f"{found['measured']} source{plural} measured, {found['silent']} silent, "
-        f"{found['monaural']} one-eared. ΔITD: mean {words['delta_itd_mean']}, "
-        f"median {words['delta_itd_median']} µs, above {LARGE_ITD_ERROR:g} µs in {share}. "
-        f"ΔILD: mean {words['delta_ild_mean']}, median {words['delta_ild_median']} dB."
-    )
-
-
-def _by_angle_png(table) -> bytes:
-    """SNRi, ΔITD and ΔILD over the angles, with their intervals."""
-    figure, grid = panels(len(table), len(MEASURES), width=10 / 3)
-    for line, (column, classes) in zip(grid, table.items()):
-        for axes, measure in zip(line, MEASURES):
-            _draw_means(axes, classes, measure.key, "tab:blue")
-            if measure.key != "snr_i":
-                axes.set_ylim(bottom=0)
-            style_axes(axes, column.label, measure.label)
-    return png_bytes(figure)
-
-
-def _perceived_azimuth(itd, azimuth=None) -> np.ndarray:
+def _perceived_azimuth(itd, azimuth=0.0) -> np.ndarray:
     """The azimuth (degrees, + = left) at which a sphere of average size has an ITD (µs).
 
     Woodworth's formula, turned round. An ITD alone cannot tell front from back: the half is
-    that of the true azimuth if one is given, else the front. Beyond the largest ITD of the
+    that of the true azimuth, the front where that is nan. Beyond the largest ITD of the
     sphere: at the ear.
 
     Example
@@ -460,8 +402,6 @@ def _perceived_azimuth(itd, azimuth=None) -> np.ndarray:
     """
     angles = np.linspace(-90, 90, 721)
     lateral = np.interp(itd, 1e6 * woodworth_itd(angles), angles)
-    if azimuth is None:
-        return lateral
     behind = np.abs(azimuth) > 90
     return np.where(behind, np.where(np.less(azimuth, 0), -180, 180) - lateral, lateral)
 
@@ -478,44 +418,31 @@ def _top_view_png(rows) -> bytes | None:
     _draw_top_view(figure.add_subplot(grid[:, 0], projection="polar"), sources)
     for place, (cue, unit) in enumerate((("itd", "µs"), ("ild", "dB"))):
         axes = figure.add_subplot(grid[place, 1])
-        _draw_against(axes, sources, cue, f"{cue.upper()} ({unit})")
+        for j in sorted({source["source"] for source in sources}):
+            own = [source for source in sources if source["source"] == j]
+            pairs = [column_of(own, key) for key in (cue, f"{cue}_estimate")]
+            axes.plot(*pairs, ".", ms=5, alpha=0.5, color=f"C{j - 1}", label=f"talker {j}")
+        axes.axline((0, 0), slope=1, color="0.5", lw=1, ls=":")
+        label = f"{cue.upper()} ({unit}) of the reference"
+        style_axes(axes, label, "of the estimate", legend=7)
     return png_bytes(figure)
 
 
 def _draw_top_view(axes, sources) -> None:
     """References on the outer circle, estimates on the inner one, joined."""
     axes.set_theta_zero_location("N")  # the nose points up, + is left
-    around = np.arange(0, 360, 45)  # a polar axis has no negative angles
-    signed = np.where(around > 180, around - 360, around)
-    axes.set_xticks(np.radians(around), [f"{angle}°" for angle in signed])
-    for source in sources:
-        azimuth = source.get("azimuth")
-        both = np.array([source["itd"], source["itd_estimate"]])
-        angles = np.radians(_perceived_azimuth(both, azimuth))
-        wrong = abs(both[0] - both[1]) > LARGE_ITD_ERROR
-        style = {"color": "tab:red" if wrong else "tab:green", "alpha": 0.6}
-        axes.plot(angles, [1.0, 0.8], lw=1, **style)
-        axes.plot(angles[1:], [0.8], "o", ms=4, **style)
-        axes.plot(angles[:1], [1.0], "o", ms=4, color="0.3", alpha=0.6)
-        if azimuth is not None:
-            axes.plot([np.radians(azimuth)] * 2, [1.06, 1.12], color="tab:blue", lw=1)
+    azimuths = column_of(sources, "azimuth")
+    times = np.stack([column_of(sources, key) for key in ("itd", "itd_estimate")])
+    angles = np.radians(_perceived_azimuth(times, azimuths))
+    wrong = np.abs(times[0] - times[1]) > LARGE_ITD_ERROR
+    for colour, chosen in (("tab:green", ~wrong), ("tab:red", wrong)):
+        axes.plot(angles[:, chosen], [1.0, 0.8], "o-", color=colour, ms=4, lw=1, alpha=0.6)
+    axes.plot(np.radians(azimuths), np.full(len(sources), 1.08), ".", color="tab:blue")
     axes.set_ylim(0, 1.12)
     axes.set_yticks([])
     axes.grid(alpha=0.3)
-    axes.tick_params(labelsize=8)
     axes.set_title(
-        f"From above, nose up. Grey: in the reference; green: in the estimate\n"
-        f"(red: ΔITD above {LARGE_ITD_ERROR:g} µs); blue ticks: true azimuths",
+        "From above, nose up. Outside: reference; inside: estimate; red: ΔITD\n"
+        f"above {LARGE_ITD_ERROR:g} µs; blue: true azimuths",
         fontsize=9,
     )
-
-
-def _draw_against(axes, sources, cue, label) -> None:
-    """A cue of the estimates over that of the references."""
-    for j in sorted({source["source"] for source in sources}):
-        pairs = [(s[cue], s[f"{cue}_estimate"]) for s in sources if s["source"] == j]
-        colour = _TALKER_COLOURS[(j - 1) % len(_TALKER_COLOURS)]
-        axes.plot(*zip(*pairs), ".", ms=5, alpha=0.5, color=colour, label=f"talker {j}")
-    ends = [np.min(axes.get_xlim()), np.max(axes.get_xlim())]
-    axes.plot(ends, ends, color="0.5", lw=1, ls=":")
-    style_axes(axes, f"{label} of the reference", "of the estimate", legend=7)
