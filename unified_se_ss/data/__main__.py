@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from unified_se_ss.data.corpora import list_audio
 from unified_se_ss.errors import UserError, report_error
 
 OPENSLR = ("https://www.openslr.org", "https://openslr.elda.org")
+ZENODO = "https://zenodo.org/records/3871592/files"
 WHAM = "https://my-bucket-a8b4b49c25c811ee9a7e8bba05fa24c7.s3.amazonaws.com"
 CC_BY = "CC BY 4.0"
 TRIES, TIMEOUT = 3, 30.0  # seconds in which nothing arrives
@@ -63,6 +64,7 @@ def _librispeech(number: int, subset: str, checksum: str) -> Archive:
     return Archive(urls, f"LibriSpeech/{subset}", checksum)
 
 
+_MINI_LIBRIMIX_MD5 = "md5:32bda08f4992f584f5703c46ff2321db"
 _HOURS_AND_SIZES = ((5.4, 0.3), (5.4, 0.3), (100.6, 6.4), (363.6, 23.0))
 _SHA256 = {
     "dev-clean": "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
@@ -75,13 +77,7 @@ SETS = {
         "MiniLibriMix: 1,000 noisy mixtures of two speakers, for a first real training",
         0.6,
         f"{CC_BY} (speech), CC BY-NC 4.0 (WHAM's noise)",
-        (
-            Archive(
-                ("https://zenodo.org/records/3871592/files/MiniLibriMix.zip",),
-                "MiniLibriMix",
-                "md5:32bda08f4992f584f5703c46ff2321db",
-            ),
-        ),
+        (Archive((f"{ZENODO}/MiniLibriMix.zip",), "MiniLibriMix", _MINI_LIBRIMIX_MD5),),
     ),
     "mini_librispeech": PublicSet(
         "Mini LibriSpeech: 5 hours for training, 2 for validation",
@@ -156,17 +152,15 @@ librispeech_train_clean_100, librispeech_train_clean_360, wham_noise
             if not keep_archive:
                 path.unlink()
         except OSError as error:
-            raise UserError(
-                f"{folder}: cannot be written ({error.strerror or error}); choose a folder "
-                "with write permission and room on the disk"
-            ) from error
+            what = f"cannot be written ({error.strerror or error})"
+            raise UserError(f"{folder}: {what}; choose another folder") from error
         print(f"{target}: fetched")
     print(f"licence: {wanted.licence}")
     if name == "mini_librimix":
         print(arrange_mini_librimix(folder))
 
 
-def _download(archive: Archive, urls: Sequence[str], folder: Path) -> Path:
+def _download(archive: Archive, urls: tuple[str, ...], folder: Path) -> Path:
     """An archive from the first address that has it, with its checksum."""
     import pooch
     import requests
@@ -176,10 +170,8 @@ def _download(archive: Archive, urls: Sequence[str], folder: Path) -> Path:
     if not digest:
         print(f"{name}: nobody has published a checksum, so it is not checked")
     elif (folder / name).exists() and pooch.file_hash(folder / name, kind) != digest:
-        raise UserError(
-            f"{folder / name}: its checksum is not the published one; move it away, or let "
-            "`wget -c` finish it"
-        )
+        what = "its checksum is not the published one"
+        raise UserError(f"{folder / name}: {what}; move it away or finish it (wget -c)")
     pooch.get_logger().setLevel("ERROR")
     downloader = pooch.HTTPDownloader(
         progressbar=sys.stderr.isatty(),
@@ -201,10 +193,8 @@ def _download(archive: Archive, urls: Sequence[str], folder: Path) -> Path:
             return Path(source.fetch(name, downloader=downloader))
         except (requests.RequestException, ValueError) as error:
             failures.append(f"{url}: {str(error).splitlines()[0]}")
-    raise UserError(
-        f"{'; '.join(failures)}. An interrupted file begins anew; behind a proxy, set "
-        "HTTPS_PROXY; where the file is another one, open the address in a browser"
-    )
+    advice = "An interrupted file begins anew; behind a proxy, set HTTPS_PROXY"
+    raise UserError(f"{'; '.join(failures)}. {advice}")
 
 
 def _leave_encoded(response, **_) -> None:
@@ -224,10 +214,8 @@ def _unpack(archive: Path, folder: Path, contents: str) -> None:
                 with tarfile.open(archive) as packed:
                     packed.extractall(place, filter="data")
         except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise UserError(
-                f"{archive}: is damaged or holds what leads out of its folder ({error}); "
-                "remove it and fetch it again"
-            ) from error
+            what = f"is damaged or holds what leads out of its folder ({error})"
+            raise UserError(f"{archive}: {what}; remove it and fetch it again") from error
         source = Path(place, contents)
         if not source.is_dir():
             raise UserError(f"{archive.name}: holds no {contents}; is it another archive?")
@@ -275,24 +263,20 @@ def arrange_mini_librimix(folder: Path) -> str:
             target, {"made_from": "MiniLibriMix"}, "arrangement"
         ) as building:
             place = building / f"wav{rate // 1000}k" / "min"
-            for old, new, names in (
-                ("train", "train-100", train),
-                ("val", "dev", val[:half]),
-                ("val", "test", val[half:]),
-            ):
-                _link_tree(source / old, place / new, set(names))
+            _link_tree(source / "train", place / "train-100", train)
+            _link_tree(source / "val", place / "dev", val[:half])
+            _link_tree(source / "val", place / "test", val[half:])
     return (
         "train on it with: python train.py hparams/libri2mix_noisy_dprnn.yaml "
         f"--data_folder {target} --train_subset train-100 --sample_rate {rate}"
     )
 
 
-def _link_tree(source: Path, target: Path, names: set[str]) -> None:
-    for path in source.glob("*/*.wav"):
-        if path.name in names:
-            place = target / path.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(path, place)
+def _link_tree(source: Path, target: Path, names: list[str]) -> None:
+    def others(_, found):
+        return {name for name in found if name.endswith(".wav")} - set(names)
+
+    shutil.copytree(source, target, ignore=others, copy_function=link_or_copy)
 
 
 # ------------------------------------------------------------------ the command
@@ -311,7 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
     >>> main(["fetch", "no_such_set", "-o", "data"])
     2
     """
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     try:
         fetch(options.name, options.output, options.url, options.keep_archive)
     except KeyboardInterrupt:
@@ -322,18 +306,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     top = argparse.ArgumentParser(
         "python -m unified_se_ss.data", description="Fetch public data sets."
     )
-    lines = [
+    sets = "\n".join(
         f"  {name:<28} {found.size:>5} GB  {found.summary} ({found.licence})"
         for name, found in SETS.items()
-    ]
+    )
     command = top.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "fetch",
         help="fetch a public data set and unpack it",
-        description="\n".join(["Fetch a public data set and unpack it.\n", *lines]),
+        description=f"Fetch a public data set and unpack it.\n\n{sets}",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -343,7 +327,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--url", help="another address of the same archive, such as a mirror of your own")
     add("--keep_archive", action="store_true", help="leave the archive in FOLDER too")
     add("--debug", action="store_true", help="show the traceback of an error")
-    return top
+    return top.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,17 @@ from unified_se_ss.files import atomic_write, csv_text
 from unified_se_ss.spatial import BeamformerFrontend
 from unified_se_ss.spatial.dsp import gcc_phat
 
-SUBSETS = ("train", "val", "test")
 BEAMFORMED, REFERENCE, TARGET = "channel_1", "channel_2", "ground_truth"
 STEMS = ("raw", "beamformed", "target")
 STEM = re.compile(rf"channel_[1-9][0-9]*|{TARGET}")
 COLUMNS = ("duration", "delay", "target_delay", "level", "target_level", "microphones")
+
+SUMMARISED = {
+    "delay": "samples that the beamformed signal is late",
+    "level": "dB that the beamformed signal is above the microphone",
+    "target_delay": "samples that the target is late",
+    "target_level": "dB that the target is above the microphone",
+}
 
 # What is told as a surprise: later than sound needs for the size of a small array, and
 # so many dB apart.
@@ -55,16 +61,8 @@ FRAMES_PER_SECOND = 50
 logger = logging.getLogger(__name__)
 
 
-class _Recording(NamedTuple):
-    """A folder with its stems by name, and the names of all other files in it."""
-
-    folder: Path
-    stems: dict[str, Path]
-    others: list[str]
-
-
 class _Options(NamedTuple):
-    """How recordings are examined; but for the folder, all that the manifest follows from."""
+    """How recordings are examined."""
 
     sample_rate: int
     guide: BeamformerFrontend | None
@@ -72,7 +70,6 @@ class _Options(NamedTuple):
     microphones: list | None
     source: list | None
     resample: bool
-    beamformed_folder: Path
 
 
 class _Findings(NamedTuple):
@@ -146,21 +143,18 @@ def prepare_recordings(
     _check_guide(guide, sample_rate, microphones, source)
     folder, manifest_path = Path(folder), Path(manifest_path)
     recordings, strangers = _list_recordings(folder)
-    options = _Options(
-        sample_rate,
-        guide,
-        raw_channels,
-        *map(_positions, (microphones, source)),
-        resample,
-        _beside(manifest_path, "_beamformed"),
+    places = (
+        None if p is None else np.asarray(p, float).tolist() for p in (microphones, source)
     )
+    options = _Options(sample_rate, guide, raw_channels, *places, resample)
     choices = {**options._asdict(), "guide": guide and guide.settings}
-    del choices["beamformed_folder"]
-    paths = [path for recording in recordings for path in recording.stems.values()]
+    paths = [path for _, stems, _ in recordings for path in stems.values()]
     names = [path.relative_to(folder).as_posix() for path in paths]
 
     def rows() -> list[dict]:
-        examine = functools.partial(_examine, options)
+        examine = functools.partial(
+            _examine, options, _beside(manifest_path, "_beamformed")
+        )
         # Forked processes must not use torch, and guides do.
         processes = 1 if guide else workers
         findings = process_map(examine, recordings, folder.name, "recording", processes)
@@ -171,16 +165,14 @@ def prepare_recordings(
         others = _by_kind(findings)["sample rate"]
         if others and not resample:
             raise UserError(
-                f"{folder}: {len(others)} stem(s) have another sampling rate, such as "
-                f"{others[0].removesuffix('; left out')}; resample the files, or allow it "
-                "to be done while reading (resample: True)"
+                f"{folder}: {others[0].removesuffix('; left out')}; resample the files, "
+                "or allow it to be done while reading (resample: True)"
             )
-        if not any(found.row for found in findings):
-            raise UserError(
-                f"{folder}: none of its {len(recordings)} recordings can be used; "
-                f"{report_path} tells why"
-            )
-        return [found.row for found in findings if found.row]
+        used = [found.row for found in findings if found.row]
+        if not used:
+            what = f"none of its {len(findings)} recordings can be used"
+            raise UserError(f"{folder}: {what}; {report_path} tells why")
+        return used
 
     return make_manifest(manifest_path, folder, names, choices, rows)
 
@@ -191,49 +183,42 @@ def _check_guide(guide, sample_rate: int, microphones, source) -> None:
         return
     if guide.knowledge != "context":
         raise UserError(
-            "guide: its knowledge is 'oracle', but of recordings target and noise are not "
-            "known apart; take 'context'"
+            "guide: its knowledge is 'oracle', which recordings do not give; take 'context'"
         )
     if guide.sample_rate != sample_rate:
         raise UserError(f"guide: is for {guide.sample_rate} Hz, not {sample_rate} Hz")
     if guide.is_steered and (microphones is None or source is None):
         raise UserError(
-            f"guide: {guide.name} has to be told where the microphones and the source are, "
-            "in metres (microphones, source); souden_mvdr, rtf_mvdr and "
-            "multichannel_wiener find the target by statistics"
+            f"guide: {guide.name} has to be told the positions (microphones, source) in "
+            "metres; souden_mvdr, rtf_mvdr and multichannel_wiener need none"
         )
-
-
-def _positions(positions) -> list | None:
-    return None if positions is None else np.asarray(positions, dtype=float).tolist()
 
 
 def _beside(manifest_path: Path, ending: str) -> Path:
     return manifest_path.with_name(manifest_path.stem + ending)
 
 
-def _list_recordings(folder: Path) -> tuple[list[_Recording], list[str]]:
-    """Folders that hold stems, sorted, and names of all that is something else."""
-    expected = f"with {BEAMFORMED}.wav, {REFERENCE}.wav and {TARGET}.wav"
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: does not exist; a folder of recordings was expected, each a folder "
-            f"{expected}"
-        )
+def _list_recordings(folder: Path) -> tuple[list[tuple], list[str]]:
+    """Folders that hold stems, each as `_stems` has it, and names of all else."""
     recordings, strangers = [], []
-    for path in sorted(folder.iterdir()):
-        found = path.is_dir() and not path.name.startswith(".") and _recording(path)
-        if found and found.stems:
-            recordings.append(found)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        stems, others = _stems(path)
+        if stems:
+            recordings.append((path, stems, others))
         else:
             strangers.append(path.name)
     if not recordings:
-        raise UserError(f"{folder}: holds no recordings; folders {expected} were expected")
+        state = "holds no recordings" if folder.is_dir() else "does not exist"
+        expected = f"{BEAMFORMED}.wav, {REFERENCE}.wav and {TARGET}.wav"
+        raise UserError(f"{folder}: {state}; folders with {expected} were expected")
     return recordings, strangers
 
 
-def _recording(folder: Path) -> _Recording:
+def _stems(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """A recording's stems by name, and the names of all other files."""
     stems, others = {}, []
+    if not folder.is_dir() or folder.name.startswith("."):
+        return stems, others
     for path in sorted(folder.iterdir()):
         name = path.stem.lower()
         is_stem = path.suffix.lower() == ".wav" and STEM.fullmatch(name)
@@ -241,13 +226,13 @@ def _recording(folder: Path) -> _Recording:
             stems[name] = path
         else:
             others.append(path.name)
-    return _Recording(folder, stems, others)
+    return stems, others
 
 
 # ------------------------------------------------------------------ one recording
 
 
-def _examine(options: _Options, recording: _Recording) -> _Findings:
+def _examine(options: _Options, beamformed_folder: Path, recording: tuple) -> _Findings:
     """Measure one recording; what is wrong with it becomes a surprise."""
     folder, stems, others = recording
     found = _Findings(folder.name, {}, [])
@@ -271,34 +256,38 @@ def _examine(options: _Options, recording: _Recording) -> _Findings:
     if any(signal is None for signal in signals.values()):
         return found
     signals = _cut_to_shortest(found, signals, options.sample_rate)
-    paths = [stems[raw[0]], stems.get(BEAMFORMED), stems[TARGET]]
+    files = [
+        f"{DATA_ROOT}/{stems[name].relative_to(folder.parent).as_posix()}"
+        for name in (raw[0], BEAMFORMED, TARGET)
+        if name in stems
+    ]
+    beamformed = signals.get(BEAMFORMED)
     if options.guide:
-        inputs = np.stack([signals[name] for name in raw])
-        paths[1], signals[BEAMFORMED] = _beamform(options, folder.stem, inputs)
+        beamformed = _beamform(options, np.stack([signals[name] for name in raw]))
+        path = (beamformed_folder / f"{folder.stem}.wav").resolve()
+        # As floats, since a beamformer may exceed full scale.
+        audio.write_float(path, beamformed, options.sample_rate)
+        files[1:-1] = [str(path)]
     found.row.update(
         ID=folder.name,
-        duration=len(signals[TARGET]) / options.sample_rate,
+        duration=len(beamformed) / options.sample_rate,
         sample_rate=options.sample_rate,
-        **{stem: _rooted(path, folder.parent) for stem, path in zip(STEMS, paths)},
-        **_compare(found, signals, raw[0], options.sample_rate),
+        **dict(zip(STEMS, files)),
+        **_compare(
+            found, signals[raw[0]], beamformed, signals[TARGET], options.sample_rate
+        ),
         microphones=len(raw),
     )
     return found
 
 
-def _beamform(options: _Options, name: str, signals: np.ndarray) -> tuple[Path, np.ndarray]:
-    """Beamform a recording [C, T] and write it; the file and the signal [T]."""
+def _beamform(options: _Options, signals: np.ndarray) -> np.ndarray:
     microphones, source = (
         None if positions is None else torch.tensor(positions, dtype=torch.float64)
         for positions in (options.microphones, options.source)
     )
-    beamformed = options.guide(
-        torch.from_numpy(signals), microphones=microphones, source=source
-    ).numpy()
-    path = (options.beamformed_folder / f"{name}.wav").resolve()
-    # As floats, since a beamformer may exceed full scale.
-    audio.write_float(path, beamformed, options.sample_rate)
-    return path, beamformed
+    signals = torch.from_numpy(signals)
+    return options.guide(signals, microphones=microphones, source=source).numpy()
 
 
 def _read(found: _Findings, path: Path, options: _Options):
@@ -315,8 +304,8 @@ def _read(found: _Findings, path: Path, options: _Options):
             return None
         signal = audio.resample(signal, rate, options.sample_rate)
     if not np.isfinite(signal).all():
-        explanation = f"{path.name} holds values that are not finite; left out"
-        found.surprises.append(("unusable", explanation))
+        what = "holds values that are not finite"
+        found.surprises.append(("unusable", f"{path.name} {what}; left out"))
     elif audio.is_silent(signal):
         found.surprises.append(("silent", f"{path.name}; left out"))
     else:
@@ -333,14 +322,13 @@ def _cut_to_shortest(found: _Findings, signals: dict, sample_rate: int) -> dict:
     return {name: signal[: lengths[shortest]] for name, signal in signals.items()}
 
 
-def _compare(found: _Findings, signals: dict, reference: str, sample_rate: int) -> dict:
+def _compare(found: _Findings, raw, beamformed, target, sample_rate: int) -> dict:
     """Delays and levels of beamformed and target against the reference microphone."""
-    raw, row = signals[reference], {}
-    for prefix, stem, name in (
-        ("", BEAMFORMED, "the beamformed signal"),
-        ("target_", TARGET, "the target"),
+    row = {}
+    for prefix, signal, name in (
+        ("", beamformed, "the beamformed signal"),
+        ("target_", target, "the target"),
     ):
-        signal = signals[stem]
         delay = gcc_phat(signal, raw, round(MOST_DELAY_SECONDS * sample_rate))
         level = _loud_level(signal, sample_rate) - _loud_level(raw, sample_rate)
         samples, size = delay.samples, abs(delay.samples)
@@ -369,12 +357,6 @@ def _loud_level(signal: np.ndarray, sample_rate: int) -> float:
     return 10 * math.log10(power) if power > 0 else -math.inf
 
 
-def _rooted(path: Path, root: Path) -> str:
-    if path.is_relative_to(root):
-        return f"{DATA_ROOT}/{path.relative_to(root).as_posix()}"
-    return str(path)
-
-
 # ------------------------------------------------------------------ report
 
 
@@ -395,15 +377,9 @@ def _report(folder: Path, findings: list[_Findings], strangers: list[str]) -> st
         f"{folder}: {len(rows)} of {len(findings)} recordings can be used",
         f"{seconds / 3600:.2f} hours",
     ]
-    for name, unit in (
-        ("delay", "samples that the beamformed signal is late"),
-        ("level", "dB that the beamformed signal is above the microphone"),
-        ("target_delay", "samples that the target is late"),
-        ("target_level", "dB that the target is above the microphone"),
-    ):
-        if rows:
-            low, middle, high = np.percentile([row[name] for row in rows], [0, 50, 100])
-            lines.append(f"{name}: median {middle:g}, {low:g} to {high:g} ({unit})")
+    for name, unit in SUMMARISED.items() if rows else ():
+        low, middle, high = np.percentile([row[name] for row in rows], [0, 50, 100])
+        lines.append(f"{name}: median {middle:g}, {low:g} to {high:g} ({unit})")
     if strangers:
         lines.append(f"not recordings, ignored: {', '.join(strangers)}")
     for kind, surprises in sorted(_by_kind(findings).items()):
