@@ -107,7 +107,10 @@ def csv_text(rows, columns=None) -> str:
     """
     rows, text = list(rows), io.StringIO()
     columns = columns or list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    # Of what ends a line, the writer by itself quotes its own alone.
+    returns = any("\r" in str(value) for row in rows for value in row.values())
+    quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=quoting)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -20,37 +20,28 @@ from unified_se_ss.data.manifest import Item
 from unified_se_ss.errors import UserError
 
 FAILED, WARNING = "failed", "warning"
-_KINDS = {
-    "missing": (FAILED, "get these files again, or take their items out of the data"),
+ADVICE = {
+    "missing": "get these files again, or take their items out of the data",
     # No audio, cut off, or values that are not finite.
-    "unreadable": (FAILED, "get these files again, or take their items out of the data"),
+    "unreadable": "get these files again, or take their items out of the data",
     # Another rate, length or number of channels than the item's others.
-    "mismatched": (FAILED, "make these files again from the same recording"),
+    "mismatched": "make these files again from the same recording",
     # Noise: a warning.
-    "silent": (
-        FAILED,
-        "take these items out of the data: nothing can be learned from them",
-    ),
+    "silent": "take these items out of the data: nothing can be learned from them",
     # The same signal or utterance in two subsets (noise, or twice in one: a warning).
-    "duplicated": (
-        FAILED,
-        "take them out of one of the subsets, or what is tested was learned",
-    ),
-    "clipped": (
-        WARNING,
-        "make them again at a lower level, if they are not so in the original",
-    ),
-    "too short": (WARNING, "take these items out: PESQ and STOI need longer ones"),
-    "not the sum": (WARNING, "look whether the files belong to each other"),
+    "duplicated": "take them out of one of the subsets, or what is tested was learned",
+    "clipped": "make them again at a lower level, if they are not so in the original",
+    "too short": "take these items out: PESQ and STOI need longer ones",
+    "not the sum": "look whether the files belong to each other",
     # So by design in WSJ0-2mix's dev set.
-    "same speaker": (WARNING, "fine if the data set is made so; else divide by speakers"),
+    "same speaker": "fine if the data set is made so; else divide by speakers",
 }
-KINDS = {kind: severity for kind, (severity, _) in _KINDS.items()}
-ADVICE = {kind: advice for kind, (_, advice) in _KINDS.items()}
+_MINOR = ("clipped", "too short", "not the sum", "same speaker")
+KINDS = {kind: WARNING if kind in _MINOR else FAILED for kind in ADVICE}
 
 SHOWN = 10  #: Findings of a kind that are listed.
 SHORT_SECONDS = 0.25  # what PESQ needs
-FULL_SCALE, CLIPPED_RUN = 0.999, 3
+FULL_SCALE = 0.999
 UNEXPLAINED = 0.05  # rms of what no stem explains, to that of the mixture
 FOREIGN = {"builtins", "numpy", "torch", "functools"}  #: Hold no items.
 LIBRISPEECH = re.compile(r"(\d+)-\d+-\d{4}")
@@ -112,23 +103,10 @@ class Audit:
         return f"{len(findings)} in {subsets}, such as {Path(findings[0].file).name}"
 
 
-class _Fault(NamedTuple):
-    """A fault of a file; of its kind's severity unless it has its own."""
-
-    kind: str
-    path: str
-    detail: str
-    severity: str | None = None
-
-    def of(self, subset: str, item: Item) -> Finding:
-        severity = self.severity or KINDS[self.kind]
-        return Finding(self.kind, severity, subset, item.id, self.path, self.detail)
-
-
 class _Scan(NamedTuple):
-    """One item's faults, and properties of its signals by stem."""
+    """One item's findings, and properties of its signals by stem."""
 
-    faults: list[_Fault]
+    findings: list[Finding]
     channels: dict
     digests: dict
     seconds: float
@@ -164,27 +142,28 @@ def audit(
     found = Audit()
     entries = [(subset, item) for subset, items in subsets for item in items]
     entries += [(b.subset, Item(b.id, 0.0, b.sample_rate, b.paths)) for b in bad]
-    scans = threaded_map(lambda entry: _scan(entry[1]), entries, "checking recordings")
+    scans = threaded_map(lambda entry: _scan(*entry), entries, "checking recordings")
     usual = _usual_channels(entries, scans)
     digests = defaultdict(list)
     for (subset, item), scan in zip(entries, scans):
         found.items[subset] += 1
         found.files[subset] += len(item.paths)
         found.seconds[subset] += scan.seconds
-        faults = scan.faults + [
-            _Fault(
-                "mismatched",
-                item.paths[stem],
-                f"has {channels} channel(s), not {usual[subset, stem]} as most of these files",
-            )
-            for stem, channels in scan.channels.items()
-            if channels != usual[subset, stem]
-        ]
-        found.findings += [fault.of(subset, item) for fault in faults]
+        found.findings += scan.findings
+        for stem, channels in scan.channels.items():
+            if channels != usual[subset, stem]:
+                detail = f"has {channels} channel(s), most such files {usual[subset, stem]}"
+                fault = _finding("mismatched", subset, item, item.paths[stem], detail)
+                found.findings.append(fault)
         for stem, digest in scan.digests.items():
             digests[digest].append((subset, item, stem))
-    found.findings += _same_signals(digests) + _same_names(entries)
+    found.findings += [*_same_signals(digests), *_same_names(entries)]
     return found
+
+
+def _finding(kind, subset, item, path, detail, severity=None) -> Finding:
+    """A finding of its kind's severity unless it has its own."""
+    return Finding(kind, severity or KINDS[kind], subset, item.id, path, detail)
 
 
 def items_of(dataset) -> list[Item]:
@@ -236,52 +215,52 @@ def _usual_channels(entries, scans) -> dict:
 # ------------------------------------------------------------------ one item
 
 
-def _scan(item: Item) -> _Scan:
+def _scan(subset: str, item: Item) -> _Scan:
     """Looks at all files of one item."""
-    faults, signals = [], {}
+    findings, signals = [], {}
     frames = item.frames or None
+
+    def add(kind, path, detail, severity=None):
+        findings.append(_finding(kind, subset, item, path, detail, severity))
+
     for stem, path in item.paths.items():
         if not os.path.exists(path):
-            faults.append(_Fault("missing", path, "does not exist"))
+            add("missing", path, "does not exist")
             continue
         try:
             signal, rate = audio.read_all(path)
         except (UserError, OSError) as error:
-            detail = str(error).removeprefix(f"{path}: ")
-            faults.append(_Fault("unreadable", path, detail))
+            add("unreadable", path, str(error).removeprefix(f"{path}: "))
             continue
         frames = frames or len(signal)
         if rate != item.sample_rate:
-            detail = f"has a rate of {rate} Hz, not {item.sample_rate}"
-            faults.append(_Fault("mismatched", path, detail))
+            add("mismatched", path, f"has a rate of {rate} Hz, not {item.sample_rate}")
         elif len(signal) != frames:
-            detail = f"has {len(signal)} samples, not {frames} as the item's others"
-            faults.append(_Fault("mismatched", path, detail))
+            add("mismatched", path, f"has {len(signal)} samples, its others {frames}")
         else:
             signals[stem] = signal
-        faults += _level_faults(stem, path, signal)
+        if audio.is_silent(signal):
+            severity = WARNING if stem == "noise" else FAILED
+            add("silent", path, "no sample reaches -80 dB of full scale", severity)
+        if clipped := _count_clipped(signal):
+            add("clipped", path, f"{clipped} samples are at full scale")
     seconds = (frames or 0) / item.sample_rate
     if 0 < seconds < SHORT_SECONDS:
-        path = next(iter(item.paths.values()))
-        faults.append(_Fault("too short", path, f"lasts {seconds:.3f} s"))
+        add("too short", next(iter(item.paths.values())), f"lasts {seconds:.3f} s")
     share = _unexplained_share(signals) if len(signals) == len(item.paths) else 0.0
     if share > UNEXPLAINED:
         detail = f"{share:.0%} of the mixture is neither source nor noise"
-        faults.append(_Fault("not the sum", item.paths["mixture"], detail))
+        add("not the sum", item.paths["mixture"], detail)
     channels = {stem: signal.shape[1] for stem, signal in signals.items()}
     digests = {s: _digest(x) for s, x in signals.items() if not audio.is_silent(x)}
-    return _Scan(faults, channels, digests, seconds)
+    return _Scan(findings, channels, digests, seconds)
 
 
-def _level_faults(stem, path, signal) -> Iterator[_Fault]:
-    if audio.is_silent(signal):
-        severity = WARNING if stem == "noise" else FAILED
-        yield _Fault("silent", path, "no sample reaches -80 dB of full scale", severity)
+def _count_clipped(signal) -> int:
+    """Samples at full scale, if three of them follow each other, else 0."""
     full = np.abs(signal) >= FULL_SCALE
-    if len(full) >= CLIPPED_RUN:
-        windows = np.lib.stride_tricks.sliding_window_view(full, CLIPPED_RUN, axis=0)
-        if windows.all(-1).any():
-            yield _Fault("clipped", path, f"{int(full.sum())} samples are at full scale")
+    runs = full[:-2] & full[1:-1] & full[2:]
+    return int(full.sum()) if runs.any() else 0
 
 
 def _unexplained_share(signals) -> float:
@@ -303,9 +282,9 @@ def _digest(signal) -> bytes:
 # ------------------------------------------------------------------ between items
 
 
-def _same_signals(digests) -> list[Finding]:
+def _same_signals(digests) -> Iterator[Finding]:
     """Signals that stand in two subsets, or twice among the mixtures of one."""
-    findings, named = [], set()
+    named = set()
     for places in digests.values():
         subset, item, stem = places[0]
         for other, its_item, its_stem in places[1:]:
@@ -318,37 +297,28 @@ def _same_signals(digests) -> list[Finding]:
             named.add(pair)
             severity = WARNING if noise or other == subset else FAILED
             detail = f"is the same signal as {subset}'s {item.id} ({stem})"
-            fault = _Fault("duplicated", its_item.paths[its_stem], detail, severity)
-            findings.append(fault.of(other, its_item))
-    return findings
+            path = its_item.paths[its_stem]
+            yield _finding("duplicated", other, its_item, path, detail, severity)
 
 
-def _same_names(entries) -> list[Finding]:
+def _same_names(entries) -> Iterator[Finding]:
     """Utterances and speakers, where they are known, that stand in two subsets."""
-    findings = []
-    for kind, names_of, what in (
-        ("duplicated", _utterances_of, "the utterance"),
-        ("same speaker", _speakers_of, "the speaker"),
+    for kind, what, group in (
+        ("duplicated", "utterance", 0),
+        ("same speaker", "speaker", 1),
     ):
         first, named = {}, set()
         for subset, item in entries:
             path = next(iter(item.paths.values()))
-            for name in names_of(item):
+            for name in _names(item, what, group):
                 where = first.setdefault(name, (subset, item.id))
                 if where[0] != subset and (name, subset) not in named:
                     named.add((name, subset))
-                    detail = f"{what} {name} is in {where[0]}, too ({where[1]})"
-                    findings.append(_Fault(kind, path, detail).of(subset, item))
-    return findings
+                    detail = f"the {what} {name} is in {where[0]}, too ({where[1]})"
+                    yield _finding(kind, subset, item, path, detail)
 
 
-def _utterances_of(item: Item) -> set[str]:
-    """The utterances that an item is made of, where its ID tells as LibriMix' do."""
-    named = {v for k, v in item.attributes.items() if k.startswith("utterance") and v}
-    return named or {match[0] for match in LIBRISPEECH.finditer(item.id)}
-
-
-def _speakers_of(item: Item) -> set[str]:
-    """The speakers of an item, where its columns or its ID tell."""
-    named = {v for k, v in item.attributes.items() if k.startswith("speaker") and v}
-    return named or {match[1] for match in LIBRISPEECH.finditer(item.id)}
+def _names(item: Item, what: str, group: int) -> set[str]:
+    """An item's utterances or speakers: by its columns, or its ID as LibriMix' tell."""
+    named = {v for k, v in item.attributes.items() if k.startswith(what) and v}
+    return named or {match[group] for match in LIBRISPEECH.finditer(item.id)}

@@ -76,17 +76,12 @@ class BucketBatchSampler(torch.utils.data.Sampler):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of {world_size} ranks")
         if len(durations) < world_size:
-            raise UserError(
-                f"there are {len(durations)} item(s) for {world_size} processes, but"
-                " each needs one at least; use fewer processes or more data"
-            )
+            counts = f"{len(durations)} item(s) for {world_size} processes"
+            raise UserError(f"there are {counts}; use fewer processes or more data")
         self.durations = np.asarray(durations, dtype=np.float64)
-        self.batch_size = batch_size
-        self.batch_seconds = batch_seconds
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
+        self.batch_size, self.batch_seconds = batch_size, batch_seconds
+        self.shuffle, self.seed = shuffle, seed
+        self.rank, self.world_size = rank, world_size
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
@@ -109,9 +104,7 @@ class BucketBatchSampler(torch.utils.data.Sampler):
 
     def _plan(self):
         rng = np.random.default_rng([self.seed, self.epoch])
-        batches = []
-        for pool in self._pools(rng):
-            batches += self._cut(pool)
+        batches = [batch for pool in self._pools(rng) for batch in self._cut(pool)]
         batches = self._evened(batches)
         return self._shuffled_steps(batches, rng) if self.shuffle else batches
 
@@ -161,30 +154,24 @@ class BucketBatchSampler(torch.utils.data.Sampler):
         # rank waits long for another.
         world = self.world_size
         steps = [batches[first : first + world] for first in range(0, len(batches), world)]
-        shuffled = []
-        for step in rng.permutation(len(steps)):
-            shuffled += [steps[step][rank] for rank in rng.permutation(world)]
-        return shuffled
+        order = rng.permutation(len(steps))
+        return [steps[step][rank] for step in order for rank in rng.permutation(world)]
 
 
 def _split(batches, count):
     """Halves the largest batch, again and again, until there are `count`."""
     batches = list(batches)
     while len(batches) < count:
-        largest = max(range(len(batches)), key=lambda b: len(batches[b]))
-        batch = batches[largest]
-        half = (len(batch) + 1) // 2
-        batches[largest : largest + 1] = [batch[:half], batch[half:]]
+        at = int(np.argmax([len(batch) for batch in batches]))
+        batches[at : at + 1] = np.array_split(batches[at], 2)
     return batches
 
 
 def _check_budget(batch_size, batch_seconds):
     """Raises a UserError unless just one way to measure batches is given."""
     if (batch_size is None) == (batch_seconds is None):
-        raise UserError(
-            f"batch_size is {batch_size} and batch_seconds is {batch_seconds}, but just"
-            " one of the two must be set (the other null)"
-        )
+        values = f"batch_size is {batch_size} and batch_seconds is {batch_seconds}"
+        raise UserError(f"{values}, but just one must be set (the other null)")
     if batch_size is not None and (batch_size != int(batch_size) or batch_size < 1):
         raise UserError(f"batch_size: is {batch_size}, a whole number from 1 was expected")
     if batch_seconds is not None and not 0 < batch_seconds < float("inf"):

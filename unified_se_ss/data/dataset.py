@@ -154,9 +154,7 @@ def signals_of(fields):
 
 def padded(signals):
     """Tensors [..., T] of any lengths as [B, ..., T]; None unless all are of one kind."""
-    if any(signal is None for signal in signals):
-        return None
-    if len({signal.shape[:-1] for signal in signals}) > 1:
+    if len({None if signal is None else signal.shape[:-1] for signal in signals}) > 1:
         return None
     longest = max(signal.shape[-1] for signal in signals)
     batch = signals[0].new_zeros(len(signals), *signals[0].shape[:-1], longest)
@@ -271,10 +269,8 @@ class ManifestDataset(SeededDataset):
         there = (*manifest.stems, *manifest.items[0].attributes)
         missing = [column for column in columns if column not in there]
         if missing:
-            raise UserError(
-                f"{manifest.path}: has no column {missing[0]} (there are "
-                f"{', '.join(there)}), but {', '.join(columns)} are needed"
-            )
+            what = f"has no column {missing[0]} (there are {', '.join(there)})"
+            raise UserError(f"{manifest.path}: {what}; {', '.join(columns)} are needed")
         self.sample_rate = sample_rate or manifest.sample_rate
         if self.sample_rate is None:
             raise UserError(f"{manifest.path}: the items have different sampling rates")
@@ -283,10 +279,8 @@ class ManifestDataset(SeededDataset):
         self.manifest, self.segment_seconds = manifest, segment_seconds
 
     def _crop(self, read, frames, rng):
-        length = frames
-        if self.segment_seconds is not None:
-            length = min(frames, round(self.segment_seconds * self.sample_rate))
-        return draw_crop(read, frames, length, rng)
+        longest = self.segment_seconds and round(self.segment_seconds * self.sample_rate)
+        return draw_crop(read, frames, min(frames, longest or frames), rng)
 
 
 class MixtureDataset(ManifestDataset):
@@ -337,10 +331,8 @@ class MixtureDataset(ManifestDataset):
         columns = ("mixture", *self.source_stems)
         super().__init__(manifest, columns, segment_seconds, seed)
         if f"s{n_speakers + 1}" in manifest.stems:
-            raise UserError(
-                f"{manifest.path}: has a column s{n_speakers + 1}, but n_speakers is"
-                f" {n_speakers}; set n_speakers to match the data"
-            )
+            what = f"has a column s{n_speakers + 1}, but n_speakers is {n_speakers}"
+            raise UserError(f"{manifest.path}: {what}; set n_speakers to match the data")
         self.speed_percents = _check_speeds(speed_percents) or self.default_speeds
         if self.speed_percents is not None and "noise" not in manifest.stems:
             self._check_noise_free(manifest.items[0])
@@ -359,13 +351,10 @@ class MixtureDataset(ManifestDataset):
     def _perturbed(self, item, rng):
         """Sources of other speeds, cropped, and their sum with the noise."""
         percents = rng.choice(self.speed_percents, len(self.source_stems)).tolist()
-        recordings = [
-            self._recording(item, stem, percent)
-            for stem, percent in zip(self.source_stems, percents)
-        ]
-        frames = min(recording.frames for recording in recordings)
-        if "noise" in item.paths:
-            frames = min(frames, item.frames)
+        pairs = zip(self.source_stems, percents)
+        recordings = [self._recording(item, stem, percent) for stem, percent in pairs]
+        lengths = [recording.frames for recording in recordings]
+        frames = min(lengths + [item.frames] * ("noise" in item.paths))
         start, sources = self._crop(_read_all(recordings), frames, rng)
         sources = np.stack(sources)
         mixture = sources.sum(axis=0)
@@ -383,15 +372,13 @@ class MixtureDataset(ManifestDataset):
 
     def _check_noise_free(self, item):
         """Raises a UserError if a mixture has noise that no stem holds."""
-        mixture, *sources = (
-            self._recording(item, stem).read() for stem in ("mixture", *self.source_stems)
-        )
+        stems = ("mixture", *self.source_stems)
+        mixture, *sources = (self._recording(item, stem).read() for stem in stems)
         if not self._is_sum(mixture, sources):
             raise UserError(
-                f"{self.manifest.path}: has no column noise, but the mixture of {item.id}"
-                " is not the sum of its sources, and speed_percents mixes anew; provide"
-                " the folder noise, choose the mixture without noise (mix_clean), or set"
-                " speed_percents to null"
+                f"{self.manifest.path}: speed_percents mixes anew, but without a column "
+                f"noise the mixture of {item.id} is not the sum of its sources; provide the "
+                "folder noise, or set mixture: mix_clean or speed_percents: null"
             )
 
 
@@ -462,26 +449,21 @@ class DynamicMixingDataset(SimulatedDataset):
     ):
         super().__init__(n_items, segment_seconds, sample_rate, seed)
         if n_speakers < 1:
-            raise UserError(
-                f"n_speakers: is {n_speakers}, whole numbers from 1 are expected"
-            )
+            raise UserError(f"n_speakers: is {n_speakers}, but has to be from 1")
         self.n_speakers = n_speakers
         self.speed_percents = _check_speeds(speed_percents) or (100,)
         self.speech = SpeechPool(
             speech_manifest, sample_rate, resample, n_speakers, min_seconds
         )
-        self.noise = None
-        if noise_manifest is not None:
-            self.noise = NoisePool(noise_manifest, sample_rate, resample)
+        self.noise = noise_manifest and NoisePool(noise_manifest, sample_rate, resample)
 
     def _example(self, rng, index):
         return self._mixed(*self._draw_stems(rng), rng)
 
     def _mixed(self, name, sources, noise, rng):
         mixture = mix(sources, noise)
-        return Example(
-            name, torch.from_numpy(mixture.mix_both), torch.from_numpy(mixture.sources)
-        )
+        signals = mixture.mix_both, mixture.sources
+        return Example(name, *map(torch.from_numpy, signals))
 
     def _draw_stems(self, rng):
         """A name, sources [J, T] and noise [T] or None, all at their levels."""
@@ -585,16 +567,12 @@ def _check_speeds(speed_percents) -> tuple[int, ...] | None:
     slowest, fastest = SPEEDS
     for percent in speed_percents or ():
         if percent != int(percent) or not slowest <= percent <= fastest:
-            raise UserError(
-                f"speed_percents: holds {percent}, but whole percents from {slowest} to"
-                f" {fastest} were expected"
-            )
+            expected = f"whole percents from {slowest} to {fastest} were expected"
+            raise UserError(f"speed_percents: holds {percent}, but {expected}")
     return tuple(map(int, speed_percents)) if speed_percents else None
 
 
 def _check_segment(segment_seconds):
     if segment_seconds is not None and not 0 < segment_seconds < float("inf"):
-        raise UserError(
-            f"segment_seconds: is {segment_seconds}, but seconds above 0 were expected "
-            "(or null for whole items)"
-        )
+        expected = "seconds above 0 (or null for whole items) were expected"
+        raise UserError(f"segment_seconds: is {segment_seconds}, but {expected}")

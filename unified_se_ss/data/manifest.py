@@ -20,8 +20,8 @@ from pathlib import Path
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.audio import HIGHEST_RATE, LOWEST_RATE
-from unified_se_ss.errors import UserError, shortened
-from unified_se_ss.files import atomic_path
+from unified_se_ss.errors import UserError, first_names, shortened
+from unified_se_ss.files import atomic_write, csv_text
 
 REQUIRED = ("ID", "duration", "sample_rate")
 STEM = re.compile(r"mixture|s[1-9][0-9]*|noise|speech|noisy|clean")
@@ -115,23 +115,12 @@ def write_manifest(path, rows, fingerprint):
     if not rows:
         raise ValueError(f"a manifest without items was to be written: {path}")
     _check_replaceable(path)
-    rows = sorted(rows, key=lambda row: row["ID"])
-    # Of what ends a line, the writer by itself quotes its own alone.
-    returns = any("\r" in str(value) for row in rows for value in row.values())
-    quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
-    with atomic_path(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(
-                file, list(rows[0]), lineterminator="\n", quoting=quoting
-            )
-            writer.writeheader()
-            writer.writerows(rows)
-        digest = _digest(temporary)
+    content = csv_text(sorted(rows, key=lambda row: row["ID"])).encode()
     # The CSV comes first: a manifest with an old fingerprint is made again, whereas an
     # old manifest with a new fingerprint would pass for current.
-    with atomic_path(_fingerprint_path(path)) as temporary:
-        record = {"manifest": digest, "made_from": fingerprint}
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    atomic_write(path, content)
+    record = {"manifest": _digest(content), "made_from": fingerprint}
+    atomic_write(_fingerprint_path(path), json.dumps(record, indent=2) + "\n")
 
 
 def read_manifest(path, data_root=None, stems=None, one_rate=True):
@@ -176,20 +165,16 @@ def read_manifest(path, data_root=None, stems=None, one_rate=True):
     for number, line in lines:
         item = _item(f"{path}, line {number}", line, header, stems, data_root)
         if item.id in line_of:
-            raise UserError(
-                f"{path}, line {number}: the ID {shortened(item.id)} is already on line "
-                f"{line_of[item.id]}; every ID may stand once, remove one of the two"
-            )
+            what = f"the ID {shortened(item.id)} is already on line {line_of[item.id]}"
+            raise UserError(f"{path}, line {number}: {what}; remove one of the two")
         line_of[item.id] = number
         items.append(item)
     if not items:
         raise UserError(f"{path}: holds a header but no item; delete it to make it again")
     rates = sorted({item.sample_rate for item in items})
     if one_rate and len(rates) > 1:
-        raise UserError(
-            f"{path}: the items have different sampling rates ({rates} Hz), one was "
-            "expected; resample the recordings to one rate and make the manifest again"
-        )
+        what = f"the items have different sampling rates ({rates} Hz)"
+        raise UserError(f"{path}: {what}; resample the recordings and make it again")
     items = tuple(sorted(items, key=lambda item: item.id))
     return Manifest(str(path), items, stems, rates[0] if len(rates) == 1 else None)
 
@@ -265,11 +250,11 @@ def is_current(path, fingerprint):
 
 def _check_replaceable(path):
     """Refuses to overwrite a manifest that is not as this program wrote it."""
-    if Path(path).is_file() and _record(path).get("manifest") != _digest(path):
+    path = Path(path)
+    if path.is_file() and _record(path).get("manifest") != _digest(path.read_bytes()):
         raise UserError(
-            f"{path}: is out of date, but was made or edited by hand (or its writing"
-            " was cut off), so it is not overwritten; move it away to have it made"
-            " again"
+            f"{path}: is out of date, but was made or edited by hand (or its writing was "
+            "cut off), so it is not overwritten; move it away to have it made again"
         )
 
 
@@ -285,8 +270,8 @@ def _record(path):
     return record if isinstance(record, dict) else {}
 
 
-def _digest(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _digest(content):
+    return hashlib.sha256(content).hexdigest()
 
 
 def _read_csv(path):
@@ -296,14 +281,11 @@ def _read_csv(path):
             reader = csv.reader(file)
             lines = [(reader.line_num, line) for line in reader if line]
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); a manifest (CSV) was expected"
-        ) from error
+        what = f"cannot be read ({error.strerror})"
+        raise UserError(f"{path}: {what}; a manifest (CSV) was expected") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{path}: is not a CSV file in UTF-8 ({error}); expected a manifest; one that "
-            "train.py wrote is made again when it is deleted"
-        ) from error
+        what = f"is not a CSV file in UTF-8 ({error})"
+        raise UserError(f"{path}: {what}; delete it to make it again") from error
     if not lines:
         raise UserError(f"{path}: is empty; delete it to make it again")
     return lines[0][1], lines[1:]
@@ -322,10 +304,8 @@ def _stem_columns(path, header, stems):
         )
     stems = stems or [name for name in header if STEM.fullmatch(name)]
     if not stems:
-        raise UserError(
-            f"{path}, line 1: no column holds paths; a column mixture, s1, s2, ..., "
-            "noise or speech was expected"
-        )
+        expected = "mixture, s1, s2, ..., noise or speech was expected"
+        raise UserError(f"{path}, line 1: no column holds paths; {expected}")
     return tuple(stems)
 
 
@@ -344,19 +324,16 @@ def _why_missing(header, missing):
 
 
 def _shortened(names):
-    shown = [name if name.isprintable() else repr(name)[1:-1] for name in names[:12]]
-    shown = [name if len(name) <= 60 else f"{name[:57]}..." for name in shown]
-    return ", ".join(shown) + ("" if len(names) <= 12 else f" and {len(names) - 12} more")
+    return first_names([shortened(name) for name in names])
 
 
 def _item(place, line, header, stems, data_root):
     """The item of one line; `place` begins the message if something is wrong."""
     if len(line) != len(header):
         quoted = any("\n" in value for value in line)
-        raise UserError(
-            f"{place}: has {len(line)} value(s), {len(header)} were expected "
-            f"({_shortened(header)})" + ("; is a quotation mark not closed?" * quoted)
-        )
+        guess = "; is a quotation mark not closed?" * quoted
+        counts = f"has {len(line)} value(s), {len(header)} were expected"
+        raise UserError(f"{place}: {counts} ({_shortened(header)}){guess}")
     values = dict(zip(header, line))
     for name in ("ID", *stems):
         if not values[name].strip():
@@ -367,17 +344,9 @@ def _item(place, line, header, stems, data_root):
     sample_rate = _number(place, "sample_rate", values["sample_rate"], int)
     if round(duration * sample_rate) < 1:
         raise UserError(f"{place}: the duration of {duration} s is less than one sample")
-    return Item(
-        id=values["ID"],
-        duration=duration,
-        sample_rate=sample_rate,
-        paths={name: _resolved(place, values[name], data_root) for name in stems},
-        attributes={
-            name: value
-            for name, value in values.items()
-            if name not in REQUIRED and name not in stems
-        },
-    )
+    paths = {name: _resolved(place, values[name], data_root) for name in stems}
+    others = {k: v for k, v in values.items() if k not in REQUIRED and k not in stems}
+    return Item(values["ID"], duration, sample_rate, paths, others)
 
 
 def _number(place, name, text, kind):
@@ -389,11 +358,8 @@ def _number(place, name, text, kind):
         number = math.nan
     if number > 0 and low <= number <= high:
         return number
-    expected = "seconds" if kind is float else f"Hz, a whole number from {low} to {high}"
-    raise UserError(
-        f"{place}: the {name} is {shortened(text)}; a number above 0 was expected "
-        f"({expected})"
-    )
+    expected = "seconds above 0" if kind is float else f"Hz from {low} to {high}"
+    raise UserError(f"{place}: the {name} is {shortened(text)}; expected {expected}")
 
 
 def _resolved(place, path, data_root):
@@ -401,7 +367,5 @@ def _resolved(place, path, data_root):
     if not path.startswith(DATA_ROOT):
         return path
     if data_root is None:
-        raise UserError(
-            f"{place}: the path begins with {DATA_ROOT}, but no data_root was given"
-        )
+        raise UserError(f"{place}: begins with {DATA_ROOT}, but no data_root was given")
     return os.fspath(data_root).rstrip("/") + path[len(DATA_ROOT) :]

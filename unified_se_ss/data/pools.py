@@ -16,7 +16,7 @@ import numpy as np
 from unified_se_ss.data import audio
 from unified_se_ss.data.manifest import Item, Manifest
 from unified_se_ss.data.mixing import loudness_gain
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, first_names
 
 # Whoever speaks longer than a recording pauses so long before the next one.
 PAUSE_SECONDS = (0.1, 0.5)
@@ -86,9 +86,7 @@ class Recording:
         ]
         return channels[0] if block.ndim == 1 else np.stack(channels)
 
-    def crop(
-        self, length: int, rng: np.random.Generator, loudness: float | None = None
-    ) -> np.ndarray:
+    def crop(self, length: int, rng, loudness: float | None = None) -> np.ndarray:
         """A random segment, at a loudness in LUFS where one is given."""
         _, (segment,) = draw_crop(lambda *at: [self.read(*at)], self.frames, length, rng)
         if loudness is not None:
@@ -100,10 +98,8 @@ class Recording:
         channel = None if channel is None else int(channel)
         signal, rate = audio.read(self.path, start, stop, channel, channels)
         if rate != self.item.sample_rate:
-            raise UserError(
-                f"{self.path}: has a sampling rate of {rate} Hz, but its manifest says"
-                f" {self.item.sample_rate} Hz; if it changed since, delete the manifest"
-            )
+            what = f"has {rate} Hz, but its manifest says {self.item.sample_rate} Hz"
+            raise UserError(f"{self.path}: {what}; if it changed, delete the manifest")
         return signal
 
 
@@ -142,9 +138,9 @@ class SpeechPool:
         self.speakers = sorted(utterances)
         self._utterances = [utterances[speaker] for speaker in self.speakers]
         if len(self) < least:
+            what = f"has utterances of {len(self)} speaker(s) that last {min_seconds} s"
             raise UserError(
-                f"{manifest.path}: has utterances of {len(self)} speaker(s) that last "
-                f"{min_seconds} s, but {least} are needed; add recordings of others"
+                f"{manifest.path}: {what}, but {least} are needed; add recordings"
             )
 
     def __len__(self) -> int:
@@ -246,10 +242,9 @@ def check_speakers_apart(manifests: dict[str, Manifest]) -> None:
         for name, others in seen.items():
             twice = sorted(speakers & others)
             if twice:
-                raise UserError(
-                    f"{manifest.path}: {len(twice)} speaker(s) of {subset} are in {name}, "
-                    f"too: {', '.join(twice[:5])}; move their recordings into one of the two"
-                )
+                what = f"{len(twice)} speaker(s) of {subset} are in {name}, too"
+                names = first_names(twice)
+                raise UserError(f"{manifest.path}: {what}: {names}; keep them in one")
         seen[subset] = speakers
 
 
@@ -289,26 +284,19 @@ def draw_crop(
 def _check_manifest(manifest, stem, sample_rate, resample, needs):
     """Raises a UserError if a manifest cannot serve for mixing."""
     if stem not in manifest.stems:
-        raise UserError(
-            f"{manifest.path}: has no column {stem} (there are "
-            f"{', '.join(manifest.stems)}); make it with prepare_speech_folder"
-        )
+        there = f"has no column {stem} (there are {', '.join(manifest.stems)})"
+        raise UserError(f"{manifest.path}: {there}; make it with prepare_speech_folder")
     for item in manifest.items:
         place = f"{manifest.path}, ID {item.id}"
         for name in needs:
             if not item.attributes.get(name):
                 raise UserError(f"{place}: has no {name}; delete it to make it again")
-        if "loudness" in needs and not _is_finite(item.attributes["loudness"]):
-            raise UserError(
-                f"{place}: the loudness is {item.attributes['loudness']!r}, a number of"
-                " LUFS was expected"
-            )
+        loudness = item.attributes.get("loudness")
+        if "loudness" in needs and not _is_finite(loudness):
+            raise UserError(f"{place}: the loudness is {loudness!r}, expected LUFS")
         if item.sample_rate != sample_rate and not resample:
-            raise UserError(
-                f"{place}: has a sampling rate of {item.sample_rate} Hz, {sample_rate}"
-                " Hz was expected; resample the files, or allow it while reading"
-                " (resample)"
-            )
+            rates = f"has {item.sample_rate} Hz, {sample_rate} Hz was expected"
+            raise UserError(f"{place}: {rates}; resample the files, or set resample")
 
 
 def _is_finite(text):

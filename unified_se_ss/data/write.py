@@ -109,9 +109,12 @@ def make_binaural_corpus(
     """
     folder = Path(folder)
     _check(manifests, heads, noise)
+    noise_digests = bool(noise)
+    if isinstance(noise, dict):
+        noise_digests = {name: _manifest_digest(noise[name], True) for name in noise}
     fingerprint = {
         "recipe": RECIPE,
-        "noise": _noise_digests(noise),
+        "noise": noise_digests,
         "mode": mode,
         "seed": int(seed),
         "least_angle": float(least_angle),
@@ -128,9 +131,8 @@ def make_binaural_corpus(
                 continue
             place = building / wavs / mode / subset
             of_subset = noise[name] if isinstance(noise, dict) else noise
-            data = _BinauralCopies(
-                manifests[name], heads[name], of_subset, seed, least_angle
-            )
+            around = heads[name], of_subset, seed, least_angle
+            data = _BinauralCopies(manifests[name], *around)
             # What an epoch is to a data set, a subset is to this corpus.
             keys = [ItemKey(number, index) for index in range(len(data))]
             make = functools.partial(_write_item, place, data)
@@ -194,21 +196,20 @@ class _BinauralCopies(SeededDataset):
     def _example(self, rng, index):
         item = self.manifest.items[index]
         names = [f"s{j + 1}" for j in range(self.n_sources)]
-        sources = np.stack([_read(item, name) for name in names])
+        sources = np.stack([Recording(item, name).read() for name in names])
         placement = self.bank.place(rng, self.n_sources, self.least_angle)
         noise = self._draw_noise(rng, item, sources)
         mixture = mix_binaural(self.bank, placement, sources, noise, rng)
-        stems = dict(zip(names, mixture.sources))
+        stems = {"mix_both" if self.noise else "mix": mixture.mix_both}
+        stems |= dict(zip(names, mixture.sources))
         if self.noise:
-            stems = {"mix_both": mixture.mix_both, **stems, "noise": mixture.noise}
-        else:
-            stems = {"mix": mixture.mix_both, **stems}
+            stems["noise"] = mixture.noise
         return stems, self._row(item, placement)
 
     def _draw_noise(self, rng, item, sources):
         """An item's noise, float32 [T]: its own, a segment of a recording, or None."""
         if not isinstance(self.noise, NoisePool):
-            return _read(item, "noise") if self.noise else None
+            return Recording(item, "noise").read() if self.noise else None
         (segment,), _ = self.noise.sample(rng, sources.shape[1])
         rate = item.sample_rate
         loudest = max(measure_loudness(source, rate) for source in sources)
@@ -230,57 +231,34 @@ def _write_item(folder, data, key):
     return row
 
 
-def _read(item, stem):
-    return Recording(item, stem).read()
-
-
 def _n_sources(manifest):
     return sum(stem[1:].isdigit() for stem in manifest.stems)
 
 
 def _check(manifests, heads, noise):
     """Raises a UserError if the manifests and heads cannot serve."""
-    rates = {manifest.sample_rate for manifest in manifests.values()}
-    at_heads = {head.sample_rate for name in manifests for head in heads[name]}
+    rates = {str(manifest.sample_rate) for manifest in manifests.values()}
+    at_heads = {str(head.sample_rate) for name in manifests for head in heads[name]}
     if len(rates | at_heads) != 1:
-        raise UserError(
-            f"the mixtures have {sorted(map(str, rates))} Hz and the heads "
-            f"{sorted(at_heads)} Hz; one rate for all was expected"
-        )
+        both = f"mixtures have {', '.join(rates)} Hz and the heads {', '.join(at_heads)} Hz"
+        raise UserError(f"the {both}; one rate for all was expected")
     if isinstance(noise, dict) and not set(manifests) <= set(noise):
-        raise UserError(
-            f"noise: has recordings for {', '.join(noise)}, but {', '.join(manifests)} "
-            "are to be made"
-        )
+        missing = ", ".join(sorted(set(manifests) - set(noise)))
+        raise UserError(f"noise: has no recordings for {missing}; give them, too")
     owner = {}
     for name in manifests:
         for head in heads[name]:
             if owner.setdefault(head.name, name) != name:
-                raise UserError(
-                    f"the head {head.name} is in {owner[head.name]} and in {name}; part "
-                    "the heads with binaural_heads, so that nobody is in two subsets"
-                )
+                where = f"the head {head.name} is in {owner[head.name]} and in {name}"
+                raise UserError(f"{where}; part the heads with binaural_heads")
     for manifest in manifests.values():
-        _check_manifest(manifest, noise)
-
-
-def _check_manifest(manifest, noise):
-    if not _n_sources(manifest):
-        raise UserError(f"{manifest.path}: has no sources (columns s1, s2, ...)")
-    if noise is True and "noise" not in manifest.stems:
-        raise UserError(
-            f"{manifest.path}: has no column noise, but binaural noise is asked for; "
-            "take a corpus with noise (LibriMix with mixture mix_both), manifests of "
-            "noise recordings, or none"
-        )
-    if len({Path(item.id).name for item in manifest.items}) < len(manifest):
-        raise UserError(f"{manifest.path}: two of its items would have one file name")
-
-
-def _noise_digests(noise):
-    if not isinstance(noise, dict):
-        return bool(noise)
-    return {name: _manifest_digest(noise[name], noise=True) for name in noise}
+        if not _n_sources(manifest):
+            raise UserError(f"{manifest.path}: has no sources (columns s1, s2, ...)")
+        if noise is True and "noise" not in manifest.stems:
+            remedy = "take mixtures with noise (mix_both), noise recordings, or none"
+            raise UserError(f"{manifest.path}: has no column noise; {remedy}")
+        if len({Path(item.id).name for item in manifest.items}) < len(manifest):
+            raise UserError(f"{manifest.path}: two of its items would have one file name")
 
 
 def _manifest_digest(manifest, noise):
@@ -294,9 +272,7 @@ def _manifest_digest(manifest, noise):
             try:
                 status = os.stat(item.paths[stem])
             except OSError as error:
-                raise UserError(
-                    f"{item.paths[stem]}: cannot be read ({error.strerror}), but "
-                    f"{manifest.path} lists it; delete the manifest to make it again"
-                ) from error
+                what = f"cannot be read ({error.strerror}); delete {manifest.path}"
+                raise UserError(f"{item.paths[stem]}: {what} to make it again") from error
             digest.update(f"{stem}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
