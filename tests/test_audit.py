@@ -5,6 +5,7 @@ import pytest
 import soundfile
 from broken_data import broken_tree
 from librimix import make_tree
+from manifests import manifest_of
 
 from unified_se_ss.data.audit import KINDS, audit
 from unified_se_ss.data.corpora import collect_errors
@@ -49,16 +50,11 @@ def test_names_tell_of_utterances_and_speakers_in_two_subsets(tmp_path):
         "train": ["61-70968-0000_8455-210777-0012", "61-70968-0001_121-123859-0002"],
         "test": ["8455-210777-0012_672-122797-0003", "61-1-0009_999-1-0009"],
     }
-    manifests = []
-    for number, (subset, names) in enumerate(ids.items()):
-        items = []
-        for place, name in enumerate(names):
-            path = tmp_path / f"{name}.wav"
-            rng = np.random.default_rng([number, place])
-            soundfile.write(path, 0.1 * rng.standard_normal(8000), 8000)
-            items.append(Item(name, 1.0, 8000, {"mixture": str(path)}))
-        manifests.append((subset, items))
-    found = audit(manifests)
+    rng, subsets = np.random.default_rng(0), []
+    for subset, names in ids.items():
+        signals = {name: {"mixture": 0.1 * rng.uniform(-1, 1, 8000)} for name in names}
+        subsets.append((subset, manifest_of(tmp_path, signals).items))
+    found = audit(subsets)
     told = {(f.kind, f.detail.split(" is in ")[0]) for f in found.findings}
     assert told == {
         ("duplicated", "the utterance 8455-210777-0012"),

@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from manifests import lengths_read, manifest_of
 from torch.utils.data import DataLoader
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.binaural import BinauralExample
 from unified_se_ss.data.dataset import ItemKey, MixtureDataset, collate
-from unified_se_ss.data.manifest import Item, Manifest
+from unified_se_ss.data.manifest import Item
 from unified_se_ss.data.pools import Recording
 from unified_se_ss.errors import UserError
 
@@ -21,27 +22,26 @@ ROUNDING = 3 / 32768
 SPEEDS = (95, 100, 105)
 
 
-def _write_item(folder, name, frames, rng, with_noise=True):
-    """Writes the stems of one item; the mixture is their sum."""
-    stems = {s: rng.uniform(-0.2, 0.2, frames) for s in ("s1", "s2", "noise")}
-    if not with_noise:
-        del stems["noise"]
-    stems["mixture"] = sum(stems.values())
-    paths = {stem: str(folder / f"{name}-{stem}.wav") for stem in stems}
-    for stem, signal in stems.items():
-        audio.write(paths[stem], signal, RATE)
-    return Item(name, frames / RATE, RATE, paths)
+def stems_of(frames, noise=True, seed=0):
+    """Two sources and noise, and the mixture that is their sum."""
+    rng = np.random.default_rng(seed)
+    stems = {s: rng.uniform(-0.2, 0.2, frames) for s in ("s1", "s2", "noise")[: 2 + noise]}
+    return {"mixture": sum(stems.values()), **stems}
 
 
-def _manifest(items):
-    return Manifest("m.csv", tuple(items), tuple(items[0].paths), RATE)
+def one_item(folder, frames, **options):
+    return manifest_of(folder, {"a": stems_of(frames, **options)})
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    lengths = (3000, 9001, 12345, 16000)
-    return _manifest([_write_item(folder, f"i{n}", n, rng) for n in lengths])
+    signals = {f"i{n}": stems_of(n, seed=n) for n in (3000, 9001, 12345, 16000)}
+    return manifest_of(tmp_path_factory.mktemp("data"), signals)
+
+
+def assert_same(one, other):
+    assert torch.equal(one.mixture, other.mixture)
+    assert torch.equal(one.sources, other.sources)
 
 
 def _noise_at(manifest, example):
@@ -77,9 +77,7 @@ def test_same_key_same_bits_other_key_other_crop(manifest, key, segment, speeds)
     first, second = (MixtureDataset(manifest, 2, segment, speeds, seed=3) for _ in "ab")
     expected = first[ItemKey(*key)]
     second[ItemKey(1, 0)]
-    again = second[ItemKey(*key)]
-    assert torch.equal(expected.mixture, again.mixture)
-    assert torch.equal(expected.sources, again.sources)
+    assert_same(expected, second[ItemKey(*key)])
     data = MixtureDataset(manifest, 2, 0.25)
     crop = data[ItemKey(0, 3)].mixture
     assert not torch.equal(crop, data[ItemKey(1, 3)].mixture)
@@ -96,8 +94,7 @@ def test_workers_do_not_matter(manifest):
     ]
     for alone, workers in zip(*read):
         assert alone.ids == workers.ids
-        assert torch.equal(alone.mixture, workers.mixture)
-        assert torch.equal(alone.sources, workers.sources)
+        assert_same(alone, workers)
 
 
 def test_speed_perturbation_follows_the_published_recipe(manifest):
@@ -113,15 +110,11 @@ def test_speed_perturbation_follows_the_published_recipe(manifest):
             example.mixture, example.sources.sum(0).numpy() + noise, atol=1e-6
         )
         percents = []
-        for j, source in enumerate(example.sources.numpy()):
-            at = {p: audio.resample(stems[f"s{j + 1}"], p, 100) for p in SPEEDS}
-            near = [
-                p
-                for p in SPEEDS
-                if len(at[p]) >= len(source)
-                and np.abs(at[p][: len(source)] - source).max() < 1e-4
-            ]
-            percents += near
+        for j, source in enumerate(example.sources.numpy(), 1):
+            for percent in SPEEDS:
+                at = audio.resample(stems[f"s{j}"], percent, 100)[: len(source)]
+                if len(at) == len(source) and np.abs(at - source).max() < 1e-4:
+                    percents.append(percent)
         assert len(percents) == 2
         shortest = round(item.frames * 100 / max(*percents, 100))
         assert example.mixture.shape == (shortest,)
@@ -174,23 +167,15 @@ def test_region_of_perturbed_file(tmp_path, data):
 
 @pytest.mark.parametrize("stem", ["mixture", "s2", "noise"])
 def test_file_of_another_rate_than_its_manifest_is_named(tmp_path, stem):
-    item = _write_item(tmp_path, "a", 8000, np.random.default_rng(0))
-    audio.write(item.paths[stem], np.full(8000, 0.5), 16000)
-    data = MixtureDataset(_manifest([item]), 2, speed_percents=None)
-    if stem == "noise":
-        data = MixtureDataset(_manifest([item]), 2, speed_percents=(105,))
+    manifest = one_item(tmp_path, 8000)
+    audio.write(manifest.items[0].paths[stem], np.full(8000, 0.5), 16000)
+    data = MixtureDataset(manifest, 2, speed_percents=(105,) if stem == "noise" else None)
     with pytest.raises(UserError, match=f"a-{stem}.wav: .*16000 Hz.* 8000 Hz"):
         data[0]
 
 
 def test_only_the_crop_is_read(manifest, monkeypatch):
-    asked, read = [], audio.read
-
-    def spy(path, start=0, stop=None, *which):
-        asked.append(stop - start)
-        return read(path, start, stop, *which)
-
-    monkeypatch.setattr(audio, "read", spy)
+    asked = lengths_read(monkeypatch)
     MixtureDataset(manifest, 2, 0.25)[ItemKey(0, 3)]
     MixtureDataset(manifest, 2, 0.25, (95,))[ItemKey(0, 3)]
     assert max(asked) < 3500
@@ -198,17 +183,16 @@ def test_only_the_crop_is_read(manifest, monkeypatch):
 
 def test_a_silent_crop_is_drawn_again(tmp_path):
     """The first source is silent in its first nine tenths, then the second one wholly."""
-    item = _write_item(tmp_path, "a", 20000, np.random.default_rng(0))
-    signal, _ = audio.read(item.paths["s1"])
-    signal[:18000] = 0
-    audio.write(item.paths["s1"], signal, RATE)
-    data = MixtureDataset(_manifest([item]), 2, 0.25)
+    stems = stems_of(20000)
+    stems["s1"][:18000] = 0
+    manifest = manifest_of(tmp_path, {"a": stems})
+    data = MixtureDataset(manifest, 2, 0.25)
     silent = sum(
         audio.is_silent(data[ItemKey(epoch, 0)].sources[0].numpy()) for epoch in range(30)
     )
     # A crop is silent with probability 16/18; eight draws leave 0.39 of them, not 0.89.
     assert silent < 20
-    audio.write(item.paths["s2"], np.zeros(20000), RATE)
+    audio.write(manifest.items[0].paths["s2"], np.zeros(20000), RATE)
     assert data[0].mixture.shape == (2000,)
 
 
@@ -219,20 +203,16 @@ def test_durations_are_those_after_cropping(manifest):
         assert len(data[index].mixture) == round(duration * RATE)
 
 
-def test_noisy_mixture_without_noise_cannot_be_perturbed(manifest):
-    items = [
-        Item(i.id, i.duration, RATE, {s: p for s, p in i.paths.items() if s != "noise"})
-        for i in manifest.items
-    ]
-    with pytest.raises(UserError, match="speed_percents.*noise"):
-        MixtureDataset(_manifest(items), 2, speed_percents=SPEEDS)
-    MixtureDataset(_manifest(items), 2)
-
-
-def test_clean_mixture_needs_no_noise(tmp_path):
-    item = _write_item(tmp_path, "a", 8000, np.random.default_rng(0), with_noise=False)
-    example = MixtureDataset(_manifest([item]), 2, speed_percents=SPEEDS)[0]
+def test_only_a_clean_mixture_can_be_perturbed_without_noise(tmp_path):
+    clean = one_item(tmp_path, 8000, noise=False)
+    example = MixtureDataset(clean, 2, speed_percents=SPEEDS)[0]
     assert torch.equal(example.mixture, example.sources.sum(0))
+    stems = stems_of(8000)
+    del stems["noise"]
+    noisy = manifest_of(tmp_path, {"b": stems})
+    MixtureDataset(noisy, 2)
+    with pytest.raises(UserError, match="speed_percents.*noise"):
+        MixtureDataset(noisy, 2, speed_percents=SPEEDS)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import lengths_read
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.corpora import speech_folder
@@ -44,16 +45,15 @@ def folders(tmp_path_factory):
     return root
 
 
+def prepared(folder, **options):
+    """The manifest of a folder, made beside it."""
+    path = prepare_speech_folder(folder, f"{folder}.csv", RATE, **options)
+    return read_manifest(path, folder)
+
+
 @pytest.fixture(scope="module")
 def manifests(folders):
-    speech_csv = prepare_speech_folder(folders / "speech", folders / "speech.csv", RATE)
-    noise_csv = prepare_speech_folder(
-        folders / "noise", folders / "noise.csv", RATE, kind="noise"
-    )
-    return (
-        read_manifest(speech_csv, folders / "speech"),
-        read_manifest(noise_csv, folders / "noise"),
-    )
+    return [prepared(folders / kind, kind=kind) for kind in ("speech", "noise")]
 
 
 def _dataset(manifests, n_speakers=2, n_items=20, seed=0, segment=1.5, **options):
@@ -85,8 +85,7 @@ def test_speaker_is_the_first_folder(tmp_path):
     for name in speakers:
         (tmp_path / "in" / name).parent.mkdir(parents=True)
         soundfile.write(tmp_path / "in" / name, np.full(RATE, 0.5), RATE)
-    path = prepare_speech_folder(tmp_path / "in", tmp_path / "a.csv", RATE)
-    items = read_manifest(path, "/x").items
+    items = prepared(tmp_path / "in").items
     assert {item.id: item.attributes["speaker"] for item in items} == speakers
 
 
@@ -99,19 +98,16 @@ def test_several_processes_measure_the_same(folders, tmp_path, monkeypatch):
 
 def test_measured_once_and_again_when_a_file_changes(tmp_path, monkeypatch):
     measured = []
-    monkeypatch.setattr(
-        speech_folder,
-        "measure_loudness",
-        lambda signal, _: measured.append(len(signal)) or -9,
-    )
+    measure = lambda signal, _: measured.append(len(signal)) or -9  # noqa: E731
+    monkeypatch.setattr(speech_folder, "measure_loudness", measure)
     for length in (4000, 4000, 5000):
         if length not in measured:
             audio.write(tmp_path / "in/Ann/x.wav", np.full(length, 0.5), RATE)
-        prepare_speech_folder(tmp_path / "in", tmp_path / "a.csv", RATE)
+        prepared(tmp_path / "in")
     assert measured == [4000, 5000]
 
 
-def _write(name, signal, rate=RATE):
+def write(signal, name="Ann/x.wav", rate=RATE):
     def make(folder):
         (folder / name).parent.mkdir(parents=True)
         soundfile.write(folder / name, signal, rate)
@@ -119,20 +115,21 @@ def _write(name, signal, rate=RATE):
     return make
 
 
-def _broken_link(folder):
-    (folder / "Ann").mkdir(parents=True)
+def broken_link(folder):
+    write([])(folder)
+    (folder / "Ann/x.wav").unlink()
     (folder / "Ann/x.wav").symlink_to("gone.wav")
 
 
 FAULTS = {
     "missing": (lambda folder: None, ["does not exist"]),
     "empty": (lambda folder: folder.mkdir(), ["holds no wav, flac or ogg"]),
-    "no speaker": (_write("x.wav", np.full(100, 0.5)), ["x.wav", "no speaker's folder"]),
-    "no sound": (_write("Ann/x.wav", []), ["Ann/x.wav", "is empty"]),
-    "stereo": (_write("Ann/x.wav", np.full((99, 2), 0.5)), ["Ann/x.wav", "2 channels"]),
-    "rate": (_write("Ann/x.wav", np.full(99, 0.5), 16000), ["16000 Hz", "8000 Hz"]),
-    "silent": (_write("Ann/x.wav", np.zeros(99)), ["silent"]),
-    "broken link": (_broken_link, ["Ann/x.wav: is a link to gone.wav, but cannot be"]),
+    "no speaker": (write(np.full(100, 0.5), "x.wav"), ["x.wav", "no speaker's folder"]),
+    "no sound": (write([]), ["Ann/x.wav", "is empty"]),
+    "stereo": (write(np.full((99, 2), 0.5)), ["Ann/x.wav", "2 channels"]),
+    "rate": (write(np.full(99, 0.5), rate=16000), ["16000 Hz", "8000 Hz"]),
+    "silent": (write(np.zeros(99)), ["silent"]),
+    "broken link": (broken_link, ["Ann/x.wav: is a link to gone.wav, but cannot be"]),
 }
 
 
@@ -141,16 +138,15 @@ def test_fault_is_named(tmp_path, fault):
     break_it, words = FAULTS[fault]
     break_it(tmp_path / "in")
     with pytest.raises(UserError) as error:
-        prepare_speech_folder(tmp_path / "in", tmp_path / "a.csv", RATE)
+        prepared(tmp_path / "in")
     assert all(word in str(error.value) for word in [str(tmp_path / "in"), *words])
-    assert not (tmp_path / "a.csv").exists()
+    assert not (tmp_path / "in.csv").exists()
 
 
 def test_silent_recordings_are_left_out(tmp_path, caplog):
     for name, level in (("x", 0), ("y", 0.5)):
         audio.write(tmp_path / f"in/Ann/{name}.wav", np.full(RATE, level), RATE)
-    path = prepare_speech_folder(tmp_path / "in", tmp_path / "a.csv", RATE)
-    assert [item.id for item in read_manifest(path, "/x").items] == ["Ann/y.wav"]
+    assert [item.id for item in prepared(tmp_path / "in").items] == ["Ann/y.wav"]
     assert "1 silent left out" in caplog.text
 
 
@@ -159,10 +155,7 @@ def test_one_channel_of_stereo_noise(tmp_path):
     stereo[::2] *= -1
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in/x.wav", stereo, RATE)
-    path = prepare_speech_folder(
-        tmp_path / "in", tmp_path / "a.csv", RATE, kind="noise", channel=0
-    )
-    item = read_manifest(path, tmp_path / "in").items[0]
+    item = prepared(tmp_path / "in", kind="noise", channel=0).items[0]
     first, _ = audio.read(item.paths["noise"], channel=0)
     assert (Recording(item, "noise").read(100, 200) == first[100:200]).all()
     expected = pyloudnorm.Meter(RATE).integrated_loudness(stereo[:, 0])
@@ -176,21 +169,17 @@ item_keys = st.builds(ItemKey, st.integers(0, 99), st.integers(0, 19))
 @given(item_keys, st.sampled_from([2, 3]), st.sampled_from([None, (95, 100, 105)]))
 def test_same_key_same_bits(manifests, key, n_speakers, speeds):
     first, second = (_dataset(manifests, n_speakers, speed_percents=speeds) for _ in "ab")
-    expected = first[key]
+    other_seed = _dataset(manifests, n_speakers, seed=1, speed_percents=speeds)
     second[ItemKey(7, 7)]
-    again = second[key]
+    expected, again = first[key], second[key]
     assert expected.id == again.id
     assert torch.equal(expected.mixture, again.mixture)
     assert torch.equal(expected.sources, again.sources)
     assert expected.mixture.dtype == expected.sources.dtype == torch.float32
     assert expected.mixture.shape == expected.sources.shape[1:]
-    others = [
-        first[key._replace(epoch=100)],
-        first[key._replace(index=(key.index + 1) % 20)],
-    ]
-    others.append(_dataset(manifests, n_speakers, seed=1, speed_percents=speeds)[key])
-    sums = {float(example.mixture.abs().sum()) for example in [expected, *others]}
-    assert len(sums) == 4
+    later, next_one = key._replace(epoch=100), key._replace(index=(key.index + 1) % 20)
+    examples = [expected, first[later], first[next_one], other_seed[key]]
+    assert len({float(example.mixture.abs().sum()) for example in examples}) == 4
 
 
 def peaks_of(example, rate=RATE):
@@ -234,13 +223,9 @@ def test_loud_peaks_are_guarded_by_one_gain(tmp_path):
         clicks = np.zeros(RATE * 2)
         clicks[:: RATE // 2] = 0.9
         audio.write(tmp_path / f"in/{speaker}/x.wav", clicks, RATE)
-    path = prepare_speech_folder(tmp_path / "in", tmp_path / "a.csv", RATE)
-    spoken = read_manifest(path, tmp_path / "in")
-    data = DynamicMixingDataset(spoken, None, 2, 9, 0, 1.0, RATE)
-    peaks = [float(data[index].mixture.abs().max()) for index in range(9)]
-    assert max(peaks) <= 0.9 and max(peaks) > 0.89
-    for index in range(9):
-        example = data[index]
+    examples = [*_dataset([prepared(tmp_path / "in"), None], n_items=9, segment=1.0)]
+    assert 0.89 < max(float(example.mixture.abs().max()) for example in examples) <= 0.9
+    for example in examples:
         torch.testing.assert_close(example.mixture, example.sources.sum(0))
 
 
@@ -271,13 +256,7 @@ def test_resampling_where_asked_for(folders, manifests):
 
 
 def test_only_the_segment_is_read(manifests, monkeypatch):
-    asked, read = [], audio.read
-
-    def spy(path, start=0, stop=None, *which):
-        asked.append(stop - start)
-        return read(path, start, stop, *which)
-
-    monkeypatch.setattr(audio, "read", spy)
+    asked = lengths_read(monkeypatch)
     data = _dataset(manifests, segment=0.5)
     for index in range(10):
         data[index]

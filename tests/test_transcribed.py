@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest_of
 
 from unified_se_ss.data import audio
 from unified_se_ss.data.dataset import (
@@ -13,22 +14,15 @@ from unified_se_ss.data.dataset import (
     PairedSpeechDataset,
     collate_transcribed,
 )
-from unified_se_ss.data.manifest import Item, Manifest
 from unified_se_ss.errors import UserError
 
 RATE = 8000
 
 
-def manifest_of(folder, stem, signals, rate=RATE, **attributes):
-    """A manifest of signals that are written below a folder."""
-    items = []
-    for number, signal in enumerate(signals):
-        path = folder / f"{stem}{number}.wav"
-        audio.write(path, np.asarray(signal, np.float32), rate)
-        items.append(
-            Item(f"{stem}{number}", len(signal) / rate, rate, {stem: str(path)}, attributes)
-        )
-    return Manifest(f"{stem}.csv", tuple(items), (stem,), rate)
+def recordings(folder, stem, *signals, rate=RATE, **attributes):
+    """A manifest of signals of one stem."""
+    named = {f"{stem}{number}": {stem: np.asarray(s)} for number, s in enumerate(signals)}
+    return manifest_of(folder, named, rate, **attributes)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +32,8 @@ def manifests(tmp_path_factory):
     speech = [0.1 * rng.standard_normal(n) for n in (4000, 6000, 8000)]
     noise = [0.02 * rng.standard_normal(n) for n in (1000, 30000)]
     return (
-        manifest_of(folder, "clean", speech, transcript="the old man"),
-        manifest_of(folder, "noise", noise),
+        recordings(folder, "clean", *speech, transcript="the old man"),
+        recordings(folder, "noise", *noise),
     )
 
 
@@ -72,8 +66,8 @@ def test_ratios_are_uniform(manifests):
 
 
 def test_what_would_clip_is_turned_down_with_its_speech(tmp_path):
-    speech = manifest_of(tmp_path, "clean", [np.full(1000, 0.9)], transcript="x")
-    noise = manifest_of(tmp_path, "noise", [np.random.default_rng(0).uniform(-1, 1, 999)])
+    speech = recordings(tmp_path, "clean", np.full(1000, 0.9), transcript="x")
+    noise = recordings(tmp_path, "noise", np.random.default_rng(0).uniform(-1, 1, 999))
     utterance = NoisySpeechDataset(speech, noise, (-20, -20), RATE)[0]
     assert utterance.noisy.abs().max() == 1
     assert abs(ratio_db(utterance) + 20) < 0.01
@@ -82,13 +76,14 @@ def test_what_would_clip_is_turned_down_with_its_speech(tmp_path):
 @pytest.mark.parametrize("levels", [(0, 0.1), (0.1, 0)])
 def test_silence_has_no_ratio_but_finite_values(tmp_path, levels):
     clean, noise = (np.full(1000, level) for level in levels)
-    speech = manifest_of(tmp_path, "clean", [clean], transcript="x")
-    noises = manifest_of(tmp_path, "noise", [noise])
+    speech = recordings(tmp_path, "clean", clean, transcript="x")
+    noises = recordings(tmp_path, "noise", noise)
     assert NoisySpeechDataset(speech, noises, (0, 0), RATE)[0].noisy.isfinite().all()
 
 
 def test_other_rates_are_resampled(tmp_path, manifests):
-    speech = manifest_of(tmp_path, "clean", [np.full(16000, 0.1)], 16000, transcript="x")
+    signal = np.full(16000, 0.1)
+    speech = recordings(tmp_path, "clean", signal, rate=16000, transcript="x")
     utterance = NoisySpeechDataset(speech, manifests[1], (0, 0), RATE)[0]
     assert len(utterance.noisy) == len(utterance.clean) == 8000
 
@@ -96,11 +91,8 @@ def test_other_rates_are_resampled(tmp_path, manifests):
 def test_pairs_are_read_as_they_are(tmp_path, manifests):
     rng = np.random.default_rng(1)
     pair = {s: rng.uniform(-0.5, 0.5, 500).astype(np.float32) for s in ("noisy", "clean")}
-    for stem, signal in pair.items():
-        audio.write(tmp_path / f"{stem}.wav", signal, RATE)
-    paths = {stem: str(tmp_path / f"{stem}.wav") for stem in pair}
-    item = Item("a", 500 / RATE, RATE, paths, {"transcript": "a dog"})
-    data = PairedSpeechDataset(Manifest("m.csv", (item,), tuple(paths), RATE))
+    manifest = manifest_of(tmp_path, {"a": pair}, transcript="a dog")
+    data = PairedSpeechDataset(manifest)
     assert data.durations == [500 / RATE] and len(data) == 1
     utterance = data[ItemKey(5, 0)]
     for stem, signal in pair.items():
@@ -110,16 +102,15 @@ def test_pairs_are_read_as_they_are(tmp_path, manifests):
     batch = collate_transcribed([utterance], lambda text: [len(text)])
     assert batch.transcripts == ["a dog"] and batch.tokens.tolist() == [[5]]
     assert batch.has_clean.tolist() == [True]
-    slow = PairedSpeechDataset(Manifest("m.csv", (item,), tuple(paths), RATE), RATE // 2)[0]
+    slow = PairedSpeechDataset(manifest, RATE // 2)[0]
     expected = audio.resample(utterance.noisy.numpy(), RATE, RATE // 2)
     torch.testing.assert_close(slow.noisy, torch.from_numpy(expected), atol=1e-3, rtol=0)
 
 
 def test_an_utterance_without_a_clean_counterpart(tmp_path):
-    audio.write(tmp_path / "a.wav", np.full(500, 0.25), RATE)
-    paths = {stem: str(tmp_path / "a.wav") for stem in ("noisy", "clean")}
-    item = Item("a", 500 / RATE, RATE, paths, {"transcript": "a dog", "has_clean": "no"})
-    data = PairedSpeechDataset(Manifest("m.csv", (item,), tuple(paths), RATE))
+    pair = dict.fromkeys(("noisy", "clean"), np.full(500, 0.25))
+    told = {"transcript": "a dog", "has_clean": "no"}
+    data = PairedSpeechDataset(manifest_of(tmp_path, {"a": pair}, **told))
     assert not data[0].has_clean and torch.equal(data[0].clean, data[0].noisy)
     batch = collate_transcribed([data[0]], lambda text: [1])
     assert batch.has_clean.tolist() == [False]
@@ -133,12 +124,13 @@ def test_a_range_without_sense_is_refused(manifests):
 
 def test_missing_columns_are_named(tmp_path, manifests):
     speech, noise = manifests
-    with pytest.raises(UserError, match="clean.csv: has no column noise"):
-        NoisySpeechDataset(speech, speech, (0, 1), RATE)
-    with pytest.raises(UserError, match="noise.csv: has no column clean"):
-        NoisySpeechDataset(noise, noise, (0, 1), RATE)
-    untold = manifest_of(tmp_path, "clean", [np.zeros(10)])
-    with pytest.raises(UserError, match="clean.csv: has no column transcript"):
-        NoisySpeechDataset(untold, noise, (0, 1), RATE)
+    untold = recordings(tmp_path, "clean", np.zeros(10))
+    for pair, words in (
+        ((speech, speech), "clean.csv: has no column noise"),
+        ((noise, noise), "noise.csv: has no column clean"),
+        ((untold, noise), "clean.csv: has no column transcript"),
+    ):
+        with pytest.raises(UserError, match=words):
+            NoisySpeechDataset(*pair, (0, 1), RATE)
     with pytest.raises(UserError, match="has no column noisy"):
         PairedSpeechDataset(speech)
