@@ -1,5 +1,6 @@
 """The demo corpus: shape, repeatability, disjoint voices, and the folder's safety."""
 
+import collections
 import hashlib
 import itertools
 import os
@@ -11,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from transcribed_trees import write
 
 from unified_se_ss.data.cache import atomic_folder, is_made_from
 from unified_se_ss.data.corpora.mixtures import prepare_librimix
@@ -159,10 +161,8 @@ def test_no_voice_and_no_timbre_is_in_two_subsets():
 
 @pytest.mark.parametrize("kind", noises.MADE_NOISES)
 def test_made_noises_follow_from_their_generator(kind):
-    noise, again, other = (
-        noises.MADE_NOISES[kind](np.random.default_rng(seed), 16000, 8000)
-        for seed in (1, 1, 2)
-    )
+    make = noises.MADE_NOISES[kind]
+    noise, again, other = (make(np.random.default_rng(s), 16000, 8000) for s in (1, 1, 2))
     assert noise.shape == (16000,) and np.isfinite(noise).all() and noise.any()
     assert np.array_equal(noise, again) and not np.array_equal(noise, other)
 
@@ -172,9 +172,14 @@ def test_made_noises_follow_from_their_generator(kind):
 
 def test_shape_sums_and_levels_are_those_of_librimix(corpus, tmp_path):
     assert corpus.name == "Libri2Mix"
-    rows = read_transcripts(corpus.parent)
+    rows, casts = read_transcripts(corpus.parent), cast_voices(TINY["seed"])
     assert [sum(row["subset"] == s for row in rows) for s in SUBSETS] == [4, 1, 2]
     for row in rows:
+        known = {voice.name for voice in sum(casts[row["subset"]].talkers, ())}
+        assert {row["speaker_1"], row["speaker_2"]} < known
+        assert row["speaker_1"] != row["speaker_2"]
+        for words in (row["transcript_1"].split(), row["transcript_2"].split()):
+            assert len(words) >= 4 and all(map(str.isalpha, words))
         item = read_item(corpus, row)
         (length,) = {len(stem) for stem in item.values()}
         assert 3.0 <= length / 8000 <= 4.8
@@ -194,17 +199,6 @@ def test_shape_sums_and_levels_are_those_of_librimix(corpus, tmp_path):
     assert (file.samplerate, file.channels, file.subtype) == (8000, 1, "PCM_16")
     prepare_librimix(corpus, tmp_path / "manifests", train_subset="train-360")
     assert list((tmp_path / "manifests").glob("*.csv"))
-
-
-def test_transcripts_hold_words_and_distinct_speakers(corpus):
-    casts = cast_voices(TINY["seed"])
-    for row in read_transcripts(corpus.parent):
-        speakers = {voice.name for voice in sum(casts[row["subset"]].talkers, ())}
-        assert row["speaker_1"] != row["speaker_2"]
-        for number in "12":
-            words = row[f"transcript_{number}"].split()
-            assert len(words) >= 4 and all(map(str.isalpha, words))
-            assert row[f"speaker_{number}"] in speakers
 
 
 def test_transcript_is_what_is_spoken(corpus):
@@ -298,29 +292,23 @@ def recordings(tmp_path):
     rng = np.random.default_rng(0)
     time = np.arange(3 * 16000) / 16000
     for person in range(6):
-        folder = tmp_path / "speech" / f"person{person}" / "book"
-        folder.mkdir(parents=True)
-        tone = np.sin(2 * np.pi * 300 * (person + 1) * time)
+        tone = 0.1 * np.sin(2 * np.pi * 300 * (person + 1) * time)
         for ending in ("wav", "flac"):
-            soundfile.write(folder / f"1.{ending}", 0.1 * tone, 16000)
-    (tmp_path / "noise").mkdir()
+            write(tmp_path / f"speech/person{person}/book/1.{ending}", tone, 16000)
     for number in range(3):
         noise = 0.05 * rng.normal(size=8000)
-        soundfile.write(tmp_path / "noise" / f"{number}.wav", noise, 8000)
+        write(tmp_path / f"noise/{number}.wav", noise, 8000)
     return tmp_path
 
 
 def build_own(folder, **options):
-    return prepare_demo_corpus(
-        folder / "demo",
-        speech_folder=folder / "speech",
-        **{**TINY, "noise_folder": folder / "noise", **options},
-    )
+    own = {"speech_folder": folder / "speech", "noise_folder": folder / "noise"}
+    return prepare_demo_corpus(folder / "demo", **{**TINY, **own, **options})
 
 
 def test_own_recordings_are_split_by_speaker_and_resampled(recordings):
     corpus = build_own(recordings)
-    seen = {subset: set() for subset in SUBSETS}
+    seen = collections.defaultdict(set)
     for row in read_transcripts(corpus.parent):
         assert row["noise"] == "recorded" and row["transcript_1"] == ""
         item = read_item(corpus, row)
@@ -330,12 +318,9 @@ def test_own_recordings_are_split_by_speaker_and_resampled(recordings):
             spectrum = np.abs(np.fft.rfft(item[f"s{number}"]))
             hertz = np.argmax(spectrum) * 8000 / len(item["s1"])
             assert hertz == pytest.approx(300 * (int(name[-1]) + 1), rel=0.01)
-    assert all(len(people) == 2 for people in seen.values())
+    assert [len(seen[subset]) for subset in SUBSETS] == [2, 2, 2]
     assert len(set.union(*seen.values())) == 6
-
-
-def test_changed_recordings_make_the_corpus_anew(recordings):
-    before = hashes(build_own(recordings))
+    before = hashes(corpus)
     noise = np.random.default_rng(9).normal(size=9000)
     for number in range(3):
         soundfile.write(recordings / "noise" / f"{number}.wav", 0.1 * noise, 8000)
@@ -348,26 +333,27 @@ def test_own_speech_with_made_noise_has_no_babble(recordings):
     assert kinds == set(noises.MADE_NOISES)
 
 
-def test_too_few_recordings_are_counted(recordings):
-    with pytest.raises(UserError, match="6 speakers of speech, but 9 are needed"):
-        build_own(recordings, n_speakers=3)
-    (recordings / "noise" / "0.wav").unlink()
-    with pytest.raises(UserError, match="2 recordings of noise, but 3 are needed"):
-        build_own(recordings)
-    shutil.rmtree(recordings / "speech")
-    with pytest.raises(UserError, match="speech: does not exist"):
-        build_own(recordings)
+FAULTS = {
+    "three speakers": (None, {"n_speakers": 3}, "6 speakers of speech, but 9 are needed"),
+    "noise": ("noise/0.wav", None, "2 recordings of noise, but 3 are needed"),
+    "speech": ("speech", None, "speech: does not exist"),
+    "stereo": (np.full((800, 2), 0.1), {}, r"person\d.*1\.wav"),
+    "not finite": (np.full(800, np.nan), {}, r"person\d.*1\.wav"),
+    "corrupt": (b"RIFF, but not really", {}, r"person\d.*1\.wav"),
+}
 
 
-@pytest.mark.parametrize("damage", ["stereo", "corrupt", "not finite"])
-def test_unusable_recordings_are_named(recordings, damage):
-    for file in (recordings / "speech").rglob("*.wav"):
-        if damage == "stereo":
-            soundfile.write(file, np.full((800, 2), 0.1), 16000)
-        elif damage == "not finite":
-            soundfile.write(file, np.full(800, np.nan), 16000, "FLOAT")
-        else:
-            file.write_bytes(b"RIFF, but not really")
-    with pytest.raises(UserError, match=r"person\d.*1\.wav"):
-        build_own(recordings)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_with_own_recordings_is_named(recordings, fault):
+    change, options, words = FAULTS[fault]
+    if isinstance(change, str):
+        (recordings / change).rename(recordings / "elsewhere")
+    elif change is not None:
+        for file in (recordings / "speech").rglob("*.wav"):
+            if isinstance(change, bytes):
+                file.write_bytes(change)
+            else:
+                soundfile.write(file, change, 16000, "FLOAT")
+    with pytest.raises(UserError, match=words):
+        build_own(recordings, **options or {})
     assert not (recordings / "demo").exists()

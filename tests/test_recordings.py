@@ -89,13 +89,17 @@ def test_crops_follow_from_seed_epoch_and_index(folder, tmp_path):
     np.testing.assert_allclose(first.target, whole[start : start + 4000], atol=2e-5)
 
 
+def delayed(signal, samples):
+    return np.pad(signal, (samples, 0))[: len(signal)]
+
+
 def test_a_late_beamformed_channel_is_measured_told_and_made_up_for(folder, tmp_path):
     clean = sound(0)
-    late = np.concatenate([np.zeros(800, np.float32), clean])[: len(clean)]
+    late = delayed(clean, 800)
     plain(folder, "late", 0, channel_1=late)
     manifest = prepared(folder, tmp_path)
-    assert manifest.items[0].attributes["delay"] == "800"
-    assert manifest.items[0].attributes["target_delay"] == "0"
+    attributes = manifest.items[0].attributes
+    assert (attributes["delay"], attributes["target_delay"]) == ("800", "0")
     assert "the beamformed signal is 800 samples (50.00 ms) late" in report(tmp_path)[0]
     as_it_is = RecordingDataset(manifest)[0]
     aligned = RecordingDataset(manifest, align="beamformed")[0]
@@ -107,38 +111,41 @@ def test_a_late_beamformed_channel_is_measured_told_and_made_up_for(folder, tmp_
 
 
 def test_a_late_target_is_shifted_only_when_all_are(folder, tmp_path):
-    late = np.concatenate([np.zeros(96, np.float32), sound(0)])[:RATE]
+    late = delayed(sound(0), 96)
     plain(folder, "a", 0, ground_truth=late)
     manifest = prepared(folder, tmp_path)
-    kept = RecordingDataset(manifest, align="beamformed")[0].target
-    shifted = RecordingDataset(manifest, align="all")[0].target
+    kept, shifted = (
+        RecordingDataset(manifest, align=align)[0].target for align in ("beamformed", "all")
+    )
     np.testing.assert_allclose(kept, late, atol=2e-5)
     np.testing.assert_allclose(shifted[:-96], sound(0)[:-96], atol=2e-5)
 
 
-def test_inputs_20_db_apart_are_told_and_levelled_when_asked(folder, tmp_path):
+def test_levels_and_lengths_that_differ_are_told_and_mended(folder, tmp_path):
     clean = sound(0)
-    plain(folder, "quiet", 0, channel_1=0.1 * clean, channel_2=clean)
+    stems = {"channel_1": 0.1 * clean, "channel_2": clean, "ground_truth": clean[:-1600]}
+    plain(folder, "quiet", 0, **stems)
     manifest = prepared(folder, tmp_path)
     assert float(manifest.items[0].attributes["level"]) == pytest.approx(-20, abs=0.1)
-    assert "the beamformed signal is 20.0 dB quieter" in report(tmp_path)[0]
-    left = RecordingDataset(manifest)[0].inputs
-    levelled = RecordingDataset(manifest, match_levels="beamformed")[0].inputs
-    np.testing.assert_allclose(left[1], 0.1 * clean, atol=2e-5)
-    np.testing.assert_allclose(levelled[1], clean, atol=4e-4)
-
-
-def test_stems_of_different_length_are_cut_to_the_shortest(folder, tmp_path):
-    plain(folder, "a", 0, ground_truth=sound(0)[:-1600])
-    manifest = prepared(folder, tmp_path)
     assert manifest.items[0].frames == RATE - 1600
-    example = RecordingDataset(manifest)[0]
-    assert example.inputs.shape == (2, RATE - 1600)
-    assert "0.100 s longer than ground_truth.wav; cut to it" in report(tmp_path)[0]
+    text, _ = report(tmp_path)
+    assert "the beamformed signal is 20.0 dB quieter" in text
+    assert "0.100 s longer than ground_truth.wav; cut to it" in text
+    left, levelled = (
+        RecordingDataset(manifest, match_levels=match)[0].inputs
+        for match in ("nothing", "beamformed")
+    )
+    assert left.shape == (2, RATE - 1600)
+    np.testing.assert_allclose(left[1], 0.1 * clean[:-1600], atol=2e-5)
+    np.testing.assert_allclose(levelled[1], clean[:-1600], atol=4e-4)
 
 
 def test_what_cannot_be_used_is_left_out_and_told(folder, tmp_path):
     plain(folder, "good", 0)
+    (folder / "good" / "._channel_1.wav").write_bytes(b"\0\5\26\7 Mac OS X")
+    (folder / "good" / "notes.txt").write_text("window open")
+    (folder / ".DS_Store").write_bytes(b"")
+    (folder / "pictures").mkdir()
     plain(folder, "silent", 1, channel_2=np.zeros(RATE, np.float32))
     plain(folder, "broken", 2)
     (folder / "broken" / "channel_1.wav").write_bytes(b"RIFF, but no more")
@@ -151,6 +158,9 @@ def test_what_cannot_be_used_is_left_out_and_told(folder, tmp_path):
     assert [item.id for item in manifest.items] == ["good"]
     text, rows = report(tmp_path)
     assert "1 of 5 recordings can be used" in text
+    assert "not recordings, ignored: .DS_Store, pictures" in text
+    assert "._channel_1.wav; ignored" in rows["good"]["surprises"]
+    assert "extra file: notes.txt; ignored" in rows["good"]["surprises"]
     for name, surprise in {
         "silent": "silent: channel_2.wav; left out",
         "broken": "is corrupt or not a",
@@ -158,19 +168,6 @@ def test_what_cannot_be_used_is_left_out_and_told(folder, tmp_path):
         "not_finite": "channel_2.wav holds values that are not finite",
     }.items():
         assert rows[name]["used"] == "False" and surprise in rows[name]["surprises"]
-
-
-def test_leftovers_extra_files_and_strangers_are_ignored_and_told(folder, tmp_path):
-    plain(folder, "a", 0)
-    (folder / "a" / "._channel_1.wav").write_bytes(b"\0\5\26\7 Mac OS X")
-    (folder / "a" / "notes.txt").write_text("window open")
-    (folder / ".DS_Store").write_bytes(b"")
-    (folder / "pictures").mkdir()
-    assert len(prepared(folder, tmp_path)) == 1
-    text, rows = report(tmp_path)
-    assert "._channel_1.wav; ignored" in rows["a"]["surprises"]
-    assert "extra file: notes.txt; ignored" in rows["a"]["surprises"]
-    assert "not recordings, ignored: .DS_Store, pictures" in text
 
 
 def test_another_rate_is_an_error_or_resampled(folder, tmp_path):
@@ -206,18 +203,19 @@ def test_a_beamformer_makes_the_guide_of_raw_microphones(folder, tmp_path):
 
 def test_a_guide_that_has_to_be_steered_says_so(folder, tmp_path):
     plain(folder, "a", 0, channel_3=sound(3))
-    with pytest.raises(UserError, match="guide: delay_and_sum has to be told"):
-        prepared(folder, tmp_path, guide=BeamformerFrontend("delay_and_sum"))
-    places = {"microphones": [[0, 0, 0], [0, 0.05, 0]], "source": [1, 0, 0]}
-    guide = BeamformerFrontend("delay_and_sum")
-    manifest = prepared(folder, tmp_path, guide=guide, **places)
-    assert manifest.items[0].attributes["microphones"] == "2"
-    plain(folder, "b", 1)
-    assert len(prepared(folder, tmp_path, guide=guide, **places)) == 1
-    assert "has no 2 raw microphones, but 1" in report(tmp_path)[0]
-    for wrong in ({"knowledge": "oracle"}, {"sample_rate": 8000}):
-        with pytest.raises(UserError, match="guide: "):
+    for wrong, words in (
+        ({"beamformer": "delay_and_sum"}, "delay_and_sum has to be told"),
+        ({"knowledge": "oracle"}, ""),
+        ({"sample_rate": 8000}, ""),
+    ):
+        with pytest.raises(UserError, match=f"guide: {words}"):
             prepared(folder, tmp_path, guide=BeamformerFrontend(**wrong))
+    plain(folder, "b", 1)
+    guide = BeamformerFrontend("delay_and_sum")
+    places = {"microphones": [[0, 0, 0], [0, 0.05, 0]], "source": [1, 0, 0]}
+    manifest = prepared(folder, tmp_path, guide=guide, **places)
+    assert [item.attributes["microphones"] for item in manifest.items] == ["2"]
+    assert "has no 2 raw microphones, but 1" in report(tmp_path)[0]
 
 
 def test_a_manifest_is_made_once_and_again_when_something_changed(folder, tmp_path):
