@@ -67,7 +67,7 @@ class Bench:
 
     def __init__(self, kind: str, options: Options):
         self.kind, self.options = kind, options
-        self.seconds = 0.1 if options.quick else SECONDS
+        self.seconds = 0.05 if options.quick else SECONDS
         self.batches = (1,) if options.quick else BATCHES
         self.on_cuda = options.device.type == "cuda"
 

@@ -26,7 +26,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 def run(options: Options) -> Iterator[Table]:
     """One row for each kind of network and precision."""
-    seconds = 0.1 if options.quick else SECONDS
+    seconds = 0.05 if options.quick else SECONDS
     rows = []
     for kind in RECIPES:
         batch = Batch.of(1, int(seconds * RATE), options.device)

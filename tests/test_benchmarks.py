@@ -1,6 +1,7 @@
 """The benchmarks of training: they run, and what is compared computes the same."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -41,22 +42,15 @@ def test_the_fronts_have_the_stated_size(name, millions):
 
 
 @pytest.mark.parametrize("name", fronts.FRONTS)
-def test_project_here_is_the_published_loop(name):
+def test_the_kinds_agree_where_they_must(name):
+    """Here as the published loop; the sum less the main task's alone is the auxiliary's."""
     tasks = tiny_tasks(name)
-    here = gradients_of("project (here)", tasks)
-    published = gradients_of("published loop", tasks)
-    for module_here, module_published in zip(here, published):
-        torch.testing.assert_close(module_here, module_published, rtol=1e-4, atol=1e-7)
-
-
-def test_the_kinds_agree_where_they_must():
-    tasks = tiny_tasks("Transformer")
     found = {kind: gradients_of(kind, tasks) for kind in ALONE}
-    both, back = found["one backward"]
+    for here, theirs in zip(found["project (here)"], found["published loop"]):
+        torch.testing.assert_close(here, theirs, rtol=1e-4, atol=1e-7)
+    (both, back), (main, _) = found["one backward"], found["bare passes"]
     for _, back_of_kind in found.values():
-        torch.testing.assert_close(back_of_kind, back)
-    # The sum of both, less the main task's alone, is the auxiliary task's.
-    main, _ = found["bare passes"]
+        torch.testing.assert_close(back_of_kind, back, rtol=1e-4, atol=1e-6)
     _, auxiliary, _ = tasks.losses()
     alone = torch.autograd.grad(auxiliary.mean(), list(tasks.front.parameters()))
     for of_both, of_main, of_auxiliary in zip(both, main, alone):
@@ -71,43 +65,35 @@ def test_both_ways_through_torchjd_are_one():
     torch.testing.assert_close(documented, lean, rtol=1e-4, atol=1e-7)
 
 
-def test_fronts_give_a_row_for_each_kind_of_step():
+def fails():
+    raise RuntimeError("no vmap here")
+
+
+def test_fronts_give_a_row_for_each_kind_of_step_that_runs(capsys, monkeypatch):
+    monkeypatch.setitem(fronts.KINDS, "torchjd", lambda tasks: fails)
     rows = fronts.measure("BLSTM", "gain", QUICK)
-    assert [row["step"] for row in rows][: len(ALONE)] == ALONE
-    for row in rows:
-        assert row["peak bytes"] > 0 and row["seconds"] > 0
-        if row["step"] == "one backward":
-            assert row["ratio"] == row["memory ratio"] == 1
-            assert row["gradients"] == 0
-
-
-def test_a_way_through_torchjd_that_fails_is_said_and_left_out(capsys, monkeypatch):
-    def fails(tasks):
-        def step():
-            raise RuntimeError("no vmap here")
-
-        return step
-
-    pytest.importorskip("torchjd")
-    monkeypatch.setitem(fronts.KINDS, "torchjd", fails)
-    steps = fronts.running_steps(tiny_tasks("Transformer"))
-    assert list(steps) == [*ALONE, "torchjd, lean"]
-    assert "torchjd does not run: no vmap here" in capsys.readouterr().err
+    steps = [row["step"] for row in rows]
+    assert steps[: len(ALONE)] == ALONE and "torchjd" not in steps
+    assert all(row["peak bytes"] > 0 and row["seconds"] > 0 for row in rows)
+    assert rows[0]["ratio"] == rows[0]["memory ratio"] == 1 and rows[0]["gradients"] == 0
+    if "torchjd, lean" in steps:
+        assert "torchjd does not run: no vmap here" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ steps
 
 
-def small_steps(kind):
-    """The published step and this project's, in fp32."""
-    batch = Batch.of(2, 800, CPU)
-    network = recipe(kind, small=True)["network"]
-    return published(kind, network, batch), ProjectStep(network, batch)
-
-
 @pytest.mark.parametrize("kind", RECIPES)
-def test_both_steps_compute_the_same(kind):
-    theirs, ours = small_steps(kind)
+def test_all_steps_compute_the_same(kind):
+    """The published one, this project's, and one backward pass, in fp32."""
+    batch = Batch.of(2, 800, CPU)
+    theirs, ours, alone = (
+        make(recipe(kind, small=True)["network"], batch)
+        for make in (partial(published, kind), ProjectStep, SingleBackwardStep)
+    )
+    assert [x.item() for x in alone.losses()] == [x.item() for x in ours.losses()]
+    alone()
+    assert alone.losses()[0] < ours.losses()[0]
     for _ in range(3):
         losses = [torch.stack(step.losses()).detach() for step in (theirs, ours)]
         torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
@@ -115,33 +101,21 @@ def test_both_steps_compute_the_same(kind):
         ours()
 
 
-@pytest.mark.parametrize("kind", RECIPES)
-def test_one_backward_has_the_same_losses(kind):
-    _, ours = small_steps(kind)
-    alone = SingleBackwardStep(recipe(kind, small=True)["network"], ours.batch)
-    assert [x.item() for x in alone.losses()] == [x.item() for x in ours.losses()]
-    alone()
-    assert alone.losses()[0] < ours.losses()[0]
-
-
 def test_training_steps_quickly(monkeypatch):
     monkeypatch.setattr(training_step, "RECIPES", ["DPRNN"])
-    times, counts = training_step.run(QUICK)
+    tables = training_step.run(dataclasses.replace(QUICK, profile=True))
+    times, counts, *profiles = tables
     ways = ["published", "here", "here, bf16"]
     assert [row["step"] for row in times.rows] == ways
     theirs, ours = times.rows[:2]
-    assert theirs["SS loss"] == pytest.approx(ours["SS loss"], rel=1e-4)
-    assert theirs["SE loss"] == pytest.approx(ours["SE loss"], rel=1e-4)
+    for name in ("SS loss", "SE loss"):
+        assert theirs[name] == pytest.approx(ours[name], rel=1e-4)
     theirs, ours = counts.rows[:2]
     assert theirs["waits for the host"] > 10 and ours["waits for the host"] == 0
     assert 0 < ours["modulation share"] < 1
     assert ours["operations"] < theirs["operations"]
-
-
-@pytest.mark.slow
-def test_profiles_of_training_steps():
-    tables = list(training_step.run(dataclasses.replace(QUICK, profile=True)))
-    for top in tables[2 : len(tables) // 2]:
+    assert len(profiles) == len(ways)
+    for top in profiles:
         assert 0.3 < sum(row["share"] for row in top.rows) <= 1
 
 

@@ -1,6 +1,7 @@
 """The frame of the benchmarks: command line, turns, memory, tables, pages of results."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,10 +23,8 @@ def test_functions_are_called_in_turn_and_the_warm_up_is_apart():
 
 
 def test_speed_is_the_median_of_the_rounds_ratios():
-    slow, fast = (
-        Timing((2.0, 40.0, 3.0), (1.0, 1.0, 1.0)),
-        Timing((1.0, 10.0, 1.0), (2,) * 3),
-    )
+    slow = Timing((2.0, 40.0, 3.0), (1.0, 1.0, 1.0))
+    fast = Timing((1.0, 10.0, 1.0), (2.0, 2.0, 2.0))
     rows = compared({"theirs": slow, "here": fast}, "theirs")
     assert [row["speed"] for row in rows] == [1.0, 3.0]
     assert [row["processor speed"] for row in rows] == [1.0, 0.5]
@@ -66,81 +65,58 @@ def test_a_shown_number_is_the_number(value):
 
 
 @pytest.fixture
-def fake(monkeypatch):
-    """Three benchmarks: one that works, one that lacks a package, one that breaks."""
+def run(monkeypatch, tmp_path):
+    """The command; of three benchmarks one lacks a package and one breaks."""
 
-    class Works:
-        @staticmethod
-        def run(options):
-            yield Table(f"quick: {options.quick}", ["x"], [{"x": options.repeats}])
+    def works(options):
+        yield Table(f"quick: {options.quick}", ["x"], [{"x": options.repeats}])
 
-    class Lacks:
-        @staticmethod
-        def run(options):
-            raise UserError("nothing to compare with")
+    def lacks(options):
+        raise UserError("nothing to compare with")
 
-    class Breaks:
-        @staticmethod
-        def run(options):
-            raise RuntimeError("broken")
+    def breaks(options):
+        raise RuntimeError("broken")
 
-    modules = {"works": Works, "lacks": Lacks, "breaks": Breaks}
-    monkeypatch.setattr(
-        command, "known_benchmarks", lambda: dict.fromkeys(modules, "Words.")
-    )
-    monkeypatch.setattr(
-        command.importlib, "import_module", lambda name: modules[name.split(".")[1]]
-    )
-    return modules
+    modules = {run.__name__: SimpleNamespace(run=run) for run in (works, lacks, breaks)}
+    known = dict.fromkeys(modules, "Words.")
+    monkeypatch.setattr(command, "known_benchmarks", lambda: known)
+    load = lambda name: modules[name.split(".")[1]]  # noqa: E731
+    monkeypatch.setattr(command.importlib, "import_module", load)
+    options = ["--device", "cpu", "--output", str(tmp_path)]
+    return lambda *words: command.main([*options, *words])
 
 
-def arguments(folder, *more):
-    return [*more, "--device", "cpu", "--output", str(folder)]
-
-
-def test_tables_are_printed_and_written(fake, tmp_path, capsys):
-    assert command.main(arguments(tmp_path, "works", "--quick")) == 0
+def test_tables_are_printed_and_written_once(run, tmp_path, capsys):
+    assert run("works", "--quick") == 0
     assert "**quick: True**" in capsys.readouterr().out
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["results"]["works"][0]["rows"] == [{"x": 1}]
     assert written["machine"]["device"] == "cpu"
+    with pytest.raises(UserError, match="holds a results.json already"):
+        run("works")
 
 
-def test_one_that_fails_does_not_take_the_others_along(fake, tmp_path, capsys):
-    assert command.main(arguments(tmp_path)) == 1
+def test_one_that_fails_does_not_take_the_others_along(run, tmp_path, capsys):
+    assert run() == 1
     told = capsys.readouterr().err
     assert "lacks: nothing to compare with" in told and "breaks failed" in told
     assert list(json.loads((tmp_path / "results.json").read_text())["results"]) == ["works"]
 
 
-def test_results_are_not_overwritten(fake, tmp_path):
-    command.main(arguments(tmp_path, "works"))
-    with pytest.raises(UserError, match="holds a results.json already"):
-        command.main(arguments(tmp_path, "works"))
-
-
-def test_an_unknown_name_is_told_with_the_nearest(fake):
-    with pytest.raises(UserError, match="no benchmark 'work'; did you mean 'works'"):
-        command.main(["work"])
-
-
 @pytest.mark.parametrize(
-    "device, words",
+    "words, message",
     [
-        ("cuda:0", "no CUDA device"),
-        ("gpu", "expected cpu, cuda, or cuda:NUMBER"),
-        ("cpu:", "expected cpu, cuda, or cuda:NUMBER"),
+        (["work"], "no benchmark 'work'; did you mean 'works'"),
+        (["works", "--quick", "--record"], "mean nothing"),
+        (["works", "--device", "cuda:0"], "no CUDA device"),
+        (["works", "--device", "gpu"], "expected cpu, cuda, or cuda:NUMBER"),
+        (["works", "--device", "cpu:"], "expected cpu, cuda, or cuda:NUMBER"),
     ],
 )
-def test_a_device_that_is_not_there(monkeypatch, device, words):
+def test_what_is_asked_for_in_vain_is_told(run, monkeypatch, words, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(UserError, match=words):
-        command.device_of(device)
-
-
-def test_quick_figures_are_not_recorded(fake, tmp_path):
-    with pytest.raises(UserError, match="mean nothing"):
-        command.main(arguments(tmp_path, "works", "--quick", "--record"))
+    with pytest.raises(UserError, match=message):
+        run(*words)
 
 
 def test_every_benchmark_has_a_line_of_its_own():
@@ -153,36 +129,21 @@ def test_every_benchmark_has_a_line_of_its_own():
 # ------------------------------------------------------------------ page of results
 
 
-def facts(kind, date):
-    return {**machine(), "kind": kind, "date": date, "commit": "abc"}
-
-
 def test_only_what_was_measured_anew_is_replaced(tmp_path):
     page = tmp_path / "RESULTS.md"
 
-    def table(value):
-        return [Table("times", ["x"], [{"x": value}])]
+    def write(kind, date, **values):
+        facts = {**machine(), "kind": kind, "date": date, "commit": "abc"}
+        tables = {n: [Table("times", ["x"], [{"x": v}])] for n, v in values.items()}
+        record(page, facts, tables)
+        return page.read_text()
 
-    record(page, facts("chip A", "monday"), {"one": table(1), "two": table(2)})
-    record(page, facts("chip B", "tuesday"), {"one": table(3)})
-    before = page.read_text()
-    record(page, facts("chip A", "sunday"), {"two": table(4)})
-    lines = [line for line in page.read_text().split("\n") if line[:2] in ("##", "| ")]
-    cells = [
-        line.strip("| ") for line in lines if not line.startswith("| -") and "x" not in line
-    ]
-    assert cells == [
-        "## chip A",
-        "### one",
-        "1",
-        "### two",
-        "4",
-        "## chip B",
-        "### one",
-        "3",
-    ]
-    text = page.read_text()
+    write("chip A", "monday", one=1, two=2)
+    before = write("chip B", "tuesday", one=3)
+    text = write("chip A", "sunday", two=4)
+    lines = [line for line in text.split("\n") if line[:2] in ("##", "| ")]
+    cells = [line.strip("| ") for line in lines if "-" not in line and "x" not in line]
+    chip_a = ["## chip A", "### one", "1", "### two", "4"]
+    assert cells == [*chip_a, "## chip B", "### one", "3"]
     assert text.count("monday") == text.count("sunday") == text.count("tuesday") == 1
-    # The same again gives the same page.
-    record(page, facts("chip A", "monday"), {"two": table(2)})
-    assert page.read_text() == before
+    assert write("chip A", "monday", two=2) == before  # the same again, the same page

@@ -34,15 +34,12 @@ def test_an_exponent_that_is_too_large_is_said():
 
 
 def test_what_would_take_too_long_is_left_out_and_said(monkeypatch):
-    calls = []
     series = growth.Series("x", "s", 1.0, [1, 2], [2.0, 4.0], [0, 0])
     monkeypatch.setitem(growth.SECONDS, "cpu", 6.0)
     assert growth._too_much(series, 2.5, CPU) == ""
     assert "about 8 s a step" in growth._too_much(series, 4, CPU)
     monkeypatch.setitem(growth.SECONDS, "cpu", 0.0)
-    made = growth.measured(
-        QUICK, "x", "items", [1, 2, 3], lambda n: lambda: calls.append(n)
-    )
+    made = growth.measured(QUICK, "x", "items", [1, 2, 3], lambda n: lambda: None)
     assert made.sizes == [1, 2] and "x from 3 items on" in made.left_out
     assert made.left_out in growth.table("t", [made]).note
 
@@ -62,11 +59,9 @@ def test_growth_prints_fits_and_draws(tmp_path):
     tables = growth.run(Options(CPU, quick=True, repeats=1, output=tmp_path))
     fits, points = tables[0], tables[1]
     assert {row["what"] for row in points.rows} < {row["what"] for row in fits.rows}
-    assert all(
-        row["seconds"] > 0 for table in tables for row in table.rows if "seconds" in row
-    )
-    share = tables[2].rows[-1]["share"]
-    assert 0 < share < 1
+    rows = [row for table in tables for row in table.rows]
+    assert all(row.get("seconds", 1) > 0 for row in rows)
+    assert 0 < tables[2].rows[-1]["share"] < 1
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -79,13 +74,6 @@ def test_two_ranks_exchange_one_buffer_and_stay_equal():
     assert two["collectives a step"] == 1
     assert two["MB a step"] == two["expected MB"] > 0
     assert two["ranks equal"] and 0 < two["share of time"] < 1
-
-
-@pytest.mark.slow
-def test_a_process_that_fails_is_told_and_the_others_end(monkeypatch):
-    monkeypatch.setattr(ddp, "_seconds", lambda options: "none")
-    with pytest.raises(ddp.UserError, match="a process failed"):
-        ddp.started("DPRNN", 1, QUICK)
 
 
 @pytest.mark.parametrize("count, ranks", [(1, [1]), (2, [1, 2]), (8, [1, 2, 4, 8])])

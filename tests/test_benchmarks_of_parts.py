@@ -23,10 +23,10 @@ from unified_se_ss.spatial import spherical_head
 QUICK = Options(quick=True, repeats=1)
 
 
-def rows_of(benchmark, tables=None):
+def rows_of(benchmark):
     """The rows of a quick run by table; every table can be printed and written."""
     found = []
-    for table in tables or benchmark.run(QUICK):
+    for table in benchmark.run(QUICK):
         assert table.rows and all(table.columns[0] in row for row in table.rows)
         assert table.title in table.as_markdown()
         json.dumps(table.rows)
@@ -58,9 +58,9 @@ def test_dynamic_mixing_is_what_whole_files_give(tmp_path, ending):
     corpus = data.Corpus(tmp_path, ending, voices=3, seconds=(4.5, 5.0))
     here = data.dynamic(corpus)
     plain = data.WholeFiles(here)
-    for index in range(3):
-        ours, theirs = here[ItemKey(2, index)], plain[ItemKey(2, index)]
-        assert ours.sources.abs().min(1).values.shape == (2,) and ours.mixture.any()
+    for key in (ItemKey(2, index) for index in range(3)):
+        ours, theirs = here[key], plain[key]
+        assert ours.mixture.any()
         torch.testing.assert_close(ours.mixture, theirs.mixture, rtol=0, atol=1e-6)
         torch.testing.assert_close(ours.sources, theirs.sources, rtol=0, atol=1e-6)
 
@@ -69,8 +69,8 @@ def test_fixed_mixtures_are_what_whole_files_give(tmp_path):
     corpus = data.Corpus(tmp_path, "wav", voices=2, seconds=(4.5, 5.0))
     here = MixtureDataset(corpus.mixtures, 2, segment_seconds=data.SEGMENT)
     cut = data.CutAfterwards(here)
-    for index in range(2):
-        ours, theirs = here[ItemKey(1, index)], cut[ItemKey(1, index)]
+    for key in (ItemKey(1, index) for index in range(2)):
+        ours, theirs = here[key], cut[key]
         assert ours.mixture.any() and torch.equal(ours.mixture, theirs.mixture)
         assert torch.equal(ours.sources, theirs.sources)
 

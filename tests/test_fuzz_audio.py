@@ -74,7 +74,6 @@ def test_a_file_cut_off_anywhere_never_passes_for_a_shorter_one(tmp_path, kind, 
         path.write_bytes(whole[:length])
         for found in read_everywhere(tally, path, "cut off").values():
             assert found is None or np.size(found) == 0
-    assert tally.inputs() == len(READERS) * len(whole)
     path.write_bytes(whole)
     for found in read_everywhere(Tally(), path, "whole").values():
         assert found is not None
@@ -91,7 +90,6 @@ def test_a_flac_cut_off_anywhere_is_refused_when_it_is_read(tmp_path, subtype, s
         found = read_everywhere(tally, path, "cut off")
         assert {found.pop("info")} <= {None, (400, RATE, 1)}
         assert set(found.values()) == {None}
-    assert tally.inputs() > 500
 
 
 @pytest.mark.parametrize("stride", [97, pytest.param(5, marks=pytest.mark.slow)])
@@ -106,7 +104,7 @@ def test_an_ogg_cut_off_gives_what_could_be_decoded_or_is_refused(tmp_path, stri
         found = read_everywhere(tally, path, "cut off")["in blocks"]
         if found is not None:
             np.testing.assert_array_equal(found, expected[: len(found)])
-    assert len(expected) == 4000 and tally.inputs() > 300
+    assert len(expected) == 4000
 
 
 HEADERS = [
@@ -127,30 +125,25 @@ def test_one_wrong_bit_in_a_header_is_handled_or_refused(tmp_path, kind, subtype
         wrong[bit // 8] ^= 1 << bit % 8
         path.write_bytes(wrong)
         read_everywhere(tally, path, "wrong bit")
-    assert tally.inputs() == len(READERS) * 8 * header
     assert tally["wrong bit: read", "refused"] > header  # most bits matter
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
-@given(data=st.data())
-def test_any_bytes_after_any_beginning_are_handled_or_refused(tmp_path, data):
-    begin = data.draw(st.sampled_from([b"", b"RIFF", b"fLaC", b"OggS", b"FORM", b"RF64"]))
-    suffix = data.draw(st.sampled_from(["wav", "flac", "ogg", "au", "aiff", "vox", "gsm"]))
-    path = tmp_path / f"a.{suffix}"
-    path.write_bytes(begin + data.draw(st.binary(max_size=200)))
-    read_everywhere(Tally(), path, "bytes")
-
-
-@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
-@given(data=st.data())
-def test_any_bytes_within_a_file_are_handled_or_refused(tmp_path, data):
-    kind, subtype, header = data.draw(st.sampled_from(HEADERS))
-    wrong = bytearray(encoded(noise(60), kind, subtype))
-    place = data.draw(st.integers(0, header))
-    new = data.draw(st.binary(min_size=1, max_size=8))
-    wrong[place : place + len(new)] = new
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+@given(data=st.data(), within=st.booleans())
+def test_any_bytes_are_handled_or_refused(tmp_path, data, within):
+    """After any beginning, or within a file's header."""
+    if within:
+        kind, subtype, header = data.draw(st.sampled_from(HEADERS))
+        content = bytearray(encoded(noise(60), kind, subtype))
+        place = data.draw(st.integers(0, header))
+        new = data.draw(st.binary(min_size=1, max_size=8))
+        content[place : place + len(new)] = new
+    else:
+        begin = b"", b"RIFF", b"fLaC", b"OggS", b"FORM", b"RF64"
+        kind = data.draw(st.sampled_from("wav flac ogg au aiff vox gsm".split()))
+        content = data.draw(st.sampled_from(begin)) + data.draw(st.binary(max_size=200))
     path = tmp_path / f"a.{kind.lower()}"
-    path.write_bytes(wrong)
+    path.write_bytes(content)
     read_everywhere(Tally(), path, "bytes")
 
 
@@ -175,9 +168,8 @@ def test_every_depth_is_read(tmp_path, subtype):
 def test_a_sample_that_is_not_finite_is_refused_by_whoever_uses_it(tmp_path, subtype):
     path = tmp_path / "a.wav"
     for value in (np.nan, np.inf, -np.inf):
-        soundfile.write(
-            path, np.where(np.arange(400) == 300, value, noise()), RATE, subtype
-        )
+        signal = np.where(np.arange(400) == 300, value, noise())
+        soundfile.write(path, signal, RATE, subtype)
         for name in ("in blocks", "librimix", "measure"):
             with pytest.raises(UserError, match="finite") as error:
                 READERS[name](path)
@@ -229,7 +221,7 @@ def test_what_is_no_sound_is_refused_in_words(tmp_path, fault):
 
 def test_text_of_any_name_is_no_sound(tmp_path):
     """libsndfile takes any bytes of a name ending in .au or .vox for sound."""
-    for suffix in ("au", "snd", "vox", "gsm", "raw", "wav", "flac", "txt"):
+    for suffix in "au snd vox gsm raw wav flac txt".split():
         path = tmp_path / f"a.{suffix}"
         path.write_text("this is no sound\n" * 50)
         assert set(read_everywhere(Tally(), path, "text").values()) == {None}
@@ -239,8 +231,8 @@ def test_text_of_any_name_is_no_sound(tmp_path):
 def test_a_wav_that_was_written_into_a_pipe_is_read_to_its_end(tmp_path, promised):
     """ffmpeg and SoX cannot know the length, and write the largest."""
     path = tmp_path / "a.wav"
-    header = wav_header(promised=800)
-    path.write_bytes(header.replace(struct.pack("<I", 800), struct.pack("<I", promised)))
+    known, largest = struct.pack("<I", 800), struct.pack("<I", promised)
+    path.write_bytes(wav_header().replace(known, largest))
     assert audio.info(path).frames == len(read_in_blocks(path)) == 400
 
 

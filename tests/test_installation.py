@@ -1,5 +1,6 @@
 """Packages that do not fit, and what installs them: one message each, by stand-ins."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -57,11 +58,8 @@ def test_a_pair_that_does_not_fit_is_one_message(tmp_path, arguments):
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
     assert f"torchaudio 2.99 does not fit torch 2.98 ({SYMBOL})" in done.stderr
-    torch, audio = installation.TESTED["torch"], installation.TESTED["torchaudio"]
-    assert (
-        f"-m pip install --force-reinstall torch=={torch} torchaudio=={audio}"
-        in done.stderr
-    )
+    pinned = " ".join(f"{n}=={v}" for n, v in installation.TESTED.items())
+    assert f"-m pip install --force-reinstall {pinned}" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 2
 
 
@@ -95,25 +93,24 @@ def test_the_pair_that_is_named_is_the_locks():
 # ------------------------------------------------------------------ scripts/install.py
 
 
-def installer(folder, monkeypatch):
+@pytest.fixture
+def install(tmp_path, monkeypatch):
     """The script, as a module, for a copy of the project in a folder."""
-    import importlib.util
-
     for name in ("requirements.txt", "setup.py", "pyproject.toml"):
-        (folder / name).touch()
-    (folder / "requirements-lock.txt").write_text("absent==1.0\n")
+        (tmp_path / name).touch()
+    (tmp_path / "requirements-lock.txt").write_text("absent==1.0\n")
     spec = importlib.util.spec_from_file_location("install", ROOT / "scripts/install.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for name in ("ROOT", "VENV", "PYTHON", "LOG", "INSTALLED", "LOCK"):
         place = Path(getattr(module, name)).relative_to(ROOT)
-        monkeypatch.setattr(module, name, str(folder / place))
+        monkeypatch.setattr(module, name, str(tmp_path / place))
     return module
 
 
-def test_an_old_python_is_told_what_to_do(tmp_path, monkeypatch, capsys):
+def test_an_old_python_is_told_what_to_do(install, capsys):
     with pytest.raises(SystemExit) as left:
-        installer(tmp_path, monkeypatch).check_python((3, 9))
+        install.check_python((3, 9))
     assert left.value.code == 2
     said = capsys.readouterr().err
     assert "this one is 3.9" in said and "make PYTHON=" in said
@@ -131,10 +128,7 @@ def test_an_old_python_is_told_what_to_do(tmp_path, monkeypatch, capsys):
         ("ERROR: something of its own", "pip failed."),
     ],
 )
-def test_what_pip_fails_of_is_told_and_the_command_goes_on(
-    tmp_path, monkeypatch, capsys, said, advice
-):
-    install = installer(tmp_path, monkeypatch)
+def test_what_pip_fails_of_is_told(install, capsys, said, advice):
     python = Path(install.PYTHON)
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\necho "{said}"; exit 1\n')
@@ -147,8 +141,9 @@ def test_what_pip_fails_of_is_told_and_the_command_goes_on(
     assert said in Path(install.LOG).read_text()
 
 
-def test_a_full_disk_is_seen_before_anything_is_fetched(tmp_path, monkeypatch, capsys):
-    install = installer(tmp_path, monkeypatch)
+def test_a_full_disk_is_seen_before_anything_is_fetched(
+    install, tmp_path, monkeypatch, capsys
+):
     usage = type("Usage", (), {"free": 2e9})
     monkeypatch.setattr(install.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(SystemExit):
@@ -157,15 +152,14 @@ def test_a_full_disk_is_seen_before_anything_is_fetched(tmp_path, monkeypatch, c
     assert not (tmp_path / ".venv").exists()
 
 
-def test_a_half_made_environment_is_none(tmp_path, monkeypatch):
-    install = installer(tmp_path, monkeypatch)
+def test_a_half_made_environment_is_none(install, tmp_path):
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to("/no/such/python")
     assert not install.is_usable()
 
 
-def test_what_was_installed_is_installed_once_until_the_lock_changes(tmp_path, monkeypatch):
-    install, calls = installer(tmp_path, monkeypatch), []
+def test_it_installs_once_until_the_lock_changes(install, tmp_path, monkeypatch):
+    calls = []
     monkeypatch.setattr(install, "make_venv", lambda: (tmp_path / ".venv").mkdir())
     monkeypatch.setattr(install, "pip", lambda *arguments: calls.append(arguments))
     install.main()
@@ -176,8 +170,7 @@ def test_what_was_installed_is_installed_once_until_the_lock_changes(tmp_path, m
     assert not install.is_current()
 
 
-def test_a_second_one_waits_for_the_first(tmp_path, monkeypatch):
-    install = installer(tmp_path, monkeypatch)
+def test_a_second_one_waits_for_the_first(install, tmp_path):
     lock = install.wait_for_others()
     code = (
         f"import importlib.util as u; s = u.spec_from_file_location('i', {str(install.__file__)!r});"
