@@ -242,7 +242,7 @@ def test_models_of_other_kinds_are_refused():
     separator = BinauralSeparator(small_binaural())
     with pytest.raises(UserError, match="BinauralSeparator"):
         Separator(separator.model)
-    with pytest.raises(UserError, match="of kind binaural; expected gsenet"):
+    with pytest.raises(UserError, match="of kind binaural is for BinauralSeparator"):
         GuidedEnhancer(separator.model)
     with pytest.raises(UserError, match="cannot enhance; it can separate"):
         separator.n_signals("enhance")

@@ -429,7 +429,7 @@ def test_what_models_cannot_do_is_refused(shared, tmp_path, capsys):
         words = [command, str(model), str(tmp_path / "a.wav"), "-o", "x", *options]
         assert main(words) == 2
         assert message in capsys.readouterr().err
-    with pytest.raises(UserError, match="of kind unified; expected recogniser"):
+    with pytest.raises(UserError, match="of kind unified is for Separator"):
         Recognizer(load_model(tmp_path / "other"))
 
 

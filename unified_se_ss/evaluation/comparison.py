@@ -8,8 +8,6 @@ new seeds and for new utterances.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from unified_se_ss.evaluation.plots import (
     decimals,
     interval_text,
     markdown_table,
+    panels,
     png_bytes,
     style_axes,
 )
@@ -40,6 +39,7 @@ from unified_se_ss.files import atomic_write, csv_text
 #: What is compared by default: columns of results.csv.
 METRICS = ("snr_i", "si_snr_i", "se_si_snr_i", "delta_itd", "delta_ild", "wer")
 _COLOURS = {"better": "tab:green", "worse": "tab:red"}
+UNDECIDED = "0.55"
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class _Comparison:
         return _draw(self)
 
     def notes(self) -> list[str]:
-        """Conclusions from the intervals, in sentences."""
+        """What the intervals are, and what they do not say."""
         differences = [d for row in self.differences.values() for d in row.values()]
         count = sum(difference.low is not None for difference in differences)
         utterances = {e.utterances for row in self.estimates.values() for e in row.values()}
@@ -139,10 +139,9 @@ class _Comparison:
         ]
         if count:
             notes.append(
-                f"Each interval stands alone. Of {count} "
-                f"{'difference' if count == 1 else 'differences'} as tested here, "
-                f"{count * (1 - COVERAGE):.2g} would come out as better or worse on average "
-                "if all cells were equal."
+                f"Each interval stands alone: if all cells were equal, "
+                f"{count * (1 - COVERAGE):.2g} of {count} would come out as better or worse "
+                "on average."
             )
         return notes
 
@@ -182,13 +181,12 @@ class _Comparison:
 
     def _numbers(self, metric, cell) -> dict:
         """The columns of a metric in a cell's row of the CSV."""
-        found = self.estimates[metric].get(cell)
-        difference = self.differences[metric].get(cell)
         numbers = dict.fromkeys(["mean", "std", "low", "high", "per_seed"])
-        if found:
+        if found := self.estimates[metric].get(cell):
             numbers |= {"mean": found.mean, "std": found.standard_deviation}
             numbers |= {"low": found.low, "high": found.high}
             numbers["per_seed"] = " ".join(f"{x:.6f}" for x in found.per_seed)
+        difference = self.differences[metric].get(cell)
         for name, key in (("", "mean"), ("_low", "low"), ("_high", "high")):
             numbers[f"difference{name}"] = getattr(difference, key, None)
         numbers["verdict"] = self._words(metric, cell)
@@ -241,7 +239,11 @@ def compare(results, baseline=None, metrics=METRICS) -> _Comparison:
         scores = {cell: found for cell, found in scores.items() if found}
         if scores:
             estimates[metric] = {
-                cell: _estimate(found, _matrix(found), bootstrap_interval)
+                cell: _estimate(
+                    found,
+                    _matrix(found, found, _common(list(found.values()))),
+                    bootstrap_interval,
+                )
                 for cell, found in scores.items()
             }
             lower = _column(metric).lower_is_better
@@ -336,7 +338,7 @@ def _scores(cell, runs, metric) -> dict[str, dict[str, float]]:
         numbers = {name: float(value) for name, value in values.items() if is_finite(value)}
         if numbers:
             scores[seed] = numbers
-    if scores and not _common(scores.values()):
+    if scores and not _common(list(scores.values())):
         raise UserError(
             f"{cell}: its runs have no test utterance in common; expected runs that "
             "differ in their seed alone"
@@ -353,36 +355,33 @@ def _rates(rows, metric) -> dict[str, float]:
     return {name: 100 * wrong * len(counts) / total for name, (wrong, _) in counts.items()}
 
 
-def _common(runs: Iterable[dict]) -> list[str]:
+def _common(runs: list[dict]) -> list[str]:
     """The utterances that all runs have, sorted."""
-    return sorted(set.intersection(*(set(run) for run in runs)))
+    return sorted(set.intersection(*map(set, runs))) if runs else []
 
 
-def _matrix(scores, names=None):
-    """Scores by seed as an array [S, U] over the common utterances."""
-    names = _common(scores.values()) if names is None else names
-    return np.array([[run[name] for name in names] for run in scores.values()])
+def _matrix(scores, seeds, names):
+    """Scores of seeds as an array [S, U] over the utterances."""
+    return np.array([[scores[seed][name] for name in names] for seed in seeds])
 
 
 def _estimate(seeds, scores, interval, lower_is_better=False) -> _Estimate:
     """The estimate from scores or differences [S, U]."""
-    per_seed = scores.mean(axis=1)
-    each, mean = tuple(per_seed.tolist()), float(per_seed.mean())
-    ends = interval(scores)
-    return _Estimate(tuple(seeds), each, mean, *ends, scores.shape[1], lower_is_better)
+    each = tuple(scores.mean(axis=1).tolist())
+    mean, (low, high) = float(np.mean(each)), interval(scores)
+    return _Estimate(tuple(seeds), each, mean, low, high, scores.shape[1], lower_is_better)
 
 
 def _differences(scores, baseline, lower_is_better) -> dict[str, _Estimate]:
     """Utterances that can be paired with the baseline, by cell."""
     differences = {}
-    for cell in scores if baseline in scores else ():
-        seeds = tuple(seed for seed in scores[cell] if seed in scores[baseline])
-        ours, theirs = ({s: scores[c][s] for s in seeds} for c in (cell, baseline))
-        names = _common([*ours.values(), *theirs.values()]) if seeds else []
-        if cell == baseline or not names:
-            continue
-        paired = _matrix(ours, names) - _matrix(theirs, names)
-        differences[cell] = _estimate(seeds, paired, _paired_interval, lower_is_better)
+    theirs = scores.get(baseline, {})
+    for cell, ours in scores.items():
+        seeds = tuple(seed for seed in ours if seed in theirs)
+        names = _common([runs[seed] for runs in (ours, theirs) for seed in seeds])
+        if cell != baseline and names:
+            paired = _matrix(ours, seeds, names) - _matrix(theirs, seeds, names)
+            differences[cell] = _estimate(seeds, paired, _paired_interval, lower_is_better)
     return differences
 
 
@@ -391,77 +390,42 @@ def _differences(scores, baseline, lower_is_better) -> dict[str, _Estimate]:
 
 def _draw(comparison) -> bytes:
     """A row of two panels for each metric: scores, and differences to the baseline."""
-    from matplotlib.figure import Figure
-
-    cells = list(comparison.seeds)
-    row_height = 0.95 + 0.34 * len(cells)
-    size = (10, row_height * len(comparison.estimates) + 0.35)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    axes = figure.subplots(len(comparison.estimates), 2, squeeze=False, sharey=True)
-    for panels, metric in zip(axes, comparison.estimates):
-        _draw_metric(*panels, comparison, metric)
-        panels[0].set_yticks(range(len(cells)), [_short(cell) for cell in cells])
-        panels[0].set_ylim(len(cells) - 0.5, -0.5)
-    axes[0, 0].set_title("mean of each seed (dots) and of all, 95 % interval", fontsize=10)
-    axes[0, 1].set_title("paired difference, 95 % interval", fontsize=10)
-    _draw_legend(figure)
+    cells, baseline = list(comparison.seeds), comparison.baseline
+    height = 0.95 + 0.34 * len(cells)
+    figure, grid = panels(len(comparison.estimates), 2, height=height)
+    for (left, right), (metric, estimates) in zip(grid, comparison.estimates.items()):
+        differences, column = comparison.differences[metric], _column(metric)
+        for row, cell in enumerate(cells):
+            colour = "0.25" if cell == baseline else "tab:blue"
+            _draw_estimate(left, row, estimates.get(cell), colour)
+            difference = differences.get(cell)
+            verdict = difference.verdict if difference else ""
+            _draw_estimate(right, row, difference, _COLOURS.get(verdict, UNDECIDED))
+        if baseline in estimates:
+            left.axvline(estimates[baseline].mean, color="0.35", lw=1, ls="--", zorder=1)
+            right.axvline(0.0, color="0.35", lw=1, ls="--", zorder=1)
+        style_axes(left, column.label, title="mean of each seed (dots) and of all")
+        style_axes(right, f"minus {_short(baseline)}", title="green: better, red: worse")
+        left.set_yticks(range(len(cells)), [_short(cell) for cell in cells])
+        right.set_yticks([])
+        for axes in (left, right):
+            axes.set_ylim(len(cells) - 0.5, -0.5)
     return png_bytes(figure, dpi=130)
 
 
-def _draw_metric(left, right, comparison, metric) -> None:
-    """Scores to the left, differences to the right."""
-    cells, baseline = list(comparison.seeds), comparison.baseline
-    estimates, differences = comparison.estimates[metric], comparison.differences[metric]
-    blue = {cell: "0.25" if cell == baseline else "tab:blue" for cell in cells}
-    judged = {cell: _judged(differences.get(cell)) for cell in cells}
-    column = _column(metric)
-    _draw_rows(left, cells, estimates, blue)
-    style_axes(left, column.label, grid="x")
-    _draw_rows(right, cells, differences, judged)
-    unit = f" ({column.unit})" if column.unit else ""
-    style_axes(right, f"minus {_short(baseline)}{unit}", grid="x")
-    if baseline in estimates:
-        for axes, place in ((left, estimates[baseline].mean), (right, 0.0)):
-            axes.axvline(place, color="0.35", lw=1, ls="--", zorder=1)
-
-
-def _draw_rows(axes, cells, found, colours) -> None:
-    """Dots of the seeds, the mean, and its interval, a cell in a row."""
-    for row, cell in enumerate(cells):
-        if cell in found:
-            _draw_row(axes, row, found[cell], colours[cell])
-        if row % 2:
-            axes.axhspan(row - 0.5, row + 0.5, color="0.5", alpha=0.07, lw=0, zorder=0)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-
-
-def _draw_row(axes, row, item, colour) -> None:
+def _draw_estimate(axes, row, item, colour) -> None:
+    """Dots of the seeds, the mean, and its interval."""
+    if item is None:
+        return
     if item.low is not None:
         axes.plot([item.low, item.high], [row, row], color=colour, lw=3.2, alpha=0.45)
     # Spread a little, so that equal seeds do not hide each other.
     spread = 0.16 * (len(item.per_seed) > 1)
     places = row + np.linspace(-spread, spread, len(item.per_seed))
     axes.plot(item.mean, row, "|", ms=15, mew=2.2, color=colour, zorder=3)
-    dots = {"ms": 4.5, "mec": "white", "mew": 0.6, "zorder": 4}
-    axes.plot(item.per_seed, places, "o", color=colour, **dots)
-
-
-def _draw_legend(figure) -> None:
-    from matplotlib.lines import Line2D
-
-    colours = {**_COLOURS, "within the noise, or one seed": _judged(None)}
-    handles = [Line2D([], [], color=c, lw=4, label=name) for name, c in colours.items()]
-    place = {"loc": "outside lower right", "ncols": 3}
-    figure.legend(handles=handles, **place, fontsize=9, frameon=False)
-
-
-def _judged(difference) -> str:
-    """The colour of a difference, by its verdict."""
-    return _COLOURS.get(difference.verdict if difference else "", "0.55")
+    axes.plot(item.per_seed, places, "o", color=colour, ms=4.5, mec="white", zorder=4)
 
 
 def _short(name, length=36) -> str:
     """A cell's name that fits beside a picture."""
-    return name if len(name) <= length else re.sub(r"\s+$", "", name[: length - 1]) + "…"
+    return name if len(name) <= length else name[: length - 1].rstrip() + "…"

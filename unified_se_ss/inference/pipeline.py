@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from unified_se_ss.inference.chunks import (
     cut,
 )
 from unified_se_ss.inference.folders import load_model, read_tokens
-from unified_se_ss.inference.models import KINDS, Model
+from unified_se_ss.inference.models import KINDS, Model, RecognitionSystem
 from unified_se_ss.inference.sound_files import (
     ALL,
     Recording,
@@ -47,14 +47,11 @@ from unified_se_ss.inference.sound_files import (
 )
 
 CHUNK_OPTIONS = {"chunk_seconds", "overlap_seconds"}
-TASKS = ("separate", "enhance", "recognise")
 CHUNK_SECONDS = 20.0
 OVERLAP_SECONDS = 4.0
 SEGMENT_SECONDS = 20.0
 MODEL_RMS = 0.05
 """Root mean square of what networks are given; that of LibriMix's mixtures."""
-
-Loaded = TypeVar("Loaded", bound="Pipeline")
 
 
 @dataclass
@@ -90,12 +87,8 @@ class _Run:
     mixture: np.ndarray | None = None
     chunks: int = 0
     gains: list = field(default_factory=list)
-    texts: list = field(default_factory=list)
-    segments: int = 0
-
-    @property
-    def text(self) -> str:
-        return " ".join(text for text in self.texts if text)
+    text: str | None = None
+    segments: int | None = None
 
 
 class Pipeline(ABC):
@@ -117,6 +110,9 @@ class Pipeline(ABC):
     kind: str | None = None
     task: str
     ears = 1
+    both_channels = ""
+    """The channels of a model of two, in words."""
+    guide: Callable | None = None
     remedy = "take shorter ones (chunk_seconds)"
 
     def __init__(
@@ -126,12 +122,11 @@ class Pipeline(ABC):
         overlap_seconds: float = OVERLAP_SECONDS,
         mixture_consistency: bool = False,
     ):
-        if self.kind is not None and model.kind != self.kind:
-            raise UserError(f"the model is of kind {model.kind}; expected {self.kind}")
-        if self.kind is None and model.channels != 1:
+        fits = model.channels == 1 if self.kind is None else model.kind == self.kind
+        if not fits:
             raise UserError(
-                f"the model takes {model.channels} channels; expected one (for a binaural "
-                "model take BinauralSeparator)"
+                f"a model of kind {model.kind} is for {KINDS[model.kind].pipeline}, not for "
+                f"{type(self).__name__}"
             )
         self.model = model
         self.sample_rate: int = model.sample_rate
@@ -139,9 +134,7 @@ class Pipeline(ABC):
         self.mixture_consistency = mixture_consistency
 
     @classmethod
-    def from_folder(
-        cls: type[Loaded], path, device=None, precision=None, **options
-    ) -> Loaded:
+    def from_folder(cls, path, device=None, precision=None, **options):
         """Load one from an exported folder or a run's folder.
 
         Of a recogniser's run the weights are the means over its best checkpoints, as
@@ -166,9 +159,7 @@ class Pipeline(ABC):
         """
         if not self.model.causal:
             raise UserError(
-                "this model is not causal: each sample of its output depends on all of "
-                "its input, so it cannot take a stream; give it recordings, of which long "
-                "ones are worked on in chunks"
+                "this model is not causal, so it cannot take a stream; give it recordings"
             )
         return self.model.network.stream()
 
@@ -240,8 +231,6 @@ class Pipeline(ABC):
             none is there.
         """
         task = self.task if task is None else task
-        if task not in TASKS:
-            raise UserError(f"task: is {task!r}; expected one of {', '.join(TASKS)}")
         n_signals = self.n_signals(task)
         sound = self._recording(path, None, channel, downmix, name)
         paths = [Path(output) for output in outputs]
@@ -260,16 +249,15 @@ class Pipeline(ABC):
                 deque(self._second_pass(run), maxlen=0)
             if text_file:
                 text_file.write_text(f"{run.text}\n", encoding="utf-8")
-        return self._result(run, writer)
-
-    def _result(self, run: _Run, writer: Writer) -> FileResult:
         return FileResult(
-            run.sound.seconds,
-            run.sound.sample_rate,
+            sound.seconds,
+            sound.sample_rate,
             run.chunks,
-            run.gains or [1.0] * len(writer.paths),
-            run.sound.full_scale_samples,
+            run.gains or [1.0] * len(waves),
+            sound.full_scale_samples,
             writer.turned_down_db,
+            run.text,
+            run.segments,
         )
 
     # -------------------------------------------------------------- the steps
@@ -281,14 +269,22 @@ class Pipeline(ABC):
             return Recording.of_samples(source, sample_rate, choose)
         sound = Recording.of_file(source, choose, name)
         if sample_rate not in (None, sound.sample_rate):
-            raise UserError(
-                f"{source}: has {sound.sample_rate} Hz, not {sample_rate} Hz; leave the "
-                "sampling rate out"
-            )
+            raise UserError(f"{source}: has {sound.sample_rate} Hz; leave sample_rate out")
         return sound
 
     def _choose(self, channels: int, name: str, channel: int | None, downmix: bool):
-        return choose_channel(channels, name, channel, downmix)
+        if not self.both_channels:
+            return choose_channel(channels, name, channel, downmix)
+        if channel is not None or downmix:
+            raise UserError(
+                f"{name}: the model needs all channels; do not choose among them"
+            )
+        if channels < 2 or (channels > 2 and self.guide is None):
+            raise UserError(
+                f"{name}: has {channels} channel{'s' * (channels != 1)}; expected two "
+                f"channels, {self.both_channels}"
+            )
+        return ALL
 
     @abstractmethod
     def _first_pass(self, run: _Run) -> None:
@@ -319,10 +315,8 @@ class Pipeline(ABC):
         return run, as_given(signals.astype(np.float32, copy=False), recording)
 
     def _network(self, run: _Run, work: Callable, chunk: np.ndarray) -> np.ndarray:
-        given = torch.from_numpy(np.ascontiguousarray(chunk))[None]
         with self._enough_memory(run):
-            output = work(given.to(self.model.device))
-        signals = output[0].float().cpu().numpy()
+            signals = _array(work(self._tensor(chunk)))
         _check_output(signals, run.sound.name)
         run.chunks += 1
         return signals
@@ -331,10 +325,13 @@ class Pipeline(ABC):
         """The network over blocks [C, T], so that memory stays small."""
         stream, run.chunks = self.stream(), 1
         for block in blocks:
-            given = torch.from_numpy(np.ascontiguousarray(block))[None]
-            yield stream(given.to(self.model.device))[0].float().cpu().numpy()
+            yield _array(stream(self._tensor(block)))
             run.progress(block.shape[-1] / self.sample_rate)
-        yield stream.flush()[0].float().cpu().numpy()
+        yield _array(stream.flush())
+
+    def _tensor(self, signal: np.ndarray) -> torch.Tensor:
+        """A batch of one."""
+        return torch.as_tensor(np.ascontiguousarray(signal), device=self.model.device)[None]
 
     @contextmanager
     def _enough_memory(self, run: _Run):
@@ -432,15 +429,7 @@ class BinauralSeparator(Pipeline):
     kind = "binaural"
     task = "separate"
     ears = 2
-
-    def _choose(self, channels, name, channel, downmix):
-        _refuse_choice(channel, downmix)
-        if channels != self.ears:
-            raise UserError(
-                f"{name}: has {channels} channel{'s' * (channels != 1)}; expected two "
-                "channels, the left ear and the right one"
-            )
-        return ALL
+    both_channels = "the left ear and the right one"
 
     def _first_pass(self, run):
         run.mixture = np.concatenate(list(run.sound.at_rate(self.sample_rate)), axis=1)
@@ -495,6 +484,10 @@ class GuidedEnhancer(Pipeline):
 
     kind = "gsenet"
     task = "enhance"
+    both_channels = (
+        "the raw reference microphone and the beamformer's output, or name the beamformer "
+        "for all microphones (--guide)"
+    )
 
     def __init__(
         self, model, guide: Callable | str | None = None, context_seconds: float = 0.5
@@ -503,18 +496,6 @@ class GuidedEnhancer(Pipeline):
         if isinstance(guide, str):
             guide = _named_guide(guide, self.sample_rate, context_seconds)
         self.guide = guide
-
-    def _choose(self, channels, name, channel, downmix):
-        _refuse_choice(channel, downmix)
-        if self.guide is None and channels != 2:
-            raise UserError(
-                f"{name}: has {channels} channel{'s' * (channels != 1)}; expected two, the "
-                "raw reference microphone and the beamformer's output, or name the "
-                "beamformer for all microphones (--guide)"
-            )
-        if self.guide is not None and channels < 2:
-            raise UserError(f"{name}: has one channel; a beamformer needs two or more")
-        return ALL
 
     def _first_pass(self, run):
         """The level of the reference microphone."""
@@ -539,10 +520,9 @@ def _named_guide(name: str, sample_rate: int, context_seconds: float):
     """The beamformer of a name; a UserError where it would need directions."""
     from unified_se_ss.spatial import BeamformerFrontend
 
+    how = {"sample_rate": sample_rate, "context_seconds": context_seconds}
     try:
-        guide = BeamformerFrontend(
-            name, sample_rate=sample_rate, context_seconds=context_seconds
-        )
+        guide = BeamformerFrontend(name, **how)
     except ValueError as error:
         raise UserError(f"--guide: {error}") from error
     if guide.is_steered:
@@ -639,12 +619,10 @@ class Recognizer(Pipeline):
                 f"expected [B, T] of {least} samples or more"
             )
         signals = signals.to(self.model.device, torch.float32)
-        enhanced, recognised = self.model.run(_enhance_and_recognise, signals, lengths)
+        enhanced, recognised = self.model.run(RecognitionSystem.forward, signals, lengths)
         texts = self.search(recognised)
-        if enhanced is None:
-            return [Recognition(text, None) for text in texts]
-        pairs = zip(texts, enhanced.float(), strict=True)
-        return [Recognition(text, signal) for text, signal in pairs]
+        signals = [None] * len(texts) if enhanced is None else enhanced.float()
+        return list(map(Recognition, texts, signals))
 
     def recognise(self, recording, sample_rate=None, channel=None, downmix: bool = False):
         """Recognise one recording; arguments and enhanced signal as of :meth:`separate`."""
@@ -654,6 +632,7 @@ class Recognizer(Pipeline):
         return Recognition(run.text, None if enhanced is None else enhanced[0])
 
     def _first_pass(self, run):
+        run.text, run.segments = "", 0
         blocks = run.sound.at_rate(self.sample_rate)
         if self.rms is None:
             deque(blocks, maxlen=0)
@@ -666,14 +645,10 @@ class Recognizer(Pipeline):
         mixture = run.sound.at_rate(self.sample_rate)
         blocks = (scaled(run.scale, block) for block in mixture)
         for block in blocks if self.front is None else self._enhanced(run, blocks):
-            if run.task == "recognise":
-                for segment in splitter.add(block):
-                    self._recognise(run, segment)
+            self._recognise(run, splitter.add(block))
             yield scaled(1 / run.scale, block)[None]
             run.progress(len(block) / self.sample_rate)
-        if run.task == "recognise":
-            for segment in splitter.rest():
-                self._recognise(run, segment)
+        self._recognise(run, splitter.rest())
 
     def _enhanced(self, run, blocks) -> Iterator[np.ndarray]:
         """The front's output in overlapping chunks, [T] blocks."""
@@ -682,22 +657,16 @@ class Recognizer(Pipeline):
             enhanced = self._network(run, self.model.enhance, chunk.signal)
             yield stitcher.add(chunk.start, enhanced[None], chunk.is_last)[0]
 
-    def _recognise(self, run, segment: np.ndarray) -> None:
-        """Add the words of a segment to the text."""
-        run.segments += 1
-        if len(segment) < self.model.network.minimum_samples or not segment.any():
-            return
-        signal = torch.from_numpy(np.ascontiguousarray(segment))[None]
-        with self._enough_memory(run):
-            run.texts += self.search(self.model.run(_recognise_alone, signal))
-
-    def _result(self, run, writer):
-        result = super()._result(run, writer)
-        return replace(result, text=run.text, segments=run.segments)
-
-
-def _enhance_and_recognise(system, signals, lengths):
-    return system(signals, lengths)
+    def _recognise(self, run, segments: Iterable[np.ndarray]) -> None:
+        """Add the words of segments to the text."""
+        for segment in segments if run.task == "recognise" else ():
+            run.segments += 1
+            if len(segment) < self.model.network.minimum_samples or not segment.any():
+                continue
+            with self._enough_memory(run):
+                recognised = self.model.run(_recognise_alone, self._tensor(segment))
+                words = self.search(recognised)
+            run.text = " ".join(text for text in (run.text, *words) if text)
 
 
 def _recognise_alone(system, signals, lengths):
@@ -726,24 +695,13 @@ def open_pipeline(folder, device=None, precision=None, **options) -> Pipeline:
 
 def _chunk_and_overlap(model, chunk_seconds: float, overlap_seconds: float):
     """Samples of a chunk, and of the least overlap of two; a UserError where none can be."""
-    samples = []
-    for key, seconds in (
-        ("chunk_seconds", chunk_seconds),
-        ("overlap_seconds", overlap_seconds),
-    ):
-        samples.append(int(seconds * model.sample_rate) if np.isfinite(seconds) else 0)
-        if samples[-1] < 2:
-            raise UserError(f"{key}: is {seconds:g}; expected seconds, more than 0")
-    chunk, overlap = samples
-    if overlap > chunk // 2:
+    rate, times = model.sample_rate, (chunk_seconds, overlap_seconds)
+    chunk, overlap = (int(s * rate) if np.isfinite(s) else 0 for s in times)
+    if not 2 <= overlap <= chunk // 2 or chunk < model.minimum_samples:
         raise UserError(
-            f"overlap_seconds: is {overlap_seconds:g}; expected at most half of "
-            f"chunk_seconds, {chunk_seconds:g}"
-        )
-    if chunk < model.minimum_samples:
-        raise UserError(
-            f"chunk_seconds: is {chunk_seconds:g}; the model needs at least "
-            f"{model.minimum_samples / model.sample_rate:g}"
+            f"chunk_seconds: is {chunk_seconds:g}, overlap_seconds: is {overlap_seconds:g}; "
+            "expected an overlap of more than 0 and at most half of chunk_seconds, of which "
+            f"the model needs at least {model.minimum_samples / rate:g}"
         )
     return chunk, overlap
 
@@ -753,11 +711,8 @@ def _in_blocks(signals: np.ndarray) -> Iterator[np.ndarray]:
     return (signals[:, start : start + BLOCK] for start in starts)
 
 
-def _refuse_choice(channel: int | None, downmix: bool) -> None:
-    if channel is not None or downmix:
-        raise UserError(
-            "channel and downmix: this model needs all channels; leave them out"
-        )
+def _array(batch: torch.Tensor) -> np.ndarray:
+    return batch[0].float().cpu().numpy()
 
 
 def _check_output(signals: np.ndarray, name: str) -> None:
