@@ -19,17 +19,12 @@ def signal():
 
 
 def test_written_file_is_what_scipy_reads(tmp_path, signal):
+    signal[:2] = 1, -1  # full scale does not wrap
     audio.write(tmp_path / "a.wav", signal, 8000)
     rate, codes = scipy.io.wavfile.read(tmp_path / "a.wav")
     assert rate == 8000 and codes.dtype == np.int16
-    np.testing.assert_allclose(codes / 32768, signal, atol=0.5 / 32768 + 1e-9)
+    np.testing.assert_allclose(codes / 32768, signal, atol=1 / 32768)
     assert audio.info(tmp_path / "a.wav") == (4000, 8000, 1)
-
-
-def test_full_scale_is_written_without_wrapping(tmp_path):
-    audio.write(tmp_path / "a.wav", np.array([1.0, -1.0]), 8000)
-    read, _ = audio.read(tmp_path / "a.wav")
-    np.testing.assert_allclose(read, [1, -1], atol=1 / 32768)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
@@ -82,17 +77,12 @@ def test_write_refuses(tmp_path, bad, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_channels_that_were_not_asked_for_are_named(tmp_path):
-    soundfile.write(tmp_path / "a.wav", np.zeros((10, 2)), 8000)
-    with pytest.raises(UserError, match="a.wav: has 2 channels, one was expected"):
-        audio.read(tmp_path / "a.wav")
-
-
 def test_channel_of_a_stereo_file(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.array([[0.25, 0.5]] * 10), 8000)
     assert (audio.read(tmp_path / "a.wav", channel=1)[0] == 0.5).all()
-    with pytest.raises(UserError, match="no channel 2"):
-        audio.read(tmp_path / "a.wav", channel=2)
+    for channel, words in ((2, "no channel 2"), (None, "has 2 channels, one was expected")):
+        with pytest.raises(UserError, match=f"a.wav: .*{words}"):
+            audio.read(tmp_path / "a.wav", channel=channel)
 
 
 def test_reading_past_the_end_is_an_error(tmp_path, signal):
@@ -134,6 +124,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         temporary.write_text("half of")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UserError, match="cannot be written"):
+        atomic_write(path / "b.txt", "new")
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -142,9 +134,3 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="a.txt: cannot be written .No space left"):
         atomic_write(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_unwritable_folder_is_named(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
-        audio.write(tmp_path / "file" / "a.wav", np.zeros(3), 8000)

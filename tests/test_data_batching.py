@@ -35,41 +35,35 @@ def _check_once_and_even(ranks, n, epoch):
     assert seen == [ItemKey(epoch, index) for index in range(n)]
 
 
-sizes = st.integers(1, 300)
-worlds = st.integers(1, 9)
-
-
 @settings(max_examples=60, deadline=None)
-@given(sizes, st.integers(1, 20), worlds, st.booleans(), st.integers(0, 3))
-def test_batch_size_property(n, batch_size, world_size, shuffle, epoch):
+@given(
+    n=st.integers(1, 300),
+    batch_size=st.integers(1, 20),
+    budget=st.floats(5, 90),
+    world_size=st.integers(1, 9),
+    shuffle=st.booleans(),
+    epoch=st.integers(0, 3),
+)
+def test_every_item_once_in_even_batches(n, batch_size, budget, world_size, shuffle, epoch):
     if n < world_size:
         with pytest.raises(UserError, match=f"{n} item"):
             _ranks(_durations(n), world_size, batch_size=batch_size)
         return
-    options = {"batch_size": batch_size, "shuffle": shuffle, "seed": 5}
-    ranks = _ranks(_durations(n), world_size, epoch, **options)
+    durations, options = _durations(n), {"shuffle": shuffle, "seed": 5}
+    ranks = _ranks(durations, world_size, epoch, batch_size=batch_size, **options)
+    assert ranks == _ranks(durations, world_size, epoch, batch_size=batch_size, **options)
     _check_once_and_even(ranks, n, epoch)
-    assert ranks == _ranks(_durations(n), world_size, epoch, **options)
-    largest = max(len(batch) for batches in ranks for batch in batches)
-    assert largest <= batch_size + 1
+    lengths = [len(batch) for batches in ranks for batch in batches]
+    assert max(lengths) <= batch_size + 1
     full, rest = divmod(n, batch_size * world_size)
     assert len(ranks[0]) == full + (rest >= world_size)
-    n_larger = sum(len(batch) > batch_size for batches in ranks for batch in batches)
+    n_larger = sum(length > batch_size for length in lengths)
     assert n_larger == (rest if rest < world_size else 0)
 
-
-@settings(max_examples=60, deadline=None)
-@given(sizes, st.floats(5, 90), worlds, st.booleans(), st.integers(0, 3))
-def test_batch_seconds_property(n, budget, world_size, shuffle, epoch):
-    if n < world_size:
-        return
-    durations = _durations(n)
-    options = {"batch_seconds": budget, "shuffle": shuffle}
-    ranks = _ranks(durations, world_size, epoch, **options)
+    ranks = _ranks(durations, world_size, epoch, batch_seconds=budget, **options)
     _check_once_and_even(ranks, n, epoch)
-    steps = len(ranks[0])
     # Only where there are too few items for one more step is the budget exceeded.
-    if n >= (steps + 1) * world_size:
+    if n >= (len(ranks[0]) + 1) * world_size:
         for batch in (batch for batches in ranks for batch in batches):
             longest = max(durations[key.index] for key in batch)
             assert len(batch) == 1 or longest * len(batch) <= budget

@@ -2,9 +2,7 @@
 
 import difflib
 import importlib.util
-import os
 import re
-import subprocess
 import sys
 import textwrap
 
@@ -13,7 +11,7 @@ import torch
 import yaml
 from forked_ranks import of_ranks
 from hyperpyyaml import load_hyperpyyaml
-from running import ROOT
+from running import ROOT, run_python
 from speechbrain.dataio.batch import PaddedBatch
 from torch.utils.data import DataLoader
 
@@ -64,13 +62,9 @@ def batches(lengths, ranks=(0, 1), dtype=torch.float64):
         for rank in ranks:
             generator = torch.Generator().manual_seed(100 * step + rank)
             for frames in of_rank[rank]:
-                items.append(
-                    {
-                        "noisy": torch.randn(frames, 20, generator=generator).to(dtype),
-                        "clean": torch.randn(frames, 20, generator=generator).to(dtype),
-                        "phones": torch.randint(10, (frames,), generator=generator),
-                    }
-                )
+                noisy, clean = torch.randn(2, frames, 20, generator=generator).to(dtype)
+                phones = torch.randint(10, (frames,), generator=generator)
+                items.append({"noisy": noisy, "clean": clean, "phones": phones})
         yield PaddedBatch(items)
 
 
@@ -89,10 +83,8 @@ def blocks(language):
 
 def difference(before, after):
     """What the page must show of two files."""
-    lines = (
-        (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
-        for name in (before, after)
-    )
+    texts = ((EXAMPLES / name).read_text(encoding="utf-8") for name in (before, after))
+    lines = map(str.splitlines, texts)
     return "\n".join(difflib.unified_diff(*lines, before, after, n=1, lineterm="")) + "\n"
 
 
@@ -163,19 +155,17 @@ def test_the_defaults_on_the_page_are_the_defaults(tmp_path):
 # What the recipe does
 
 
-@pytest.mark.parametrize("max_grad_norm", [0.05, 5.0])
-def test_with_sum_the_weights_are_those_before(tmp_path, max_grad_norm):
-    """Adam, and clipping that does something or nothing; float64."""
-    before = fit(make("before", tmp_path, max_grad_norm=max_grad_norm), batches(MANY))
-    after = make("after", tmp_path, max_grad_norm=max_grad_norm, rule="sum")
-    assert largest_difference(before, fit(after, batches(MANY))) < 1e-10
+@pytest.mark.parametrize(
+    "options",
+    [{"max_grad_norm": 0.05}, {"max_grad_norm": 5.0}, {"grad_accumulation_factor": 2}],
+)
+def test_with_sum_the_weights_are_those_before(tmp_path, options):
+    """Adam, clipping that does something or nothing, accumulation; float64.
 
-
-def test_with_sum_accumulation_gives_the_weights_before(tmp_path):
-    options = {"grad_accumulation_factor": 2}
+    Two scalars count one each, so their mean over two micro-batches is theirs as well.
+    """
     before = fit(make("before", tmp_path, **options), batches(MANY))
     after = fit(make("after", tmp_path, rule="sum", **options), batches(MANY))
-    # Two scalars count one each, so their mean over two micro-batches is theirs as well.
     assert largest_difference(before, after) < 1e-10
 
 
@@ -207,11 +197,8 @@ def test_an_example_trains_as_a_script(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", str(hparams), *options])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # SpeechBrain puts its own there
     load(f"{name}/train.py").main()
-    losses = [
-        float(line.split()[-1])
-        for line in capsys.readouterr().out.splitlines()
-        if "VALID" in line
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    losses = [float(line.split()[-1]) for line in lines if "VALID" in line]
     assert len(losses) == 3 and losses[-1] < losses[0] - 0.3
     assert list(tmp_path.glob("save/CKPT*/encoder.ckpt"))
 
@@ -219,19 +206,12 @@ def test_an_example_trains_as_a_script(name, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["before", "after"])
 def test_an_example_trains_on_two_ranks_as_a_script(name, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node=2", str(EXAMPLES / name / "train.py")]
-    command += [str(EXAMPLES / name / "hparams.yaml"), "--device", "cpu", "--noprogressbar"]
-    command += ["--distributed_backend", "gloo", "--output_folder", str(tmp_path)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    done = run_python(
+        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *(EXAMPLES / name / "train.py", EXAMPLES / name / "hparams.yaml"),
+        *("--device", "cpu", "--noprogressbar", "--distributed_backend", "gloo"),
+        *("--output_folder", tmp_path),
     )
-    assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("VALID") == 3
     assert len(list(tmp_path.glob("save/CKPT*"))) == 1
 
@@ -249,37 +229,34 @@ def test_a_rule_of_ones_own_is_a_rule(own_rule, tmp_path):
     def weights(rule, **options):
         return fit(make("after", tmp_path, rule=rule, rule_options=options), batches(MANY))
 
-    assert largest_difference(weights("soften", strength=1.0), weights("project")) < 1e-12
-    assert largest_difference(weights("soften", strength=0.0), weights("sum")) < 1e-12
-    assert largest_difference(weights("soften"), weights("project")) > 1e-4
-    assert largest_difference(weights("soften"), weights("sum")) > 1e-4
+    between = weights("soften")
+    for strength, rule in ((1.0, "project"), (0.0, "sum")):
+        end = weights(rule)
+        assert largest_difference(weights("soften", strength=strength), end) < 1e-12
+        assert largest_difference(between, end) > 1e-4
 
 
 # What goes wrong
 
 
-def as_list(brain):
-    """Return the losses in a way that is not understood."""
-    losses = brain.compute_objectives
-    brain.compute_objectives = lambda *arguments: list(losses(*arguments))
+def returning(change):
+    """Let a Brain return other losses than those that it computed."""
 
+    def apply(brain):
+        losses = brain.compute_objectives
+        brain.compute_objectives = lambda *arguments: change(*losses(*arguments))
 
-def per_item(brain):
-    brain.compute_objectives = lambda *_: (torch.ones(2), None)
-
-
-def as_number(brain):
-    brain.compute_objectives = lambda *_: (torch.tensor(1.0), 0.5)
+    return apply
 
 
 FAULTS = [
     ("no trainable parameter", {"shared_modules": ["encodr"]}, None),
     ("both shared and auxiliary", {"auxiliary_modules": ["enhancer", "encoder"]}, None),
     ("the main task uses", {"auxiliary_modules": ["enhancer", "recognizer"]}, None),
-    ("returned a list", {}, as_list),
+    ("returned a list", {}, returning(lambda *losses: list(losses))),
     ("names no module", {"shared_modules": [], "auxiliary_modules": []}, None),
-    ("of shape", {}, per_item),
-    ("is a float", {}, as_number),
+    ("of shape", {}, returning(lambda *_: (torch.ones(2), None))),
+    ("is a float", {}, returning(lambda main, _: (main, 0.5))),
     ("has no option", {"rule": "remedy", "rule_options": {"K": 3}}, None),
 ]
 

@@ -117,27 +117,20 @@ def test_mixing_invariants(dtype, data):
         assert np.allclose(mixed_stems, expected, rtol=tolerance, atol=1e-30)
 
 
-def test_level_differences_are_preserved():
-    rng = np.random.default_rng(3)
-    sources = rng.normal(size=(2, 8000)) * np.array([[1.0], [0.25]])
-    noise = 0.1 * rng.normal(size=8000)
-    mixture = mix(sources, noise)
-    before = [measure_loudness(stem, 8000) for stem in (*sources, noise)]
-    after = [measure_loudness(stem, 8000) for stem in (*mixture.sources, mixture.noise)]
-    assert before[0] - after[0] > 1
-    assert np.ptp(np.subtract(before, after)) < 1e-6
-
-
 def test_without_noise_both_mixtures_are_the_same():
     mixture = mix(np.array([[0.1, 0.2], [0.3, -0.1]]))
     assert np.array_equal(mixture.mix_both, mixture.mix_clean)
     assert not mixture.noise.any()
 
 
-def test_wrong_shapes_are_refused():
-    with pytest.raises(ValueError, match="noise"):
-        mix(np.zeros((2, 5)), np.zeros(4))
-    with pytest.raises(ValueError, match="floating"):
-        mix(np.zeros((2, 5), dtype=np.int16))
-    with pytest.raises(ValueError, match=r"\[J, \.\.\., T\]"):
-        mix(np.zeros(5))
+@pytest.mark.parametrize(
+    "stems, message",
+    [
+        ([np.zeros((2, 5)), np.zeros(4)], "noise"),
+        ([np.zeros((2, 5), dtype=np.int16)], "floating"),
+        ([np.zeros(5)], r"\[J, \.\.\., T\]"),
+    ],
+)
+def test_wrong_shapes_are_refused(stems, message):
+    with pytest.raises(ValueError, match=message):
+        mix(*stems)
