@@ -5,7 +5,6 @@ import io
 import tarfile
 import threading
 import zipfile
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -44,44 +43,42 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def running_server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.files, server.cut, server.asked = {}, set(), []
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.fixture
 def publish(monkeypatch):
     """Makes a set of archives that lie on a server; gives the server."""
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr("time.sleep", lambda _: None)
-    with running_server() as server:
-        root = f"http://127.0.0.1:{server.server_port}"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.files, server.cut, server.asked = {}, set(), []
+    root = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
-        def put(contents=("set",), ending=".tar.gz", checksum=True, **packed):
-            archives = []
-            for (name, body), folder in zip(packed.items(), contents):
-                server.files[f"/{name}{ending}"] = body
-                digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if checksum else None
-                urls = (f"{root}/gone/{name}{ending}", f"{root}/{name}{ending}")
-                archives.append(Archive(urls, folder, digest))
-            found = PublicSet("Small", 0.1, "CC0", tuple(archives))
-            monkeypatch.setitem(SETS, "small", found)
-            return server
+    def put(contents=("set",), ending=".tar.gz", checksum=True, **packed):
+        archives = []
+        for (name, body), folder in zip(packed.items(), contents):
+            server.files[f"/{name}{ending}"] = body
+            digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if checksum else None
+            urls = (f"{root}/gone/{name}{ending}", f"{root}/{name}{ending}")
+            archives.append(Archive(urls, folder, digest))
+        found = PublicSet("Small", 0.1, "CC0", tuple(archives))
+        monkeypatch.setitem(SETS, "small", found)
+        return server
 
-        yield put
+    yield put
+    server.shutdown()
+    server.server_close()
 
 
 def tar_of(*members):
+    """A member's content is bytes, or where a link leads to."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as packed:
         for name, content in members:
             info = tarfile.TarInfo(name)
-            info.size = len(content)
+            if isinstance(content, bytes):
+                info.size = len(content)
+            else:
+                info.type, info.linkname, content = tarfile.SYMTYPE, content, b""
             packed.addfile(info, io.BytesIO(content))
     return file.getvalue()
 
@@ -168,21 +165,12 @@ def test_what_cannot_be_had_or_is_another_file_is_said(
     assert everything(tmp_path) == {}
 
 
-def link(name, target):
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w:gz") as packed:
-        info = tarfile.TarInfo(name)
-        info.type, info.linkname = tarfile.SYMTYPE, target
-        packed.addfile(info)
-    return file.getvalue()
-
-
 @pytest.mark.parametrize(
     ("ending", "body", "said"),
     [
         (".tar.gz", tar_of(("set/a", b"a"), ("../../evil", b"evil")), "leads out"),
         (".tar.gz", tar_of(("/tmp/evil/evil", b"evil")), "holds no set"),
-        (".tar.gz", link("set", "/etc"), "leads out"),
+        (".tar.gz", tar_of(("set", "/etc")), "leads out"),
         (".tar.gz", tar_of(("set/a", bytes(9999)))[:-20], "is damaged"),
         (".zip", zip_of(("../../evil", b"evil")), "holds no set"),
         (".zip", b"PK no archive", "is damaged"),
@@ -238,12 +226,8 @@ def test_mini_librimix_becomes_what_a_recipe_takes(tmp_path, rate):
     for _ in range(2):
         said = arrange_mini_librimix(tmp_path)
     assert f"--data_folder {tmp_path / 'Libri2Mix'}" in said and str(rate) in said
-    paths = prepare_librimix(
-        tmp_path / "Libri2Mix",
-        tmp_path / "manifests",
-        sample_rate=rate,
-        train_subset="train-100",
-    )
+    choices = {"sample_rate": rate, "train_subset": "train-100"}
+    paths = prepare_librimix(tmp_path / "Libri2Mix", tmp_path / "manifests", **choices)
     counts = {k: len(v.read_text().splitlines()) - 1 for k, v in paths.items()}
     assert counts == {"train": 4, "dev": 2, "test": 3}
     (tmp_path / "MiniLibriMix").rename(tmp_path / "elsewhere")

@@ -52,15 +52,10 @@ def cluster(tmp_path):
 
 def start(folder, what):
     """The script as a job of one node with two ranks."""
-    variables = {
-        "SLURM_JOB_NODELIST": "localhost",
-        "SLURM_NNODES": "1",
-        "SLURM_GPUS_ON_NODE": "2",
-        "SLURM_JOB_ID": JOB,
-        "PORT": str(free_port()),
-        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
+    slurm = {"JOB_NODELIST": "localhost", "NNODES": 1, "GPUS_ON_NODE": 2, "JOB_ID": JOB}
+    variables = {f"SLURM_{name}": str(value) for name, value in slurm.items()}
+    variables |= {"PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    variables["PATH"] = f"{folder / 'bin'}:{os.environ['PATH']}"
     return subprocess.Popen(
         ["bash", SCRIPT, what, "--lr", "0.1"],
         cwd=folder,
@@ -85,7 +80,8 @@ def ended(job, folder):
 def test_only_what_shall_be_tried_again_is_queued_again(cluster, what, code, again):
     left, said, requeued = ended(start(cluster, what), cluster)
     assert (left, requeued) == (code, again), said
-    assert f"rank 1 ['{what}', '--lr', '0.1']" in said
+    # The launcher ends the other rank, perhaps before it said anything, when one fails.
+    assert said.count(f"['{what}', '--lr', '0.1']") >= (1 if code else 2)
 
 
 @pytest.mark.skipif(shutil.which("pkill") is None, reason="there is no pkill")

@@ -15,9 +15,9 @@ from unified_se_ss.data.dataset import NoisySpeechDataset, PairedSpeechDataset
 from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 
-voicebank, librispeech, rats, chime4 = (
-    trees.load(f"{name}_prepare") for name in ("voicebank", "librispeech", "rats", "chime4")
-)
+SUBSETS = ("train", "dev", "test")
+KINDS = ("voicebank", "librispeech", "rats", "chime4")
+voicebank, librispeech, rats, chime4 = (trees.load(f"{kind}_prepare") for kind in KINDS)
 
 
 class Corpus:
@@ -28,38 +28,30 @@ class Corpus:
 
     def prepare(self, sample_rate=16000, **changes):
         made, root = self.root / "corpus", self.root
-        subsets = {
-            "train": ["train-clean-100"],
-            "dev": ["dev-clean"],
-            "test": ["test-clean"],
-        }
+        subsets = {s: [f"{s}-clean{'-100' * (s == 'train')}"] for s in SUBSETS}
         run, folder, options = {
-            "voicebank": (voicebank.prepare_voicebank, made, {}),
+            "voicebank": (voicebank.prepare_voicebank, "", {}),
             "librispeech": (
                 librispeech.prepare_librispeech,
-                made / "LibriSpeech",
+                "LibriSpeech",
                 {**subsets, "noise_folder": made / "noise"},
             ),
             "rats": (
                 rats.prepare_rats,
-                made / "RATS_SAD",
+                "RATS_SAD",
                 {"transcript_folder": made / "fisher", "cut_folder": root / "cut"},
             ),
-            "chime4": (
-                chime4.prepare_chime4,
-                made,
-                {"reference_folder": root / "references"},
-            ),
+            "chime4": (chime4.prepare_chime4, "", {"reference_folder": root / "refs"}),
         }[self.kind]
-        return run(folder, self.manifests, sample_rate, **{**options, **changes})
+        return run(made / folder, self.manifests, sample_rate, **{**options, **changes})
 
-    def speech(self, **options):
-        """Manifest of speech by subset."""
+    def read(self, kind="speech", **options):
+        """Manifest of speech, or of noise, by subset."""
         return {
             subset: read_manifest(path, root, one_rate=False)
             for subset, of in self.prepare(**options).items()
-            for kind, path, root in of
-            if kind == "speech"
+            for found, path, root in of
+            if found == kind
         }
 
     def find(self, pattern):
@@ -70,10 +62,9 @@ class Corpus:
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trees")
-    kinds = ("voicebank", "librispeech", "rats", "chime4")
-    for kind in kinds:
+    for kind in KINDS:
         getattr(trees, f"make_{kind}")(folder / kind / "corpus")
-    return {kind: Corpus(kind, folder / kind) for kind in kinds}
+    return {kind: Corpus(kind, folder / kind) for kind in KINDS}
 
 
 @pytest.fixture()
@@ -95,7 +86,7 @@ def texts(manifest):
 
 
 def test_voicebank(originals):
-    found = originals["voicebank"].speech()
+    found = originals["voicebank"].read()
     speakers = {s: {i.attributes["speaker"] for i in m.items} for s, m in found.items()}
     assert speakers == {"train": {"p227", "p228"}, "dev": {"p226"}, "test": {"p232"}}
     assert texts(found["test"]) == {"p232_001": "THE OLD MAN", "p232_002": "A DOG SINGS"}
@@ -106,9 +97,7 @@ def test_voicebank(originals):
 
 def test_voicebank_as_it_is_distributed_is_resampled(tmp_path):
     trees.make_voicebank(tmp_path / "corpus", rate=48000)
-    found = voicebank.prepare_voicebank(tmp_path / "corpus", tmp_path / "manifests", 16000)
-    ((_, path, root),) = found["train"]
-    manifest = read_manifest(path, root)
+    manifest = Corpus("voicebank", tmp_path).read()["train"]
     utterance = PairedSpeechDataset(manifest, 16000)[0]
     assert manifest.sample_rate == 48000
     assert len(utterance.noisy) == len(utterance.clean) == round(1.2 * 16000)
@@ -116,9 +105,7 @@ def test_voicebank_as_it_is_distributed_is_resampled(tmp_path):
 
 def test_librispeech_with_noise(originals):
     corpus = originals["librispeech"]
-    found = corpus.prepare()
-    speech = {s: read_manifest(of[0][1], of[0][2]) for s, of in found.items()}
-    noise = {s: read_manifest(of[1][1], of[1][2]) for s, of in found.items()}
+    speech, noise = corpus.read(), corpus.read("noise")
     assert texts(speech["dev"]) == {"84-7-0000": "THE OLD MAN", "84-7-0001": "A DOG SINGS"}
     heard = [item.id for manifest in noise.values() for item in manifest.items]
     assert sorted(heard) == [f"street/{n}.wav" for n in range(4)]  # each in one subset
@@ -131,7 +118,7 @@ def test_librispeech_with_noise(originals):
 
 def test_rats_is_cut_where_its_link_was_open(originals, caplog):
     corpus = originals["rats"]
-    found = corpus.speech(sample_rate=8000)
+    found = corpus.read(sample_rate=8000)
     assert texts(found["train"]) == {
         "fe_03_04161-B-000050-000190-A": "a dog sings",
         "fe_03_04161-B-000300-000440-A": "my cat is small",
@@ -157,7 +144,7 @@ def test_a_table_says_what_of_rats_is_cut(corpus, tmp_path):
         writer.writeheader()
         for subset in rats.PARTS:
             writer.writerow({"subset": subset, "ID": f"{subset}-1", **values})
-    found = made.speech(transcript_folder=None, table=tmp_path / "t.csv")
+    found = made.read(transcript_folder=None, table=tmp_path / "t.csv")
     assert texts(found["dev"]) == {"dev-1": "Wie, bitte?"}
     paths = found["dev"].items[0].paths
     signals = [soundfile.read(paths[stem])[0] for stem in ("noisy", "clean")]
@@ -165,13 +152,12 @@ def test_a_table_says_what_of_rats_is_cut(corpus, tmp_path):
 
 
 def test_chime4(originals):
-    found = originals["chime4"].speech()
+    found = originals["chime4"].read()
     for manifest in found.values():
         sets = [(i.attributes["set"], i.attributes["has_clean"]) for i in manifest.items]
         assert sorted(sets) == 4 * [("real", "no")] + 4 * [("simu", "yes")]
-        assert {i.attributes["environment"] for i in manifest.items} == set(
-            chime4.ENVIRONMENTS
-        )
+        environments = {i.attributes["environment"] for i in manifest.items}
+        assert environments == set(chime4.ENVIRONMENTS)
         assert {i.attributes["speaker"] for i in manifest.items} == {"F01"}
         assert set(texts(manifest).values()) == {text.upper() for text in trees.TEXTS}
     for item in found["train"].items:
@@ -234,8 +220,8 @@ def drop(name):
 
 
 def few_noises(corpus):
-    for path in sorted((corpus.root / "corpus/noise/street").iterdir())[2:]:
-        path.unlink()
+    for number in (2, 3):
+        corpus.find(f"street/{number}.wav").unlink()
 
 
 CLEAN = "clean_testset_wav_16k"
@@ -287,10 +273,7 @@ def test_what_is_wrong_is_said_once_and_clearly(corpus, kind, damage, message):
     damage(made)
     with pytest.raises(UserError, match=f"(?s){message}"):
         made.prepare()
-    assert not list(made.manifests.glob("*train.csv")) or kind in (
-        "voicebank",
-        "librispeech",
-    )
+    assert kind in KINDS[:2] or not list(made.manifests.glob("*train.csv"))
 
 
 @pytest.mark.parametrize(

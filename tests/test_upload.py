@@ -6,23 +6,16 @@ import pytest
 from unified_se_ss.errors import UserError
 from unified_se_ss.training.log import check_upload, upload
 
+KEPT = ["results.csv", "save/CKPT+best/network.ckpt", "wavs/a/enhanced.wav"]
+
 
 @pytest.fixture
 def run(tmp_path):
     folder = tmp_path / "run"
-    for name in (
-        "results.csv",
-        "wavs/a/enhanced.wav",
-        "save/CKPT+best/network.ckpt",
-        "save/CKPT+last/network.ckpt",
-        "manifests/train.csv",
-    ):
+    for name in (*KEPT, "save/CKPT+last/network.ckpt", "manifests/train.csv"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     return folder
-
-
-KEPT = ["results.csv", "save/CKPT+best/network.ckpt", "wavs/a/enhanced.wav"]
 
 
 def test_a_folder_gets_results_and_the_one_checkpoint(run, tmp_path):

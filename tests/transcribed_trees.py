@@ -156,16 +156,14 @@ def make_chime4(folder):
                 name = f"F01_{seed:03d}C0101"
                 original, noise = (sound(s, 1.2, CHIME_RATE) for s in (seed, 1000 + seed))
                 if kind == "simu":
-                    where = (
-                        f"tr05_org/{name}_ORG.wav"
-                        if subset == "tr05"
-                        else f"{subset}_bth/{name}_BTH.CH0.wav"
-                    )
+                    where = f"{subset}_bth/{name}_BTH.CH0.wav"
+                    if subset == "tr05":
+                        where = f"tr05_org/{name}_ORG.wav"
                     write(audio / "isolated" / where, original, CHIME_RATE)
                 noisy = speech_in_noise(original) + 0.2 * noise
                 place = audio / track / f"{subset}_{environment}_{kind}"
-                write(place / f"{name}_{environment.upper()}{ending}", noisy, CHIME_RATE)
                 key = f"{name}_{environment.upper()}"
+                write(place / f"{key}{ending}", noisy, CHIME_RATE)
                 lines[kind].append((key, TEXTS[seed % 4].capitalize()))
         for kind, of in lines.items():
             if (subset, kind) == ("tr05", "simu"):
