@@ -165,7 +165,7 @@ BAD_SOFA = {
     r"Data.Delay has the shape \(3, 2\)": {"Data.Delay": (np.zeros((3, 2)), {})},
     "from -1 to -1": {"Data.Delay": (np.full((1, 2), -1.0), {})},
     "from 1e.09 to 1e.09": {"Data.Delay": (np.full((1, 2), 1e9), {})},
-    "of type 'spherical' in 'radian": {
+    "is 'spherical' in 'radian": {
         "SourcePosition": (
             np.ones((5, 3)),
             {"Type": "spherical", "Units": "radian, radian, m"},
@@ -246,8 +246,8 @@ def test_cipics_wavs_become_a_head(tmp_path):
 def test_a_bad_subject_of_cipic_is_refused(tmp_path):
     folder = cipic_subject(tmp_path / "subject_008", angles=(0, 5))
     for message, shape, rate in (
-        ("49 frames", (49, 200), 44100),
-        ("number of taps", (50, 100), 44100),
+        (r"\(49, 200\)", (49, 200), 44100),
+        ("channels .taps.", (50, 100), 44100),
         ("48000 Hz", (50, 200), 48000),
     ):
         soundfile.write(folder / "5azleft.wav", np.zeros(shape), rate)

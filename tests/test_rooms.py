@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -169,7 +170,9 @@ def test_positions_are_in_the_arrays_own_frame(tmp_path):
 def test_places_are_where_the_settings_say():
     settings = replace(TINY, target_azimuth=(-45.0, 45.0), least_angle=60.0)
     for index in range(20):
-        room, sources = rooms._draw_array_room(settings, np.random.default_rng([1, index]))
+        rng = np.random.default_rng([1, index])
+        place = partial(rooms._draw_sources, settings, rng)
+        room, sources = rooms._draw_room(settings, rng, place, "")
         from_array = (sources - room.centre) @ rooms._turned(room.yaw).T
         assert (sources >= 0.25).all() and (sources <= room.size - 0.25).all()
         assert (room.centre >= 0.5).all() and (room.centre <= room.size - 0.5).all()
@@ -213,7 +216,7 @@ def test_pyroomacoustics_own_settings_stay_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     "settings, wrong, message",
     [
-        (TINY, {"microphones": [[0.0, 0.0]]}, r"positions are \[C, 3\]"),
+        (TINY, {"microphones": [[0.0, 0.0]]}, r"has to be \[C, 3\]"),
         (TINY, {"reverberation": (0.5, 0.2)}, "reverberation: from 0.5 to 0.2"),
         (TINY, {"reverberation": (0.0, 0.2)}, "reverberation: .* above 0"),
         (TINY, {"sizes": ((0.8, 3, 3), (4, 4, 4))}, "wall_distance"),

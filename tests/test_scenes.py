@@ -271,7 +271,7 @@ def test_either_is_chosen_with_its_share(sounds):
         (by_contrast, {"levels": (-20, -30)}, r"levels: is \(-20, -30\)"),
         (by_contrast, {"levels": 3}, "levels: is 3, but two numbers"),
         (of_arrays, {"quiet_seconds": 0.1}, "quiet_seconds: is 0.1, but the guide learns"),
-        (of_arrays, {"quiet_seconds": 0.5}, "the target has to speak"),
+        (of_arrays, {"quiet_seconds": 0.5}, "quiet_seconds: is 0.5, but has to be"),
         (of_arrays, {"sample_rate": 8000}, "guide: is for 8000 Hz"),
         (of_arrays, {"interferer_probability": -1}, "interferer_probability"),
     ],

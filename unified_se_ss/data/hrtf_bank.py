@@ -80,9 +80,8 @@ def binaural_heads(
     ([3, 1, 1], 36)
     """
     if source is not None:
-        return split_hrirs(
-            load_hrirs(source, sample_rate, cache, pattern, positive), shares, seed
-        )
+        heads = load_hrirs(source, sample_rate, cache, pattern, positive)
+        return split_hrirs(heads, shares, seed)
     # The split depends on the names alone: one direction of every sphere will do.
     spheres = spherical_head_hrirs(sum(shares), sample_rate, azimuth=0.0)
     radius = {h.name: r for h, r in zip(spheres, spherical_radii(len(spheres)))}
@@ -123,10 +122,8 @@ def split_hrirs(hrirs, shares=SHARES, seed: int = 0) -> dict[str, list[HRIRSet]]
     """
     wanted = sum(share > 0 for share in shares)
     if len(hrirs) < wanted:
-        raise UserError(
-            f"{len(hrirs)} head(s) cannot be parted into {wanted} disjoint subsets; give "
-            "more heads, or use the spherical heads"
-        )
+        parted = f"{len(hrirs)} head(s) cannot be parted into {wanted} disjoint subsets"
+        raise UserError(f"{parted}; give more heads, or use the spherical ones")
     by_name = sorted(hrirs, key=lambda one: one.name)
     order = np.random.default_rng(seed).permutation(len(hrirs))
     ends = np.cumsum(_apportioned(len(hrirs), shares))
@@ -171,10 +168,7 @@ class HRTFBank:
         self.hrirs = list(hrirs)
         rates = sorted({one.sample_rate for one in self.hrirs})
         if len(rates) != 1:
-            raise UserError(
-                f"the heads have the sampling rates {rates} Hz; heads of one rate were "
-                "expected"
-            )
+            raise UserError(f"the heads have {rates} Hz; heads of one rate were expected")
         self.sample_rate = rates[0]
         self._vectors = [one.vectors for one in self.hrirs]
         self._around = {}
@@ -206,10 +200,8 @@ class HRTFBank:
                 free[drawn[-1]] = False
             if len(drawn) == n_sources:
                 return Placement(head, tuple(drawn))
-        raise UserError(
-            f"least_angle: {least_angle} degrees leave no place for {n_sources} talkers "
-            f"around {self.hrirs[0].name}; give less, or heads of more directions"
-        )
+        where = f"{n_sources} talkers around {self.hrirs[0].name}"
+        raise UserError(f"least_angle: {least_angle} degrees leave no place for {where}")
 
     def direction(self, head: int, direction: int) -> tuple[float, float]:
         """Azimuth and elevation in degrees."""
@@ -275,8 +267,9 @@ class HRTFBank:
             return self._spectra[key]
         filters = self.hrirs[head].filters[direction].astype(np.float32, copy=False)
         least = max(_SHORTEST_BLOCK, _BLOCK * filters.shape[-1])
-        spectra = scipy.fft.rfft(filters, 1 << (least - 1).bit_length())
-        self._spectra[key] = spectra
+        self._spectra[key] = spectra = scipy.fft.rfft(
+            filters, 1 << (least - 1).bit_length()
+        )
         self._bytes += spectra.nbytes
         while self._bytes > _SPECTRA_BYTES and len(self._spectra) > 1:
             self._bytes -= self._spectra.popitem(last=False)[1].nbytes

@@ -93,15 +93,12 @@ heads was expected
     source = Path(source)
     choices = {"pattern": pattern, "positive": positive}
     folder = default_cache() if cache is None else Path(cache)
-    found = [
-        _load_one(read, path, files, sample_rate, choices, folder)
-        for read, path, files in _find_sets(source, **choices)
-    ]
-    names = [hrirs.name for hrirs in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{source}: two heads are named {name}; rename one of them")
-    return sorted(found, key=lambda hrirs: hrirs.name)
+    found = {}
+    for read, path, files in _find_sets(source, **choices):
+        hrirs = _load_one(read, path, files, sample_rate, choices, folder)
+        if found.setdefault(hrirs.name, hrirs) is not hrirs:
+            raise UserError(f"{source}: two heads are named {hrirs.name}; rename one")
+    return [found[name] for name in sorted(found)]
 
 
 def default_cache() -> Path:
@@ -128,9 +125,8 @@ def resample_hrirs(hrirs: HRIRSet, sample_rate: int) -> HRIRSet:
         return hrirs
     import soxr
 
-    step_in, step_out = (
-        rate // gcd(rate_in, sample_rate) for rate in (rate_in, sample_rate)
-    )
+    common = gcd(rate_in, sample_rate)
+    step_in, step_out = rate_in // common, sample_rate // common
     # Time zero is put where both rates have a sample, behind room for lead and latency.
     lead = -(-_RESAMPLER_LEAD * step_in // min(step_in, step_out)) + 1
     steps = -(-(lead + latency_in) // step_in)
@@ -150,9 +146,8 @@ def resample_hrirs(hrirs: HRIRSet, sample_rate: int) -> HRIRSet:
     zero = steps * step_out
     filters = filters.reshape(directions, ears, -1)[..., zero - latency : zero + after]
     filters = np.ascontiguousarray(filters, dtype=np.float32)
-    return HRIRSet(
-        hrirs.name, sample_rate, hrirs.azimuth, hrirs.elevation, filters, latency
-    )
+    angles = hrirs.azimuth, hrirs.elevation
+    return HRIRSet(hrirs.name, sample_rate, *angles, filters, latency)
 
 
 def _load_one(read, path, files, sample_rate, choices, folder):
@@ -171,17 +166,15 @@ def _load_one(read, path, files, sample_rate, choices, folder):
 
 def _find_sets(source, pattern, positive):
     """The heads of a source: (reader, path, files that they are made of)."""
-    if source.is_file():
-        if source.suffix.lower() != ".sofa":
-            raise UserError(f"{source}: is not a SOFA file; NAME.sofa was expected")
-        return [(read_sofa, source, [source])]
-    if not source.is_dir():
-        raise UserError(
-            f"{source}: does not exist; a SOFA file or a folder of heads was expected"
-        )
-    sofa = sorted(p for p in source.iterdir() if p.suffix.lower() == ".sofa")
+    if not source.exists():
+        expected = "a SOFA file or a folder of heads was expected"
+        raise UserError(f"{source}: does not exist; {expected}")
+    paths = [source] if source.is_file() else sorted(source.iterdir())
+    sofa = [path for path in paths if path.suffix.lower() == ".sofa"]
     if sofa:
         return [(read_sofa, path, [path]) for path in sofa]
+    if source.is_file():
+        raise UserError(f"{source}: is not a SOFA file; NAME.sofa was expected")
     if positive not in ("left", "right"):
         raise UserError(f"positive: 'left' or 'right' was expected, not {positive!r}")
     expression = _expression(pattern)
@@ -190,17 +183,15 @@ def _find_sets(source, pattern, positive):
         return _read_azimuth_wavs(folder, expression, positive)
 
     found = []
-    for folder in [source, *sorted(p for p in source.iterdir() if p.is_dir())]:
+    for folder in [source, *(path for path in paths if path.is_dir())]:
         # CIPIC's names fit no `az30`, but a pattern of one's own may fit CIPIC's.
         if pattern == PATTERN and _wavs(folder, _CIPIC_NAME):
             found.append((_read_cipic, folder, _wavs(folder, _CIPIC_NAME)))
         elif _wavs(folder, expression):
             found.append((read_azimuth_wavs, folder, _wavs(folder, expression)))
     if not found:
-        raise UserError(
-            f"{source}: holds no heads; expected were files NAME.sofa, CIPIC's subject*/"
-            "{azimuth}azleft.wav, or stereo wavs such as az-30.wav"
-        )
+        expected = "NAME.sofa, CIPIC's subject*/*azleft.wav, or stereo wavs az-30.wav"
+        raise UserError(f"{source}: holds no heads; expected were {expected}")
     return found
 
 
@@ -220,13 +211,11 @@ def _read_cipic(folder):
             raise UserError(f"{folder}: the azimuth {angle} has no file of the {ear} ear")
     paths = [files[key] for key in wanted]
     arrays, rate = _read_wavs(paths)
+    wanted = (len(_CIPIC_POLAR), arrays[0].shape[1])
     for path, samples in zip(paths, arrays):
-        if samples.shape != (len(_CIPIC_POLAR), arrays[0].shape[1]):
-            raise UserError(
-                f"{path}: has {samples.shape[0]} frames of {samples.shape[1]} channels; "
-                f"{len(_CIPIC_POLAR)} frames (the elevations), all files with the same "
-                "number of taps as channels, were expected"
-            )
+        if samples.shape != wanted:
+            expected = "{} frames (elevations) of {} channels (taps)".format(*wanted)
+            raise UserError(f"{path}: has the shape {samples.shape}; expected {expected}")
     # [azimuth, ear, elevation, tap]
     filters = np.stack(arrays).reshape(len(angles), 2, *arrays[0].shape).swapaxes(1, 2)
     filters = filters.reshape(-1, 2, filters.shape[-1]).astype(np.float32)
@@ -241,19 +230,14 @@ def _read_azimuth_wavs(folder, expression, positive):
     files = {}
     for path in _wavs(folder, expression):
         angles = _angles(expression.search(path.stem), positive)
-        if angles in files:
-            raise UserError(
-                f"{path}: has the direction of {files[angles].name}; remove one of them"
-            )
-        files[angles] = path
+        if files.setdefault(angles, path) != path:
+            other = files[angles].name
+            raise UserError(f"{path}: has the direction of {other}; remove one of them")
     paths = [files[angles] for angles in sorted(files)]
     arrays, rate = _read_wavs(paths)
     for path, samples in zip(paths, arrays):
-        if samples.shape[1] != 2:
-            raise UserError(
-                f"{path}: has {samples.shape[1]} channel(s); two, left and right, "
-                "were expected"
-            )
+        if fault := audio.channel_fault(samples.shape[1], 2):
+            raise UserError(f"{path}: {fault}")
     filters = np.zeros((len(arrays), 2, max(map(len, arrays))), dtype=np.float32)
     for pair, samples in zip(filters, arrays):
         pair[:, : len(samples)] = samples.T
@@ -274,9 +258,8 @@ def _expression(pattern):
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise UserError(
-            f"pattern: {pattern!r} is no regular expression: {error}"
-        ) from error
+        what = f"is no regular expression: {error}"
+        raise UserError(f"pattern: {pattern!r} {what}") from error
     if "azimuth" not in expression.groupindex:
         raise UserError(f"pattern: {pattern!r} has no group (?P<azimuth>...)")
     return expression
@@ -303,10 +286,8 @@ def _read_wavs(paths):
     arrays, rates = zip(*(audio.read_all(path, "float64") for path in paths))
     for path, rate in zip(paths, rates):
         if rate != rates[0]:
-            raise UserError(
-                f"{path}: has {rate} Hz, but {paths[0].name} has {rates[0]} Hz; one rate "
-                "was expected"
-            )
+            other = f"{paths[0].name} has {rates[0]} Hz"
+            raise UserError(f"{path}: has {rate} Hz, but {other}; one rate was expected")
     return arrays, rates[0]
 
 
@@ -358,17 +339,14 @@ def _opened_sofa(path):
     try:
         import h5py
     except ImportError as error:
-        raise UserError(
-            f"{path}: to read SOFA files h5py is needed, which is not installed; "
-            "pip install 'unified_se_ss[sofa]'"
-        ) from error
+        remedy = "pip install 'unified_se_ss[sofa]'"
+        raise UserError(f"{path}: needs h5py, which is not installed; {remedy}") from error
     try:
         with h5py.File(path, "r") as file:
             yield file
     except OSError as error:
-        raise UserError(
-            f"{path}: is corrupt or not a SOFA file ({error}); get the file again"
-        ) from error
+        what = f"is corrupt or not a SOFA file ({error})"
+        raise UserError(f"{path}: {what}; get the file again") from error
 
 
 def _delayed(filters, delays):
@@ -419,10 +397,10 @@ class _SofaReader:
     def check_convention(self):
         found = self.text(self.file, "SOFAConventions")
         if found != _SOFA_CONVENTION:
-            raise self.error(
-                f"holds the SOFA convention {found or '(none)'}; {_SOFA_CONVENTION} was "
-                "expected. Take the file of head-related impulse responses."
+            expected = (
+                f"{_SOFA_CONVENTION} was expected; take the file of impulse responses"
             )
+            raise self.error(f"holds the SOFA convention {found or '(none)'}; {expected}")
         kind = self.text(self.file, "DataType")
         if kind not in ("", "FIR"):
             raise self.error(f"holds data of type {kind}; FIR was expected")
@@ -433,10 +411,8 @@ class _SofaReader:
         rates = np.unique(self.numbers(name, (), (None,)))
         units = self.text(self.file[name], "Units").lower() or "hertz"
         if len(rates) != 1 or rates[0] < 1 or rates[0] % 1 or units != "hertz":
-            raise self.error(
-                f"{name} is {rates.tolist()[:3]} {units}; one whole number of hertz was "
-                "expected"
-            )
+            found = f"{name} is {rates.tolist()[:3]} {units}"
+            raise self.error(f"{found}; one whole number of hertz was expected")
         return int(rates[0])
 
     def delays(self, measurements):
@@ -446,21 +422,17 @@ class _SofaReader:
             return np.zeros(shape)
         delays = self.numbers(name, (1, 2), shape)
         if delays.min() < 0 or delays.max() > _LONGEST_DELAY:
-            raise self.error(
-                f"{name} is from {delays.min():g} to {delays.max():g}; samples from 0 to "
-                f"{_LONGEST_DELAY} were expected"
-            )
+            found = f"{name} is from {delays.min():g} to {delays.max():g}"
+            raise self.error(f"{found}; samples from 0 to {_LONGEST_DELAY} were expected")
         return np.broadcast_to(delays, shape)
 
     def directions(self, measurements):
         """Vectors to the sources: ahead, left and up of the listener, [D, 3]."""
         shapes = (1, 3), (measurements, 3)
         source = self._metres("SourcePosition", shapes)
-        listener = self._metres("ListenerPosition", shapes, default=[0.0, 0.0, 0.0])
-        ahead = self._metres("ListenerView", shapes, default=[1.0, 0.0, 0.0])
-        up = self._metres(
-            "ListenerUp", shapes, default=[0.0, 0.0, 1.0], described_by="ListenerView"
-        )
+        listener = self._metres("ListenerPosition", shapes, [0.0, 0.0, 0.0])
+        ahead = self._metres("ListenerView", shapes, [1.0, 0.0, 0.0])
+        up = self._metres("ListenerUp", shapes, [0.0, 0.0, 1.0], "ListenerView")
         towards = np.broadcast_to(source - listener, (measurements, 3))
         left = np.cross(up, ahead)
         if np.any(_norms(towards) < 1e-9) or np.any(_norms(left) < 1e-9):
@@ -498,10 +470,8 @@ class _SofaReader:
             return values
         degrees = units.startswith(("degree,degree", "degrees,degrees"))
         if kind != "spherical" or not degrees:
-            raise self.error(
-                f"{name} is of type '{kind}' in '{units}'; 'spherical' in 'degree, degree, "
-                "metre' or 'cartesian' in 'metre' was expected"
-            )
+            expected = "'spherical' in 'degree, degree, metre' or 'cartesian' in 'metre'"
+            raise self.error(f"{name} is '{kind}' in '{units}'; expected {expected}")
         return to_vector(values[..., 0], values[..., 1]) * values[..., 2:]
 
 

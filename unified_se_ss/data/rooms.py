@@ -37,6 +37,7 @@ import scipy.fft
 import scipy.signal
 from scipy.spatial import cKDTree
 
+from unified_se_ss.data.audio import fitted
 from unified_se_ss.data.cache import (
     cached_arrays,
     digest_of,
@@ -105,16 +106,15 @@ class _ShoeboxSettings:
         for name, value in vars(self).items():
             if np.ndim(value):
                 # Plain numbers can be compared and written, and frozen ones not be changed.
-                object.__setattr__(self, name, _tuples(value))
-        for name, value in vars(self).items():
+                value = _tuples(value)
+                object.__setattr__(self, name, value)
             if name not in ("microphones", "sizes"):
                 _check_range(name, value)
         smallest, largest = np.asarray(self.sizes)
         if not (smallest <= largest).all() or smallest.min() <= 2 * self.wall_distance:
+            wanted = f"above twice the wall_distance ({self.wall_distance} m), the smallest first"
             raise UserError(
-                f"sizes: from {smallest.tolist()} to {largest.tolist()} m, but rooms larger "
-                f"than twice the wall_distance of {self.wall_distance} m are wanted, the "
-                "smallest first"
+                f"sizes: from {smallest} to {largest} m, but has to be {wanted}"
             )
 
 
@@ -189,9 +189,7 @@ class RoomSettings(_ShoeboxSettings):
     def __post_init__(self):
         shape = np.shape(self.microphones)
         if len(shape) != 2 or shape[1] != 3 or not shape[0]:
-            raise UserError(
-                f"microphones: shape {shape}, but positions are [C, 3] in metres"
-            )
+            raise UserError(f"microphones: shape {shape}, but has to be [C, 3], metres")
         super().__post_init__()
         if self.least_angle >= 180:
             raise UserError(f"least_angle: {self.least_angle}, but has to be below 180")
@@ -339,10 +337,8 @@ class RoomBank:
             if self._rooms.dtype != self.settings.record():
                 raise ValueError("it holds something else than its .json says")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.path}: is no bank of rooms that can be read ({error}); remove it, "
-                "and the next run makes it anew"
-            ) from error
+            what = f"is no bank of rooms that can be read ({error})"
+            raise UserError(f"{self.path}: {what}; remove it to have it made") from error
 
     def __reduce__(self):
         # To another process goes the name, not the samples.
@@ -410,12 +406,8 @@ def prepare_room_bank(
     for name, value in (("n_rooms", n_rooms), ("workers", workers)):
         if value is not None and value < 1:
             raise UserError(f"{name}: {value}, but at least 1 is needed")
-    made_from = {
-        "format": _FORMAT,
-        "n_rooms": n_rooms,
-        "seed": int(seed),
-        "settings": asdict(settings),
-    }
+    made_from = {"format": _FORMAT, "n_rooms": n_rooms, "seed": int(seed)}
+    made_from["settings"] = asdict(settings)
     path = Path(folder) / f"rooms-{digest_of(made_from)[:16]}.npy"
     description = path.with_suffix(".json")
     if path.exists() and description.exists():
@@ -442,7 +434,10 @@ def _write_records(path, record, records, count) -> None:
 
 def _simulate(settings: RoomSettings, seed: int, index: int) -> bytes:
     """The record of one room, as it is written."""
-    geometry, sources = _draw_array_room(settings, np.random.default_rng([seed, index]))
+    rng = np.random.default_rng([seed, index])
+    place = functools.partial(_draw_sources, settings, rng)
+    advice = "sizes: give larger rooms, smaller distances or a smaller least_angle"
+    geometry, sources = _draw_room(settings, rng, place, advice)
     # A little more than the least, so that rounding does not ask for more than all absorption.
     least = 24 * math.log(10) * geometry.size.prod() / (SPEED_OF_SOUND * geometry.surface)
     reverberation = max(geometry.reverberation, 1.0001 * least)
@@ -462,13 +457,6 @@ def _simulate(settings: RoomSettings, seed: int, index: int) -> bytes:
     room["size"] = geometry.size
     room["reverberation"] = reverberation
     return room.tobytes()
-
-
-def _draw_array_room(settings: RoomSettings, rng) -> tuple[ShoeboxGeometry, np.ndarray]:
-    """A room, and its sources [S, 3] in its coordinates."""
-    advice = "sizes: give larger rooms, smaller distances or a smaller least_angle"
-    place = functools.partial(_draw_sources, settings, rng)
-    return _draw_room(settings, rng, place, advice)
 
 
 def _draw_sources(settings, rng, room) -> np.ndarray | None:
@@ -519,12 +507,10 @@ def _responses(pra, settings, size, absorption, order, sources, microphones) -> 
     room.add_microphone_array(microphones.T)
     room.compute_rir()
     T = math.ceil(settings.seconds * settings.sample_rate)
-    responses = np.zeros((len(sources), len(microphones), T))
-    for c, of_sources in enumerate(room.rir):
-        for s, response in enumerate(of_sources):
-            length = min(T, len(response))
-            responses[s, c, :length] = response[:length]
-    return responses
+    responses = [
+        [fitted(response, T) for response in of_sources] for of_sources in room.rir
+    ]
+    return np.array(responses, dtype=np.float64).swapaxes(0, 1)
 
 
 @contextmanager
@@ -592,9 +578,7 @@ def binaural_rooms(
     else:
         heads = binaural_heads(source, sample_rate, seed, shares, cache, **files)
     return {
-        subset: simulate_rooms(
-            heads[subset], settings, seed=[seed, number], cache=cache, workers=workers
-        )
+        subset: simulate_rooms(heads[subset], settings, [seed, number], cache, workers)
         for number, subset in enumerate(SUBSETS)
     }
 
@@ -678,13 +662,9 @@ def _draw_binaural_room(head, settings: BinauralRoomConfig, rng):
         enough = len(chosen) == settings.directions
         return (indices[chosen], sources[chosen]) if enough else None
 
-    return _draw_room(
-        settings,
-        rng,
-        place,
-        f"directions: is {settings.directions}, and {head.name} has {len(front)} in that "
-        "range; give fewer, larger rooms or smaller distances",
-    )
+    counts = f"directions: is {settings.directions}, and {head.name} has {len(front)}"
+    advice = f"{counts} in that range; give fewer, larger rooms or smaller distances"
+    return _draw_room(settings, rng, place, advice)
 
 
 def _binaural_responses(head, room, indices, sources, seconds):
@@ -719,14 +699,11 @@ def _binaural_response(head, room, source, index, seconds, table, coarse):
     directions[0] = index
     early = arrivals < EARLY * rate
     response = np.zeros((2, int(round(seconds * rate)) + head.filters.shape[-1]))
-    for chosen, filters_of, is_fractional in (
-        (early, directions, True),
-        (~early, coarse[directions], False),
-    ):
+    directions = np.where(early, directions, coarse[directions])
+    for chosen, is_fractional in ((early, True), (~early, False)):
         if chosen.any():
-            part = _filtered_images(
-                head, filters_of[chosen], arrivals[chosen], gains[chosen], is_fractional
-            )
+            images = directions[chosen], arrivals[chosen], gains[chosen]
+            part = _filtered_images(head, *images, is_fractional)
             length = min(part.shape[-1], response.shape[-1])
             response[:, :length] += part[:, :length]
     return response
@@ -753,9 +730,8 @@ def _image_sources(room: ShoeboxGeometry, source, farthest):
         offsets = (1 - 2 * mirrored) * at + 2 * n * extent - centre
         reflections = np.abs(n - mirrored) + np.abs(n)
         axes.append((offsets.ravel(), reflections.ravel()))
-    x, y, z = (offsets**2 for offsets, _ in axes)
-    squares = x[:, None, None] + y[None, :, None] + z[None, None]
-    found = np.nonzero(squares <= farthest**2)
+    x, y, z = np.ix_(*(offsets**2 for offsets, _ in axes))
+    found = np.nonzero(x + y + z <= farthest**2)
     vectors = np.stack([offsets[i] for (offsets, _), i in zip(axes, found)], axis=-1)
     reflections = sum(reflections[i] for (_, reflections), i in zip(axes, found))
     # The source is the only image that met no wall.
@@ -779,9 +755,8 @@ def _filtered_images(head, directions, arrivals, gains, is_fractional):
             trains += np.bincount(places + offset, taps * gains, minlength=len(trains))
     else:
         trains += np.bincount(places, gains, minlength=len(trains))
-    n_fft = 2 * scipy.fft.next_fast_len(
-        -(-(length + head.filters.shape[-1]) // 2), real=True
-    )
+    half = -(-(length + head.filters.shape[-1]) // 2)
+    n_fft = 2 * scipy.fft.next_fast_len(half, real=True)
     spectra = scipy.fft.rfft(trains.reshape(len(used), length), n_fft)
     filters = scipy.fft.rfft(head.filters[used].astype(np.float64), n_fft)
     ears = scipy.fft.irfft(np.einsum("df,def->ef", spectra, filters), n_fft)
@@ -798,8 +773,6 @@ def _cells(azimuth, elevation):
 
 def _nearest_table(head):
     """For directions in steps of 2 degrees, the head's nearest one, [cells]."""
-    rows, columns = np.meshgrid(
-        np.arange(-90, 90.5, _GRID), np.arange(0, 360, _GRID), indexing="ij"
-    )
-    wanted = to_vector(columns.ravel(), rows.ravel())
+    rows, columns = np.arange(-90, 90.5, _GRID), np.arange(0, 360, _GRID)
+    wanted = to_vector(columns, rows[:, None]).reshape(-1, 3)
     return cKDTree(head.vectors).query(wanted)[1]

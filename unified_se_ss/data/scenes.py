@@ -84,10 +84,8 @@ class SceneDataset(SimulatedDataset):
     ):
         super().__init__(n_items, segment_seconds, rooms.settings.sample_rate, seed)
         if not rooms.settings.interferers or not rooms.settings.noises:
-            raise UserError(
-                f"{rooms.path}: its rooms have {rooms.settings.interferers} interferer(s) "
-                f"and {rooms.settings.noises} noise(s), but one of each is needed"
-            )
+            needed = "rooms with an interferer and a noise are needed"
+            raise UserError(f"{rooms.path}: interferers or noises is 0; {needed}")
         self.rooms = rooms
         self.speech = SpeechPool(speech, self.sample_rate, resample, least=2)
         self.noise = NoisePool(noise, self.sample_rate, resample)
@@ -163,9 +161,8 @@ class ArrayDataset(SceneDataset):
         self.guide = guide
         self.sir_db = checked_range("sir_db", sir_db)
         self.snr_db = checked_range("snr_db", snr_db)
-        self.interferer_probability = checked_share(
-            "interferer_probability", interferer_probability
-        )
+        share = checked_share("interferer_probability", interferer_probability)
+        self.interferer_probability = share
         self.quiet_seconds = float(quiet_seconds)
         self._positions = torch.tensor(self.rooms.settings.microphones)
         self._check()
@@ -221,21 +218,18 @@ class ArrayDataset(SceneDataset):
 
     def _check(self) -> None:
         """Raise a UserError for a value that cannot be used."""
+        guide, quiet = self.guide, f"quiet_seconds: is {self.quiet_seconds}"
         if not 0 <= self.quiet_seconds < self.segment_seconds:
-            raise UserError(
-                f"quiet_seconds: is {self.quiet_seconds}, but the target has to speak in "
-                f"items of {self.segment_seconds} s (segment_seconds)"
+            most = f"segment_seconds ({self.segment_seconds})"
+            raise UserError(f"{quiet}, but has to be from 0 to less than {most}")
+        if guide.needs_context and guide.context_seconds > self.quiet_seconds:
+            least = f"context_seconds ({guide.context_seconds})"
+            raise UserError(f"{quiet}, but the guide learns the noise for {least}")
+        if guide.sample_rate != self.sample_rate:
+            rates = (
+                f"{guide.sample_rate} Hz, but {self.rooms.path} of {self.sample_rate} Hz"
             )
-        if self.guide.needs_context and self.guide.context_seconds > self.quiet_seconds:
-            raise UserError(
-                f"quiet_seconds: is {self.quiet_seconds}, but the guide learns the noise "
-                f"for {self.guide.context_seconds} s (context_seconds); give it no more"
-            )
-        if self.guide.sample_rate != self.sample_rate:
-            raise UserError(
-                f"guide: is for {self.guide.sample_rate} Hz, but the rooms of "
-                f"{self.rooms.path} are of {self.sample_rate} Hz"
-            )
+            raise UserError(f"guide: is for {rates}")
 
 
 class _Gains(NamedTuple):
@@ -291,25 +285,21 @@ class PairedRIRGains:
         for name in ("noise_db", "interferer_db", "raw_noise_db", "raw_interferer_db"):
             value = getattr(self, name)
             if len(value) != 2 or not value[1] >= 0:
-                raise UserError(
-                    f"{name}: is {list(value)}, but mean and standard deviation in dB are "
-                    "expected"
-                )
+                expected = "mean and standard deviation in dB are expected"
+                raise UserError(f"{name}: is {list(value)}, but {expected}")
 
     def draw(self, rng: np.random.Generator) -> _Gains:
         """The factors of one item; always of as many draws."""
         noise = rng.normal(*self.noise_db)
         interferer = rng.normal(*self.interferer_db)
-        raw_noise = max(rng.normal(*self.raw_noise_db), self.least_raw_noise_db)
-        raw_interferer = max(
-            rng.normal(*self.raw_interferer_db), self.least_raw_interferer_db
-        )
+        raw_noise = rng.normal(*self.raw_noise_db)
+        raw_interferer = rng.normal(*self.raw_interferer_db)
         is_there = rng.uniform() < self.interferer_probability
         return _Gains(
             noise=_amplitude(noise),
             interferer=_amplitude(interferer) if is_there else 0.0,
-            raw_noise=_amplitude(raw_noise),
-            raw_interferer=_amplitude(raw_interferer),
+            raw_noise=_amplitude(max(raw_noise, self.least_raw_noise_db)),
+            raw_interferer=_amplitude(max(raw_interferer, self.least_raw_interferer_db)),
         )
 
 
@@ -353,9 +343,8 @@ class PairedRIRDataset(SceneDataset):
         length = self.lead + self.length
         speech, name = self.speech.sample(rng, target, length, level)
         (noise,), noise_name = self.noise.sample(rng, length)
-        *at_target, direct = convolve_rir(
-            speech, self._speech_responses(room, roles), self.lead
-        )
+        responses = self._speech_responses(room, roles)
+        *at_target, direct = convolve_rir(speech, responses, self.lead)
         at_noise = convolve_rir(noise, room.noises[0, roles], self.lead)
         names, at_other = [name, noise_name], np.zeros_like(at_noise)
         if gains.interferer:
@@ -365,16 +354,13 @@ class PairedRIRDataset(SceneDataset):
         parts = self._with_gains(np.stack([at_target, at_other, at_noise]), gains)
         inputs = parts.sum(axis=0)
         factor = peak_gain([inputs, direct])
+        conditions = {**_conditions(room), **_ratios(parts[:, 0])}
         return MicBeamExample(
             f"{index:06d}_{'_'.join(names)}",
             inputs=torch.from_numpy(factor * inputs),
             target=torch.from_numpy(factor * direct),
             components=torch.from_numpy(factor * parts) if self.components else None,
-            conditions={
-                **_conditions(room),
-                **_ratios(parts[:, 0]),
-                **_ratios(parts[:, 1], "_beamformed"),
-            },
+            conditions={**conditions, **_ratios(parts[:, 1], "_beamformed")},
         )
 
     def _with_gains(self, images: np.ndarray, gains: _Gains) -> np.ndarray:
@@ -410,10 +396,8 @@ class RandomChoiceDataset(torch.utils.data.Dataset):
 
     def __init__(self, contrast, arrays, array_share: float = 0.5, seed: int = 0):
         if len(contrast) != len(arrays):
-            raise UserError(
-                f"n_items: {len(contrast)} by contrast and {len(arrays)} of arrays, but as "
-                "many are needed"
-            )
+            both = f"{len(contrast)} by contrast and {len(arrays)} of arrays"
+            raise UserError(f"n_items: {both}, but as many are needed")
         pairs = zip(contrast.durations, arrays.durations, strict=True)
         self.durations, self.seed = [max(pair) for pair in pairs], seed
         self.array_share = checked_share("array_share", array_share)

@@ -59,9 +59,8 @@ def list_audio(folder: Path) -> list[str]:
 
 
 def _refuse(error: OSError) -> None:
-    raise UserError(
-        f"{error.filename}: cannot be looked into ({error.strerror})"
-    ) from error
+    what = f"cannot be looked into ({error.strerror})"
+    raise UserError(f"{error.filename}: {what}") from error
 
 
 def _leads_back(parent: str, name: str) -> bool:
@@ -77,7 +76,7 @@ def make_manifest(
     folder: Path,
     files: Iterable[str],
     choices: dict,
-    measure: Callable[[], list[dict]],
+    measure: Callable[[], Iterable[dict]],
 ) -> Path:
     """Writes a manifest, unless it is there and nothing that it follows from changed.
 
@@ -106,7 +105,7 @@ def make_manifest(
     """
     fingerprint = fingerprint_of(folder, files, choices)
     if not is_current(path, fingerprint):
-        write_manifest(path, measure(), fingerprint)
+        write_manifest(path, list(measure()), fingerprint)
     return path
 
 

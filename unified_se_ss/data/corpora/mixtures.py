@@ -29,6 +29,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,7 @@ from unified_se_ss.data.binaural import EARS, UNEXPLAINED, unexplained
 from unified_se_ss.data.cache import threaded_map
 from unified_se_ss.data.corpora import BadItem, check_choice, make_manifest, raise_for
 from unified_se_ss.data.manifest import DATA_ROOT, Manifest, read_manifest
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, first_names
 from unified_se_ss.spatial.geometry import from_interaural_polar
 
 RATES = (8000, 16000)
@@ -107,10 +108,8 @@ def prepare_librimix(
     check_choice("train_subset", train_subset, TRAIN_SUBSETS)
     check_choice("mixture", mixture, ("mix_both", "mix_clean", "mix_single"))
     if (n_speakers == 1) != (mixture == "mix_single"):
-        raise UserError(
-            f"mixture: {mixture} does not hold {n_speakers} speaker(s); mix_single"
-            " holds one, mix_both and mix_clean hold two or three"
-        )
+        advice = "mix_single holds one, mix_both and mix_clean hold two or three"
+        raise UserError(f"mixture: {mixture} holds not {n_speakers} speaker(s); {advice}")
     corpus = _Corpus(
         Path(data_folder),
         [f"Libri{n}Mix" for n in ((2, 3) if n_speakers == 1 else (n_speakers,))],
@@ -219,13 +218,12 @@ def _prepare(corpus, manifest_path, n_speakers, mode, mixture) -> dict[str, Path
     manifests = {}
     for split, subset in subsets.items():
         name = manifest_path.name.format(split=split, folder=subset.name)
-        path, columns = manifest_path.with_name(name), None
-        if corpus.channels == EARS:
-            columns = _placements(subset, mixture, n_speakers)
+        manifests[split] = path = manifest_path.with_name(name)
+        binaural = corpus.channels == EARS
+        columns = _placements(subset, mixture, n_speakers) if binaural else None
         _prepare_subset(corpus, subset, stems[split], path, columns)
-        if corpus.channels == EARS:
+        if binaural:
             _warn_of_wrapped(read_manifest(path, corpus.data_folder), n_speakers)
-        manifests[split] = path
     return manifests
 
 
@@ -240,28 +238,22 @@ def _find_root(corpus: _Corpus) -> Path:
     for folder in (data_folder, *(data_folder / name for name in names)):
         if any((folder / f"wav{rate // 1000}k").is_dir() for rate in RATES):
             return folder
-    there = ", ".join(_listed(data_folder))
     raise UserError(
-        f"data_folder: {data_folder} has neither wav8k, wav16k nor {names[0]} in it,"
-        f" but {there or 'is empty'}; {corpus.made_by}; or set n_speakers to match"
+        f"data_folder: {data_folder} has neither wav8k, wav16k nor {names[0]} in it, but "
+        f"{_listed(data_folder)}; {corpus.made_by}; or set n_speakers to match"
     )
 
 
 def _check_folder(folder: Path, key: str, corpus: _Corpus) -> None:
     """Raises a UserError that says which folder was looked for and which exist."""
     if not folder.is_dir():
-        parent = folder
-        while not parent.is_dir():
-            parent = parent.parent
-        raise UserError(
-            f"{key}: the folder {folder} does not exist; in {parent} there are: "
-            f"{', '.join(_listed(parent)) or 'no files'} ({corpus.made_by})"
-        )
+        parent = next(parent for parent in folder.parents if parent.is_dir())
+        there = f"in {parent} there are: {_listed(parent)} ({corpus.made_by})"
+        raise UserError(f"{key}: the folder {folder} does not exist; {there}")
 
 
-def _listed(folder: Path) -> list[str]:
-    names = sorted(path.name for path in folder.iterdir())
-    return names if len(names) <= 8 else [*names[:8], f"and {len(names) - 8} more"]
+def _listed(folder: Path) -> str:
+    return first_names(sorted(path.name for path in folder.iterdir())) or "no files"
 
 
 def _stem_folders(corpus, split, subset: Path, n_speakers, mixture) -> dict[str, str]:
@@ -269,17 +261,15 @@ def _stem_folders(corpus, split, subset: Path, n_speakers, mixture) -> dict[str,
     chosen = split == "train" and subset.name in TRAIN_SUBSETS
     _check_folder(subset, "train_subset" if chosen else "data_folder", corpus)
     if n_speakers > 1 and (subset / f"s{n_speakers + 1}").is_dir():
-        raise UserError(
-            f"n_speakers: is {n_speakers}, but {subset} holds mixtures of more speakers"
-            f" (there is a folder s{n_speakers + 1}); set n_speakers to match, or give"
-            " another data_folder"
-        )
+        more = f"{subset} holds mixtures of more speakers (folder s{n_speakers + 1})"
+        raise UserError(f"n_speakers: is {n_speakers}, but {more}; set it to match")
     _check_folder(subset / mixture, "data_folder", corpus)
-    sources = {f"s{j}": f"s{j}" for j in range(1, n_speakers + 1)}
-    for folder in sources:
+    others = [f"s{j}" for j in range(1, n_speakers + 1)]
+    for folder in others:
         _check_folder(subset / folder, f"n_speakers: is {n_speakers}", corpus)
-    noisy = mixture in ("mix_both", "mix_single") and (subset / "noise").is_dir()
-    return {"mixture": mixture, **sources, **({"noise": "noise"} if noisy else {})}
+    if mixture in ("mix_both", "mix_single") and (subset / "noise").is_dir():
+        others.append("noise")
+    return {"mixture": mixture, **{name: name for name in others}}
 
 
 # ------------------------------------------------------------------ recordings
@@ -298,9 +288,8 @@ def _prepare_subset(corpus, subset: Path, stems: dict, manifest_path: Path, colu
     sample_rate, channels = corpus.sample_rate, corpus.channels
     names = {stem: _wav_names(subset / folder) for stem, folder in stems.items()}
     if not names["mixture"]:
-        raise UserError(
-            f"data_folder: {subset / stems['mixture']} holds no wav files; {corpus.made_by}"
-        )
+        folder = subset / stems["mixture"]
+        raise UserError(f"data_folder: {folder} holds no wav files; {corpus.made_by}")
     relative = subset.relative_to(corpus.data_folder).as_posix()
     choices = {"subset": relative, "stems": stems, "sample_rate": sample_rate}
     if channels != 1 or columns:
@@ -308,31 +297,26 @@ def _prepare_subset(corpus, subset: Path, stems: dict, manifest_path: Path, colu
         choices |= {"channels": channels, "attributes": hashlib.sha256(told).hexdigest()}
     files = [f"{stems[stem]}/{name}" for stem in stems for name in names[stem]]
 
-    def rows() -> list[dict]:
+    def rows() -> Iterator[dict]:
         everything = sorted(set().union(*names.values()))
         lengths = _check_items(subset, stems, everything, sample_rate, channels)
-        return [
-            {
-                "ID": name.removesuffix(".wav"),
-                "duration": frames / sample_rate,
-                "sample_rate": sample_rate,
-                **{s: f"{DATA_ROOT}/{relative}/{f}/{name}" for s, f in stems.items()},
-                **(columns[name.removesuffix(".wav")] if columns else {}),
-            }
-            for name, frames in lengths.items()
-        ]
+        for name, frames in lengths.items():
+            identity = name.removesuffix(".wav")
+            row = {"ID": identity, "duration": frames / sample_rate}
+            row["sample_rate"] = sample_rate
+            row |= {s: f"{DATA_ROOT}/{relative}/{f}/{name}" for s, f in stems.items()}
+            yield row | (columns[identity] if columns else {})
 
     make_manifest(manifest_path, subset, files, choices, rows)
 
 
 def _wav_names(folder: Path) -> set[str]:
     """Names of the wav files in a folder, hidden ones left out."""
-    with os.scandir(folder) as entries:
-        return {
-            entry.name
-            for entry in entries
-            if entry.name.endswith(".wav") and not entry.name.startswith(".")
-        }
+    return {
+        name
+        for name in os.listdir(folder)
+        if name.endswith(".wav") and not name.startswith(".")
+    }
 
 
 def _check_items(subset, stems, names, sample_rate, channels) -> dict[str, int]:
@@ -395,10 +379,8 @@ def _check_recording(path: str, sample_rate: int, channels: int) -> tuple[int, b
         if fault := audio.channel_fault(file.channels, channels):
             raise UserError(f"{path}: {fault}")
         if file.samplerate != sample_rate:
-            raise UserError(
-                f"{path}: has a sampling rate of {file.samplerate} Hz, {sample_rate} Hz"
-                " was expected (key sample_rate)"
-            )
+            rates = f"has {file.samplerate} Hz, {sample_rate} Hz was expected"
+            raise UserError(f"{path}: {rates} (key sample_rate)")
         # Integers are finite, so that one loud second tells enough; floats may not be.
         floating = file.subtype in ("FLOAT", "DOUBLE")
         silent = True
@@ -462,9 +444,8 @@ def _placements(subset: Path, mixture: str, n_speakers: int) -> dict[str, dict] 
         with open(listed, encoding="utf-8", newline="") as file:
             told = {row.pop("ID"): row for row in csv.DictReader(file)}
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{listed}: is no CSV file in UTF-8 with a column ID ({error}); {remedy}"
-        ) from error
+        what = f"is no CSV file in UTF-8 with a column ID ({error})"
+        raise UserError(f"{listed}: {what}; {remedy}") from error
     if missing := sorted(set(names) - set(told)):
         raise UserError(f"{listed}: does not list {missing[0]}; {remedy}")
     return told
@@ -483,10 +464,6 @@ def _warn_of_wrapped(manifest: Manifest, n_speakers: int) -> None:
         differs = abs(mixture - total).max() > 1.0
         wrapped += bool(differs and unexplained(mixture, total) < UNEXPLAINED)
     if wrapped:
-        logger.warning(
-            "%s: in %d of %d mixtures looked at, 16 bits have wrapped around; the sum of "
-            "the sources is used instead of these files",
-            manifest.path,
-            wrapped,
-            len(looked_at),
-        )
+        counts = f"in {wrapped} of {len(looked_at)} mixtures looked at"
+        what = "16 bits have wrapped around; the sum of the sources is used instead"
+        logger.warning("%s: %s, %s", manifest.path, counts, what)

@@ -82,10 +82,8 @@ def prepare_demo_sounds(
         For train, dev and test.
     """
     if len(n_noises) != len(SUBSETS) or min(n_noises) < 1:
-        raise UserError(
-            f"n_noises: is {list(n_noises)}, but numbers from 1 for train, dev and test "
-            "are expected"
-        )
+        expected = "numbers from 1 for train, dev and test are expected"
+        raise UserError(f"n_noises: is {list(n_noises)}, but {expected}")
     if sentences < 1:
         raise UserError(f"sentences: is {sentences}, but at least 1 is needed")
     folder = Path(folder)
@@ -101,12 +99,11 @@ def prepare_demo_sounds(
         entries = {*KINDS, *MANIFESTS, *(f"{name}.fingerprint" for name in MANIFESTS)}
         with atomic_folder(folder, fingerprint, "demo's sounds", entries) as building:
             _make_sounds(building, sample_rate, n_noises, sentences, seed, workers)
-    return {subset: Sounds(*_manifests(folder, subset)) for subset in SUBSETS}
 
+    def manifest(kind, subset):
+        return read_manifest(folder / f"{kind}_{subset}.csv", folder / kind / subset)
 
-def _manifests(folder, subset):
-    for kind in KINDS:
-        yield read_manifest(folder / f"{kind}_{subset}.csv", folder / kind / subset)
+    return {s: Sounds(manifest("speech", s), manifest("noise", s)) for s in SUBSETS}
 
 
 def _make_sounds(folder, sample_rate, n_noises, sentences, seed, workers) -> None:

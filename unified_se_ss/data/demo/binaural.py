@@ -11,6 +11,7 @@ allows it.
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 from dataclasses import replace
@@ -81,9 +82,8 @@ def prepare_binaural_demo(
     corpus = Path(corpus or folder.parent / name)
     libri = corpus / f"Libri{n_speakers}Mix"
     if not libri.is_dir():
-        prepare_demo_corpus(
-            corpus, n_speakers=n_speakers, sample_rate=sample_rate, workers=workers
-        )
+        options = {"n_speakers": n_speakers, "sample_rate": sample_rate}
+        prepare_demo_corpus(corpus, **options, workers=workers)
     with tempfile.TemporaryDirectory() as place:
         mono = mono_manifests(libri, place, n_speakers, sample_rate, noise=noise)
     counts = {"train": n_train, "dev": n_dev, "test": n_test}
@@ -114,19 +114,14 @@ def _gather_voices(folder, corpus, manifest, n_speakers):
     }
     if is_made_from(folder, fingerprint):
         return
-    links = {
-        f"{_timbre(rows[item.id][f'speaker_{j}'])}/{item.id}-s{j}.wav": item.paths[f"s{j}"]
-        for item in manifest.items
-        for j in range(1, n_speakers + 1)
-    }
+    stems = range(1, n_speakers + 1)
     # An earlier build may hold the folders of all the corpus' timbres.
-    folders = {
-        _timbre(r[f"speaker_{j + 1}"]) for r in rows.values() for j in range(n_speakers)
-    }
-    with atomic_folder(folder, fingerprint, WHAT, folders) as building:
-        for name, source in links.items():
-            (building / name).parent.mkdir(exist_ok=True)
-            link_or_copy(source, building / name)
+    timbres = {_timbre(row[f"speaker_{j}"]) for row in rows.values() for j in stems}
+    with atomic_folder(folder, fingerprint, WHAT, timbres) as building:
+        for item, j in itertools.product(manifest.items, stems):
+            place = building / _timbre(rows[item.id][f"speaker_{j}"])
+            place.mkdir(exist_ok=True)
+            link_or_copy(item.paths[f"s{j}"], place / f"{item.id}-s{j}.wav")
 
 
 def _timbre(voice):

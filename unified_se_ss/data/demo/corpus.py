@@ -150,7 +150,11 @@ def prepare_demo_corpus(
             atomic_folder(folder, fingerprint, "demo corpus", OURS) as building,
             tempfile.TemporaryDirectory(prefix="parts-", dir=building) as parts,
         ):
-            sounds = _gather_sounds(Path(parts), choices, speech_folder, noise_folder)
+            casts = cast_voices(choices.seed) if speech_folder is None else {}
+            speech = _own_pools(Path(parts), speech_folder, "speech", choices)
+            noise = _own_pools(Path(parts), noise_folder, "noise", choices)
+            pools = (casts, speech, noise)
+            sounds = {s: _Sounds(*(of.get(s) for of in pools)) for s in SUBSETS}
             _build(building, Path(parts), choices, sounds, workers)
     return folder / f"Libri{n_speakers}Mix"
 
@@ -159,14 +163,10 @@ def _check(choices: _Choices, workers: int | None) -> None:
     check_choice("n_speakers", choices.n_speakers, N_SPEAKERS)
     check_choice("sample_rate", choices.sample_rate, RATES)
     counts = {**choices.counts, "workers": 1 if workers is None else workers}
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"{name}: is {count}, but at least 1 is needed")
-    if not choices.seconds >= SHORTEST_SECONDS:
-        raise UserError(
-            f"seconds: is {choices.seconds}, but whole sentences need at least "
-            f"{SHORTEST_SECONDS}"
-        )
+    least = {**dict.fromkeys(counts, 1), "seconds": SHORTEST_SECONDS}
+    for name, value in {**counts, "seconds": choices.seconds}.items():
+        if not value >= least[name]:
+            raise UserError(f"{name}: is {value}, but at least {least[name]} is needed")
 
 
 def read_transcripts(folder: Path) -> list[dict[str, str]]:
@@ -179,10 +179,8 @@ def read_transcripts(folder: Path) -> list[dict[str, str]]:
         with open(path, encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{path}: does not tell who speaks ({error}); it belongs to the demo corpus: "
-            "remove the corpus' folder to have it made again"
-        ) from error
+        remedy = "remove the demo corpus' folder to have it made again"
+        raise UserError(f"{path}: does not tell who speaks ({error}); {remedy}") from error
 
 
 def _build(folder, parts, choices, sounds, workers):
@@ -195,16 +193,11 @@ def _build(folder, parts, choices, sounds, workers):
     voices = {v: _TALKER_SENTENCES for scene in scenes for v in scene.talkers}
     voices |= {v: _BABBLER_SENTENCES for scene in scenes for v in scene.babblers}
     voices = [(v, count) for v, count in voices.items() if isinstance(v, Voice)]
-    speak = functools.partial(_store_voice, folder=parts, choices=choices)
+    speak = functools.partial(_store_voice, parts, choices)
     stored = process_map(speak, voices, "demo voices", "voice", workers)
-    inner = f"Libri{choices.n_speakers}Mix/wav{choices.sample_rate // 1000}k/min"
-    write = functools.partial(
-        _write_item,
-        folder=folder / inner,
-        sounds=sounds,
-        stored={utterances.voice: utterances for utterances in stored},
-        choices=choices,
-    )
+    stored = {utterances.voice: utterances for utterances in stored}
+    place = folder / f"Libri{choices.n_speakers}Mix/wav{choices.sample_rate // 1000}k/min"
+    write = functools.partial(_write_item, place, sounds, stored, choices)
     rows = process_map(write, scenes, "demo mixtures", "item", workers, _ITEMS_AT_ONCE)
     (folder / TRANSCRIPTS).write_text(csv_text(rows), encoding="utf-8")
 
@@ -220,18 +213,11 @@ class _Sounds(NamedTuple):
     noise: NoisePool | None
 
 
-def _gather_sounds(place, choices, speech_folder, noise_folder) -> dict[str, _Sounds]:
-    casts = cast_voices(choices.seed) if speech_folder is None else {}
-    speech = _own_pools(place, speech_folder, "speech", choices)
-    noise = _own_pools(place, noise_folder, "noise", choices)
-    return {s: _Sounds(casts.get(s), speech.get(s), noise.get(s)) for s in SUBSETS}
-
-
 def _own_pools(place: Path, folder, kind: str, choices: _Choices) -> dict:
     """Pools of own recordings, 80/10/10 percent by chance: by speaker, of noise by file."""
     if folder is None:
         return {}
-    make = {"speech": SpeechPool, "noise": NoisePool}[kind]
+    make, what = (SpeechPool, "speakers") if kind == "speech" else (NoisePool, "recordings")
     path = place / f"{kind}.csv"
     prepare_speech_folder(folder, path, choices.sample_rate, kind, resample=True)
     manifest = read_manifest(path, folder, one_rate=False)
@@ -239,11 +225,8 @@ def _own_pools(place: Path, folder, kind: str, choices: _Choices) -> dict:
     names = sorted(set(owners.values()))
     least = choices.n_speakers if kind == "speech" else 1
     if len(names) < least * len(SUBSETS):
-        what = "speakers" if kind == "speech" else "recordings"
-        raise UserError(
-            f"{folder}: has {len(names)} {what} of {kind}, but {least * len(SUBSETS)} are "
-            f"needed ({least} each in train, dev and test)"
-        )
+        needed = f"{least * len(SUBSETS)} are needed, {least} in each subset"
+        raise UserError(f"{folder}: has {len(names)} {what} of {kind}, but {needed}")
     rng = np.random.default_rng([choices.seed, zlib.crc32(b"split")])
     held_out = max(least, round(0.1 * len(names)))
     dev, test, train = np.split(rng.permutation(names), (held_out, 2 * held_out))
@@ -275,7 +258,7 @@ class _Utterances(NamedTuple):
         return [samples[a:b] for a, b in zip(self.offsets, self.offsets[1:])]
 
 
-def _store_voice(job, *, folder, choices) -> _Utterances:
+def _store_voice(folder, choices, job) -> _Utterances:
     voice, count = job
     samples, texts = say_sentences(voice, count, choices.seed, choices.sample_rate)
     path = folder / f"{voice.name}.npy"
@@ -316,7 +299,7 @@ def _draw_scene(choices, subset, index, sounds) -> _Scene:
     return _Scene(subset, index, tuple(talkers), kind, babblers)
 
 
-def _write_item(scene, *, folder, sounds, stored, choices) -> dict[str, str]:
+def _write_item(folder, sounds, stored, choices, scene) -> dict[str, str]:
     """Write the stems and mixtures of one item; give its row of transcripts."""
     key = [choices.seed, SUBSETS.index(scene.subset), scene.index, 1]
     rng, sample_rate = np.random.default_rng(key), choices.sample_rate
@@ -329,9 +312,8 @@ def _write_item(scene, *, folder, sounds, stored, choices) -> dict[str, str]:
         sources, texts = _talk(rng, [stored[voice] for voice in scene.talkers], choices)
     noise = _make_noise(rng, scene, sounds, stored, sources.shape[1], sample_rate)
     mixture = _level(rng, [*sources, noise], sample_rate)
-    stems = {"mix_both": mixture.mix_both, "mix_clean": mixture.mix_clean}
-    stems |= {f"s{j}": source for j, source in enumerate(mixture.sources, start=1)}
-    stems |= {"noise": mixture.noise}
+    stems = mixture._asdict()
+    stems |= {f"s{j}": source for j, source in enumerate(stems.pop("sources"), start=1)}
     stems = {name: (32768 * stem).astype("<i2") for name, stem in stems.items()}
     identity = f"{scene.subset.split('-')[0]}-{scene.index:06d}"
     write_stems(folder / scene.subset, identity, stems, sample_rate)

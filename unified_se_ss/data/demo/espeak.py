@@ -20,6 +20,7 @@ import numpy as np
 from unified_se_ss.errors import UserError
 
 SAMPLE_RATE = 22050
+REINSTALL = "install it again: `pip install --force-reinstall espeakng-loader`"
 
 # The English accents of espeak-ng, as this project names them, and its names for them.
 ACCENTS = {
@@ -148,9 +149,8 @@ def _paths() -> tuple[Path, Path]:
         import espeakng_loader
     except ImportError as error:
         raise UserError(
-            "the demo speech needs espeak-ng, which is not installed: install it with "
-            "`pip install unified_se_ss[demo]`, or give --demo_speech FOLDER with "
-            "recordings of your own (one folder per speaker)"
+            "the demo speech needs espeak-ng: `pip install unified_se_ss[demo]`, or give "
+            "--demo_speech FOLDER with recordings of your own (one folder per speaker)"
         ) from error
     return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
 
@@ -162,22 +162,17 @@ def _library() -> Iterator[ctypes.CDLL]:
     try:
         library = ctypes.CDLL(str(library_path))
     except OSError as error:
-        raise UserError(
-            f"espeak-ng could not be loaded from {library_path} ({error}): install it "
-            "again with `pip install --force-reinstall espeakng-loader`, or give "
-            "--demo_speech FOLDER with recordings of your own"
-        ) from error
+        what = f"espeak-ng could not be loaded from {library_path} ({error})"
+        raise UserError(f"{what}: {REINSTALL}, or give --demo_speech FOLDER") from error
     _declare(library)
     try:
         sample_rate = library.espeak_Initialize(
             _AUDIO_OUTPUT_SYNCHRONOUS, 0, str(data_path).encode(), _INITIALIZE_DONT_EXIT
         )
         if sample_rate != SAMPLE_RATE:
-            raise UserError(
-                f"espeak-ng did not start with the voices in {data_path} (it answered "
-                f"{sample_rate}, expected {SAMPLE_RATE} Hz): install it again with "
-                "`pip install --force-reinstall espeakng-loader`"
-            )
+            answer = f"it answered {sample_rate}, not {SAMPLE_RATE} Hz"
+            what = f"espeak-ng did not start with the voices in {data_path} ({answer})"
+            raise UserError(f"{what}: {REINSTALL}")
         yield library
         library.espeak_Terminate()
     finally:
@@ -204,10 +199,7 @@ def _choose_voice(library: ctypes.CDLL, voice: Voice) -> None:
     """Set everything that makes a voice."""
     # espeak-ng falls back silently to the plain voice for a variant it does not know.
     if voice.variant and not (_paths()[1] / "voices" / "!v" / voice.variant).is_file():
-        raise UserError(
-            f"espeak-ng has no voice variant {voice.variant!r}: install its voices again "
-            "with `pip install --force-reinstall espeakng-loader`"
-        )
+        raise UserError(f"espeak-ng has no voice variant {voice.variant!r}: {REINSTALL}")
     name = ACCENTS[voice.accent] + f"+{voice.variant}" * bool(voice.variant)
     if library.espeak_SetVoiceByName(name.encode()) != 0:
         raise UserError(f"espeak-ng has no voice {name!r}")
