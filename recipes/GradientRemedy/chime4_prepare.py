@@ -91,15 +91,11 @@ as it is distributed
     """
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
     reference_folder = Path(reference_folder)
-    spoken = {
-        subset: [
-            utterance
-            for kind in SETS
-            for utterance in utterances(data_folder, name, kind, channel, reference_folder)
-        ]
-        for subset, name in SUBSETS.items()
-    }
-    make_references(data_folder, [u for of in spoken.values() for u in of])
+    spoken = {}
+    for subset, name in SUBSETS.items():
+        sets = (utterances(data_folder, name, s, channel, reference_folder) for s in SETS)
+        spoken[subset] = sum(sets, [])
+    make_references(data_folder, sum(spoken.values(), []))
     return write_subsets(
         manifest_folder, "chime4", data_folder, spoken, sample_rate, resample=True
     )
@@ -142,10 +138,8 @@ def transcripts(data_folder: Path, name: str, kind: str) -> dict[str, str]:
         folder = data_folder / "data" / "WSJ0"
         paths = [path for path in folder.rglob("*") if path.suffix.lower() == ".dot"]
         if not paths:
-            raise UserError(
-                f"data_folder: {folder} holds no *.dot; expected the transcripts of WSJ0, "
-                "which say what tr05_*_simu says"
-            )
+            expected = "expected the transcripts of WSJ0 for tr05_*_simu"
+            raise UserError(f"data_folder: {folder} holds no *.dot; {expected}")
     found = {}
     for path in paths:
         for number, line in enumerate(read_text(path, "transcripts").splitlines(), 1):
@@ -153,10 +147,8 @@ def transcripts(data_folder: Path, name: str, kind: str) -> dict[str, str]:
             if match:
                 found[match[2].lower()] = match[1]
             elif line.strip():
-                raise UserError(
-                    f"{path}, line {number}: expected a transcript and a name, such as "
-                    "the sale (F01_050C0101_BUS)"
-                )
+                expected = "a transcript and a name, such as the sale (F01_050C0101_BUS)"
+                raise UserError(f"{path}, line {number}: expected {expected}")
     return found
 
 
@@ -179,8 +171,8 @@ def normalise(text: str) -> str:
     >>> normalise("The [<door_slam] sale [loud_breath] of <a> Hotel\\\\'s . --DASH ~")
     "THE SALE OF A HOTEL'S -DASH"
     """
-    words = (normalise_word(word) for word in text.upper().replace("\\", "").split())
-    return " ".join(word for word in words if word)
+    words = map(normalise_word, text.upper().replace("\\", "").split())
+    return " ".join(filter(None, words))
 
 
 def normalise_word(word: str) -> str:
@@ -212,9 +204,8 @@ def make_reference(data_folder: Path, spoken: Utterance) -> None:
     noisy, rate = audio.read(noisy_path)
     original, other_rate = audio.read(original_path)
     if rate != other_rate:
-        raise UserError(
-            f"{original_path}: has {other_rate} Hz, but {noisy_path} {rate} Hz; expected one"
-        )
+        rates = f"has {other_rate} Hz, but {noisy_path} {rate} Hz"
+        raise UserError(f"{original_path}: {rates}; expected one")
     fitted = fit(original, noisy)
     if fitted is None:
         raise UserError(f"{original_path}: is not what is heard in {noisy_path}")
@@ -226,11 +217,9 @@ def original_of(spoken: Utterance) -> str:
     """The recording that a simulated one was made of, in the folder `isolated`."""
     folder, name = spoken.files["noisy"].split("/")[-2:]
     subset, stem = folder.split("_")[0], "_".join(name.split(".")[0].split("_")[:2])
-    return (
-        f"tr05_org/{stem}_ORG.wav"
-        if subset == "tr05"
-        else f"{subset}_bth/{stem}_BTH.CH0.wav"
-    )
+    if subset == "tr05":
+        return f"tr05_org/{stem}_ORG.wav"
+    return f"{subset}_bth/{stem}_BTH.CH0.wav"
 
 
 def fit(original: np.ndarray, noisy: np.ndarray) -> np.ndarray | None:

@@ -31,19 +31,12 @@ def prepare_demo(data_folder, manifest_folder, sample_rate):
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
     place = data_folder / f"wav{sample_rate // 1000}k" / "min"
     rows = read_transcripts(data_folder.parent)
-    spoken = {
-        subset: [
-            Utterance(
-                row["ID"],
-                row["speaker_1"],
-                row["transcript_1"],
-                {"clean": f"{name}/s1/{row['ID']}.wav"},
-            )
-            for row in rows
-            if row["subset"] == name
-        ]
-        for subset, name in FOLDERS.items()
-    }
+    spoken = {subset: [] for subset in FOLDERS}
+    for row in rows:
+        subset = row["subset"].split("-")[0]
+        files = {"clean": f"{row['subset']}/s1/{row['ID']}.wav"}
+        said = Utterance(row["ID"], row["speaker_1"], row["transcript_1"], files)
+        spoken[subset].append(said)
     found = write_subsets(manifest_folder, "speech", place, spoken, sample_rate)
     for subset, name in FOLDERS.items():
         noise_folder = place / name / "noise"

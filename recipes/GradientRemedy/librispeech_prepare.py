@@ -64,7 +64,7 @@ def prepare_librispeech(
     >>> utterances(folder, "train-clean-100")
     Traceback (most recent call last):
     unified_se_ss.errors.UserError: data_folder: ...train-clean-100 does not exist; \
-expected LibriSpeech as it is distributed (openslr.org/12), or other names of its folders
+expected LibriSpeech as it is distributed (openslr.org/12), or other names
     """
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
     noise_folder = Path(noise_folder)
@@ -85,10 +85,8 @@ def utterances(data_folder: Path, name: str) -> list[Utterance]:
     """The utterances of one of LibriSpeech's folders."""
     folder = data_folder / name
     if not folder.is_dir():
-        raise UserError(
-            f"data_folder: {folder} does not exist; expected LibriSpeech as it is "
-            "distributed (openslr.org/12), or other names of its folders"
-        )
+        expected = "LibriSpeech as it is distributed (openslr.org/12), or other names"
+        raise UserError(f"data_folder: {folder} does not exist; expected {expected}")
     found = []
     for path in find_files(folder, "*/*/*.trans.txt", "transcripts"):
         relative = path.parent.relative_to(data_folder).as_posix()
@@ -128,10 +126,8 @@ def subsets_of(names: list[str], folder: Path) -> dict[str, set[str]]:
     {'train': 24, 'dev': 3, 'test': 3}
     """
     if len(names) < 3:
-        raise UserError(
-            f"noise_folder: {folder} holds {len(names)} recordings that are not silent; "
-            "expected three or more: each of training, validation and test hears its own"
-        )
+        what = f"{folder} holds {len(names)} recordings that are not silent"
+        raise UserError(f"noise_folder: {what}; expected three or more, for each subset")
     drawn = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     share = max(1, len(names) // NOISE_SHARE)
     return {

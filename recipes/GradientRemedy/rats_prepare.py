@@ -23,6 +23,7 @@ table says what is cut out instead: see :func:`read_table`.
 from __future__ import annotations
 
 import csv
+import itertools
 import logging
 import math
 import re
@@ -43,6 +44,7 @@ from unified_se_ss.data.corpora.transcribed import (
 )
 from unified_se_ss.errors import UserError
 
+FISHER = "expected transcripts of Fisher English (LDC2004T19, LDC2005T19)"
 EXPECTED = "LDC2015S02 as it is distributed"
 PARTS = {"train": "train", "dev": "dev-1", "test": "dev-2"}
 TEXTS = ("subset", "ID", "speaker", "transcript", "noisy", "clean")
@@ -113,8 +115,8 @@ def prepare_rats(
     -------
     >>> prepare_rats("no/such/folder", "manifests", 8000)
     Traceback (most recent call last):
-    unified_se_ss.errors.UserError: transcript_folder: is not given; expected the folder \
-with the transcripts of Fisher English (LDC2004T19, LDC2005T19), or else a table
+    unified_se_ss.errors.UserError: transcript_folder: is not given; expected transcripts of Fisher English \
+(LDC2004T19, LDC2005T19), or else a table
     """
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
     if table is not None:
@@ -122,10 +124,7 @@ with the transcripts of Fisher English (LDC2004T19, LDC2005T19), or else a table
     elif transcript_folder is not None:
         segments = find_segments(data_folder, Path(transcript_folder))
     else:
-        raise UserError(
-            "transcript_folder: is not given; expected the folder with the transcripts "
-            "of Fisher English (LDC2004T19, LDC2005T19), or else a table"
-        )
+        raise UserError(f"transcript_folder: is not given; {FISHER}, or else a table")
     folder = Path(cut_folder) / f"wav{sample_rate // 1000}k"
     cut = partial(cut_out, data_folder=data_folder, folder=folder, sample_rate=sample_rate)
     spoken = process_map(cut, segments, "cutting", "utterance")
@@ -151,13 +150,10 @@ def read_table(path) -> list[Segment]:
     lines = csv.DictReader(read_text(path, "a table").splitlines())
     missing = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
     if missing:
-        raise UserError(
-            f"table: {path} has no column {missing[0]}; expected {', '.join(COLUMNS)}"
-        )
-    return [
-        table_segment(f"table: {path}, line {number}", line)
-        for number, line in enumerate(lines, 2)
-    ]
+        expected = ", ".join(COLUMNS)
+        raise UserError(f"table: {path} has no column {missing[0]}; expected {expected}")
+    places = (f"table: {path}, line {number}" for number in itertools.count(2))
+    return list(map(table_segment, places, lines))
 
 
 def table_segment(place: str, line: dict) -> Segment:
@@ -180,10 +176,8 @@ def find_segments(data_folder: Path, transcript_folder: Path) -> list[Segment]:
     """Utterances of the English calls, by Fisher's transcripts."""
     transcripts = {p.stem: p for p in sorted(transcript_folder.rglob("fe_03_*.txt"))}
     if not transcripts:
-        raise UserError(
-            f"transcript_folder: {transcript_folder} holds no fe_03_*.txt; expected the "
-            "transcripts of Fisher English (LDC2004T19, LDC2005T19)"
-        )
+        what = f"{transcript_folder} holds no fe_03_*.txt"
+        raise UserError(f"transcript_folder: {what}; {FISHER}")
     sides = read_sources(data_folder)
     segments, left_out = [], Counter()
     for subset, part in PARTS.items():
@@ -195,10 +189,8 @@ def find_segments(data_folder: Path, transcript_folder: Path) -> list[Segment]:
                 continue
             call, channel = side
             if call not in transcripts:
-                raise UserError(
-                    f"transcript_folder: {transcript_folder} holds no {call}.txt, which "
-                    f"should hold what {noisy} says"
-                )
+                missing = f"{transcript_folder} holds no {call}.txt"
+                raise UserError(f"transcript_folder: {missing}, what {noisy} says")
             spoken = read_calls(transcripts[call], channel)
             segments += segments_of(data_folder, subset, noisy, side, spoken, left_out)
     for reason, count in left_out.items():
@@ -212,16 +204,13 @@ def read_sources(data_folder: Path) -> dict[str, tuple[str, str]]:
     sides = {}
     for number, line in enumerate(read_text(path, "a table of sources").splitlines(), 1):
         fields = line.split("\t")
-        if len(fields) < 4 or not fields[0].isdigit() or fields[2] != "eng":
-            continue  # the header, and other languages
-        if fields[1] != "fisher":
-            continue
+        if len(fields) < 4 or not fields[0].isdigit() or fields[1:3] != ["fisher", "eng"]:
+            continue  # the header, other corpora and languages
         side = SIDE.search(fields[3])
         if not side:
-            raise UserError(
-                f"{path}, line {number}: SRC_FILE is {fields[3]}; expected a side of a "
-                "call, such as fe_03_04165_B.sph; a table can say it instead (key table)"
-            )
+            expected = "a side of a call, such as fe_03_04165_B.sph, or a table"
+            what = f"SRC_FILE is {fields[3]}"
+            raise UserError(f"{path}, line {number}: {what}; expected {expected}")
         letter = {"1": "A", "2": "B"}.get(side[2], side[2].upper())
         sides[fields[0].zfill(5)] = (f"fe_03_{side[1]}", letter)
     if not sides:
@@ -252,9 +241,8 @@ def segments_of(data_folder, subset, noisy, side, spoken, left_out) -> list[Segm
             name = f"{call}-{letter}-{round(100 * start):06d}-{round(100 * end):06d}"
             paths = (p.relative_to(data_folder).as_posix() for p in (noisy, clean))
             times = (start + lag, start, end - start)
-            found.append(
-                Segment(subset, f"{name}-A", f"{call}-{letter}", words, *paths, *times)
-            )
+            texts = subset, f"{name}-A", f"{call}-{letter}", words
+            found.append(Segment(*texts, *paths, *times))
     return found
 
 
@@ -274,10 +262,8 @@ def read_labels(path: Path) -> list[tuple[float, float, str]]:
             start, end, label = line.split("\t")[2:5]
             found.append((float(start), float(end), label))
         except ValueError as error:
-            raise UserError(
-                f"{place}: expected 12 columns with the beginning, the end and the label of "
-                "a segment in the third to the fifth"
-            ) from error
+            expected = "12 columns, the third to the fifth beginning, end and label"
+            raise UserError(f"{place}: expected {expected}") from error
         if label not in SENT | UNSENT:
             raise UserError(f"{place}: label {label}; expected S, NS, NT or RX")
     return sorted(found)
@@ -292,17 +278,14 @@ def lag_of(noisy: Path, sent, source) -> float:
     spoken = [(start, end) for start, end, label in sent if label != "NS"]
     at_source = [(start, end) for start, end, label in source if label == "S"]
     if not spoken or not at_source:
-        raise UserError(
-            f"{annotation(noisy)}: names no speech, or its source's table does not"
-        )
+        what = "names no speech, or its source's table does not"
+        raise UserError(f"{annotation(noisy)}: {what}")
     begins = spoken[0][0] - at_source[0][0]
     ends = max(end for _, end in spoken) - max(end for _, end in at_source)
     if abs(begins - ends) > LAG_TOLERANCE:
-        raise UserError(
-            f"{annotation(noisy)}: lags behind its source by {begins:.3f} s at first and "
-            f"by {ends:.3f} s at last; expected one lag; a table can say which parts "
-            "belong together (key table)"
-        )
+        lags = f"by {begins:.3f} s at first and by {ends:.3f} s at last"
+        what = f"lags behind its source {lags}; expected one lag, or a table"
+        raise UserError(f"{annotation(noisy)}: {what}")
     return begins
 
 
@@ -334,9 +317,7 @@ def normalise(text: str) -> str:
 
 def cut_out(segment: Segment, data_folder, folder, sample_rate) -> Utterance:
     """Write one utterance, of the same length noisy and clean, where it is not there yet."""
-    files = {
-        stem: f"{segment.subset}/{stem}/{segment.id}.wav" for stem in ("noisy", "clean")
-    }
+    files = {s: f"{segment.subset}/{s}/{segment.id}.wav" for s in ("noisy", "clean")}
     for stem, name in files.items():
         if not (folder / name).is_file():
             recording = data_folder / getattr(segment, stem)
@@ -353,10 +334,8 @@ def read_part(recording: Path, start: float, segment: Segment, sample_rate) -> n
     first = round(start * rate)
     last = first + round(segment.duration * rate)
     if last - frames > END_TOLERANCE * rate:
-        raise UserError(
-            f"{recording}: lasts {frames / rate:.2f} s, but {segment.id} ends at "
-            f"{last / rate:.2f} s; get it again, or leave the utterance out by a table"
-        )
+        lasts = f"lasts {frames / rate:.2f} s, but {segment.id} {last / rate:.2f} s"
+        raise UserError(f"{recording}: {lasts}; get it again, or leave it out by a table")
     signal, _ = audio.read(recording, min(first, frames), min(last, frames))
     signal = audio.resample(signal, rate, sample_rate)
     return audio.fitted(signal, round(segment.duration * sample_rate))

@@ -64,9 +64,8 @@ it is distributed (doi 10.7488/ds/2117)
 
 def utterances(data_folder: Path, stem: str) -> list[Utterance]:
     """Utterances of the training or the test set."""
-    noisy, clean = (
-        wav_folder(data_folder, f"{kind}_{stem}_wav") for kind in ("noisy", "clean")
-    )
+    noisy = wav_folder(data_folder, f"noisy_{stem}_wav")
+    clean = wav_folder(data_folder, f"clean_{stem}_wav")
     found = []
     for path in sorted((data_folder / noisy).glob("p*.wav")):
         transcript = data_folder / f"{stem}_txt" / f"{path.stem}.txt"
@@ -81,10 +80,9 @@ def wav_folder(data_folder: Path, name: str) -> str:
     for candidate in (f"{name}_16k", name):
         if (data_folder / candidate).is_dir():
             return candidate
-    raise UserError(
-        f"data_folder: {data_folder} has no folder {name}_16k or {name}; expected "
-        "VoiceBank-DEMAND as it is distributed (doi 10.7488/ds/2117)"
-    )
+    what = f"{data_folder} has no folder {name}_16k or {name}"
+    expected = "VoiceBank-DEMAND as it is distributed (doi 10.7488/ds/2117)"
+    raise UserError(f"data_folder: {what}; expected {expected}")
 
 
 def normalise(text: str) -> str:

@@ -140,9 +140,8 @@ class _CrossFront(_Front):
     def __init__(self, encoder: Callable[[], Encoder], n_encoders: int, causal: bool):
         super().__init__(encoder, n_encoders, causal)
         convolution = cast(Encoder, self.encoders[0]).convolution
-        self.features = InterauralFeatures(
-            convolution.kernel_size[0], convolution.stride[0], causal
-        )
+        (kernel_size,), (stride,) = convolution.kernel_size, convolution.stride
+        self.features = InterauralFeatures(kernel_size, stride, causal)
         self.projection = nn.Linear(self.features.n_features, self.n_masked)
         self.n_seen = 2 * self.n_masked
 
@@ -215,27 +214,17 @@ class BinauralNetwork(nn.Module):
     ):
         super().__init__()
         if variant not in VARIANTS:
-            raise ValueError(
-                f"variant is '{variant}'; expected one of: {', '.join(VARIANTS)}"
-            )
+            expected = ", ".join(VARIANTS)
+            raise ValueError(f"variant is '{variant}'; expected one of: {expected}")
         self.causal, self.n_sources = causal, n_sources
         self.n_basis, self.kernel_size, self.stride = n_basis, kernel_size, stride
         sizes = (n_basis, kernel_size, stride, initial)
         n_networks = 1 if share_ears else EARS
         self.front = VARIANTS[variant](partial(Encoder, *sizes), n_networks, causal)
-        self.separator = TemporalConvNet(
-            self.front.n_seen,
-            n_sources,
-            n_features,
-            hidden,
-            tcn_kernel_size,
-            blocks,
-            repeats,
-            causal,
-            norm,
-            n_masked=self.front.n_masked,
-            n_networks=n_networks,
-        )
+        convolutions = n_features, hidden, tcn_kernel_size, blocks, repeats, causal, norm
+        masked = {"n_masked": self.front.n_masked, "n_networks": n_networks}
+        seen = self.front.n_seen
+        self.separator = TemporalConvNet(seen, n_sources, *convolutions, **masked)
         self.decoders = nn.ModuleList(Decoder(*sizes) for _ in range(n_networks))
 
     def forward(
@@ -247,9 +236,8 @@ class BinauralNetwork(nn.Module):
         item, which then gets what it would get alone, and zeros after it.
         """
         if mixture.dim() != 3 or mixture.shape[1] != EARS:
-            raise ValueError(
-                f"the mixture is {list(mixture.shape)}; expected [batch, 2, samples]"
-            )
+            shape = list(mixture.shape)
+            raise ValueError(f"the mixture is {shape}; expected [batch, 2, samples]")
         samples = mixture.shape[-1]
         frames = None
         if lengths is not None and not bool((lengths == samples).all()):
@@ -318,9 +306,7 @@ class BinauralNetwork(nn.Module):
     def latency(self) -> int:
         """Algorithmic latency of a causal network in samples: the encoder's window (2 ms)."""
         if not self.causal:
-            raise ValueError(
-                "only a causal network has a latency; build it with causal=True"
-            )
+            raise ValueError("only a causal network has a latency; set causal=True")
         return self.kernel_size
 
     def stream(self, n_batch: int = 1) -> BinauralStream:
@@ -356,9 +342,7 @@ class BinauralStream(OverlapAddStream):
 
     def __init__(self, network: BinauralNetwork, n_batch: int = 1):
         if not network.causal:
-            raise ValueError(
-                "only a causal network can separate a stream; build it with causal=True"
-            )
+            raise ValueError("only a causal network has a stream; set causal=True")
         super().__init__(network.kernel_size, network.stride)
         self.network, self.n_batch = network, n_batch
         self.reset()
@@ -378,9 +362,8 @@ class BinauralStream(OverlapAddStream):
         T' is a whole number of hops, 0 where a window is not yet full.
         """
         if block.dim() != 3 or block.shape[:2] != (self.n_batch, EARS):
-            raise ValueError(
-                f"the block is {list(block.shape)}; expected [{self.n_batch}, 2, samples]"
-            )
+            expected = f"[{self.n_batch}, 2, samples]"
+            raise ValueError(f"the block is {list(block.shape)}; expected {expected}")
         return self._advance(block)
 
     def _synthesised(self, signal: torch.Tensor) -> torch.Tensor:

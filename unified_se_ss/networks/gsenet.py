@@ -78,10 +78,8 @@ def read_blocks(rows: list) -> list[_Block]:
             raise ValueError(f"blocks: row {number}: channels must be at least 1")
     for number, (before, block) in enumerate(zip(blocks, blocks[1:]), start=2):
         if block.in_channels != before.out_channels:
-            raise ValueError(
-                f"blocks: row {number} takes {block.in_channels} channels, "
-                f"but row {number - 1} gives {before.out_channels}"
-            )
+            counts = f"takes {block.in_channels} channels, but gets {before.out_channels}"
+            raise ValueError(f"blocks: row {number} {counts}")
     return blocks
 
 
@@ -239,26 +237,19 @@ class GSENet(nn.Module):
             _DecoderBlock(block, size) for block, size in reversed([*zip(table, bins)])
         )
         self.head = CausalConvolution(channels, 2 * max(1, len(self.masked)), kernel_size)
-        if self.masked:
-            self._start_with_ones()
-        self._name_places()
-
-    def _start_with_ones(self) -> None:
-        with torch.no_grad():
-            bias = self.head.convolution.bias.view(-1, 2)  # type: ignore[union-attr]  # it has one
+        if self.masked:  # which start as ones
+            bias = self.head.convolution.bias.data.view(-1, 2)  # type: ignore[union-attr]  # it has one
             bias[:, 0], bias[:, 1] = 1 / len(self.masked), 0.0
+        self._name_places()
 
     def _name_places(self) -> None:
         """Give each layer that remembers frames its place in the memory."""
-        layers = [
-            layer
-            for layer in self.modules()
-            if isinstance(layer, CausalTransposedConvolution)
-            or (isinstance(layer, CausalConvolution) and layer.reach)
-        ]
-        for place, layer in enumerate(layers):
-            layer.place = place
-        self.n_places = len(layers)
+        self.n_places = 0
+        for layer in self.modules():
+            remembers = isinstance(layer, CausalConvolution) and layer.reach
+            if remembers or isinstance(layer, CausalTransposedConvolution):
+                layer.place = self.n_places
+                self.n_places += 1
 
     @property
     def latency(self) -> int:
@@ -273,9 +264,8 @@ class GSENet(nn.Module):
     def memory_after(self, frames: int, batch: int = 1) -> list[torch.Tensor]:
         """Memory of the layers after so many frames of silence, at least one."""
         memory: list = [None] * self.n_places
-        weight = self.head.convolution.weight
         shape = batch, 2 * len(INPUTS), frames, self.stft.bins
-        self.map(weight.new_zeros(shape), memory)
+        self.map(self.head.convolution.weight.new_zeros(shape), memory)
         return memory
 
     def forward(
@@ -287,10 +277,8 @@ class GSENet(nn.Module):
         silence, and is silence in the output.
         """
         if signals.dim() != 3 or signals.shape[1] != len(INPUTS) or not signals.shape[2]:
-            raise ValueError(
-                f"signals have the shape {tuple(signals.shape)}; expected [batch, "
-                f"{len(INPUTS)}, samples]: {' and '.join(INPUTS)}, at least one sample"
-            )
+            expected = "[batch, 2, samples]: raw and beamformed, at least one sample"
+            raise ValueError(f"signals are {[*signals.shape]}; expected {expected}")
         samples, real = signals.shape[-1], None
         if lengths is not None:
             real = real_elements(lengths, samples, signals.device)
@@ -433,15 +421,11 @@ class GSENetStream(OverlapAddStream):
 
     def _check(self, block: torch.Tensor) -> None:
         if block.dim() != 3 or block.shape[1] != len(INPUTS):
-            raise ValueError(
-                f"a block has the shape {tuple(block.shape)}; expected [batch, 2, samples]: "
-                "raw and beamformed"
-            )
-        if self.memory and block.shape[0] != self.waiting.shape[0]:
-            raise ValueError(
-                f"a block of {block.shape[0]} signals in a stream of "
-                f"{self.waiting.shape[0]}; call reset() or flush() between signals"
-            )
+            expected = "[batch, 2, samples]: raw and beamformed"
+            raise ValueError(f"a block is {[*block.shape]}; expected {expected}")
+        if self.memory and len(block) != len(self.waiting):
+            counts = f"a block of {len(block)} signals in a stream of {len(self.waiting)}"
+            raise ValueError(f"{counts}; call reset() or flush() between signals")
 
     def _advance(self, block: torch.Tensor) -> torch.Tensor:
         output = super()._advance(block)

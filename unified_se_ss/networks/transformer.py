@@ -27,11 +27,7 @@ def normed(norm: nn.LayerNorm, layer: nn.Linear, x: torch.Tensor) -> torch.Tenso
     >>> torch.equal(normed(norm, layer, x), layer(norm(x)))
     True
     """
-    if (
-        not torch.is_grad_enabled()
-        or torch.jit.is_tracing()
-        or torch.compiler.is_compiling()  # which decides itself what to keep
-    ):
+    if not torch.is_grad_enabled() or _is_captured():
         return layer(norm(x))
     rows = x.reshape(-1, x.shape[-1])
     parameters = (norm.weight, norm.bias, layer.weight, layer.bias)
@@ -103,19 +99,16 @@ def attend(
     >>> torch.allclose(attend(query, key, value), expected, atol=1e-5)
     True
     """
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and _plain(dropout):
+    on_cpu = query.dtype == torch.bfloat16 and query.device.type == "cpu"
+    if on_cpu and not dropout and not _is_captured():
         return _MatrixAttention.apply(query, key, value, mask)
-    return nn.functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=None if mask is None else mask[:, None, None, :],
-        dropout_p=dropout,
-    )
+    mask = None if mask is None else mask[:, None, None, :]
+    return nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout)
 
 
-def _plain(dropout: float) -> bool:
-    return not (dropout or torch.compiler.is_compiling() or torch.jit.is_tracing())
+def _is_captured() -> bool:
+    """True while a compiler, which decides itself what to keep, or a tracer runs the code."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 class _MatrixAttention(torch.autograd.Function):
@@ -146,14 +139,12 @@ class _MatrixAttention(torch.autograd.Function):
 
 def _in_parts(mask: torch.Tensor | None, *tensors: torch.Tensor) -> Iterable[tuple]:
     """Mask and tensors of few sequences each, as matrices: [n, 1, L], [n, L, D]."""
-    n_batch, heads, length, _ = tensors[0].shape
+    _, heads, length, _ = tensors[0].shape
     size = max(1, WEIGHTS_AT_ONCE // length**2)
-    rows = [x.reshape(n_batch * heads, length, -1).split(size) for x in tensors]
+    rows = [x.flatten(0, 1).split(size) for x in tensors]
     if mask is None:
-        masks: Iterable = [None] * len(rows[0])
-    else:
-        masks = mask.repeat_interleave(heads, 0).unsqueeze(1).split(size)
-    return zip(masks, *rows)
+        return zip([None] * len(rows[0]), *rows)
+    return zip(mask.repeat_interleave(heads, 0).unsqueeze(1).split(size), *rows)
 
 
 def _weights(
@@ -281,23 +272,18 @@ class Transformer(nn.Module):
     ):
         super().__init__()
         self.n_features = self.n_outputs = n_features
-        self.layers = nn.ModuleList(
-            _TransformerLayer(n_features, heads, feed_forward, dropout)
-            for _ in range(layers)
-        )
+        sizes = n_features, heads, feed_forward, dropout
+        self.layers = nn.ModuleList(_TransformerLayer(*sizes) for _ in range(layers))
         self.norm = nn.LayerNorm(n_features, eps=1e-6)
-        self.register_buffer(
-            "positions", sinusoidal_positions(2500, n_features), persistent=False
-        )
+        positions = sinusoidal_positions(2500, n_features)
+        self.register_buffer("positions", positions, persistent=False)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Run along the sequences; only the first `lengths`, [B], steps are attended to."""
         if x.shape[1] > len(self.positions):  # longer than ever before: make more
             positions = sinusoidal_positions(2 * x.shape[1], self.n_features)
             self.positions = positions.to(self.positions)
-        mask = None
-        if lengths is not None:
-            mask = real_elements(lengths, x.shape[1], x.device)
+        mask = None if lengths is None else real_elements(lengths, x.shape[1], x.device)
         x = x + self.positions[: x.shape[1]]
         for layer in self.layers:
             x = layer(x, mask)

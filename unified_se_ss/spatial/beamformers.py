@@ -190,16 +190,12 @@ class Beamformer(nn.Module, ABC):
 
     def _weights_from(self, covariance, target, noise):
         """Weights from the covariances that `covariance(name, spectrum or mask)` gives."""
-        target_covariance = noise_covariance = None
-        if self.needs_noise:
-            noise_covariance = covariance("noise", noise)
-        if self.needs_target and target is not None:
-            target_covariance = covariance("target", target)
-        elif self.needs_target:
-            target_covariance = positive_part(
-                covariance("mixture", None) - noise_covariance
-            )
-        return self.weights(target_covariance, noise_covariance)
+        of_noise = covariance("noise", noise) if self.needs_noise else None
+        if not self.needs_target:
+            return self.weights(None, of_noise)
+        if target is not None:
+            return self.weights(covariance("target", target), of_noise)
+        return self.weights(positive_part(covariance("mixture", None) - of_noise), of_noise)
 
     def _covariance(self, mixture, name, guide):
         spectrum, mask = _spectrum_and_mask(mixture, guide)
@@ -208,29 +204,22 @@ class Beamformer(nn.Module, ABC):
     def _recursive_covariance(self, states, mixture, name, guide):
         spectrum, mask = _spectrum_and_mask(mixture, guide)
         stacked, past = stack_taps(spectrum, self.taps, states[name].past)
-        covariances, mean = recursive_covariance(
-            stacked, mask, self.forgetting, states[name].mean
-        )
+        mean = states[name].mean
+        covariances, mean = recursive_covariance(stacked, mask, self.forgetting, mean)
         states[name] = _StatisticState(past, mean)
         return covariances
 
     def _checked(self, mixture, target, noise):
         mixture = at_least_complex64(mixture)
         if mixture.dim() != 4:
-            raise ValueError(
-                f"mixture: shape {tuple(mixture.shape)}, but it has to be [B, C, F, L]"
-            )
+            raise ValueError(f"mixture: shape {[*mixture.shape]}, but not [B, C, F, L]")
         if self.needs_noise and noise is None:
-            raise ValueError(
-                f"{type(self).__name__} needs to know the noise: give its spectrum, a mask, "
-                "or `noise_context` where the item begins with noise alone"
-            )
+            what = f"{type(self).__name__} needs to know the noise"
+            raise ValueError(f"{what}: give its spectrum, a mask or `noise_context`")
         for name, guide in (("target", target), ("noise", noise)):
             if guide is not None and guide.is_complex() and guide.shape != mixture.shape:
-                raise ValueError(
-                    f"{name}: shape {tuple(guide.shape)}, but a spectrum has to have the "
-                    f"mixture's, {tuple(mixture.shape)}"
-                )
+                shapes = f"{[*guide.shape]}, but the mixture's is {[*mixture.shape]}"
+                raise ValueError(f"{name}: shape {shapes}")
         return mixture
 
 
@@ -365,9 +354,7 @@ class Superdirective(_FixedBeamformer):
         d = steering.to(torch.complex128)
         coherence = diffuse_coherence(microphones, frequencies, dtype=torch.complex128)
         coherence = coherence.to(d.device)
-        loadings = torch.full(
-            d.shape[:-1], float(loading), dtype=torch.float64, device=d.device
-        )
+        loadings = torch.full_like(d[..., 0].real, loading)
         if white_noise_gain is not None:
             loadings = loadings.maximum(_loading_for(d, coherence, white_noise_gain))
         super().__init__(_superdirective(d, coherence, loadings).to(steering.dtype))
@@ -382,11 +369,9 @@ def _loading_for(d, coherence, white_noise_gain):
     """The least loading with that white-noise gain in dB, [..., F], by bisection."""
     most = 10 * math.log10(d.abs().square().sum(-1).min().item())
     if not white_noise_gain < most:
-        raise ValueError(
-            f"white_noise_gain: {white_noise_gain} dB, but delay-and-sum, which has the "
-            f"most, has {most:.2f} dB here; give less"
-        )
-    low = torch.full(d.shape[:-1], _LEAST_LOADING, dtype=torch.float64, device=d.device)
+        given = f"white_noise_gain: {white_noise_gain} dB"
+        raise ValueError(f"{given}, but delay-and-sum has the most, {most:.2f} dB")
+    low = torch.full_like(d[..., 0].real, _LEAST_LOADING)
     high = torch.full_like(low, _MOST_LOADING)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
@@ -435,19 +420,23 @@ class MVDR(Beamformer):
 
 
 class _CovarianceBeamformer(Beamformer):
-    """Weights from the covariances of target and noise, for a reference microphone."""
+    """Weights from the covariances of target and noise, for a reference microphone.
+
+    Arguments
+    ---------
+    reference : int
+        Number of the microphone (default 0).
+    loading : float
+        Of the noise's diagonal, to its mean power (default 1e-4).
+    **options
+        As for `Beamformer`.
+    """
 
     needs_target = True
     needs_noise = True
 
-    def __init__(
-        self,
-        reference: int = 0,
-        loading: float = LOADING,
-        forgetting: float = 0.99,
-        taps: int = 1,
-    ):
-        super().__init__(forgetting, taps)
+    def __init__(self, reference: int = 0, loading: float = LOADING, **options):
+        super().__init__(**options)
         self.reference = reference
         self.loading = loading
 
@@ -498,22 +487,15 @@ class RTFMVDR(_CovarianceBeamformer):
     tensor([0.7500+0.j, 0.2500+0.j])
     """
 
-    def __init__(
-        self,
-        reference: int = 0,
-        iterations: int = 3,
-        loading: float = LOADING,
-        forgetting: float = 0.99,
-    ):
-        super().__init__(reference, loading, forgetting)
+    def __init__(self, reference: int = 0, iterations: int = 3, **options):
+        super().__init__(reference, **options)
         if iterations < 1:
             raise ValueError(f"iterations: {iterations}, but at least 1 is needed")
         self.iterations = iterations
 
     def weights(self, target, noise) -> torch.Tensor:
-        h = relative_transfer_function(
-            target, noise, self.reference, self.iterations, self.loading
-        )
+        options = self.reference, self.iterations, self.loading
+        h = relative_transfer_function(target, noise, *options)
         nothing = (h == 0).all(-1)
         h = torch.where(nothing[..., None], torch.ones_like(h), h)
         h = h / torch.linalg.vector_norm(h, dim=-1, keepdim=True)
@@ -557,14 +539,9 @@ class MultichannelWiener(_CovarianceBeamformer):
     """
 
     def __init__(
-        self,
-        taps: int = 3,
-        reference: int = 0,
-        noise_weight: float = 1.0,
-        loading: float = LOADING,
-        forgetting: float = 0.99,
+        self, taps: int = 3, reference: int = 0, noise_weight: float = 1.0, **options
     ):
-        super().__init__(reference, loading, forgetting, taps)
+        super().__init__(reference, taps=taps, **options)
         if not noise_weight > 0:
             raise ValueError(f"noise_weight: {noise_weight}, but has to be above 0")
         self.noise_weight = noise_weight
