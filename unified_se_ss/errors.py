@@ -14,8 +14,10 @@ from pathlib import Path
 SHOWN = 60
 NAMES_SHOWN = 5
 USER_ERROR, BUG, CLOSED_PIPE = 2, 1, 141  #: Exit codes.
+# CU…_STATUS_ALLOC_FAILED is what cuBLAS and cuDNN say.
 NO_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|Unable to allocate", re.IGNORECASE
+    r"out of memory|can't allocate memory|Unable to allocate|CU\w+_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
 )
 WORKER_KILLED = re.compile(r"DataLoader worker.*(killed|exited unexpectedly)|Bus error")
 WORKERS_ERROR = "Caught UserError in DataLoader worker process"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import re
 import shutil
 import time
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from unified_se_ss.data.batching import EmptyBatch
 from unified_se_ss.errors import NO_MEMORY, UserError
 from unified_se_ss.files import atomic_write
 from unified_se_ss.gradients import NonFiniteMonitor
+from unified_se_ss.training.distributed import sum_of_ranks
 from unified_se_ss.training.hparams import BATCH_SECONDS
 from unified_se_ss.training.loaders import batch_of, longest_axis, planned_batches
 from unified_se_ss.training.log import SkippedItems
@@ -49,7 +49,7 @@ STEPS = 3  #: Timed in each precision, after one that is not.
 # Flags of Linux for x86 and Arm processors that multiply in bf16.
 CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 FEW_STEPS = 100  #: An epoch of fewer is worth a warning.
-NO_ROOM = re.compile(r"CU\w+_STATUS_ALLOC_FAILED")  # what cuBLAS and cuDNN say instead
+ANEW = "put it back to go on with the same batches, or choose another --output_folder"
 
 
 def load_batch_seconds(brain) -> None:
@@ -68,17 +68,11 @@ def load_batch_seconds(brain) -> None:
         try:
             seconds = float(json.loads(path.read_text(encoding="utf-8"))["batch_seconds"])
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{path}: does not hold batch_seconds any more; mend it, or start anew "
-                "with another --output_folder"
-            ) from error
+            raise UserError(f"{path}: does not hold batch_seconds; {ANEW}") from error
         _use(brain, seconds)
         logger.info("batch_seconds: %g, as found when this run began (%s)", seconds, path)
     elif brain.checkpointer is not None and brain.checkpointer.list_checkpoints():
-        raise UserError(
-            f"{path}: is not there, but checkpoints are; the run cannot go on with the same "
-            "batches. Put it back, or start anew with another --output_folder"
-        )
+        raise UserError(f"{path}: is not there, but checkpoints are; {ANEW}")
     else:
         memory_of(brain.device)  # an error where it cannot be asked
 
@@ -136,11 +130,8 @@ def _report(brain, found: dict, took: float) -> None:
     )
     if steps < FEW_STEPS:
         logger.warning(
-            "An epoch has %d steps only with batches of %g s. What fits need not be what "
-            "learns best: with fewer, larger steps raise lr or number_of_epochs, or set "
-            "batch_seconds yourself",
-            steps,
-            found["batch_seconds"],
+            f"An epoch has {steps} steps only with batches of {found['batch_seconds']:g} s; "
+            "raise lr or number_of_epochs, or set batch_seconds yourself"
         )
 
 
@@ -272,11 +263,8 @@ def _many_short_fit(steps, memory, items: int) -> bool:
 
 
 def _all_ranks(fits: bool, device) -> bool:
-    if not torch.distributed.is_initialized():
-        return bool(fits)
-    least = torch.tensor(int(fits), device=device)
-    torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN)
-    return bool(least)
+    too_large = sum_of_ranks(torch.tensor(int(not fits), device=device))
+    return not too_large
 
 
 def _largest(fits, most: int) -> int:
@@ -328,17 +316,10 @@ class _GpuMemory:
             run()
             torch.cuda.synchronize(self.device)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not NO_MEMORY.search(str(error)):
                 raise
             return None
         return torch.cuda.max_memory_reserved(self.device)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or bool(
-        NO_MEMORY.search(text) or NO_ROOM.search(text)
-    )
 
 
 # ------------------------------------------------------------------ precision

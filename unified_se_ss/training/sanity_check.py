@@ -56,6 +56,7 @@ HEADERS = 24  #: Items of each subset whose headers are read at every start,
 HEADER_SECONDS = 1.0  #: for so long at most.
 CPU_SECONDS = 1.0  #: Of an item that is evaluated at every start on a CPU.
 ITEMS = 16  #: Of each subset that are made by --check.
+TRIED = 20  #: Short items of each subset, until one can be used.
 STEPS = 5  #: Training steps that --check times,
 STEP_SECONDS = 60.0  #: for so long at most.
 ROUNDING = 1e-4  #: Relative difference of scores that a GPU's sums may have.
@@ -73,6 +74,10 @@ class Check(NamedTuple):
     def __str__(self):
         advice = f" -> {self.advice}" if self.advice else ""
         return f"{self.name:<17} {self.status:<8} {self.found}{advice}"
+
+
+def _judged(name, is_right, found, advice, otherwise=FAILED) -> Check:
+    return Check(name, OK, found) if is_right else Check(name, otherwise, found, advice)
 
 
 def sanity_check(brain, loaders: dict) -> float:
@@ -154,20 +159,21 @@ class SanityCheck:
 
     def space(self):
         """The disk has space for the first two checkpoints."""
-        options, folder = (
-            self.brain.option("options", None),
-            self.brain.hparams.output_folder,
-        )
+        brain = self.brain
+        options, folder = brain.option("options", None), brain.hparams.output_folder
         if options and options.check:  # in a scratch folder
             folder = own_folder(options)
-        size, free = checkpoint_bytes(self.brain), free_bytes(folder)
-        yield Check(
-            "space",
-            FAILED if free < 2 * size else WARNING if free < 5 * size else OK,
-            f"output_folder: {folder} has {in_units(free)} of free space, a checkpoint takes "
-            f"about {in_units(size)}, and there are two at a time at least",
-            "make room, or choose another --output_folder" if free < 5 * size else "",
+        tensors = [*brain.modules.parameters(), *brain.modules.buffers()]
+        # The optimizer's state is about twice as large as the weights.
+        size, free = 3 * sum(tensor.nbytes for tensor in tensors), free_bytes(folder)
+        found = (
+            f"output_folder: {folder} has {in_units(free)} of free space; a checkpoint takes "
+            f"about {in_units(size)}, and at least two are kept"
         )
+        advice, status = "make room, or choose another --output_folder", WARNING
+        if free < 2 * size:
+            status = FAILED
+        yield _judged("space", free >= 5 * size, found, advice, status)
 
     def checkpoints(self):
         """Those that are there were chosen by the score that this recipe chooses by."""
@@ -190,15 +196,14 @@ class SanityCheck:
                     break
                 n_checked += 1
                 faults += header_faults(item)[:1]
-            most = 2 * len(faults) > n_checked
             if faults:
-                yield Check(
-                    f"data: {subset}",
-                    FAILED if most else WARNING,
+                found = (
                     f"{len(faults)} of {n_checked} items of the subset {subset} that were "
-                    f"looked at cannot be used; the first: {faults[0]}",
-                    "is the data in its place? --check looks at all of it",
+                    f"looked at cannot be used; the first: {faults[0]}"
                 )
+                status = FAILED if 2 * len(faults) > n_checked else WARNING
+                advice = "is the data in its place? --check looks at all of it"
+                yield Check(f"data: {subset}", status, found, advice)
 
     def recordings(self):
         """Every sample of every file of every item."""
@@ -232,13 +237,13 @@ class SanityCheck:
             made = [dataset[(1, index)] for index in indices]
             self.item_seconds[subset] = (time.perf_counter() - began) / len(made)
             bad = [item for item in made if isinstance(item, SkippedItem)]
-            status, advice = OK, ""
             found = f"{len(made)} made, {1000 * self.item_seconds[subset]:.1f} ms each"
             if bad:
-                status, advice = FAILED, "mend or take out these items"
                 found = f"{len(bad)} of {len(made)} cannot be used: {bad[0].reason}"
                 found = " ".join(found.split())
-            yield Check(f"items: {subset}", status, found, advice)
+            yield _judged(
+                f"items: {subset}", not bad, found, "mend or take out these items"
+            )
 
     # -------------------------------------------------------------- training
 
@@ -255,26 +260,19 @@ class SanityCheck:
         self.step(batch_of(loader, indices))
         found = f"{len(indices)} items, {seconds:.1f} s with padding: peak memory "
         yield Check("longest batch", OK, found + peak_memory(brain.device))
-        yield self._finite()
+        means, steps = brain.means.read(), brain.monitor.read()
+        main_finite = means["main"] is not None and not steps["main_nonfinite"]
+        finite = main_finite and not steps["auxiliary_nonfinite"]
+        losses = ", ".join(f"{k} {v:.4g}" for k, v in means.items() if v is not None)
+        found = f"losses ({losses}) and gradients are finite"
+        if not finite:
+            task = "auxiliary" if main_finite else "main"
+            found = f"the {task} loss or its gradient is not finite"
+        yield _judged("finite", finite, found, "look at loss, data and precision")
         pairs = zip(before, brain.modules.parameters())
         changed = sum(not torch.equal(old, new) for old, new in pairs)
         found = f"a step changes {changed} of {len(before)} parameter tensors"
-        advice = "" if changed else "look at lr and the optimizer"
-        yield Check("step", OK if changed else FAILED, found, advice)
-
-    def _finite(self) -> Check:
-        means, found = self.brain.means.read(), self.brain.monitor.read()
-        if means["main"] is None or found["main_nonfinite"]:
-            task = "main"
-        elif found["auxiliary_nonfinite"]:
-            task = "auxiliary"
-        else:
-            text = ", ".join(f"{k} {v:.4g}" for k, v in means.items() if v is not None)
-            return Check("finite", OK, f"losses ({text}) and gradients are finite")
-        text = f"the {task} loss or its gradient is not finite"
-        return Check(
-            "finite", FAILED, text, "look at the loss, the data, and the precision"
-        )
+        yield _judged("step", changed, found, "look at lr and the optimizer")
 
     def start_training(self):
         """Bring the Brain where an epoch begins."""
@@ -335,15 +333,23 @@ class SanityCheck:
         yield Check("one item", OK, "of each subset can be made and evaluated")
 
     def short_batch(self, subset, crop=True):
-        """One item of a subset; its middle where a large network would take long on a CPU."""
+        """One item of a subset; its middle where a large network would take long on a CPU.
+
+        The shortest that last a second are tried, of the first 1000.
+        """
         loader = self.loaders[subset]
-        index = short_item(loader)
-        if index is None:
+        lengths = enumerate(list(loader.dataset.durations)[:1000])
+        by_length = sorted((seconds < 1, seconds, index) for index, seconds in lengths)
+        for *_, index in by_length[:TRIED]:
+            example = loader.dataset[ItemKey(1, index)]
+            if not isinstance(example, SkippedItem):
+                break
+        else:
             raise UserError(
-                f"no item of the subset {subset} can be used, of those that were tried, such "
-                f"as: {loader.dataset[(1, 0)].reason}; --check looks at all of them"
+                f"no item of the subset {subset} that was tried can be used, such as: "
+                f"{example.reason}; --check looks at all of them"
             )
-        batch, seconds = batch_of(loader, [index]), loader.dataset.durations[index]
+        batch, seconds = loader.collate_fn([example]), loader.dataset.durations[index]
         if crop and self.brain.device_type == "cpu" and seconds > CPU_SECONDS:
             batch = center_crop(batch, CPU_SECONDS / seconds)
         return batch
@@ -352,24 +358,17 @@ class SanityCheck:
     def rows(self, batch, stage) -> list[dict]:
         """The rows that the Brain makes of a batch in validation or test."""
         brain = self.brain
-        before = getattr(brain, "stage", None), getattr(brain, "rows", [])
-        training = brain.modules.training
         brain.stage, brain.rows = stage, []
         brain.modules.eval()
-        try:
-            brain.evaluate_batch(batch, stage)
-            rows = brain.rows
-        finally:
-            brain.stage, brain.rows = before
-            brain.modules.train(training)
+        brain.evaluate_batch(batch, stage)
         wanted = {"ID"} if stage == Stage.TEST else {"loss", brain.best}
-        lacking = wanted - set(rows[0] if rows else ())
-        if lacking:
+        columns = list(brain.rows[0]) if brain.rows else []
+        if lacking := wanted - set(columns):
             raise UserError(
                 f"compute_objectives appends no {', '.join(sorted(lacking))} to self.rows in "
-                f"{stage}; there are: {', '.join(rows[0]) if rows else 'no rows'}"
+                f"{stage}; there are: {', '.join(columns) or 'no rows'}"
             )
-        return rows
+        return brain.rows
 
     def evaluation(self):
         """The same items, evaluated twice, get the same scores."""
@@ -408,10 +407,9 @@ class SanityCheck:
         signals = self.brain.signals_of_id(row["ID"])
         bad = [name for name, x in signals.items() if not np.isfinite(x).all()]
         bad += [k for k, v in row.items() if isinstance(v, float) and not np.isfinite(v)]
-        if bad:
-            yield Check("test", WARNING, f"not finite: {', '.join(bad)}", "look at them")
-        else:
-            yield Check("test", OK, f"{len(row) - 1} columns, {seconds:.2f} s an item")
+        found = f"{len(row) - 1} columns, {seconds:.2f} s an item"
+        found = f"not finite: {', '.join(bad)}" if bad else found
+        yield _judged("test", not bad, found, "look at them", WARNING)
         self.test_seconds = seconds * len(self.loaders["test"].dataset)
 
     # -------------------------------------------------------------- time
@@ -466,10 +464,8 @@ def _same(name: str, how: str, first: list, second: list, advice: str) -> Check:
         differences = np.abs(a - b) / np.maximum(np.abs(a), 1.0)
     equal = (a == b) | (np.isnan(a) & np.isnan(b))
     worst = np.where(equal, 0.0, np.nan_to_num(differences, nan=np.inf)).max(initial=0.0)
-    if worst < ROUNDING:
-        how_near = f"{worst:.0e}" if worst else "the last bit"
-        return Check(name, OK, f"{how}: the same scores to {how_near}")
-    return Check(name, FAILED, f"{how}: scores differ by {worst:.2g}", advice)
+    found = f"{how}: scores differ by {worst:.2g}" if worst else f"{how}: the same scores"
+    return _judged(name, worst < ROUNDING, found, advice)
 
 
 def _duration(seconds: float) -> str:
@@ -479,21 +475,6 @@ def _duration(seconds: float) -> str:
 
 
 # ------------------------------------------------------------------ batches and space
-
-
-def short_item(loader, most: int = 20) -> int | None:
-    """Index of a short item that lasts a second and can be read, or None.
-
-    Of the first 1000 items, the `most` shortest are tried.
-    """
-    durations = list(loader.dataset.durations)[:1000]
-    by_length = sorted(
-        range(len(durations)), key=lambda i: (durations[i] < 1, durations[i])
-    )
-    for index in by_length[:most]:
-        if not isinstance(loader.dataset[ItemKey(1, index)], SkippedItem):
-            return index
-    return None
 
 
 def center_crop(batch, share: float):
@@ -506,12 +487,6 @@ def center_crop(batch, share: float):
     if hasattr(batch, "lengths"):
         batch.lengths = batch.lengths.clamp(max=kept)
     return batch
-
-
-def checkpoint_bytes(brain) -> int:
-    """About the size of a checkpoint: the weights, and twice as much for the optimizer."""
-    tensors = [*brain.modules.parameters(), *brain.modules.buffers()]
-    return 3 * sum(t.numel() * t.element_size() for t in tensors)
 
 
 def free_bytes(folder) -> int:
