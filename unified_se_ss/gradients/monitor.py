@@ -16,7 +16,8 @@ from unified_se_ss.gradients.two_task import CombinedGradients, TwoTaskLosses
 
 logger = logging.getLogger(__name__)
 
-#: Edges of the histograms; what lies outside is counted in the outermost bins.
+#: Edges of the histograms, as their columns' names say; what lies outside is counted in the
+#: outermost bins.
 COSINE_EDGES = np.linspace(-1, 1, 21)
 LOG_RATIO_EDGES = np.linspace(-4, 4, 33)
 
@@ -112,17 +113,13 @@ class Statistics:
         """One line per scope; what belongs to no single module stands in the first, ``"all"``."""
         _, auxiliary_nonfinite, main_nonfinite, finite, scale = self.whole
         lines = [self.row(scopes, scope) for scope in range(len(scopes))]
-        lines[0].update(
-            {
-                "auxiliary_nonfinite": int(auxiliary_nonfinite),
-                "main_nonfinite": int(main_nonfinite),
-                "auxiliary_scale": float(scale / finite) if finite else None,
-                _with_range("cosine", COSINE_EDGES): self.cosines.astype(int).tolist(),
-                _with_range("log10_ratio", LOG_RATIO_EDGES): (
-                    self.log_ratios.astype(int).tolist()
-                ),
-            }
-        )
+        lines[0] |= {
+            "auxiliary_nonfinite": int(auxiliary_nonfinite),
+            "main_nonfinite": int(main_nonfinite),
+            "auxiliary_scale": float(scale / finite) if finite else None,
+            "cosine_from_-1_to_1": self.cosines.astype(int).tolist(),
+            "log10_ratio_from_-4_to_4": self.log_ratios.astype(int).tolist(),
+        }
         return lines
 
 
@@ -165,18 +162,14 @@ def statistics(steps: Steps, members: np.ndarray) -> Statistics:
     """
     both_finite = steps.auxiliary_finite & steps.main_finite
     finite = steps.select(both_finite)
-    whole = [
-        len(both_finite),
-        (~steps.auxiliary_finite).sum(),
-        (~steps.main_finite).sum(),
-        both_finite.sum(),
-        finite.auxiliary_scale.sum(),
-    ]
+    nonfinite = (~steps.auxiliary_finite).sum(), (~steps.main_finite).sum()
+    scales = finite.auxiliary_scale
+    whole = [len(both_finite), *nonfinite, len(scales), scales.sum()]
     terms = _of_groups(*finite[:5])  # [8, N, G], nan where undefined
     defined = np.isfinite(terms)
     per_group = np.where(defined, terms, 0.0)
     dead = np.stack([finite.auxiliary_squared <= 0, finite.main_squared <= 0])
-    cosines = _of_scopes(*finite[:3], members)  # [N, S]
+    cosines = _cosines(*(products @ members.T for products in finite[:3]))  # [N, S]
     stretch = per_group[GROUP_MEANS.index("stretch")].max(0, initial=0.0)
     return Statistics(
         whole=np.array(whole, dtype=float),
@@ -193,10 +186,10 @@ def _of_groups(
     a: np.ndarray, b: np.ndarray, c: np.ndarray, w_a: np.ndarray, w_m: np.ndarray
 ) -> np.ndarray:
     """The terms of ``GROUP_MEANS`` of each group and step, nan where undefined."""
-    compared = (a > 0) & (b > 0)
+    cosine = _cosines(a, b, c)
+    compared = ~np.isnan(cosine)
     a, b = np.where(compared, a, 1.0), np.where(compared, b, 1.0)
     ratio = np.sqrt(a) / np.sqrt(b)
-    cosine = (c / np.sqrt(a) / np.sqrt(b)).clip(-1, 1)
     opposing = np.maximum(0, -cosine)  # in units of ||g_a||, as removed
     change = (w_a - 1) * ratio * cosine + (w_m - 1)  # in units of ||g_m||, as the others
     plain = a + 2 * c + b
@@ -215,22 +208,15 @@ def _of_groups(
     return np.where(compared, np.stack(terms), np.nan)
 
 
-def _of_scopes(
-    a: np.ndarray, b: np.ndarray, c: np.ndarray, members: np.ndarray
-) -> np.ndarray:
-    a, b, c = (x @ members.T for x in (a, b, c))
-    there = (a > 0) & (b > 0)
-    a, b = np.where(there, a, 1.0), np.where(there, b, 1.0)
-    return np.where(there, (c / np.sqrt(a) / np.sqrt(b)).clip(-1, 1), np.nan)
+def _cosines(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """<g_a, g_m> / (||g_a|| ||g_m||), nan where either is zero."""
+    a, b = np.where(a > 0, a, np.nan), np.where(b > 0, b, np.nan)
+    return (c / np.sqrt(a) / np.sqrt(b)).clip(-1, 1)
 
 
 def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     values = values[np.isfinite(values)]
     return np.histogram(values.clip(edges[0], edges[-1]), edges)[0].astype(float)
-
-
-def _with_range(name: str, edges: np.ndarray) -> str:
-    return f"{name}_from_{edges[0]:g}_to_{edges[-1]:g}"
 
 
 def scopes_of(
@@ -254,9 +240,8 @@ def scopes_of(
     >>> scopes_of(["a.0.weight", "a.1.weight", "b.weight"], most=2)[0]
     ['all', 'a', 'b']
     """
-    everything = np.ones((1, len(groups)))
     if granularity == "global":
-        return ["all"], everything
+        return ["all"], np.ones((1, len(groups)))
     of_parameter = GRANULARITIES["module"] if granularity == "parameter" else str
     modules = [of_parameter(name) or name for name in groups]
     depth = max((name.count(".") for name in modules), default=0)
@@ -264,8 +249,8 @@ def scopes_of(
         modules = [".".join(name.split(".")[:depth]) for name in modules]
         depth -= 1
     names = list(dict.fromkeys(modules))
-    members = [[float(module == name) for module in modules] for name in names]
-    return ["all", *names], np.array([*everything.tolist(), *members])
+    members = [[float(name in ("all", m)) for m in modules] for name in ("all", *names)]
+    return ["all", *names], np.array(members)
 
 
 #: Longest ring: 1000 steps of 800 groups are 32 MB.
@@ -368,11 +353,8 @@ class ConflictMonitor:
         Rate and cosine are None where nothing was compared. At most one transfer.
         """
         self._fetch()
-        steps, auxiliary_nonfinite, main_nonfinite, *_ = self._epoch.whole
         return {
-            "steps": int(steps),
-            "auxiliary_nonfinite": int(auxiliary_nonfinite),
-            "main_nonfinite": int(main_nonfinite),
+            **dict(zip(STEPS[:3], map(int, self._epoch.whole))),
             "conflict_rate": self._epoch.mean("conflict_rate"),
             "mean_cosine": self._epoch.mean("mean_cosine"),
         }
@@ -489,10 +471,6 @@ class NonFiniteMonitor:
             for batch in batches:
                 batch["found"] += found
         for batch in bad:
-            logger.warning(
-                "%s: not finite: %s; its items: %s",
-                batch["place"],
-                ", ".join(batch["found"]),
-                ", ".join(batch["ids"]),
-            )
+            found, ids = ", ".join(batch["found"]), ", ".join(batch["ids"])
+            logger.warning(f"{batch['place']}: not finite: {found}; its items: {ids}")
         return bad

@@ -33,6 +33,7 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import ddp_barrier, ddp_broadcast, if_main_process
 
 from unified_se_ss.errors import UserError, first_line
+from unified_se_ss.training.distributed import gather, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -120,11 +121,10 @@ class AtomicCheckpointer(Checkpointer):
                 raise
             free = shutil.disk_usage(self.checkpoints_dir).free / 1e6
             last = self.find_checkpoint()
-            there = f"the last whole one is {last.path}" if last else "there is none so far"
             raise UserError(
-                f"{self.checkpoints_dir}: a checkpoint cannot be written ({reason}): "
-                f"{free:.2f} MB are free; {there}. Make room, and the same command goes on "
-                "from there"
+                f"{self.checkpoints_dir}: a checkpoint cannot be written ({reason}): {free:.2f} "
+                "MB are free; make room, and the same command goes on from "
+                f"{last.path if last else 'the beginning'}"
             ) from error
         finally:
             if if_main_process():
@@ -148,7 +148,10 @@ class AtomicCheckpointer(Checkpointer):
             for path in files
             if path.name != METAFNAME
         }
-        meta = {**saved.meta, "unixtime": self._newest_time(), FILES: sizes}
+        # Later than all checkpoints, even if the clock was set back.
+        times = [checkpoint.meta["unixtime"] for checkpoint in self.list_checkpoints()]
+        now = max([time.time(), *(t + 1e-3 for t in times)])
+        meta = {**saved.meta, "unixtime": now, FILES: sizes}
         text = f"# yamllint disable\n{yaml.safe_dump(meta)}"
         (saved.path / METAFNAME).write_text(text, encoding="utf-8")
         for path in (*files, saved.path):
@@ -160,11 +163,6 @@ class AtomicCheckpointer(Checkpointer):
         _flush(self.checkpoints_dir)
         paths = {key: final / path.name for key, path in saved.paramfiles.items()}
         return Checkpoint(final, meta, paths)
-
-    def _newest_time(self) -> float:
-        """The time, or what is later than all checkpoints if the clock was set back."""
-        times = [checkpoint.meta["unixtime"] for checkpoint in self.list_checkpoints()]
-        return max([time.time(), *(t + 1e-3 for t in times)])
 
     # ---------------------------------------------------------------- choosing
 
@@ -249,7 +247,7 @@ class AtomicCheckpointer(Checkpointer):
         try:
             with _weights_only():
                 super().load_checkpoint(checkpoint)
-        except (UserError, KeyboardInterrupt):
+        except UserError:
             raise
         except Exception as error:  # whatever a file can make a loader raise
             raise UserError(
@@ -278,20 +276,15 @@ def _fault_of(folder, thorough: bool = False) -> str | None:
             found = path.stat().st_size
             if found != size:
                 return f"{name} has {found} bytes of {size}"
-            if thorough and zipfile.is_zipfile(path) and _is_damaged(path):
-                return f"{name} is not what was written (another checksum)"
+            if thorough and zipfile.is_zipfile(path):  # torch.save wrote it
+                with zipfile.ZipFile(path) as file:
+                    if file.testzip() is not None:
+                        raise zipfile.BadZipFile
+        except zipfile.BadZipFile:
+            return f"{name} is not what was written (another checksum)"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     return None
-
-
-def _is_damaged(path: Path) -> bool:
-    """Compare the parts of a file that torch.save wrote with their checksums."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is not None
-    except zipfile.BadZipFile:
-        return True
 
 
 def _flush(path: Path) -> None:
@@ -349,10 +342,7 @@ class RandomStates:
 
     @mark_as_saver
     def _save(self, path):
-        states = [_random_state()]
-        if torch.distributed.is_initialized():
-            states *= torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(states, _random_state())
+        states = gather([_random_state()])
         if if_main_process():
             torch.save(states, path)
 
@@ -360,9 +350,10 @@ class RandomStates:
     def _load(self, path, end_of_epoch):
         del end_of_epoch
         states = torch.load(path, map_location="cpu", weights_only=True)
-        distributed = torch.distributed.is_initialized()
-        if len(states) == (torch.distributed.get_world_size() if distributed else 1):
-            _set_random_state(states[torch.distributed.get_rank() if distributed else 0])
+        if len(states) == world_size():
+            _set_random_state(
+                states[torch.distributed.get_rank() if len(states) > 1 else 0]
+            )
 
 
 register_checkpoint_hooks(RandomStates, save_on_main_only=False)  # all ranks take part

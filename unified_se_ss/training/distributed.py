@@ -25,14 +25,13 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
-from unified_se_ss.errors import UserError, first_line
+from unified_se_ss.errors import UserError, first_line, first_names
 from unified_se_ss.training.signals import EXIT_CODE
 
 logger = logging.getLogger(__name__)
 
 # As long as one rank may be busy alone while the others wait, as with a corpus it makes.
 TIMEOUT_MINUTES = 60
-SHOWN = 3
 # In the errors of gloo, NCCL and torch's store.
 OF_RANKS = ("gloo", "NCCL", "ProcessGroup", "TCPStore", "Connection closed by peer")
 
@@ -133,11 +132,10 @@ def _store_of_this_life(timeout: timedelta):
     torchrun keeps one store over all restarts, in which the addresses of those who have
     died still stand (torch 2.11); whoever reads them waits for ever, or is refused.
     """
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = torch.distributed.TCPStore(
-        host,
-        port,
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
         int(os.environ["WORLD_SIZE"]),
         is_master=not served and os.environ["RANK"] == "0",
         timeout=timeout,
@@ -159,13 +157,12 @@ def report_lost_rank():
         if not (torch.distributed.is_initialized() and _is_of_ranks(error)):
             raise
         rank = torch.distributed.get_rank()
-        print(
+        message = (
             f"\nerror: process {rank} of {world_size()} has lost another one and stops "
-            f"({first_line(error)}). What that one has said is above or below. The same "
-            "command goes on from the last checkpoint; torchrun --max-restarts=N does so "
-            "by itself",
-            file=sys.stderr,
+            f"({first_line(error)}). The same command goes on from the last checkpoint; "
+            "torchrun --max-restarts=N does so by itself"
         )
+        print(message, file=sys.stderr)
         sys.exit(EXIT_CODE)
 
 
@@ -219,20 +216,15 @@ class RankCount:
             return
         if self.within_epoch:
             raise UserError(
-                f"{self.folder}: was saved within an epoch by {saved} process(es); {now} "
-                "cannot go on from there, since the epoch's batches are divided otherwise. "
-                f"Start with {saved}, or move this folder away to go on from the end of an "
-                "epoch"
+                f"{self.folder}: was saved within an epoch by {saved} process(es), whose "
+                f"batches {now} would divide otherwise; start with {saved}, or move this "
+                "folder away to go on from the end of an epoch"
             )
         if if_main_process():
             logger.warning(
-                "Trained by %d process(es) so far, by %d from now on: a step takes %.3g "
-                "times as many items, an epoch as many fewer steps, and the items come in "
-                "another order; the learning rate is left as it is, and the result is not "
-                "that of either number alone.",
-                saved,
-                now,
-                now / saved,
+                f"Trained by {saved} process(es) so far, by {now} from now on: a step takes "
+                f"{now / saved:.3g} times as many items, in another order, at the same "
+                "learning rate; the result is not that of either number alone."
             )
 
     @mark_as_saver
@@ -259,36 +251,29 @@ def _check_agreement(equal: dict, items=None) -> None:
     for rank, (theirs, items) in enumerate(all_ranks):
         names = [n for n in {**first, **theirs} if first.get(n) != theirs.get(n)]
         if names:
-            pairs = ((name, first.get(name), theirs.get(name)) for name in names[:SHOWN])
-            shown = [
-                n if isinstance(x, bytes) else f"{n} ({x} and {y})" for n, x, y in pairs
-            ]
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            for i, name in enumerate(names):
+                one, other = first.get(name), theirs.get(name)
+                if not isinstance(one, bytes):
+                    names[i] = f"{name} ({one} and {other})"
             raise UserError(
-                f"processes 0 and {rank} differ before the first step: {', '.join(shown)}"
-                f"{more}. All must begin alike: start them with the same command and the "
-                "same files (YAML, data, checkpoints), and change no module once the Brain "
-                "has begun"
+                f"processes 0 and {rank} differ before the first step: {first_names(names)}. "
+                "Start all with the same command and the same files (YAML, data, "
+                "checkpoints), and change no module once the Brain has begun"
             )
         other = seen.setdefault(items, rank)
         if items and other != rank:
-            shown = ", ".join(items[:SHOWN]) + (", ..." if len(items) > SHOWN else "")
             raise UserError(
                 f"processes {other} and {rank} have the same items in their first batch "
-                f"({shown}): the data are not divided among them; give the sampler its "
-                "rank and world_size (training.rank_and_size())"
+                f"({first_names(items)}): the data are not divided among them; give the "
+                "sampler its rank and world_size (training.rank_and_size())"
             )
 
 
-def _digests(tensors: dict) -> dict:
-    """A hash of each tensor's type, shape and bits, by name."""
-    return {name: _digest(tensor.detach()) for name, tensor in tensors.items()}
-
-
 def _digest(tensor: torch.Tensor) -> bytes:
+    """A hash of a tensor's type, shape and bits."""
     found = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=8)
     if tensor.numel():
-        bits = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
+        bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         found.update(memoryview(bits.numpy()))
     return found.digest()
 
@@ -322,5 +307,6 @@ def check_first_step(brain, batch) -> None:
         rates = [str(float(group["lr"])) for group in state["param_groups"]]
         equal[f"{name}'s learning rate"] = ", ".join(rates)
     ids = getattr(batch, "ids", getattr(batch, "id", None))
-    _check_agreement({**equal, **_digests(tensors)}, ids)
+    equal |= {name: _digest(tensor) for name, tensor in tensors.items()}
+    _check_agreement(equal, ids)
     brain.ranks_agree = True

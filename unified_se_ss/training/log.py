@@ -40,22 +40,26 @@ class EpochTable:
     """
 
     def __init__(self, path):
-        self.csv_path = Path(path)
+        self.path = Path(path)
 
     @property
     def rows(self) -> list[dict]:
         """The rows so far; numbers where they are some, empty cells left out."""
-        if not self.csv_path.is_file():
-            return []
-        with open(self.csv_path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [{k: _value(v) for k, v in row.items() if v} for row in rows]
+        return [{k: _value(v) for k, v in row.items() if v} for row in _rows_of(self.path)]
 
     def add(self, row: dict) -> None:
         """Log an epoch; forget what was logged of it and of later ones."""
         rows = [r for r in self.rows if r["epoch"] < row["epoch"]]
         rows.append({key: value for key, value in row.items() if value is not None})
-        atomic_write(self.csv_path, csv_text(rows))
+        atomic_write(self.path, csv_text(rows))
+
+
+def _rows_of(path: Path, columns: list | None = None) -> list[dict]:
+    """The rows of a CSV file, none if it is not there; without `columns`, it has a header."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, columns))
 
 
 def _value(text: str):
@@ -163,12 +167,9 @@ class SkippedItems:
     @property
     def rows(self) -> list[dict]:
         """All ranks' and epochs' items so far."""
-        if not self.path.is_file():
-            return []
-        with open(self.path, newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file, SKIPPED_COLUMNS)
-            # Two ranks that meet their first item at once both write a header.
-            return [row for row in rows if row["epoch"] != "epoch" and row["reason"]]
+        rows = _rows_of(self.path, SKIPPED_COLUMNS)
+        # Two ranks that meet their first item at once both write a header.
+        return [row for row in rows if row["epoch"] != "epoch" and row["reason"]]
 
     def begin(self, subset: str, epoch: int, n_items: int, batches: int = 0) -> None:
         """Begin a pass over a subset of `n_items`, or go on in it after some batches."""
@@ -195,11 +196,9 @@ class SkippedItems:
         batch : int
             Its number in this pass, from 1.
         """
-        here = {"epoch": self.epoch, "subset": self.subset, "batch": batch}
-        text = csv_text(
-            ({**here, "ID": i.id, "file": i.file, "reason": i.reason} for i in skipped),
-            SKIPPED_COLUMNS,
-        )
+        here = self.epoch, self.subset, batch
+        cells = ((*here, item.id, item.file, item.reason) for item in skipped)
+        text = csv_text(dict(zip(SKIPPED_COLUMNS, row)) for row in cells)
         try:
             # One write, into which no other process can write.
             with open(self.path, "ab", buffering=0) as file:
@@ -214,12 +213,11 @@ class SkippedItems:
         """Stop the run if more than the share that is allowed, or all, were skipped."""
         if count <= self.most * self.n_items and count < self.n_items:
             return
-        example = f" One of them: {reason}." if reason else ""
+        example = f", such as: {reason}" if reason else ""
         raise UserError(
             f"{count} of the {self.n_items} items of the subset {self.subset} could not be "
-            f"used; max_skipped_share allows {self.most:g} of them.{example} {self.path} "
-            "names them all; mend these files or take them out of the data, look at all of "
-            "it with --check, or set --max_skipped_share"
+            f"used{example}; mend or take out those that {self.path} names, or raise "
+            f"--max_skipped_share, which allows {self.most:g} of them"
         )
 
     def end(self) -> int:
@@ -245,8 +243,8 @@ def check_tensorboard() -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"tensorboard: is True, but the package tensorboard cannot be used ({error}); "
-            "pip install 'unified_se_ss[tensorboard]', or set tensorboard to False"
+            f"tensorboard: the package cannot be used ({error}); set it to False, or "
+            "pip install 'unified_se_ss[tensorboard]'"
         ) from error
 
 
@@ -359,12 +357,9 @@ def upload(folder, checkpoint, uri: str | None) -> str | None:
             system.makedirs(to.rpartition("/")[0], exist_ok=True)
             system.put_file(str(path), to)
     except Exception as error:  # whatever a cloud's package raises: the run is done
+        reason = f"{type(error).__name__}: {error}"
         logger.warning(
-            "upload_uri: could not copy everything to %s (%s: %s); all of it is in %s",
-            uri,
-            type(error).__name__,
-            error,
-            folder,
+            f"upload_uri: could not copy everything to {uri} ({reason}); it is in {folder}"
         )
         return None
     return str(uri)

@@ -32,6 +32,7 @@ from unified_se_ss.training.options import AUTO, HparamsFile, Options
 
 logger = logging.getLogger(__name__)
 
+ANOTHER = "choose another with --output_folder"
 _locks = {}  # by file; held as long as they are referred to
 # Names of an unfinished `files.atomic_path`, and of the probe of `check_folder`.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}|\.writable\.\d+")
@@ -97,10 +98,9 @@ def _open_folder(options: Options, folder: Path) -> None:
     for path in folder.rglob(".*"):
         if TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
-    header = f"# Generated {date.today()} from:\n# {options.hparams_file.resolve()}\n"
-    atomic_write(
-        folder / DESCRIPTION, f"{header}# yamllint disable\n{resolved_yaml(options)}"
-    )
+    source = options.hparams_file.resolve()
+    header = f"# Generated {date.today()} from:\n# {source}\n# yamllint disable\n"
+    atomic_write(folder / DESCRIPTION, header + resolved_yaml(options))
 
 
 def lock_folder(folder) -> None:
@@ -125,8 +125,7 @@ def lock_folder(folder) -> None:
     except filelock.Timeout as error:
         holder = file.read_text(encoding="utf-8").strip() or "another process"
         raise UserError(
-            f"output_folder: {folder} is in use by {holder}; wait until that has ended, or "
-            "choose another with --output_folder"
+            f"output_folder: {folder} is in use by {holder}; wait for its end, or {ANOTHER}"
         ) from error
     started, command = time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(sys.argv)
     host = socket.gethostname()
@@ -167,9 +166,9 @@ def check_folder(options: Options, folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
+        reason = error.strerror
         raise UserError(
-            f"output_folder: cannot write to {folder} ({error.strerror}); "
-            "choose another with --output_folder"
+            f"output_folder: cannot write to {folder} ({reason}); {ANOTHER}"
         ) from error
     there = folder / DESCRIPTION
     if not there.is_file():
@@ -178,17 +177,17 @@ def check_folder(options: Options, folder: Path) -> None:
         if any(p.is_file() and not p.name.startswith(".") for p in folder.rglob("*")):
             raise UserError(
                 f"output_folder: {folder} is not empty and holds no run of this project; "
-                "choose another with --output_folder"
+                f"{ANOTHER}"
             )
         return
     now = plain_yaml(resolved_yaml(options), options.hparams_file)
     before = plain_yaml(HparamsFile(there).text, there)
     for key in {**before, **now}:
         if key not in CHANGEABLE and before.get(key) != now.get(key):
+            theirs, ours = shortened(before.get(key)), shortened(now.get(key))
             raise UserError(
-                f"output_folder: {folder} holds another experiment: {key} is "
-                f"{shortened(before.get(key))} there and {shortened(now.get(key))} here; choose "
-                "another with --output_folder, or go on with the same settings"
+                f"output_folder: {folder} holds another experiment: {key} is {theirs} there "
+                f"and {ours} here; {ANOTHER}, or go on with the same settings"
             )
 
 
@@ -196,7 +195,7 @@ def _describe_device(run_opts: RunOptions, hparams: dict) -> str:
     """Name device and precision, and the reasons; an error for fp16 without a GPU."""
     asked = run_opts.device or hparams.get("device")
     device = asked or sb.utils.distributed.infer_device()
-    best = "the best there is" if device != "cpu" else "no CUDA device was found"
+    reason = "no CUDA device was found" if device == "cpu" else "the best there is"
     named = run_opts.overridden_args  # on the command line
     for key in ("precision", "eval_precision"):
         given = getattr(run_opts, key) if key in named else hparams.get(key)
@@ -204,18 +203,15 @@ def _describe_device(run_opts: RunOptions, hparams: dict) -> str:
             raise UserError(
                 f"--{key} fp16 needs a CUDA device; on {device} use bf16 or fp32"
             )
+    precision = "fp32 (default)"
     if "precision" in named:
         precision = f"{run_opts.precision} (from the command line)"
     elif "precision" in hparams:
         precision = f"{hparams['precision']} (from the YAML)"
     elif hparams.get("auto_precision"):
         precision = "measured before the first step (auto)"
-    else:
-        precision = "fp32 (default)"
-    if "cuda" in device:
-        precision += f", {_tf32()}"
-    ranks = os.environ.get("WORLD_SIZE", 1)
-    reason = "as asked for" if asked else best
+    precision += f", {_tf32()}" if "cuda" in device else ""
+    ranks, reason = os.environ.get("WORLD_SIZE", 1), "as asked for" if asked else reason
     return f"Device: {device} ({reason}), precision: {precision}, processes: {ranks}"
 
 
