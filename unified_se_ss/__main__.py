@@ -87,27 +87,32 @@ def add_command(commands, name: str, summary: str, description: str, function, *
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **how,
     )
-    command.add_argument(
-        "--debug", action="store_true", help="show the traceback of an error"
-    )
-    command.set_defaults(command=function)
+    add_options(command, debug=(False, "show the traceback of an error"))
+    command.set_defaults(command=function, debug=False)
     return command
 
 
 def add_options(command, **options) -> None:
-    """Options by name, each with its default, whose type is theirs, and what it is."""
+    """Options by name, each with its default, or its type if there is none, and what it is."""
     for name, (default, words) in options.items():
-        words = f"{words}; default %(default)s".removeprefix("; ")
-        command.add_argument(f"--{name}", type=type(default), default=default, help=words)
+        if default is False:
+            how = {"action": "store_true"}
+        elif isinstance(default, type):
+            how = {"type": default}
+        else:
+            how = {"type": type(default), "default": default}
+            words = f"{words}; default %(default)s".removeprefix("; ")
+        command.add_argument(f"--{name}", help=words, **how)
 
 
 def add_model(command) -> None:
-    """Options of every command that runs a model."""
     command.add_argument("model", help="a run's folder (results/demo/1234), or an export")
-    command.add_argument("--device", help="cpu, cuda …; by default a GPU if there is one")
-    command.add_argument("--precision", help="fp32 (default), bf16 or fp16 (GPU only)")
 
 
+DEVICE = {
+    "device": (str, "cpu, cuda …; by default a GPU if there is one"),
+    "precision": (str, "fp32 (default), bf16 or fp16 (GPU only)"),
+}
 SIZES = {
     "n_speakers": (2, ""),
     "sample_rate": (8000, "Hz"),
@@ -146,9 +151,13 @@ def add_demo_corpus(commands) -> None:
         make_demo_corpus,
     )
     command.add_argument("folder", help="where it goes")
-    add_options(command, n_speakers=(2, ""), n_train=(2000, ""))
-    command.add_argument("--demo_speech", help="your recordings, in folders by speaker")
-    command.add_argument("--demo_noise", help="your noise recordings")
+    add_options(
+        command,
+        n_speakers=(2, ""),
+        n_train=(2000, ""),
+        demo_speech=(str, "your recordings, in folders by speaker"),
+        demo_noise=(str, "your noise recordings"),
+    )
 
 
 def add_binaural_corpus(commands) -> None:
@@ -163,19 +172,16 @@ def add_binaural_corpus(commands) -> None:
     )
     command.add_argument("folder", help="where it goes")
     command.add_argument("--mono_folder", required=True, help="the mono mixtures")
-    command.add_argument(
-        "--heads",
-        metavar="PATH",
-        help="SOFA files, CIPIC's wav_database or folders of azimuth wavs; default spheres",
+    heads = "SOFA files, CIPIC's wav_database or folders of azimuth wavs; default spheres"
+    add_options(
+        command,
+        **SIZES,
+        heads=(str, heads),
+        rooms=(False, "put the heads into simulated rooms"),
+        noise=(False, "surround them with each mixture's noise"),
+        least_angle=(0.0, "degrees between two talkers"),
+        seed=(1234, ""),
     )
-    command.add_argument(
-        "--rooms", action="store_true", help="put the heads into simulated rooms"
-    )
-    command.add_argument(
-        "--noise", action="store_true", help="surround them with each mixture's noise"
-    )
-    angle = (0.0, "degrees between two talkers")
-    add_options(command, **SIZES, least_angle=angle, seed=(1234, ""))
 
 
 SEPARATION = {
@@ -197,83 +203,73 @@ def add_separation(commands, task: str, **how) -> None:
         "--force, and nothing is ever written beside an input. A bad file is named and the\n"
         "rest is done: the exit code is then 1.",
         separate_files,
+        # What is not given is left to the class that works with the model.
+        argument_default=argparse.SUPPRESS,
         **how,
     )
     command.set_defaults(task=task)
     add_model(command)
-    command.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="IN",
-        help="sound files, folders, patterns, or - for standard input",
-    )
+    words = "sound files, folders, patterns, or - for standard input"
+    command.add_argument("inputs", nargs="+", metavar="IN", help=words)
     command.add_argument("-o", "--output", required=True, help="folder for the results")
-    for name, option in (OPTIONS_OF_TASKS[task] | OPTIONS_OF_ALL_TASKS).items():
-        # What is not given is left to the class that works with the model.
-        command.add_argument(f"--{name}", **{"default": argparse.SUPPRESS, **option})
+    add_options(command, **DEVICE, **OPTIONS_OF_TASKS[task], **OPTIONS_OF_ALL_TASKS)
+    command.add_argument(
+        "--subtype",
+        default="float",
+        choices=("float", "pcm16"),
+        help="32 bit float, which never changes a level, or 16 bit, where all of a file's "
+        "outputs are turned down alike if one would clip; default %(default)s",
+    )
 
 
 # By task, what its command has more than the others. Except those of all tasks and
 # text_only, arguments of the classes of inference/pipeline.py.
 OPTIONS_OF_TASKS: dict[str, dict] = {
     "separate": {
-        "mixture_consistency": {
-            "action": "store_true",
-            "help": "share out what the sources lack to the mixture, noise included",
-        },
+        "mixture_consistency": (
+            False,
+            "share out what the sources lack to the mixture, noise included",
+        ),
     },
     "enhance": {
-        "guide": {
-            "metavar": "BEAMFORMER",
-            "help": "for GSENet: files hold all microphones, the reference first, and "
+        "guide": (
+            str,
+            "for GSENet: files hold all microphones, the reference first, and "
             "multichannel_wiener, souden_mvdr or rtf_mvdr makes the guide; by default "
             "they hold two channels, the microphone and a beamformer's output",
-        },
-        "context_seconds": {
-            "type": float,
-            "help": "files begin with noise alone for so long, which the guide learns; "
-            "default 0.5",
-        },
+        ),
+        "context_seconds": (
+            float,
+            "files begin with noise alone for so long, which the guide learns; default 0.5",
+        ),
     },
     "recognise": {
-        "segment_seconds": {
-            "type": float,
-            "help": "longer recordings are recognised in pieces, cut where it is quiet; "
-            "default 20",
-        },
-        "beam_size": {
-            "type": int,
-            "help": "hypotheses that the search follows; default that of the model's test",
-        },
-        "keep_level": {
-            "action": "store_false",
-            "dest": "match_level",
-            "help": "give the model recordings at their own level, as in its test, not at "
-            "the one it was trained at",
-        },
-        "text_only": {"action": "store_true", "help": "leave out the enhanced recordings"},
+        "segment_seconds": (
+            float,
+            "longer recordings are recognised in pieces, cut where it is quiet; default 20",
+        ),
+        "beam_size": (
+            int,
+            "hypotheses that the search follows; default that of the model's test",
+        ),
+        "keep_level": (
+            False,
+            "give the model recordings at their own level, as in its test, not at the one "
+            "it was trained at",
+        ),
+        "text_only": (False, "leave out the enhanced recordings"),
     },
 }
-OPTIONS_OF_ALL_TASKS: dict[str, dict] = {
-    "chunk_seconds": {
-        "type": float,
-        "help": "long files are done in chunks, which bound the memory; default 20",
-    },
-    "overlap_seconds": {"type": float, "help": "of chunks; default 4"},
-    "channel": {"type": int, "help": "the channel to take of files with several, from 0"},
-    "downmix": {"action": "store_true", "help": "take the mean of the channels"},
-    "subtype": {
-        "default": "float",
-        "choices": ("float", "pcm16"),
-        "help": "32 bit float, which never changes a level, or 16 bit, where all of a file's "
-        "outputs are turned down alike if one would clip; default %(default)s",
-    },
-    "force": {"action": "store_true", "help": "replace what exists"},
-    "json": {
-        "action": "store_true",
-        "dest": "as_json",
-        "help": "write one JSON object, for machines",
-    },
+OPTIONS_OF_ALL_TASKS: dict[str, tuple] = {
+    "chunk_seconds": (
+        float,
+        "long files are done in chunks, which bound the memory; default 20",
+    ),
+    "overlap_seconds": (float, "of chunks; default 4"),
+    "channel": (int, "the channel to take of files with several, from 0"),
+    "downmix": (False, "take the mean of the channels"),
+    "force": (False, "replace what exists"),
+    "json": (False, "write one JSON object, for machines"),
 }
 
 
@@ -289,29 +285,18 @@ def add_evaluation(commands) -> None:
     )
     add_model(command)
     command.add_argument("manifest", help="CSV, such as those in RUN/manifests/")
-    command.add_argument(
-        "-o", "--output", metavar="FOLDER", help="default evaluation/NAME_OF_THE_MANIFEST"
-    )
-    command.add_argument(
-        "--data_folder", metavar="FOLDER", help="what {data_root} in the manifest means"
-    )
-    command.add_argument(
-        "--metrics",
-        default="si_snr,sdr",
-        help="of si_snr, sdr (always there), pesq, stoi, estoi, wer, joined by commas",
-    )
-    command.add_argument("--jobs", type=int, help="processes that score; default all cores")
-    command.add_argument(
-        "--recogniser", metavar="SOURCE", help="a SpeechBrain recogniser, for the WER"
-    )
-    command.add_argument(
-        "--transcripts", metavar="CSV", help="ID, transcript_1, ...; for the WER"
-    )
-    command.add_argument(
-        "--save_waves", type=int, default=0, metavar="N", help="keep wavs of the first N"
-    )
-    command.add_argument(
-        "--force", action="store_true", help="replace an earlier evaluation"
+    command.add_argument("-o", "--output", help="default evaluation/NAME_OF_THE_MANIFEST")
+    metrics = "of si_snr, sdr (always there), pesq, stoi, estoi, wer, joined by commas"
+    add_options(
+        command,
+        **DEVICE,
+        data_folder=(str, "what {data_root} in the manifest means"),
+        metrics=("si_snr,sdr", metrics),
+        jobs=(int, "processes that score; default all cores"),
+        recogniser=(str, "a SpeechBrain recogniser, for the WER"),
+        transcripts=(str, "a CSV file with ID, transcript_1, ...; for the WER"),
+        save_waves=(0, "keep wavs of the first so many"),
+        force=(False, "replace an earlier evaluation"),
     )
 
 
@@ -326,17 +311,12 @@ def add_export(commands) -> None:
         "  onnx          a graph that was checked against the network",
         export_model,
     )
-    command.add_argument("model", help="a run's folder (results/demo/1234), or an export")
-    command.add_argument(
-        "-o", "--output", required=True, metavar="FOLDER", help="where it goes"
-    )
-    command.add_argument(
-        "--format",
-        default="native",
-        help="native, speechbrain or onnx; default %(default)s",
-    )
-    command.add_argument(
-        "--force", action="store_true", help="replace what an earlier export left there"
+    add_model(command)
+    command.add_argument("-o", "--output", required=True, help="where it goes")
+    add_options(
+        command,
+        format=("native", "native, speechbrain or onnx"),
+        force=(False, "replace what an earlier export left there"),
     )
 
 
@@ -344,18 +324,25 @@ def check_data(options) -> int:
     """Look at a LibriMix folder; write its manifests and say what is in them."""
     from unified_se_ss.data.audit import ADVICE, KINDS, audit
     from unified_se_ss.data.corpora import collect_errors
+    from unified_se_ss.data.corpora.mixtures import prepare_librimix
     from unified_se_ss.data.manifest import read_manifest
 
-    try:
-        paths, bad = _prepare(options, options.manifests), []
-    except UserError:
-        # Once more without what is wrong, so that all of it is seen at once.
-        with tempfile.TemporaryDirectory() as folder, collect_errors() as bad:
-            paths = _prepare(options, folder)
-            manifests = {s: read_manifest(p, options.data_folder) for s, p in paths.items()}
-    else:
-        manifests = {s: read_manifest(p, options.data_folder) for s, p in paths.items()}
-        _print_manifests(manifests)
+    source, bad = options.data_folder, []
+    how = {key: getattr(options, key) for key in (*SIZES, "train_subset", "mixture")}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            paths = prepare_librimix(source, Path(options.manifests), **how)
+        except UserError:
+            # Once more without what is wrong, so that all of it is seen at once.
+            with collect_errors() as bad:
+                paths = prepare_librimix(source, Path(folder), **how)
+        manifests = {subset: read_manifest(p, source) for subset, p in paths.items()}
+    for subset, manifest in manifests.items() if not bad else ():
+        seconds = [item.duration for item in manifest.items]
+        print(
+            f"{subset:<6} {len(seconds):>7,} mixtures, {sum(seconds) / 3600:8.2f} hours, "
+            f"{min(seconds):.1f} to {max(seconds):.1f} s, {manifest.path}"
+        )
     found = audit([(subset, m.items) for subset, m in manifests.items()], bad)
     for kind in KINDS:
         if findings := found.of_kind(kind):
@@ -364,31 +351,6 @@ def check_data(options) -> int:
     if not found.findings:
         print(f"faults none ({', '.join(KINDS)})")
     return 1 if found.failed else 0
-
-
-def _prepare(options, folder) -> dict:
-    """The manifests of a LibriMix folder."""
-    from unified_se_ss.data.corpora.mixtures import prepare_librimix
-
-    return prepare_librimix(
-        options.data_folder,
-        Path(folder),
-        n_speakers=options.n_speakers,
-        sample_rate=options.sample_rate,
-        mode=options.mode,
-        train_subset=options.train_subset,
-        mixture=options.mixture,
-    )
-
-
-def _print_manifests(manifests: dict) -> None:
-    """Size of each subset."""
-    for subset, manifest in manifests.items():
-        seconds = [item.duration for item in manifest.items]
-        print(
-            f"{subset:<6} {len(seconds):>7,} mixtures, {sum(seconds) / 3600:8.2f} hours, "
-            f"{min(seconds):.1f} to {max(seconds):.1f} s, {manifest.path}"
-        )
 
 
 def make_demo_corpus(options) -> None:
@@ -413,14 +375,8 @@ def make_binaural_corpus(options) -> None:
 
     listeners = binaural_rooms if options.rooms else binaural_heads
     with tempfile.TemporaryDirectory() as manifests:
-        mono = write.mono_manifests(
-            options.mono_folder,
-            manifests,
-            options.n_speakers,
-            options.sample_rate,
-            options.mode,
-            options.noise,
-        )
+        sizes = [getattr(options, key) for key in SIZES]
+        mono = write.mono_manifests(options.mono_folder, manifests, *sizes, options.noise)
     folder = write.make_binaural_corpus(
         options.folder,
         mono,
@@ -437,8 +393,10 @@ def separate_files(options) -> int:
     """Separate or enhance files, or recognise what is said in them."""
     from unified_se_ss.inference import batch
 
-    options = vars(options)
-    return batch.run(**{k: options[k] for k in options if k not in ("command", "debug")})
+    given = {k: v for k, v in vars(options).items() if k not in ("command", "debug")}
+    if given.pop("keep_level", False):
+        given["match_level"] = False
+    return batch.run(as_json=given.pop("json", False), **given)
 
 
 def export_model(options) -> None:
