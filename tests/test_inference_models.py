@@ -123,7 +123,7 @@ def test_not_a_folder_and_not_a_model(tmp_path):
     (tmp_path / "file").touch()
     for path, word in (
         (tmp_path / "absent", "no such folder"),
-        (tmp_path / "file", "is a file"),
+        (tmp_path / "file", "no such folder"),
         (tmp_path, "holds no model"),
     ):
         with pytest.raises(UserError, match=word):
@@ -172,7 +172,7 @@ def test_a_model_of_another_recipe_is_one_entry(tmp_path, monkeypatch):
         again.separate(mixture)
     with pytest.raises(UserError, match=r"expected \[B, 2, T\]"):
         again.enhance(torch.randn(3, 50))
-    with pytest.raises(UserError, match="holds models that hear one channel"):
+    with pytest.raises(UserError, match="a model that hears several channels"):
         export(tmp_path / "a", tmp_path / "c", "speechbrain")
 
 
@@ -215,13 +215,13 @@ HOSTILE = [
     ("network.encoder.class", "os.system", "no class 'os.system'"),
     ("network.encoder.class", "__import__", "no class '__import__'"),
     ("network.encoder.class", "UnifiedOutput", "no class 'UnifiedOutput'"),
-    ("network.encoder.class", ["Encoder"], "no class"),
+    ("network.encoder.class", ["Encoder"], "expected a class"),
     ("network.encoder.arguments", ABSENT, "expected a class"),
-    ("network.encoder.arguments", [1, 2], "expected an object"),
+    ("network.encoder.arguments", [1, 2], "expected a class, its arguments"),
     ("network.encoder.__class__", 1, "no such argument"),
     ("network.encoder.self", 1, "no such argument"),
     ("network.encoder.arguments.n_basis", ABSENT, "n_basis"),
-    ("network.encoder.init", "x", "unknown key"),
+    ("network.encoder.init", "x", "expected a class, its arguments"),
     ("network.encoder.n_basis", "32", "expected int"),
     ("network.encoder.n_basis", True, "expected int"),
     ("network.encoder.n_basis", 32.5, "expected int"),
@@ -231,7 +231,7 @@ HOSTILE = [
     ("network.separator.intra", "os.system", "what makes a network"),
     ("network.separator.intra.partial", ABSENT, "what makes a network"),
     ("network.encoder.partial", True, "expected Module"),
-    ("network.encoder.partial", 1, "expected true or false"),
+    ("network.encoder.partial", 1, "expected a class, its arguments"),
     ("network.separator.blocks", 65536, "expected 1 to 64"),
     ("network.encoder.stride", 0, "expected 1 to"),
     ("network.encoder.kernel_size", -16, "expected 1 to"),
@@ -249,7 +249,7 @@ HOSTILE = [
     ("sample_rate", 0, "sample_rate is 0"),
     ("sample_rate", "8000", "sample_rate is '8000'"),
     ("code", "import os", "'code'"),
-    ("kind", ABSENT, "'kind'"),
+    ("kind", ABSENT, "kind is None"),
 ]
 
 
@@ -388,7 +388,7 @@ def test_links_out_of_the_folder_are_refused(folder, tmp_path, name):
     elsewhere = tmp_path / "elsewhere"
     shutil.move(folder / name, elsewhere)
     (folder / name).symlink_to(elsewhere)
-    with pytest.raises(UserError, match="link out of the model's folder"):
+    with pytest.raises(UserError, match="link out of the folder"):
         load_model(folder, "cpu")
 
 
@@ -408,7 +408,7 @@ def test_a_dangling_link_a_circle_and_a_folder(folder):
             load_model(folder, "cpu")
         path.unlink()
     path.mkdir()
-    with pytest.raises(UserError, match="is not a file"):
+    with pytest.raises(UserError, match="is no file"):
         load_model(folder, "cpu")
 
 

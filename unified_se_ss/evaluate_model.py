@@ -38,7 +38,6 @@ from unified_se_ss.evaluation.wer import (
     load_asr_model,
 )
 from unified_se_ss.inference import Model, Recognizer, load_model
-from unified_se_ss.inference.models import KINDS
 
 #: Always computed; may be named all the same.
 ALWAYS = ("si_snr", "sdr")
@@ -69,7 +68,7 @@ def run(options) -> Path:
         if value is not None and value < least:
             raise UserError(f"{key}: is {value}; expected {least} or more")
     model = load_model(options.model, options.device, options.precision)
-    evaluation = EVALUATIONS[KINDS[model.kind].evaluation]
+    evaluation = EVALUATIONS[model.kind]
     metrics = choose_metrics(options.metrics, options.recogniser, evaluation.metrics)
     perceptual = [name for name in metrics if name in PERCEPTUAL]
     check_metrics(perceptual, model.sample_rate)
@@ -85,7 +84,11 @@ def run(options) -> Path:
         asr = load_asr_model(options.recogniser, model.device)
         transcribe = partial(asr.transcribe, sample_rate=model.sample_rate)
         words = {"transcribe": transcribe, "transcripts": texts}
-        notes = [_note_on_words(options.recogniser)]
+        notes.append(
+            f"Words were recognised by {options.recogniser}. Normalisation of texts: "
+            f"{NORMALISATION}. The WER is that of all words together; that of the references "
+            "is what the recogniser gets wrong without any separation."
+        )
     print(f"{model}\n{len(items)} utterances, {', '.join(metrics)}")
     start = time.perf_counter()
     rows = evaluate(
@@ -99,7 +102,7 @@ def run(options) -> Path:
         **words,
     )
     seconds = time.perf_counter() - start
-    notes = what_is_empty(rows) + notes
+    empty = what_is_empty(rows)
     used = ("model", "manifest", "recogniser", "data_folder")
     published = publish(
         folder,
@@ -116,12 +119,12 @@ def run(options) -> Path:
             "jobs": options.jobs or count_cores(),
             "seconds": round(seconds, 1),
         },
-        notes=notes,
+        notes=empty + notes,
         keep_waves=options.save_waves,
         level=items.level,
     )
     print(f"\n{published.summary.table()}\n")
-    for note in what_is_empty(rows):
+    for note in empty:
         print(note)
     audio_seconds = sum(item.duration for item in manifest.items)
     print(f"took          {seconds:.1f} s for {audio_seconds:.1f} s of mixtures")
@@ -165,10 +168,7 @@ def open_folder(folder, force: bool) -> Path:
             f"output: {folder} holds {there[0]} already; choose another folder with -o, "
             "or replace it with --force"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output: {folder} cannot be made ({error.strerror})") from error
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -349,12 +349,12 @@ def _of_one(work, mixture) -> list:
     return [None if signal is None else signal[0].cpu().numpy() for signal in found]
 
 
-#: By the name that a kind of model gives as its evaluation.
+#: By the kind of model.
 EVALUATIONS = {
-    "separation": Separation,
+    "unified": Separation,
     "binaural": BinauralSeparation,
-    "guided": GuidedEnhancement,
-    "recognition": Recognition,
+    "gsenet": GuidedEnhancement,
+    "recogniser": Recognition,
 }
 
 
@@ -374,11 +374,3 @@ def what_is_empty(rows) -> list[str]:
     rest = f"; all are in results.csv, column {WHY_EMPTY}" if len(empty) > NAMED else ""
     text = f"{len(empty)} of {len(rows)} utterances lack a value: {named}{rest}."
     return [text] if empty else []
-
-
-def _note_on_words(recogniser) -> str:
-    return (
-        f"Words were recognised by {recogniser}. Normalisation of texts: {NORMALISATION}. "
-        "The WER is that of all words together; that of the references is what the "
-        "recogniser gets wrong without any separation."
-    )

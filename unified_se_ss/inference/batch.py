@@ -10,21 +10,23 @@ import glob
 import json
 import os
 import re
+import resource
 import shutil
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+
+import torch
 
 from unified_se_ss.data import audio
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_write, csv_text
 from unified_se_ss.inference.pipeline import Pipeline, open_pipeline
-from unified_se_ss.inference.sound_files import SUBTYPES
 from unified_se_ss.progress import progress_bar
 
 STANDARD_INPUT = "-"
@@ -118,11 +120,12 @@ def _sounds_in(folder: Path, output: Path) -> list[Path]:
 
 def _without_collisions(inputs: list[Input]) -> list[Input]:
     """Tell apart what would be written to the same place."""
-    for new_targets in (_by_folder, _by_ending):
-        targets = {}
+    for new_target in (_with_folder, _with_ending):
         for group in _collisions(inputs):
-            targets.update(zip(group, new_targets(group), strict=True))
-        inputs = [Input(one.path, one.name, targets.get(one, one.target)) for one in inputs]
+            root = os.path.commonpath([one.path.resolve().parent for one in group])
+            for one in group:
+                renamed = replace(one, target=new_target(one, root))
+                inputs[inputs.index(one)] = renamed
     for group in _collisions(inputs):
         raise UserError(
             f"{' and '.join(one.name for one in group)} would be written to the same "
@@ -139,22 +142,15 @@ def _collisions(inputs: list[Input]) -> list[list[Input]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _by_folder(group: list[Input]) -> list[Path]:
-    """Targets below the folder that all come from."""
-    folders = [one.path.resolve().parent for one in group]
-    if len(set(folders)) == 1:
-        return [one.target for one in group]
-    root = os.path.commonpath(folders)
-    pairs = zip(folders, group, strict=True)
-    return [folder.relative_to(root) / one.target.name for folder, one in pairs]
+def _with_folder(one: Input, root: str) -> Path:
+    """The target below the folder that a group comes from."""
+    below = one.path.resolve().parent.relative_to(root)
+    return below / one.target.name if below.parts else one.target
 
 
-def _by_ending(group: list[Input]) -> list[Path]:
-    """Targets that say what the files end in."""
-    return [
-        one.target.with_name(one.target.name + one.path.suffix.replace(".", "_"))
-        for one in group
-    ]
+def _with_ending(one: Input, root: str) -> Path:
+    """The target with what the file ends in."""
+    return one.target.with_name(one.target.name + one.path.suffix.replace(".", "_"))
 
 
 # ------------------------------------------------------------------ outputs
@@ -164,9 +160,7 @@ def _outputs_of(one: Input, output: Path, task: str, n_signals: int) -> list[Pat
     """The files that come of an input, the text first."""
     ends = [f"_source{j + 1}.wav" for j in range(n_signals)]
     if task != "separate":
-        ends = ["_enhanced.wav"] * n_signals
-    if task == "recognise":
-        ends.insert(0, ".txt")
+        ends = [".txt"] * (task == "recognise") + ["_enhanced.wav"] * n_signals
     stem = output / one.target
     return [stem.with_name(f"{stem.name}{end}") for end in ends]
 
@@ -228,16 +222,13 @@ def run(
     how = {"task": task, "channel": channel, "downmix": downmix, "subtype": subtype}
     try:
         found = find_inputs(inputs, Path(output))
-        if subtype not in SUBTYPES:
-            raise UserError(f"subtype: expected one of: {', '.join(SUBTYPES)}")
         if downmix and channel is not None:
             raise UserError("--channel and --downmix: give one of the two")
         pipeline = open_pipeline(model, device, precision, **options)
-        n_signals = pipeline.n_signals(task)
-        n_signals = 0 if text_only else n_signals
+        n_signals = pipeline.n_signals(task) * (not text_only)
         outputs = {one: _outputs_of(one, Path(output), task, n_signals) for one in found}
         table = Path(output) / TRANSCRIPTS if task == "recognise" else None
-        _check_outputs(outputs, force, [table] if table else [])
+        _check_outputs(outputs, force, [table] * bool(table))
         say = partial(print, flush=True) if not as_json else lambda text: None
         say(str(pipeline))
         done, failed = _work(pipeline, outputs, Path(output), how, say)
@@ -247,7 +238,11 @@ def run(
         raise
     report = _report(pipeline, done, failed)
     if table and done:
-        _write_transcripts(table, done)
+        rows = (
+            {"input": of["input"], "seconds": f"{of['seconds']:.3f}", "text": of["text"]}
+            for of in done
+        )
+        atomic_write(table, csv_text(rows))
         report["transcripts"] = str(table)
     if as_json:
         print(json.dumps(report))
@@ -284,20 +279,11 @@ def _on_disk(one: Input, output: Path):
     if one.name != "standard input":
         yield one
         return
-    with ExitStack() as stack:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(
-                tempfile.NamedTemporaryFile(dir=output, prefix=".stdin.")
-            )
-            shutil.copyfileobj(sys.stdin.buffer, file)
-            file.flush()
-        except OSError as error:
-            raise UserError(
-                f"{output}: cannot be written to ({error.strerror or error}); choose a "
-                "folder with write permission and room on the disk"
-            ) from error
-        yield Input(Path(file.name), one.name, one.target)
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=output, prefix=".stdin.") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield replace(one, path=Path(file.name))
 
 
 def _progress_bar(task: str, inputs: list[Input]):
@@ -324,49 +310,31 @@ def _entry(one: Input, paths, result, seconds: float) -> dict:
     }
 
 
-def _write_transcripts(path: Path, done: list[dict]) -> None:
-    rows = (
-        {"input": of["input"], "seconds": f"{of['seconds']:.3f}", "text": of["text"]}
-        for of in done
-    )
-    atomic_write(path, csv_text(rows, ("input", "seconds", "text")))
-
-
 def _report(pipeline: Pipeline, done: list, failed: list) -> dict:
     sound = sum(entry["seconds"] for entry in done)
     processing = sum(entry["processing_seconds"] for entry in done)
-    return {
+    device = pipeline.model.device
+    report = {
         "model": str(pipeline),
-        "device": str(pipeline.model.device),
+        "device": str(device),
         "precision": pipeline.model.precision,
         "files": done,
         "failed": failed,
         "seconds": sound,
         "processing_seconds": processing,
         "real_time_factor": processing / sound if sound else None,
-        **peak_memory(pipeline.model.device),
+        "peak_memory_bytes": _peak_of_process(),
     }
+    if device.type == "cuda":
+        report["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+    return report
 
 
-def peak_memory(device) -> dict:
-    """The largest memory this process has had so far, and of a GPU's, in bytes."""
-    found = {"peak_memory_bytes": _peak_of_process()}
-    if str(device).startswith("cuda"):
-        import torch
-
-        found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(device)
-    return found
-
-
-def _peak_of_process() -> int | None:
+def _peak_of_process() -> int:
     with suppress(OSError):  # Linux; its ru_maxrss would begin with that of the parent
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         if peak := re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE):
             return 1024 * int(peak[1])
-    try:
-        import resource
-    except ImportError:  # Windows has none
-        return None
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else 1024 * size
 
@@ -378,9 +346,8 @@ def _line(entry: dict) -> str:
         text += f" (the input has {entry['full_scale_samples']} samples at full scale: clipped?)"
     if entry["turned_down_db"]:
         text += f" (turned down by {entry['turned_down_db']:.1f} dB to fit into 16 bit)"
-    silent = [j for j, gain in enumerate(entry["gains"], 1) if gain == 0]
-    if silent:
-        text += f" (silent: {', '.join(map(str, silent))})"
+    if silent := [str(j) for j, gain in enumerate(entry["gains"], 1) if gain == 0]:
+        text += f" (silent: {', '.join(silent)})"
     if "text" in entry and entry["segments"]:
         text += f"\n    {entry['text'] or '(no words)'}"
     return text

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from unified_se_ss import __version__
-from unified_se_ss.errors import UserError
+from unified_se_ss.errors import UserError, first_names
 from unified_se_ss.files import atomic_path, atomic_write
 from unified_se_ss.inference.folders import (
     CONFIGURATION,
@@ -50,14 +50,8 @@ QUOTED_KEYS = (
 ).split()
 # A folder that holds none of these, or anything but all of those, is never replaced.
 MODELS = {WEIGHTS, "masknet.ckpt", "model.onnx"}
-EXPORTED = MODELS | {
-    CARD,
-    CONFIGURATION,
-    TOKENS,
-    "hyperparams.yaml",
-    "encoder.ckpt",
-    "decoder.ckpt",
-}
+EXPORTED = MODELS | {CARD, CONFIGURATION, TOKENS}
+EXPORTED |= {"hyperparams.yaml", "encoder.ckpt", "decoder.ckpt"}
 NEEDED_BY_ONNX = ("onnx", "onnxruntime", "onnxscript")
 PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of an LSTM's layer
 # torch: input, forget, cell, output; ONNX: input, output, forget, cell
@@ -84,6 +78,8 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
     ------
     UserError
         No model there, a folder in the way, or a format that cannot hold this model.
+    OSError
+        The folder cannot be written.
     """
     if format not in FORMATS:
         raise UserError(f"--format: is '{format}'; expected one of: {', '.join(FORMATS)}")
@@ -91,49 +87,37 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
     _check_target(source, folder, force)
     contents = read_folder(source)
     model = as_model(contents, "cpu")
-    if model.decoding:
-        if format != "native":
-            raise UserError(
-                f"--format {format}: cannot hold a recogniser; take --format native"
-            )
-        # A damaged one is not handed on.
-        read_tokens(model.decoding.tokens, model.network.n_tokens)
-    if format != "native" and model.channels > 1:
+    if format != "native" and (model.decoding or model.channels > 1):
         raise UserError(
-            f"--format {format}: holds models that hear one channel; this {model.kind} model "
-            f"hears {model.channels}. Take --format native"
+            f"--format {format}: cannot hold a recogniser, nor a model that hears several "
+            "channels; take --format native"
         )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
-            new, old = Path(place, "new"), Path(place, "old")
-            new.mkdir()
-            FORMATS[format](model, new)
-            atomic_write(new / CARD, model_card(model, contents, source, folder, format))
-            _replace(folder, new, old)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror or error}); "
-            "choose a folder with write permission and room on the disk"
-        ) from error
+    if model.decoding:  # a damaged tokenizer is not handed on
+        read_tokens(model.decoding.tokens, model.network.n_tokens)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
+        new, old = Path(place, "new"), Path(place, "old")
+        new.mkdir()
+        FORMATS[format](model, new)
+        atomic_write(new / CARD, model_card(model, contents, source, folder, format))
+        _replace(folder, new, old)
     return folder
 
 
 def _check_target(source: Path, folder: Path, force: bool) -> None:
     """Stop at a target that would be lost."""
-    if not folder.name or folder.is_symlink():
-        raise UserError(f"-o: {folder} is a link or no folder's name; choose another")
+    is_other = not folder.name or folder.is_symlink() or folder.is_file()
+    if is_other or folder.resolve() == source.resolve():
+        raise UserError(
+            f"-o: {folder} is a file, a link, the model itself or no folder's name; choose "
+            "another"
+        )
     if not folder.exists():
         return
-    if not folder.is_dir():
-        raise UserError(f"-o: {folder} is a file; choose another name")
-    if folder.resolve() == source.resolve():
-        raise UserError(f"-o: {folder} is the model itself; choose another folder")
     there = {path.name for path in folder.iterdir()}
     if there - EXPORTED or (there and not there & MODELS):
-        others = sorted(there - EXPORTED) or sorted(there)
         raise UserError(
-            f"-o: {folder} holds what no export wrote ({', '.join(others[:3])}); "
+            f"-o: {folder} holds what no export wrote ({first_names(sorted(there - MODELS))}); "
             "choose another folder"
         )
     if there and not force:
@@ -210,10 +194,7 @@ def _training(hparams: dict, source: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     """A small text file of the run; nothing if it is not there."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")[: 1 << 16]
-    except OSError:
-        return ""
+    return path.read_text("utf-8", "replace")[: 1 << 16] if path.is_file() else ""
 
 
 # ------------------------------------------------------------------ native
@@ -300,18 +281,13 @@ class OnnxLSTM(nn.Module):
         for layer in range(self.layers):
             steps, batch = x.shape[:2]
             state = (self.directions, batch, self.hidden)
+            names = ("input", "recurrent", "bias")
+            weights = [getattr(self, f"{name}_{layer}") for name in names]
+            direction = "bidirectional" if self.directions == 2 else "forward"
             output = torch.onnx.ops.symbolic_multi_out(
                 "LSTM",
-                [
-                    x,
-                    getattr(self, f"input_{layer}"),
-                    getattr(self, f"recurrent_{layer}"),
-                    getattr(self, f"bias_{layer}"),
-                ],
-                {
-                    "hidden_size": self.hidden,
-                    "direction": "bidirectional" if self.directions == 2 else "forward",
-                },
+                [x, *weights],
+                {"hidden_size": self.hidden, "direction": direction},
                 dtypes=[x.dtype] * 3,
                 shapes=[(steps, *state), state, state],
             )[0]
@@ -403,24 +379,12 @@ def _check_same_outputs(model, path) -> None:
     """Run the graph on mixtures of several lengths; a UserError where it differs from the model."""
     import onnxruntime
 
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), providers=["CPUExecutionProvider"]
-        )
-        compare_outputs(
-            model,
-            "onnx",
-            "onnxruntime",
-            lambda mixture: map(
-                torch.from_numpy, session.run(None, {"mixture": mixture.numpy()})
-            ),
-        )
-    except UserError:
-        raise
-    except Exception as error:  # onnxruntime's have no common class
-        raise UserError(
-            f"--format onnx: onnxruntime cannot run the graph ({error})"
-        ) from error
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(mixture):
+        return map(torch.from_numpy, session.run(None, {"mixture": mixture.numpy()}))
+
+    compare_outputs(model, "onnx", "onnxruntime", run)
 
 
 # A new format is one entry: a function of a model and a folder.

@@ -97,9 +97,7 @@ def read_folder(folder) -> Contents:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        problem = "is a file" if folder.exists() else "there is no such folder"
-        hint = "; name the folder that holds it" if folder.exists() else ""
-        raise UserError(f"{folder}: {problem}{hint}")
+        raise UserError(f"{folder}: there is no such folder")
     if (folder / CONFIGURATION).is_symlink() or (folder / CONFIGURATION).exists():
         return _read_export(folder)
     if (folder / RUN).is_file():
@@ -127,22 +125,20 @@ def _read_export(folder: Path) -> Contents:
     found = read_json(path)
     kind, network = found.get("kind"), found.get("network")
     family = KINDS.get(kind) if isinstance(kind, str) else None
-    keys = KEYS | {SEARCH} if family and family.recognises else KEYS
+    known = type(found.get("format")) is int and found["format"] == FORMAT
+    if not known or family is None:
+        raise UserError(
+            f"{path}: format is {found.get('format')!r:.60}, kind is {kind!r:.60}; this "
+            f"version reads format {FORMAT} and the kinds {', '.join(KINDS)}"
+        )
+    keys = KEYS | {SEARCH} if family.recognises else KEYS
     if set(found) != keys:
         different = ", ".join(repr(key)[:60] for key in sorted(set(found) ^ keys))
         raise UserError(
             f"{path}: keys missing or unknown: {different}; expected: "
             f"{', '.join(sorted(keys))}"
         )
-    if type(found["format"]) is not int or found["format"] != FORMAT:
-        raise UserError(
-            f"{path}: format is {found['format']!r:.60}; this version reads format {FORMAT}"
-        )
     _check_rate(found["sample_rate"], path)
-    if family is None:
-        raise UserError(
-            f"{path}: kind is {kind!r:.60}; expected one of: {', '.join(KINDS)}"
-        )
     outermost = network.get("class") if isinstance(network, dict) else network
     if outermost != family.network.__name__:
         raise UserError(
@@ -150,13 +146,10 @@ def _read_export(folder: Path) -> Contents:
             f"{family.network.__name__}"
         )
     weights = _inside(folder, WEIGHTS)
+    search = _decoding(folder, found[SEARCH], path) if family.recognises else None
     state = read_safetensors(weights)
-    decoding = None
-    if family.recognises:
-        decoding = _decoding(folder, found[SEARCH], path)
-    return Contents(
-        kind, found["sample_rate"], network, state, path, weights, decoding=decoding
-    )
+    rate = found["sample_rate"]
+    return Contents(kind, rate, network, state, path, weights, decoding=search)
 
 
 def _decoding(folder: Path, settings, path: Path) -> Decoding:
@@ -178,12 +171,10 @@ def _inside(folder: Path, name: str) -> Path:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path}: there is no such file in the model's folder") from error
-    if not target.is_relative_to(folder.resolve()):
+    if not (target.is_file() and target.is_relative_to(folder.resolve())):
         raise UserError(
-            f"{path}: is a link out of the model's folder; put the file itself there"
+            f"{path}: is no file, or a link out of the folder; put the file there"
         )
-    if not target.is_file():
-        raise UserError(f"{path}: is not a file")
     return path
 
 
@@ -461,8 +452,9 @@ def as_model(contents: Contents, device=None, precision=None) -> Model:
 
 
 def _shape_check(family, bare: nn.Module) -> None:
-    properties = family.properties(bare)
-    channels, samples = properties["channels"], 2 * properties["minimum_samples"]
+    found = family.properties(bare)
+    channels = found.get("channels", 1)
+    samples = 2 * found.get("minimum_samples", 1)
     shape = (1, samples) if channels == 1 else (1, channels, samples)
     family.forward(bare, torch.empty(shape, device="meta"), None)
 

@@ -15,7 +15,6 @@ import inspect
 import json
 import typing
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -26,6 +25,7 @@ from torch import nn
 
 from unified_se_ss import networks
 from unified_se_ss.errors import UserError, first_line, shortened
+from unified_se_ss.files import load_whole
 from unified_se_ss.networks import BinauralNetwork, GSENet, UnifiedNetwork
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,7 +84,6 @@ LONGEST = 64  # characters of a name
 MOST_VALUES = 10_000  # in a description
 COUNTS = "blocks repeats layers n_sources num_encoder_layers num_decoder_layers"
 MOST = {**dict.fromkeys(COUNTS.split(), 64), "n_mels": 512}  # what is made so many times
-KEYS = {"class", "arguments", "partial"}
 
 
 # ------------------------------------------------------------------ kinds
@@ -101,9 +100,8 @@ class ModelFamily:
     best : str
         What the recipe chooses its checkpoint by; the larger the better.
     properties : callable
-        From the network, those of :class:`~unified_se_ss.inference.Model` that follow
-        from it: ``n_sources``, ``channels``, ``causal``, ``minimum_samples``,
-        ``can_enhance``, and ``ears`` where a source has several channels.
+        From the network, those attributes of :class:`~unified_se_ss.inference.Model` that
+        follow from it and are not its defaults, such as ``n_sources`` and ``channels``.
     forward : callable
         ``(network, mixture, lengths)`` to sources [B, J, T] (None for a model that
         only enhances) and enhanced mixture [B, T] (None for one that only separates).
@@ -115,8 +113,6 @@ class ModelFamily:
         first must be there.
     pipeline : str
         Class of :mod:`~unified_se_ss.inference.pipeline` that takes recordings.
-    evaluation : str
-        A name in ``EVALUATIONS`` of :mod:`unified_se_ss.evaluate_model`.
     recognises : bool
         Whether there are a tokenizer and a search beside the network.
     """
@@ -128,15 +124,12 @@ class ModelFamily:
     enhance: Callable | None = None
     parts: tuple[str, ...] = ("network",)
     pipeline: str = "Separator"
-    evaluation: str = "separation"
     recognises: bool = False
 
 
 def _unified_properties(network) -> dict:
     return {
         "n_sources": network.separator.n_sources,
-        "channels": 1,
-        "causal": False,  # global norms, both directions
         "minimum_samples": network.encoder.convolution.kernel_size[0],
         "can_enhance": network.enhancer is not None,
     }
@@ -148,13 +141,7 @@ def _unified_forward(network, mixture, lengths):
 
 
 def _gsenet_properties(network) -> dict:
-    return {
-        "n_sources": 0,
-        "channels": 2,  # raw reference microphone, beamformer
-        "causal": True,
-        "minimum_samples": 1,
-        "can_enhance": True,
-    }
+    return {"channels": 2, "causal": True}  # raw reference microphone, beamformer
 
 
 def _binaural_properties(network) -> dict:
@@ -163,7 +150,6 @@ def _binaural_properties(network) -> dict:
         "channels": 2,  # left ear, right ear
         "ears": 2,
         "causal": network.causal,
-        "minimum_samples": 1,
         "can_enhance": False,
     }
 
@@ -222,13 +208,7 @@ class RecognitionSystem(nn.Module):
 
 
 def _recogniser_properties(network) -> dict:
-    return {
-        "n_sources": 0,
-        "channels": 1,
-        "causal": False,  # both directions, attention
-        "minimum_samples": 1,
-        "can_enhance": network.front is not None,
-    }
+    return {"can_enhance": network.front is not None}
 
 
 # By the name that config.json gives as "kind".
@@ -246,7 +226,6 @@ KINDS = {
         properties=_gsenet_properties,
         forward=lambda network, mixture, lengths: (None, network(mixture, lengths)),
         pipeline="GuidedEnhancer",
-        evaluation="guided",
     ),
     "binaural": ModelFamily(
         BinauralNetwork,
@@ -254,7 +233,6 @@ KINDS = {
         properties=_binaural_properties,
         forward=lambda network, mixture, lengths: (network(mixture, lengths), None),
         pipeline="BinauralSeparator",
-        evaluation="binaural",
     ),
     "recogniser": ModelFamily(
         RecognitionSystem,
@@ -263,7 +241,6 @@ KINDS = {
         forward=lambda network, mixture, lengths: (None, network.enhance(mixture, lengths)),
         parts=("recogniser", "front"),
         pipeline="Recognizer",
-        evaluation="recognition",
         recognises=True,
     ),
 }
@@ -344,20 +321,18 @@ def _size(content, name) -> int:
 
 def read_json(path) -> dict:
     """Read a small JSON object of plain data, whose numbers are finite; else a UserError."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(text) > LARGEST_FILE:
-        raise UserError(f"{path}: is larger than {LARGEST_FILE} bytes; not a configuration")
-    try:
-        found = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from error
+    found = load_whole(path, _load_json, "valid JSON ({})")
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected a JSON object, not {type(found).__name__}")
     return found
+
+
+def _load_json(path):
+    with open(path, "rb") as file:
+        text = file.read(LARGEST_FILE + 1)
+    if len(text) > LARGEST_FILE:
+        raise UserError(f"{path}: is larger than {LARGEST_FILE} bytes; not a configuration")
+    return json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
 
 
 def _refuse_constant(constant: str):
@@ -399,31 +374,33 @@ def _build(description, where: str, depth: int = 0):
     """The network or the partial at one place of a description."""
     if depth > DEEPEST:
         raise UserError(f"{where}: more than {DEEPEST} networks in each other")
-    if not isinstance(description, dict) or not {"class", "arguments"} <= set(description):
+    if not _is_description(description):
         raise UserError(
-            f"{where}: expected a class and its arguments, not {shortened(description)}"
+            f"{where}: expected a class, its arguments, and perhaps partial: true, not "
+            f"{shortened(description)}"
         )
-    if set(description) - KEYS:
-        unknown = ", ".join(shortened(key) for key in sorted(set(description) - KEYS))
-        raise UserError(f"{where}: unknown key {unknown}")
     class_name, given = description["class"], description["arguments"]
-    if not isinstance(class_name, str) or class_name not in _classes():
+    if class_name not in _classes():
         raise UserError(
             f"{where}: there is no class {shortened(class_name)}; "
             f"expected one of: {', '.join(_classes())}"
         )
-    if not isinstance(given, dict):
-        raise UserError(f"{where}: arguments: expected an object")
-    is_partial = description.get("partial", False)
-    if not isinstance(is_partial, bool):
-        raise UserError(f"{where}: partial: expected true or false")
     arguments = _arguments(class_name, given, where, depth)
     make = partial(_class(class_name), **arguments)
     try:
-        return make if is_partial else make()
+        return make if description.get("partial") else make()
     except Exception as error:  # of arguments that do not fit; SpeechBrain asserts, too
         reason = first_line(error)[:200]
         raise UserError(f"{where}: {class_name}: {reason}") from error
+
+
+def _is_description(value) -> bool:
+    types = {"class": str, "arguments": dict, "partial": bool}
+    return (
+        isinstance(value, dict)
+        and {"class", "arguments"} <= set(value) <= set(types)
+        and all(isinstance(part, types[key]) for key, part in value.items())
+    )
 
 
 def _classes() -> dict:
@@ -556,12 +533,12 @@ class Model:
     torch.Size([3, 400])
     """
 
-    n_sources: int  #: Sources J; 0 for a model that only enhances.
-    channels: int  #: Of the input; 1 is mono.
+    n_sources: int = 0  #: Sources J; 0 for a model that only enhances.
+    channels: int = 1  #: Of the input; 1 is mono.
     ears: int = 1  #: Channels of each source; 2 for a binaural model.
-    causal: bool  #: The output depends on no later input (beyond the window).
-    minimum_samples: int  #: The shortest input that the network can take.
-    can_enhance: bool  #: :meth:`enhance` gives something.
+    causal: bool = False  #: The output depends on no later input (beyond the window).
+    minimum_samples: int = 1  #: The shortest input that the network can take.
+    can_enhance: bool = True  #: :meth:`enhance` gives something.
 
     def __init__(
         self,
@@ -643,19 +620,14 @@ class Model:
         self._check(mixture, lengths)
         mixture = mixture.to(self.device, torch.float32)
         lengths = None if lengths is None else torch.as_tensor(lengths).cpu()
-        with self._autocast():
-            return function(self.network, mixture, lengths)
-
-    def _autocast(self):
         dtype = PRECISIONS[self.precision]
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            return function(self.network, mixture, lengths)
 
     def _check(self, mixture, lengths) -> None:
         shape = tuple(mixture.shape)
-        expected = "[B, T]" if self.channels == 1 else f"[B, {self.channels}, T]"
-        if len(shape) != (2 if self.channels == 1 else 3) or (
-            self.channels > 1 and shape[1] != self.channels
-        ):
+        if shape[1:-1] != (self.channels,) * (self.channels > 1) or len(shape) < 2:
+            expected = "[B, T]" if self.channels == 1 else f"[B, {self.channels}, T]"
             raise UserError(f"the mixture has the shape {shape}; expected {expected}")
         shortest = shape[-1] if lengths is None else int(min(lengths))
         if not shape[0] or shortest < self.minimum_samples:
