@@ -222,9 +222,10 @@ class BinauralNetwork(nn.Module):
         n_networks = 1 if share_ears else EARS
         self.front = VARIANTS[variant](partial(Encoder, *sizes), n_networks, causal)
         convolutions = n_features, hidden, tcn_kernel_size, blocks, repeats, causal, norm
-        masked = {"n_masked": self.front.n_masked, "n_networks": n_networks}
-        seen = self.front.n_seen
-        self.separator = TemporalConvNet(seen, n_sources, *convolutions, **masked)
+        seen, masked = self.front.n_seen, self.front.n_masked
+        self.separator = TemporalConvNet(
+            seen, n_sources, *convolutions, n_masked=masked, n_networks=n_networks
+        )
         self.decoders = nn.ModuleList(Decoder(*sizes) for _ in range(n_networks))
 
     def forward(
@@ -342,7 +343,7 @@ class BinauralStream(OverlapAddStream):
 
     def __init__(self, network: BinauralNetwork, n_batch: int = 1):
         if not network.causal:
-            raise ValueError("only a causal network has a stream; set causal=True")
+            raise ValueError("only a causal network can separate a stream")
         super().__init__(network.kernel_size, network.stride)
         self.network, self.n_batch = network, n_batch
         self.reset()

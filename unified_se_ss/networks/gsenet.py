@@ -78,9 +78,15 @@ def read_blocks(rows: list) -> list[_Block]:
             raise ValueError(f"blocks: row {number}: channels must be at least 1")
     for number, (before, block) in enumerate(zip(blocks, blocks[1:]), start=2):
         if block.in_channels != before.out_channels:
-            counts = f"takes {block.in_channels} channels, but gets {before.out_channels}"
-            raise ValueError(f"blocks: row {number} {counts}")
+            takes = f"blocks: row {number} takes {block.in_channels} channels"
+            raise ValueError(f"{takes}, but row {number - 1} gives {before.out_channels}")
     return blocks
+
+
+def _remembers(layer: nn.Module) -> bool:
+    if isinstance(layer, CausalConvolution):
+        return layer.reach > 0
+    return isinstance(layer, CausalTransposedConvolution)
 
 
 def _activate(x: torch.Tensor) -> torch.Tensor:
@@ -244,12 +250,10 @@ class GSENet(nn.Module):
 
     def _name_places(self) -> None:
         """Give each layer that remembers frames its place in the memory."""
-        self.n_places = 0
-        for layer in self.modules():
-            remembers = isinstance(layer, CausalConvolution) and layer.reach
-            if remembers or isinstance(layer, CausalTransposedConvolution):
-                layer.place = self.n_places
-                self.n_places += 1
+        layers = [layer for layer in self.modules() if _remembers(layer)]
+        for place, layer in enumerate(layers):
+            layer.place = place  # type: ignore[assignment]  # a number
+        self.n_places = len(layers)
 
     @property
     def latency(self) -> int:
