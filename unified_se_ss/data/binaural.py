@@ -102,10 +102,8 @@ class BinauralDynamicMixing(DynamicMixingDataset):
         self.bank = HRTFBank(heads)
         self.least_angle = least_angle
         if self.bank.sample_rate != self.sample_rate:
-            raise UserError(
-                f"the heads have {self.bank.sample_rate} Hz, but sample_rate is "
-                f"{self.sample_rate}; load them at this rate"
-            )
+            rates = f"{self.bank.sample_rate} Hz, but sample_rate is {self.sample_rate}"
+            raise UserError(f"the heads have {rates}; load them at this rate")
         self.bank.place(np.random.default_rng(0), self.n_speakers, least_angle)
 
     def _mixed(self, name, sources, noise, rng):

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unified_se_ss.errors import UserError
-from unified_se_ss.files import atomic_path
+from unified_se_ss.errors import UserError, first_names
+from unified_se_ss.files import atomic_path, load_whole
 from unified_se_ss.progress import progress_bar
 
 FINGERPRINT = "fingerprint.json"
@@ -60,7 +60,7 @@ def digest_of(*parts) -> str:
         if isinstance(part, np.ndarray):
             head, content = [str(part.dtype), part.shape], part.tobytes()
         elif isinstance(part, Path):
-            head, content = part.name, _content(part)
+            head, content = part.name, load_whole(part, Path.read_bytes, "a file")
         elif isinstance(part, bytes):
             head, content = None, part
         else:
@@ -68,13 +68,6 @@ def digest_of(*parts) -> str:
         found.update(f"{json.dumps(head)}\0{len(content)}\0".encode())
         found.update(content)
     return found.hexdigest()
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def fingerprint_of(folder, files: Iterable[str], choices: dict) -> dict:
@@ -225,10 +218,8 @@ def atomic_folder(
                 os.rename(folder, temporary / "old")
             os.rename(building, folder)
     except OSError as error:
-        raise UserError(
-            f"{folder}: the {what} cannot be written ({error.strerror or error}); "
-            "choose a folder with write permission and room on the disk"
-        ) from error
+        fault = f"the {what} cannot be written ({error.strerror or error})"
+        raise UserError(f"{folder}: {fault}; choose another folder") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -242,17 +233,13 @@ def _check_replaceable(folder: Path, ours: set[str], what: str) -> None:
         raise UserError(f"{folder}: is a file; give another folder for the {what}")
     there = {path.name for path in folder.iterdir()}
     if there and FINGERPRINT not in there:
-        raise UserError(
-            f"{folder}: exists, but is no {what} (it has no {FINGERPRINT}), so it "
-            f"is left as it is; give another folder for the {what}, or remove this"
-        )
+        fault = f"exists, but is no {what} (it has no {FINGERPRINT})"
+        raise UserError(f"{folder}: {fault}; give another folder, or remove this one")
     others = there - ours - {FINGERPRINT}
     if others:
-        raise UserError(
-            f"{folder}: holds a {what} that has to be made anew, but also "
-            f"{', '.join(sorted(others))}, which it does not remove; move that "
-            f"elsewhere, or give another folder for the {what}"
-        )
+        names = first_names(sorted(others))
+        fault = f"holds a {what} that has to be made anew, but also {names}"
+        raise UserError(f"{folder}: {fault}; move that away, or give another folder")
 
 
 def remove_left_over(parent: Path, prefix: str) -> None:
@@ -351,10 +338,10 @@ def threaded_map(function: Callable, items: Collection, description: str) -> lis
     description : str
         Stands before the bar.
     """
+    count, few = len(items), len(items) < PROGRESS_FROM
     with ThreadPoolExecutor(min(16, 4 * count_cores())) as pool:
         results = pool.map(function, items)
-        few = len(items) < PROGRESS_FROM
-        return list(progress_bar(results, description, len(items), "item", disable=few))
+        return list(progress_bar(results, description, count, "item", disable=few))
 
 
 def count_cores() -> int:

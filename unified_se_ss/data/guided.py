@@ -114,11 +114,9 @@ class RecordingDataset(ManifestDataset):
         try:
             return float(item.attributes[name])
         except (KeyError, ValueError) as error:
-            raise UserError(
-                f"{self.manifest.path}, ID {item.id}: the {name} is "
-                f"{item.attributes.get(name)!r}, a number was expected; delete the manifest "
-                "to make it again"
-            ) from error
+            place = f"{self.manifest.path}, ID {item.id}"
+            what = f"the {name} is {item.attributes.get(name)!r}, expected a number"
+            raise UserError(f"{place}: {what}; delete it to make it again") from error
 
 
 def _read_stretch(item: Item, stem: str, start: int, length: int) -> np.ndarray:

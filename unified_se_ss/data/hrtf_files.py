@@ -436,10 +436,8 @@ class _SofaReader:
         towards = np.broadcast_to(source - listener, (measurements, 3))
         left = np.cross(up, ahead)
         if np.any(_norms(towards) < 1e-9) or np.any(_norms(left) < 1e-9):
-            raise self.error(
-                "a source lies in the middle of the head, or ListenerView and ListenerUp "
-                "point the same way; the file's positions are wrong"
-            )
+            both = "ListenerView and ListenerUp point the same way"
+            raise self.error(f"a source lies in the middle of the head, or {both}")
         left = left / _norms(left)
         ahead = ahead / _norms(ahead)
         axes = np.broadcast_arrays(ahead, left, np.cross(ahead, left))

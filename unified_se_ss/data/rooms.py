@@ -201,15 +201,9 @@ class RoomSettings(_ShoeboxSettings):
         radius = float(np.linalg.norm(self.microphones, axis=-1).max())
         farthest = (self.target_distance[1] + radius) / SPEED_OF_SOUND
         direct = math.ceil(farthest * self.sample_rate) + FRACTIONAL_DELAY
-        return np.dtype(
-            [
-                ("responses", "<f4", (S, C, T)),
-                ("direct", "<f4", (C, min(direct, T))),
-                ("positions", "<f8", (S, 3)),
-                ("size", "<f8", (3,)),
-                ("reverberation", "<f8"),
-            ]
-        )
+        sounds = [("responses", "<f4", (S, C, T)), ("direct", "<f4", (C, min(direct, T)))]
+        places = [("positions", "<f8", (S, 3)), ("size", "<f8", (3,))]
+        return np.dtype([*sounds, *places, ("reverberation", "<f8")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,20 +342,14 @@ class RoomBank:
         return len(self._rooms)
 
     def __getitem__(self, index: int) -> Room:
-        room = self._rooms[index]
-        responses, positions = np.array(room["responses"]), np.array(room["positions"])
-        noises = 1 + self.settings.interferers
-        return Room(
-            target=responses[0],
-            direct=np.array(room["direct"]),
-            interferers=responses[1:noises],
-            noises=responses[noises:],
-            target_position=positions[0],
-            interferer_positions=positions[1:noises],
-            noise_positions=positions[noises:],
-            size=np.array(room["size"]),
-            reverberation=float(room["reverberation"]),
-        )
+        record = self._rooms[index]
+        responses, positions = np.array(record["responses"]), np.array(record["positions"])
+        ends = 1, 1 + self.settings.interferers
+        (target,), interferers, noises = np.split(responses, ends)
+        (target_at,), interferers_at, noises_at = np.split(positions, ends)
+        sounds = target, np.array(record["direct"]), interferers, noises
+        places = target_at, interferers_at, noises_at, np.array(record["size"])
+        return Room(*sounds, *places, float(record["reverberation"]))
 
     def draw(self, rng: np.random.Generator) -> Room:
         """Any room of the bank; a function of the generator alone."""
@@ -518,12 +506,8 @@ def _plain_pyroomacoustics() -> Iterator:
     """pyroomacoustics on one thread, without its high-pass, which rings before a sound."""
     import pyroomacoustics as pra
 
-    ours = {
-        "num_threads": 1,
-        "rir_hpf_enable": False,
-        "frac_delay_length": FRACTIONAL_DELAY,
-        "c": SPEED_OF_SOUND,
-    }
+    ours = {"frac_delay_length": FRACTIONAL_DELAY, "c": SPEED_OF_SOUND}
+    ours |= {"num_threads": 1, "rir_hpf_enable": False}
     theirs = {name: pra.constants.get(name) for name in ours}
     try:
         for name, value in ours.items():

@@ -119,10 +119,8 @@ def _speakers(folder, names):
         if folders and LIBRISPEECH_SUBSET.fullmatch(folders[0]):
             folders = folders[1:]
         if not folders:
-            raise UserError(
-                f"{folder / name}: lies in no speaker's folder; one folder for each "
-                f"speaker was expected in {folder}"
-            )
+            what = "lies in no speaker's folder; one folder for each was expected"
+            raise UserError(f"{folder / name}: {what}")
         speakers[name] = folders[0]
     return speakers
 
