@@ -55,6 +55,7 @@ def test_two_gradients_of_about_so_many_parameters():
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 def test_growth_prints_fits_and_draws(tmp_path):
     tables = growth.run(Options(CPU, quick=True, repeats=1, output=tmp_path))
     fits, points = tables[0], tables[1]

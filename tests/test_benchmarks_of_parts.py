@@ -3,9 +3,7 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
-import torch
 
 from benchmarks import (
     binaural_mixing,
@@ -17,7 +15,7 @@ from benchmarks import (
 )
 from benchmarks.frame import Options
 from unified_se_ss.data.binaural import BinauralDynamicMixing
-from unified_se_ss.data.dataset import ItemKey, MixtureDataset
+from unified_se_ss.data.dataset import ItemKey
 from unified_se_ss.spatial import spherical_head
 
 QUICK = Options(quick=True, repeats=1)
@@ -36,49 +34,17 @@ def rows_of(benchmark):
 
 def test_evaluation_agrees_with_mir_eval():
     pytest.importorskip("mir_eval")
-    for n_sources in (2, 3):
-        targets, estimates = evaluation.item(n_sources, 1.0)
-        here = evaluation.sdr_here(targets, estimates)
-        theirs = evaluation.sdr_of_mir_eval(targets, estimates)
-        assert here.shape == (n_sources,) and here.min() > 5
-        np.testing.assert_allclose(here, theirs, atol=evaluation.AIM_DB)
-
-
-@pytest.mark.slow
-def test_evaluation_runs():
-    pytest.importorskip("mir_eval")
     alone, whole_set = rows_of(evaluation)
     assert [row["sources"] for row in alone] == [2, 2, 2, 3, 3, 3]
-    assert all(row["largest difference dB"] < 1e-4 for row in alone if row["way"] == "here")
+    differences = [row["largest difference dB"] for row in alone if row["way"] == "here"]
+    assert len(differences) == 2 and max(differences) < evaluation.AIM_DB
     assert [row["processes"] for row in whole_set] == [1]
 
 
-@pytest.mark.parametrize("ending", data.ENDINGS)
-def test_dynamic_mixing_is_what_whole_files_give(tmp_path, ending):
-    corpus = data.Corpus(tmp_path, ending, voices=3, seconds=(4.5, 5.0))
-    here = data.dynamic(corpus)
-    plain = data.WholeFiles(here)
-    for key in (ItemKey(2, index) for index in range(3)):
-        ours, theirs = here[key], plain[key]
-        assert ours.mixture.any()
-        torch.testing.assert_close(ours.mixture, theirs.mixture, rtol=0, atol=1e-6)
-        torch.testing.assert_close(ours.sources, theirs.sources, rtol=0, atol=1e-6)
-
-
-def test_fixed_mixtures_are_what_whole_files_give(tmp_path):
-    corpus = data.Corpus(tmp_path, "wav", voices=2, seconds=(4.5, 5.0))
-    here = MixtureDataset(corpus.mixtures, 2, segment_seconds=data.SEGMENT)
-    cut = data.CutAfterwards(here)
-    for key in (ItemKey(1, index) for index in range(2)):
-        ours, theirs = here[key], cut[key]
-        assert ours.mixture.any() and torch.equal(ours.mixture, theirs.mixture)
-        assert torch.equal(ours.sources, theirs.sources)
-
-
-@pytest.mark.slow
-def test_data_runs():
+def test_data_sets_give_what_whole_files_give():
+    """Dynamic mixing and fixed mixtures, from every kind of file."""
     *compared, loaders = rows_of(data)
-    assert len(compared) == 4
+    assert len(compared) == 2 * len(data.ENDINGS)
     for rows in compared:
         assert [row["way"] for row in rows] == ["whole files", "here"]
         assert rows[1]["largest difference"] < 1e-6

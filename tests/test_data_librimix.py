@@ -102,26 +102,14 @@ def _add_third_speaker(root):
         shutil.copytree(subset / "s1", subset / "s3")
 
 
+def to_photos(root):
+    (root / "wav8k").rename(root / "photos")
+
+
 FOLDER_FAULTS = {
     "missing folder": (shutil.rmtree, {}, ["data_folder", "does not exist"]),
     "empty folder": (_remove("*"), {}, ["data_folder", "no files", "wav8k"]),
-    "no LibriMix": (
-        lambda root: (root / "wav8k").rename(root / "photos"),
-        {},
-        ["data_folder", "photos", "wav8k", "Libri2Mix"],
-    ),
-    "other rate": (None, {"sample_rate": 16000}, ["sample_rate", "wav16k", "wav8k"]),
-    "other mode": (None, {"mode": "max"}, ["mode", "max", "min"]),
-    "other subset": (
-        None,
-        {"train_subset": "train-100"},
-        ["train_subset", "train-100", "train-360"],
-    ),
-    "no such mode": (None, {"mode": "mean"}, ["mode", "'mean'", "min, max"]),
-    "no such rate": (None, {"sample_rate": 44100}, ["sample_rate", "8000, 16000"]),
-    "no such mixture": (None, {"mixture": "mix"}, ["mixture", "mix_both"]),
-    "no such subset": (None, {"train_subset": "360"}, ["train_subset", "train-360"]),
-    "four speakers": (None, {"n_speakers": 4}, ["n_speakers", "4", "1, 2, 3"]),
+    "no LibriMix": (to_photos, {}, ["data_folder", "photos", "wav8k", "Libri2Mix"]),
     "single": (None, {"mixture": "mix_single"}, ["mixture", "mix_single", "one"]),
     "too few sources": (None, {"n_speakers": 3}, ["n_speakers: is 3", "s3", "s1, s2"]),
     "too many sources": (_add_third_speaker, {}, ["n_speakers", "2", "s3"]),
@@ -129,6 +117,17 @@ FOLDER_FAULTS = {
     "no wav": (_remove("wav8k/min/dev/mix_both/*"), {}, ["mix_both", "no wav files"]),
     "no test": (_remove("wav8k/min/test"), {}, ["test", "dev, train-360"]),
 }
+CHOICES = [  # one that the tree does not have, or that there is not, and what is said
+    ("sample_rate", 16000, ["wav16k", "wav8k"]),
+    ("mode", "max", ["max", "min"]),
+    ("train_subset", "train-100", ["train-100", "train-360"]),
+    ("mode", "mean", ["'mean'", "min, max"]),
+    ("sample_rate", 44100, ["8000, 16000"]),
+    ("mixture", "mix", ["mix_both"]),
+    ("train_subset", "360", ["train-360"]),
+    ("n_speakers", 4, ["4", "1, 2, 3"]),
+]
+FOLDER_FAULTS |= {f"{k}: {v}": (None, {k: v}, [k, *words]) for k, v, words in CHOICES}
 
 
 @pytest.mark.parametrize("fault", FOLDER_FAULTS)
@@ -199,10 +198,9 @@ def test_late_sound_is_not_silence_and_silent_noise_is_warned_of(
     libri2mix, tmp_path, caplog
 ):
     dev = libri2mix / "wav8k/min/dev"
-    late = np.where(np.arange(20000) == 19999, 0.5, 0.0)
     for folder in ("mix_both", "s1", "s2", "noise"):
-        soundfile.write(dev / folder / "dev-0.wav", late, RATE)
-    soundfile.write(dev / "noise/dev-1.wav", np.zeros(2160), RATE)
+        audio.write(dev / folder / "dev-0.wav", np.pad([0.5], (19999, 0)), RATE)
+    audio.write(dev / "noise/dev-1.wav", np.zeros(2160), RATE)
     (dev / "s1/._dev-0.wav").write_bytes(b"hidden, no sound")
     with caplog.at_level(logging.WARNING):
         prepare_librimix(libri2mix, tmp_path)

@@ -249,10 +249,9 @@ def test_nothing_to_use_or_wrong_choices_are_an_error(folder, tmp_path):
     assert "channel_1.wav" in report(tmp_path)[0]
     plain(folder, "a", 0)
     manifest = prepared(folder, tmp_path)
-    with pytest.raises(UserError, match="align: is 'yes'"):
-        RecordingDataset(manifest, align="yes")
-    with pytest.raises(UserError, match="match_levels"):
-        RecordingDataset(manifest, match_levels=True)
+    for wrong in ({"align": "yes"}, {"match_levels": True}):
+        with pytest.raises(UserError, match=f"{[*wrong][0]}: is "):
+            RecordingDataset(manifest, **wrong)
 
 
 @pytest.mark.parametrize("delay, gain", [(0, 1.0), (1, -0.01), (37, 1.0), (-250, -0.01)])
