@@ -1,5 +1,7 @@
 """The audit finds every fault, names it once, and finds nothing where there is none."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -10,7 +12,7 @@ from manifests import manifest_of
 from unified_se_ss.data.audit import KINDS, audit
 from unified_se_ss.data.corpora import collect_errors
 from unified_se_ss.data.corpora.mixtures import prepare_librimix
-from unified_se_ss.data.manifest import Item, read_manifest
+from unified_se_ss.data.manifest import read_manifest
 from unified_se_ss.errors import UserError
 
 
@@ -64,21 +66,21 @@ def test_names_tell_of_utterances_and_speakers_in_two_subsets(tmp_path):
 
 
 def test_faults_of_single_files(tmp_path):
-    faults = {"rate": "16000 Hz", "channels": "2 channel", "NaN": "NaN", "text": "corrupt"}
-    items = []
-    for name in ("a", "b", "c", *faults):
-        path = tmp_path / f"{name}.wav"
-        signal = 0.1 * np.random.default_rng(len(items)).standard_normal(8000)
-        if name == "NaN":
-            signal[77] = np.nan
-        if name == "channels":
-            signal = np.stack([signal, signal], 1)
-        soundfile.write(path, signal, 16000 if name == "rate" else 8000, "FLOAT")
-        if name == "text":
-            path.write_text("no sound")
-        items.append(Item(name, 1.0, 8000, {"speech": str(path)}))
-    found = {finding.item: finding for finding in audit([("train", items)]).findings}
-    assert found.keys() == faults.keys()
-    for name, words in faults.items():
-        kind = "unreadable" if name in ("NaN", "text") else "mismatched"
+    signals = dict(zip("abcdefg", 0.1 * np.random.default_rng(0).uniform(-1, 1, (7, 8000))))
+    manifest = manifest_of(tmp_path, {name: {"speech": s} for name, s in signals.items()})
+    place = {item.id: item.paths["speech"] for item in manifest.items}
+    soundfile.write(place["d"], signals["d"], 16000)
+    soundfile.write(place["e"], np.stack([signals["e"]] * 2, 1), 8000)
+    signals["f"][77] = np.nan
+    soundfile.write(place["f"], signals["f"], 8000, "FLOAT")
+    Path(place["g"]).write_text("no sound")
+    found = {f.item: f for f in audit([("train", manifest.items)]).findings}
+    wanted = {
+        "d": ("mismatched", "16000 Hz"),
+        "e": ("mismatched", "2 channel"),
+        "f": ("unreadable", "NaN"),
+        "g": ("unreadable", "corrupt"),
+    }
+    assert found.keys() == wanted.keys()
+    for name, (kind, words) in wanted.items():
         assert found[name].kind == kind and words in found[name].detail

@@ -61,13 +61,13 @@ def read_everywhere(tally, path, kind):
     }
 
 
-PCM = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AIFF", "PCM_16"), ("AU", "PCM_16")]
-PCM += [("W64", "PCM_16"), ("RF64", "PCM_16")]
+FORMATS = "WAV:PCM_16 WAV:FLOAT AIFF:PCM_16 AU:PCM_16 W64:PCM_16 RF64:PCM_16".split()
 
 
-@pytest.mark.parametrize("kind, subtype", PCM)
-def test_a_file_cut_off_anywhere_never_passes_for_a_shorter_one(tmp_path, kind, subtype):
+@pytest.mark.parametrize("encoding", FORMATS)
+def test_a_file_cut_off_anywhere_never_passes_for_a_shorter_one(tmp_path, encoding):
     """Every length from 0 to all but one byte; libsndfile itself takes most of them."""
+    kind, subtype = encoding.split(":")
     whole = encoded(noise(60), kind, subtype)
     path, tally = tmp_path / f"a.{kind.lower()}", Tally()
     for length in range(len(whole)):
@@ -75,8 +75,7 @@ def test_a_file_cut_off_anywhere_never_passes_for_a_shorter_one(tmp_path, kind, 
         for found in read_everywhere(tally, path, "cut off").values():
             assert found is None or np.size(found) == 0
     path.write_bytes(whole)
-    for found in read_everywhere(Tally(), path, "whole").values():
-        assert found is not None
+    assert all(found is not None for found in read_everywhere(tally, path, "").values())
 
 
 @pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
@@ -84,10 +83,10 @@ def test_a_file_cut_off_anywhere_never_passes_for_a_shorter_one(tmp_path, kind, 
 def test_a_flac_cut_off_anywhere_is_refused_when_it_is_read(tmp_path, subtype, stride):
     """All of the header, then every so many bytes; the header alone still says a length."""
     whole = encoded(noise(), "FLAC", subtype)
-    path, tally = tmp_path / "a.flac", Tally()
+    path = tmp_path / "a.flac"
     for length in [*range(100), *range(100, len(whole), stride)]:
         path.write_bytes(whole[:length])
-        found = read_everywhere(tally, path, "cut off")
+        found = read_everywhere(Tally(), path, "cut off")
         assert {found.pop("info")} <= {None, (400, RATE, 1)}
         assert set(found.values()) == {None}
 
