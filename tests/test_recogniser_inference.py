@@ -454,7 +454,7 @@ TRANSFORMER, FEATURES = f"{RECOGNISER}.transformer", f"{RECOGNISER}.features"
         ("search.ctc_weight", 2, "search: ctc_weight: is 2; expected 0 to 1"),
         ("search.more", 2, "search: is .* expected beam_size and ctc_weight"),
         ("search", None, "search: is None; expected"),
-        ("kind", "gsenet", "kind is"),
+        ("kind", "gsenet", "unknown: 'search'"),
         ("kind", ["recogniser"], "kind is"),
         (f"{TRANSFORMER}.encoder_module", "os", "encoder_module: is 'os'; expected conf"),
         (f"{TRANSFORMER}.num_encoder_layers", 65, "expected 1 to 64"),
