@@ -88,7 +88,10 @@ def interaural_errors(
     UserError
         If a signal is not finite.
     """
-    estimates, targets = _checked(estimates, targets)
+    estimates, targets = same_shape(estimates, targets)
+    if targets.ndim != 3 or targets.shape[1] != 2:
+        raise ValueError(f"signals of shape [J, 2, T] expected: {targets.shape}")
+    check_finite(targets=targets, estimates=estimates)
     if protocol == "speechbrain":
         return _speechbrain_errors(estimates, targets, sample_rate)
     if protocol not in PROTOCOLS:
@@ -153,15 +156,6 @@ def summarise_interaural(rows) -> dict:
     for state in ("measured", "silent", "monaural"):
         summary[state] = states.count(state)
     return summary
-
-
-def _checked(estimates, targets):
-    """Both as float64 [J, E, T], finite."""
-    estimates, targets = same_shape(estimates, targets)
-    if targets.ndim != 3 or targets.shape[1] != 2:
-        raise ValueError(f"signals of shape [J, 2, T] expected: {targets.shape}")
-    check_finite(targets=targets, estimates=estimates)
-    return estimates, targets
 
 
 def _states(estimates, targets):

@@ -35,7 +35,7 @@ SEARCH = "search"  # the key of a recogniser
 SEARCH_DEFAULTS = {"beam_size": 60, "ctc_weight": 0.3}  # those of BeamSearch
 LARGEST_BEAM = 1000
 LARGEST_TOKENIZER = 1 << 24  # bytes
-MOST_AVERAGED = 1000  # checkpoints
+AVERAGED = (1, 1000)  # checkpoints
 SAMPLE_RATES = (1000, 768000)  # Hz
 
 
@@ -108,12 +108,13 @@ def read_folder(folder) -> Contents:
     )
 
 
-def _check_rate(rate, path) -> None:
-    least, most = SAMPLE_RATES
-    if type(rate) is not int or not least <= rate <= most:
-        raise UserError(
-            f"{path}: sample_rate is {rate!r:.60}; expected {least} to {most} (Hz)"
-        )
+def _whole_number(
+    found: dict, key: str, bounds: tuple[int, int], path, default=None
+) -> int:
+    value, (least, most) = found.get(key, default), bounds
+    if type(value) is not int or not least <= value <= most:
+        raise UserError(f"{path}: {key} is {value!r:.60}; expected {least} to {most}")
+    return value
 
 
 # ------------------------------------------------------------------ an exported folder
@@ -138,7 +139,7 @@ def _read_export(folder: Path) -> Contents:
             f"{path}: keys missing or unknown: {different}; expected: "
             f"{', '.join(sorted(keys))}"
         )
-    _check_rate(found["sample_rate"], path)
+    rate = _whole_number(found, "sample_rate", SAMPLE_RATES, path)
     outermost = network.get("class") if isinstance(network, dict) else network
     if outermost != family.network.__name__:
         raise UserError(
@@ -148,7 +149,6 @@ def _read_export(folder: Path) -> Contents:
     weights = _inside(folder, WEIGHTS)
     search = _decoding(folder, found[SEARCH], path) if family.recognises else None
     state = read_safetensors(weights)
-    rate = found["sample_rate"]
     return Contents(kind, rate, network, state, path, weights, decoding=search)
 
 
@@ -194,10 +194,11 @@ def _read_run(folder: Path, path: Path) -> Contents:
             "SepformerSeparation.from_hparams, or export the run once more with "
             "--format native"
         )
-    _check_rate(hparams.get("sample_rate"), path)
+    rate = _whole_number(hparams, "sample_rate", SAMPLE_RATES, path)
     kind, network, parts = _network_of_run(hparams, path)
     family = KINDS[kind]
-    best = best_checkpoints(folder, family.best)[: _number_averaged(hparams, path)]
+    averaged = _whole_number(hparams, "average_checkpoints", AVERAGED, path, default=1)
+    best = best_checkpoints(folder, family.best)[:averaged]
     state = {}
     for part in parts:
         mean = _mean([checkpoint / f"{part}.ckpt" for checkpoint in best])
@@ -206,7 +207,6 @@ def _read_run(folder: Path, path: Path) -> Contents:
     decoding = None
     if family.recognises:
         decoding = _decoding(folder, _search_settings(hparams, path), path)
-    rate = hparams["sample_rate"]
     return Contents(kind, rate, network, state, path, best[0], hparams, decoding)
 
 
@@ -217,12 +217,10 @@ def _network_of_run(hparams: dict, path: Path) -> tuple[str, dict, list[str]]:
     for kind, family in KINDS.items():
         if family.parts[0] == "network" or family.parts[0] not in modules:
             continue
-        names = family.parts[:1] if hparams.get("system") == "noisy" else family.parts
-        missing = [name for name in names if name not in modules]
-        if missing:
-            raise UserError(f"{path}: no {missing[0]} under modules")
+        names = [name for name in family.parts if name in modules]
+        names = names[:1] if hparams.get("system") == "noisy" else names
         parts = {name: describe_network(modules[name], path) for name in names}
-        return kind, {"class": family.network.__name__, "arguments": parts}, list(names)
+        return kind, {"class": family.network.__name__, "arguments": parts}, names
     if "network" not in modules:
         raise UserError(f"{path}: no network under modules; not a run of this project")
     network = describe_network(modules["network"], path)
@@ -236,26 +234,13 @@ def _network_of_run(hparams: dict, path: Path) -> tuple[str, dict, list[str]]:
     )
 
 
-def _number_averaged(hparams: dict, path: Path) -> int:
-    count = hparams.get("average_checkpoints", 1)
-    if type(count) is not int or not 1 <= count <= MOST_AVERAGED:
-        raise UserError(
-            f"{path}: average_checkpoints: is {count!r:.60}; expected 1 to {MOST_AVERAGED}"
-        )
-    return count
-
-
 def _search_settings(hparams: dict, path: Path) -> dict:
     tagged = hparams.get("make_search")
     content = tagged[1] if isinstance(tagged, tuple) else None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or content.get("language_model") is not None:
         raise UserError(
-            f"{path}: make_search: expected what makes a search, with its sizes"
-        )
-    if content.get("language_model") is not None:
-        raise UserError(
-            f"{path}: make_search: its language model cannot be shared; recognise with "
-            "language_model: null, or with SpeechBrain"
+            f"{path}: make_search: expected what makes a search; its language model cannot be "
+            "shared, recognise with language_model: null, or with SpeechBrain"
         )
     return {key: content.get(key, value) for key, value in SEARCH_DEFAULTS.items()}
 
