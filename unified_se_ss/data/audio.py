@@ -106,10 +106,8 @@ def _check_header(file, name):
     if file.format == "RAW":
         raise UserError(f"{name}: is corrupt or not a sound file (no header); {EXPECTED}")
     if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
-        raise UserError(
-            f"{name}: is corrupt; its header says {file.samplerate} Hz, and {LOWEST_RATE} "
-            f"to {HIGHEST_RATE} Hz was expected; get the file again"
-        )
+        rates = f"{file.samplerate} Hz, not {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+        raise UserError(f"{name}: is corrupt; its header says {rates}; get the file again")
     account = file.extra_info
     cut_off = CUT_OFF.search(account)
     if cut_off and int(cut_off[1]) < UNKNOWN_LENGTH or CUT_OFF_RF64 in account:
@@ -205,10 +203,8 @@ def read(path, start=0, stop=None, channel=None, channels=1):
     """
     with opened(path) as file:
         if channel is not None and not 0 <= channel < file.channels:
-            raise UserError(
-                f"{path}: has {file.channels} channel(s), no channel {channel} "
-                "(they are counted from 0)"
-            )
+            there = f"has {file.channels} channel(s), no channel {channel}"
+            raise UserError(f"{path}: {there} (they are counted from 0)")
         if channel is None and (fault := channel_fault(file.channels, channels)):
             raise UserError(f"{path}: {fault}")
         signal = _read_region(file, path, start, stop)
@@ -222,10 +218,8 @@ def _read_region(file, path, start, stop):
     if not 0 <= start <= stop:
         raise ValueError(f"cannot read the samples [{start}, {stop}) of {path}")
     if stop > file.frames:
-        raise UserError(
-            f"{path}: has {file.frames} samples, but samples up to {stop} are asked"
-            " for; if it changed after its manifest was made, delete the manifest"
-        )
+        what = f"has {file.frames} samples, but samples up to {stop} are asked for"
+        raise UserError(f"{path}: {what}; if it changed, delete the manifest")
     file.seek(start)
     dtype = "int16" if file.subtype == "PCM_16" else "float32"
     try:
@@ -236,10 +230,8 @@ def _read_region(file, path, start, stop):
             "in each channel, more than the memory holds; cut it up or get it again"
         ) from error
     if len(signal) != stop - start:
-        raise UserError(
-            f"{path}: is corrupt; its header promises {file.frames} samples, but "
-            f"only {start + len(signal)} could be read; get the file again"
-        )
+        there = f"only {start + len(signal)} of {file.frames} samples could be read"
+        raise UserError(f"{path}: is corrupt; {there}; get the file again")
     return signal
 
 
@@ -274,10 +266,8 @@ def read_all(path, dtype="float32"):
     with opened(path) as file:
         signal = file.read(dtype=dtype, always_2d=True)
         if len(signal) != file.frames:
-            raise UserError(
-                f"{path}: is cut off: {len(signal)} of {file.frames} samples are there; "
-                "get the file again"
-            )
+            there = f"{len(signal)} of {file.frames} samples are there"
+            raise UserError(f"{path}: is cut off: {there}; get the file again")
         if not np.isfinite(signal).all():
             raise UserError(f"{path}: holds values that are not finite (NaN, infinity)")
         return signal, file.samplerate

@@ -143,18 +143,16 @@ def prepare_recordings(
     _check_guide(guide, sample_rate, microphones, source)
     folder, manifest_path = Path(folder), Path(manifest_path)
     recordings, strangers = _list_recordings(folder)
-    places = (
-        None if p is None else np.asarray(p, float).tolist() for p in (microphones, source)
-    )
+    given = microphones, source
+    places = (None if p is None else np.asarray(p, float).tolist() for p in given)
     options = _Options(sample_rate, guide, raw_channels, *places, resample)
     choices = {**options._asdict(), "guide": guide and guide.settings}
     paths = [path for _, stems, _ in recordings for path in stems.values()]
     names = [path.relative_to(folder).as_posix() for path in paths]
 
     def rows() -> list[dict]:
-        examine = functools.partial(
-            _examine, options, _beside(manifest_path, "_beamformed")
-        )
+        made = _beside(manifest_path, "_beamformed")
+        examine = functools.partial(_examine, options, made)
         # Forked processes must not use torch, and guides do.
         processes = 1 if guide else workers
         findings = process_map(examine, recordings, folder.name, "recording", processes)
@@ -164,10 +162,8 @@ def prepare_recordings(
         logger.info("%s", report)
         others = _by_kind(findings)["sample rate"]
         if others and not resample:
-            raise UserError(
-                f"{folder}: {others[0].removesuffix('; left out')}; resample the files, "
-                "or allow it to be done while reading (resample: True)"
-            )
+            first = f"{folder}: {others[0].removesuffix('; left out')}"
+            raise UserError(f"{first}; resample the files, or set resample: True")
         used = [found.row for found in findings if found.row]
         if not used:
             what = f"none of its {len(findings)} recordings can be used"
@@ -188,10 +184,8 @@ def _check_guide(guide, sample_rate: int, microphones, source) -> None:
     if guide.sample_rate != sample_rate:
         raise UserError(f"guide: is for {guide.sample_rate} Hz, not {sample_rate} Hz")
     if guide.is_steered and (microphones is None or source is None):
-        raise UserError(
-            f"guide: {guide.name} has to be told the positions (microphones, source) in "
-            "metres; souden_mvdr, rtf_mvdr and multichannel_wiener need none"
-        )
+        needs = "has to be told the positions (microphones, source) in metres"
+        raise UserError(f"guide: {guide.name} {needs}; souden_mvdr and rtf_mvdr need none")
 
 
 def _beside(manifest_path: Path, ending: str) -> Path:
@@ -239,10 +233,10 @@ def _examine(options: _Options, beamformed_folder: Path, recording: tuple) -> _F
     for kind, hidden in (("leftover", True), ("extra file", False)):
         if names := [name for name in others if name.startswith(".") == hidden]:
             found.surprises.append((kind, f"{', '.join(names)}; ignored"))
-    numbers = options.raw_channels or sorted(
-        int(name.split("_")[1]) for name in stems if name not in (BEAMFORMED, TARGET)
-    )
-    raw = [f"channel_{number}" for number in numbers]
+    channels = [name for name in stems if name not in (BEAMFORMED, TARGET)]
+    raw = sorted(channels, key=lambda name: int(name.removeprefix("channel_")))
+    if options.raw_channels:
+        raw = [f"channel_{number}" for number in options.raw_channels]
     needed = [*raw, TARGET] if options.guide else [BEAMFORMED, *raw[:1], TARGET]
     missing = [f"{REFERENCE}.wav"] * (not raw)
     missing += [f"{name}.wav" for name in needed if name not in stems]
@@ -256,38 +250,31 @@ def _examine(options: _Options, beamformed_folder: Path, recording: tuple) -> _F
     if any(signal is None for signal in signals.values()):
         return found
     signals = _cut_to_shortest(found, signals, options.sample_rate)
-    files = [
-        f"{DATA_ROOT}/{stems[name].relative_to(folder.parent).as_posix()}"
-        for name in (raw[0], BEAMFORMED, TARGET)
-        if name in stems
-    ]
-    beamformed = signals.get(BEAMFORMED)
+    files = {name: f"{DATA_ROOT}/{folder.name}/{path.name}" for name, path in stems.items()}
+    beamformed, file = signals.get(BEAMFORMED), files.get(BEAMFORMED)
     if options.guide:
         beamformed = _beamform(options, np.stack([signals[name] for name in raw]))
-        path = (beamformed_folder / f"{folder.stem}.wav").resolve()
+        file = str((beamformed_folder / f"{folder.stem}.wav").resolve())
         # As floats, since a beamformer may exceed full scale.
-        audio.write_float(path, beamformed, options.sample_rate)
-        files[1:-1] = [str(path)]
+        audio.write_float(file, beamformed, options.sample_rate)
+    compared = signals[raw[0]], beamformed, signals[TARGET]
     found.row.update(
         ID=folder.name,
         duration=len(beamformed) / options.sample_rate,
         sample_rate=options.sample_rate,
-        **dict(zip(STEMS, files)),
-        **_compare(
-            found, signals[raw[0]], beamformed, signals[TARGET], options.sample_rate
-        ),
+        **dict(zip(STEMS, (files[raw[0]], file, files[TARGET]))),
+        **_compare(found, *compared, options.sample_rate),
         microphones=len(raw),
     )
     return found
 
 
 def _beamform(options: _Options, signals: np.ndarray) -> np.ndarray:
-    microphones, source = (
-        None if positions is None else torch.tensor(positions, dtype=torch.float64)
-        for positions in (options.microphones, options.source)
-    )
-    signals = torch.from_numpy(signals)
-    return options.guide(signals, microphones=microphones, source=source).numpy()
+    places = {"microphones": options.microphones, "source": options.source}
+    places = {
+        k: torch.tensor(v, dtype=torch.float64) for k, v in places.items() if v is not None
+    }
+    return options.guide(torch.from_numpy(signals), **places).numpy()
 
 
 def _read(found: _Findings, path: Path, options: _Options):
@@ -389,13 +376,10 @@ def _report(folder: Path, findings: list[_Findings], strangers: list[str]) -> st
 
 def _table(findings: list[_Findings]) -> str:
     """CSV with a line for each recording, used or not."""
-    rows = [
-        {
-            "ID": found.name,
-            "used": bool(found.row),
-            **{name: found.row.get(name) for name in COLUMNS},
-            "surprises": "; ".join(f"{kind}: {text}" for kind, text in found.surprises),
-        }
-        for found in findings
-    ]
+    rows = []
+    for found in findings:
+        row = {"ID": found.name, "used": bool(found.row)}
+        row |= {name: found.row.get(name) for name in COLUMNS}
+        row["surprises"] = "; ".join(f"{kind}: {text}" for kind, text in found.surprises)
+        rows.append(row)
     return csv_text(rows)
