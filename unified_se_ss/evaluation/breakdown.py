@@ -431,6 +431,9 @@ def _top_view_png(rows) -> bytes | None:
 def _draw_top_view(axes, sources) -> None:
     """References on the outer circle, estimates on the inner one, joined."""
     axes.set_theta_zero_location("N")  # the nose points up, + is left
+    around = np.arange(0, 360, 45)  # a polar axis has no negative angles
+    signed = np.where(around > 180, around - 360, around)
+    axes.set_xticks(np.radians(around), [f"{angle}°" for angle in signed])
     azimuths = column_of(sources, "azimuth")
     times = np.stack([column_of(sources, key) for key in ("itd", "itd_estimate")])
     angles = np.radians(_perceived_azimuth(times, azimuths))
