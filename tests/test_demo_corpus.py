@@ -256,13 +256,15 @@ def test_a_folder_is_replaced_as_a_whole_and_only_if_it_is_ours(tmp_path):
 
 
 def test_bad_arguments_are_named(tmp_path):
-    for argument, value, name in (
-        ("n_speakers", 4, "n_speakers"),
-        ("sample_rate", 11025, "sample_rate"),
-        ("n_dev", 0, "dev"),
-        ("seconds", 1.0, "seconds"),
-        ("workers", 0, "workers"),
-    ):
+    wrong = {
+        "n_speakers": 4,
+        "sample_rate": 11025,
+        "n_dev": 0,
+        "seconds": 1.0,
+        "workers": 0,
+    }
+    for argument, value in wrong.items():
+        name = "dev" if argument == "n_dev" else argument
         with pytest.raises(UserError, match=f"^{name}: (is )?{value}"):
             prepare_demo_corpus(tmp_path / "demo", **{**TINY, argument: value})
     with pytest.raises(UserError, match="does not tell who speaks"):

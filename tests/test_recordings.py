@@ -187,7 +187,7 @@ def test_another_rate_is_an_error_or_resampled(folder, tmp_path):
 def test_a_beamformer_makes_the_guide_of_raw_microphones(folder, tmp_path):
     clean, noise = sound(0), sound(9)
     clean[:8000] = 0
-    microphones = {f"channel_{c}": clean + np.roll(noise, c) for c in range(1, 4)}
+    microphones = {f"channel_{c}": clean + np.roll(noise, c) for c in (1, 2, 3)}
     plain(folder, "a.WAV", 0, ground_truth=clean, **microphones)
     guide = BeamformerFrontend("souden_mvdr", context_seconds=0.4)
     manifest = prepared(folder, tmp_path, guide=guide, raw_channels=[1, 2, 3])
@@ -226,15 +226,8 @@ def test_a_manifest_is_made_once_and_again_when_something_changed(folder, tmp_pa
     assert (tmp_path / "m.csv").stat().st_mtime_ns == written
     plain(folder, "b", 1)
     assert len(prepared(folder, tmp_path)) == 2
-
-
-def test_processes_change_nothing(folder, tmp_path):
-    for number in range(4):
-        plain(folder, f"r{number}", number)
-    one, two = (
-        prepare_recordings(folder, tmp_path / f"{n}.csv", RATE, workers=n) for n in (1, 2)
-    )
-    assert one.read_text() == two.read_text()
+    two = prepare_recordings(folder, tmp_path / "processes.csv", RATE, workers=2)
+    assert two.read_text() == (tmp_path / "m.csv").read_text()
 
 
 def test_nothing_to_use_or_wrong_choices_are_an_error(folder, tmp_path):

@@ -145,14 +145,12 @@ def broken(*a, **k):
     return fit(*a, **k)
 run.train_and_test = broken
 """
-    arguments = command(NAME, tree, out, **keys)
+    train, *arguments = command(NAME, tree, out, **keys)
     script = tmp_path / "train.py"
-    script.write_text(
-        code + f"sys.argv[0] = {arguments[0]!r}\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
+    start = f"sys.argv[0] = {train!r}\nrunpy.run_path({train!r}, run_name='__main__')\n"
+    script.write_text(code + start)
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}")
-    printed, progress = run([str(script), *arguments[1:]], launcher if ranks > 1 else ())
+    printed, progress = run([str(script), *arguments], launcher if ranks > 1 else ())
     skipped = {(r["subset"], r["ID"]): r["file"] for r in rows(out / "skipped.csv")}
     assert set(skipped) == {("train", "train-360-2"), ("dev", "dev-1"), ("test", "test-1")}
     assert skipped["train", "train-360-2"].endswith("train-360/s1/train-360-2.wav")

@@ -276,18 +276,16 @@ def test_what_is_wrong_is_said_once_and_clearly(corpus, kind, damage, message):
     assert kind in KINDS[:2] or not list(made.manifests.glob("*train.csv"))
 
 
-@pytest.mark.parametrize(
-    "line, message",
-    [
-        ("other,a,s,t,n,c,0,0,1", "line 2: subset is 'other'"),
-        ("train,../a,s,t,n,c,0,0,1", "line 2: ID is '../a'"),
-        ("train,a,s,t,n,c,x,0,1", "line 2: noisy_start, .*expected numbers"),
-        ("train,a,s,t,n,c,0,0,0", "line 2: noisy_start, .*expected numbers"),
-        ("train,a,s,t,n,c,0,0,nan", "line 2: noisy_start, .*expected numbers"),
-        ("train,a,s", "line 2: noisy_start, .*expected numbers"),
-        (None, "has no column speaker; expected subset, ID"),
-    ],
-)
+NUMBERS = "train,a,s,t,n,c,x,0,1", "train,a,s,t,n,c,0,0,0", "train,a,s,t,n,c,0,0,nan"
+LINES = dict.fromkeys((*NUMBERS, "train,a,s"), "line 2: noisy_start, .*expected numbers")
+LINES |= {
+    "other,a,s,t,n,c,0,0,1": "line 2: subset is 'other'",
+    "train,../a,s,t,n,c,0,0,1": "line 2: ID is '../a'",
+    None: "has no column speaker; expected subset, ID",
+}
+
+
+@pytest.mark.parametrize("line, message", LINES.items())
 def test_a_table_that_cannot_be_used(tmp_path, line, message):
     path, columns = tmp_path / "t.csv", ",".join(rats.COLUMNS)
     path.write_text(f"{columns}\n{line}\n" if line else "ID,subset\na,train\n")
