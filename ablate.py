@@ -186,9 +186,7 @@ def parse_seeds(text: str) -> list[int]:
     """Read the seeds of the command line, such as ``1,2,3``."""
     parts = [part.strip() for part in text.split(",")]
     if not all(map(str.isdecimal, parts)) or len(set(parts)) < len(parts):
-        raise UserError(
-            f"--seeds: is '{text}'; expected different whole numbers, such as 1,2,3"
-        )
+        raise UserError(f"--seeds: is '{text}'; expected different numbers, such as 1,2,3")
     return [int(part) for part in parts]
 
 
@@ -215,9 +213,7 @@ def make_cells(grid: list[str], file: Path | None = None) -> list[Cell]:
             raise UserError(f"{twice}: is set twice in the cell '{name}'; expected it once")
         cells.append(Cell(name, dict(pairs)))
     if twice := _first_twice([cell.folder for cell in cells]):
-        raise UserError(
-            f"two cells would share the folder '{twice}'; name them differently"
-        )
+        raise UserError(f"two cells would share the folder '{twice}'; rename one")
     return cells
 
 
@@ -257,10 +253,7 @@ def read_cells(path: Path) -> list[Cell]:
         for keys in content.values()
     )
     if not content or not is_right:
-        raise UserError(
-            f"--cells: {path} was not understood; expected lines such as "
-            "'name: {rule: sum, granularity: global}'"
-        )
+        raise UserError(f"--cells: {path}: expected lines such as 'name: {{rule: sum}}'")
     return [Cell(str(name), overrides) for name, overrides in content.items()]
 
 
@@ -277,7 +270,7 @@ def plan(options: argparse.Namespace, cells: list[Cell], seeds: list[int]) -> li
     for cell in cells:
         for key in cell.overrides.keys() & given:
             raise UserError(
-                f"--{key}: is set for every run, but the cell '{cell.name}' sets it too"
+                f"--{key}: is for every run; the cell '{cell.name}' sets it too"
             )
     runs = []
     for seed, cell in itertools.product(seeds, cells):
@@ -316,9 +309,8 @@ def check_settings(run: Run) -> None:
             values.append(plain_value(text))
         if key != "output_folder" and before.get(key, text) not in values:
             raise UserError(
-                f"{run.folder}: holds a finished run with {key} {before[key]}, but "
-                f"{text} is asked for now; choose another --output_folder, or remove its "
-                "results.csv to let it go on"
+                f"{run.folder}: holds a finished run with {key} {before[key]}, but {text} is "
+                "asked for; choose another --output_folder, or remove its results.csv"
             )
 
 
@@ -507,8 +499,9 @@ def main(arguments: list[str]) -> int:
             print(f"# {run.name}: {state}\n{shlex.join(run.command)}")
         return 0
     check_options([run for run in runs if not run.finished])
-    counts = f"{len(cells)} cells, {len(seeds)} seeds, {len(runs)} runs"
-    print(f"{counts} in {options.output_folder}")
+    print(
+        f"{len(cells)} cells, {len(seeds)} seeds, {len(runs)} runs in {options.output_folder}"
+    )
     failed = launch(runs, find_slots(options, torch.cuda.device_count()))
     if any(run.finished for run in runs):
         make_table(options, cells)

@@ -138,7 +138,7 @@ def test_patience_ends_a_run_that_does_not_recover():
     data = [(x, nan, aux) for x, _, aux in batches(6)]
     brain = make(nonfinite_patience=2)
     with pytest.raises(
-        UserError, match="3 steps of this epoch .* nonfinite_patience allows 2"
+        UserError, match="3 steps of this epoch .*nonfinite_patience allows 2"
     ):
         brain.fit([1], loader(data))
 

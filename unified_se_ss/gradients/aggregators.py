@@ -74,14 +74,13 @@ def torchjd_rule(name: str, options: dict | None = None) -> Rule:
 
 def _find_aggregator(name: str) -> type:
     """The class of that name, if it can be a rule."""
+    rule = f"rule is '{TORCHJD}{name}'"
     try:
         from torchjd import aggregation
     except ImportError as error:
-        raise ValueError(
-            f"rule is '{TORCHJD}{name}', but torchjd is missing; {_INSTALL}"
-        ) from error
+        raise ValueError(f"{rule}, but torchjd is missing; {_INSTALL}") from error
     if name in REFUSED:
-        raise ValueError(f"rule is '{TORCHJD}{name}', which is no rule: {REFUSED[name]}")
+        raise ValueError(f"{rule}, which is no rule: {REFUSED[name]}")
     known = {
         key: value
         for key, value in vars(aggregation).items()
@@ -92,23 +91,19 @@ def _find_aggregator(name: str) -> type:
     }
     if name not in known:
         names = ", ".join(TORCHJD + key for key in sorted(known))
-        raise ValueError(f"rule is '{TORCHJD}{name}'; torchjd has: {names}")
+        raise ValueError(f"{rule}; torchjd has: {names}")
     return known[name]
 
 
 def _check_arguments(name: str, aggregator: type, arguments: dict) -> None:
     parameters = inspect.signature(aggregator).parameters
+    known, rule = ", ".join(parameters) or "none", f"rule '{TORCHJD}{name}'"
     for key in arguments:
         if key not in parameters:
-            known = ", ".join(parameters) or "none"
-            raise ValueError(
-                f"rule_options: rule '{TORCHJD}{name}' has no option '{key}'; it has: {known}"
-            )
+            raise ValueError(f"rule_options: {rule} has no option '{key}'; it has: {known}")
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in arguments:
-            raise ValueError(
-                f"rule_options: rule '{TORCHJD}{name}' needs the option '{key}'"
-            )
+            raise ValueError(f"rule_options: {rule} needs the option '{key}'")
 
 
 class _OnePerGroup:

@@ -156,8 +156,6 @@ class TwoTaskGradients:
         ``"ema"``: multiply g_a by a factor that keeps ||g_a|| at `aux_ratio` times ||g_m||,
         see :class:`~unified_se_ss.gradients.two_task.GradNormEMA`. By default the
         losses' own scales count.
-    process_group : torch.distributed.ProcessGroup, optional
-        Ranks to add up over; by default all, if torch.distributed is initialised.
 
     Raises
     ------
@@ -190,12 +188,10 @@ class TwoTaskGradients:
         aux_scale: str | None = None,
         aux_ratio: float = 1.0,
         aux_decay: float = 0.99,
-        process_group: torch.distributed.ProcessGroup | None = None,
     ):
         if aux_scale not in AUX_SCALES:
             raise ValueError(f"aux_scale is '{aux_scale}'; expected null or ema")
         self.rule = find_rule(rule, rule_options)
-        self.process_group = process_group
         self.moving_ratio = GradNormEMA(aux_ratio, aux_decay) if aux_scale else None
         self._place(dict(named_parameters), shared, auxiliary, granularity)
         self.pending = 0
@@ -214,21 +210,16 @@ class TwoTaskGradients:
         trainable = {n: p for n, p in parameters.items() if p.requires_grad}
         names_shared = self._select(trainable, shared, "shared")
         names_auxiliary = self._select(trainable, auxiliary, "auxiliary")
-        both = sorted(names_shared & names_auxiliary)
-        if both:
+        if both := sorted(names_shared & names_auxiliary):
             raise ValueError(f"{both[0]} is both shared and auxiliary; name it once")
-        # In the order of the parameters, which is the same on every rank; a set has none.
-        of_shared, of_auxiliary, of_main = {}, {}, {}
-        for name, parameter in trainable.items():
-            if name in names_shared:
-                of_shared[name] = parameter
-            elif name in names_auxiliary:
-                of_auxiliary[name] = parameter
-            else:
-                of_main[name] = parameter
-        self.shared = Layout(of_shared, granularity)
-        self.auxiliary = Layout(of_auxiliary, "global")
-        self.others = Layout(of_main, "global")
+
+        def layout(names: set[str], granularity: str = "global") -> Layout:
+            # In the order of the parameters, which is the same on every rank; a set has none.
+            return Layout({n: p for n, p in trainable.items() if n in names}, granularity)
+
+        self.shared = layout(names_shared, granularity)
+        self.auxiliary = layout(names_auxiliary)
+        self.others = layout(trainable.keys() - names_shared - names_auxiliary)
 
     @staticmethod
     def _select(parameters: Iterable[str], names: Iterable[str], what: str) -> set[str]:
@@ -256,28 +247,19 @@ class TwoTaskGradients:
         if len(kinds) > 1:
             raise ValueError(f"parameters must have one dtype and device, not {kinds}")
         ((dtype, device),) = kinds
-        sizes = [
-            self.shared.size,
-            self.others.size,
-            self.shared.size,
-            self.auxiliary.size,
-            3,
-        ]
+        shared, others, own = (layout.size for layout in layouts)
+        sizes = [shared, others, shared, own, 3]
         self._buffer = torch.zeros(sum(sizes), dtype=dtype, device=device)
-        main, others, auxiliary, own, counts = self._buffer.split(sizes)
+        parts = self._buffer.split(sizes)
+        self._main, self._others, self._auxiliary, self._own, counts = parts
         self._items, self.flags = counts[:2], counts[2]
-        self._main, self._others, self._auxiliary, self._own = main, others, auxiliary, own
         self._parameters = parameters
-        self._gradient_views = [
-            *self.shared.views(main),
-            *self.others.views(others),
-            *self.auxiliary.views(own),
-        ]
-        self._of_auxiliary_task = [
-            *self.shared.parameters.values(),
-            *self.auxiliary.parameters.values(),
-        ]
-        self._auxiliary_views = self.shared.views(auxiliary) + self.auxiliary.views(own)
+        of_main = self.shared.views(self._main) + self.others.views(self._others)
+        of_own = self.auxiliary.views(self._own)
+        self._gradient_views = of_main + of_own
+        self._auxiliary_views = self.shared.views(self._auxiliary) + of_own
+        of_auxiliary_task = self.shared.parameters | self.auxiliary.parameters
+        self._of_auxiliary_task = list(of_auxiliary_task.values())
         blocks = torch.tensor(self.shared.blocks_of_group, dtype=torch.long, device=device)
         self._blocks_of_group = blocks
         self._group_of_block = torch.repeat_interleave(
@@ -327,8 +309,10 @@ class TwoTaskGradients:
         if not self._checked:
             self._check_reach(losses)
         if self.pending == 0:
-            self._start(scale)
-        elif self._parameters[0].grad is not self._gradient_views[0]:  # just resumed
+            self._buffer.zero_()
+            self._loss_scale = scale(self._one)
+        just_resumed = self._parameters[0].grad is not self._gradient_views[0]
+        if self.pending == 0 or just_resumed:
             self._let_gradients_live_in_the_buffer()
         self.pending += 1
         auxiliary = losses.auxiliary
@@ -361,28 +345,23 @@ class TwoTaskGradients:
                 "The auxiliary loss depends on no parameter that it may train: it changes "
                 "nothing. Was it detached?"
             )
-        others = self.others.parameters.items()
-        reached = {n for n, parameter in others if id(parameter) in by_auxiliary}
-        lost = [
-            n for n, parameter in others if n in reached and id(parameter) not in by_main
-        ]
+        lost, both = [], set()
+        for name, parameter in self.others.parameters.items():
+            if id(parameter) in by_auxiliary:
+                if id(parameter) in by_main:
+                    both.add(name.rpartition(".")[0] or name)
+                else:
+                    lost.append(name)
         if lost:
             logger.warning(
-                "Only the auxiliary task reaches %s, which are not trained by it; name "
-                "their modules in auxiliary_modules, or freeze them",
-                ", ".join(lost),
+                f"Only the auxiliary task reaches {', '.join(lost)}, which are not trained by "
+                "it; name their modules in auxiliary_modules, or freeze them"
             )
-        both = sorted({name.rpartition(".")[0] or name for name in reached - set(lost)})
         if both:
+            names = ", ".join(sorted(both))
             logger.info(
-                "Both tasks reach %s, not named as shared: trained by the main task alone",
-                ", ".join(both),
+                f"Both tasks reach {names}, not named as shared: trained by the main task alone"
             )
-
-    def _start(self, scale: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self._buffer.zero_()
-        self._loss_scale = scale(self._one)
-        self._let_gradients_live_in_the_buffer()
 
     def _let_gradients_live_in_the_buffer(self) -> None:
         for parameter, view in zip(self._parameters, self._gradient_views):
@@ -409,7 +388,7 @@ class TwoTaskGradients:
         if self.flag:
             self.flags.fill_(1)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self._buffer, group=self.process_group)
+            torch.distributed.all_reduce(self._buffer)
         # Means are taken with the weights at the end, not in a pass of their own.
         of_main, of_auxiliary = self._items.double().clamp(min=1).reciprocal()
         unscale = self._loss_scale.double().reciprocal()
@@ -456,7 +435,8 @@ class TwoTaskGradients:
     def _apply(
         self, w_a: torch.Tensor, w_m: torch.Tensor, auxiliary_finite: torch.Tensor
     ) -> None:
-        columns = (self._per_block(w).split(self._portion) for w in (w_a, w_m))
+        of_blocks = (w[self._group_of_block].to(self._buffer.dtype) for w in (w_a, w_m))
+        columns = (weights.unsqueeze(1).split(self._portion) for weights in of_blocks)
         parts = (self._portions(x) for x in (self._auxiliary, self._main))
         for auxiliary, main, w_a, w_m in zip(*parts, *columns):
             # Replaced, not multiplied by zero: 0 * inf is NaN.
@@ -473,9 +453,6 @@ class TwoTaskGradients:
     def _is_finite(self, x: torch.Tensor) -> torch.Tensor:
         sums = [(part * part).sum() for part in self._portions(x)]
         return torch.stack(sums).isfinite().all()
-
-    def _per_block(self, weights: torch.Tensor) -> torch.Tensor:
-        return weights[self._group_of_block].to(self._buffer.dtype).unsqueeze(1)
 
 
 def _reached(loss: TaskLoss) -> set[int]:

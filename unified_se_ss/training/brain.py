@@ -236,8 +236,8 @@ class TwoTaskBrain(sb.Brain):
         for name in ("fit_batch", "optimizers_step"):
             if getattr(type(self), name) is not getattr(TwoTaskBrain, name):
                 logger.warning(
-                    f"{type(self).__name__} has a {name} of its own, so nothing that "
-                    "TwoTaskBrain does there is done; take it out, or call super's"
+                    f"{type(self).__name__} has a {name} of its own; take it out, or call "
+                    "TwoTaskBrain's there"
                 )
         if self.option("activation_checkpointing", False):
             self._checkpoint_activations()
@@ -256,14 +256,12 @@ class TwoTaskBrain(sb.Brain):
             add("ranks", self.rank_count, optional_load=True)
 
     def _checkpoint_activations(self):
-        able = [m for m in self.modules.modules() if hasattr(m, "activation_checkpointing")]
+        name = "activation_checkpointing"
+        able = [module for module in self.modules.modules() if hasattr(module, name)]
         if not able:
-            raise UserError(
-                "activation_checkpointing: no module of this network can; DualPath can. Set "
-                "it to False"
-            )
+            raise UserError(f"{name}: no module of this network can; set it to False")
         for module in able:
-            module.activation_checkpointing = True
+            setattr(module, name, True)
 
     def option(self, name, default):
         """A key of hparams, or its default."""
@@ -380,9 +378,9 @@ class TwoTaskBrain(sb.Brain):
         """Stop if more steps were skipped in this epoch than ``nonfinite_patience`` allows."""
         if skipped > self.nonfinite_patience:
             raise UserError(
-                f"{skipped} steps of this epoch had a non-finite main gradient and were "
-                f"skipped; nonfinite_patience allows {self.nonfinite_patience}. Look at "
-                "the data, lower the learning rate, or run with --precision fp32."
+                f"{skipped} steps of this epoch had a non-finite main gradient, "
+                f"nonfinite_patience allows {self.nonfinite_patience}; look at the data, "
+                "lower the learning rate, or run with --precision fp32"
             )
 
     @property
@@ -469,11 +467,6 @@ class TwoTaskBrain(sb.Brain):
         if sum_of_ranks(torch.tensor(float(stop_signals.asked), device=self.device)):
             stop_signals.leave(place)
 
-    def _asked_to_leave(self) -> bool:
-        if torch.distributed.is_initialized():
-            return bool(self._votes.read())
-        return stop_signals.asked
-
     def _save_and_leave(self, place: str) -> None:
         if self.checkpointer is None:
             stop_signals.leave()
@@ -487,11 +480,12 @@ class TwoTaskBrain(sb.Brain):
         several ranks, which have to agree, do so after a step. That a checkpoint is due
         they agree on every ``log_interval`` steps, as they wait for each other to do so.
         """
-        if self._asked_to_leave():
+        distributed = torch.distributed.is_initialized()
+        if self._votes.read() if distributed else stop_signals.asked:
             place = f"epoch {self._epoch}, batch {self.step} of {self._batches}"
             self._save_and_leave(place)
         unlooked = self.optimizer_step % self.log_interval > 0
-        if self.gradients.pending or (torch.distributed.is_initialized() and unlooked):
+        if self.gradients.pending or (distributed and unlooked):
             return False
         return super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
 

@@ -140,17 +140,13 @@ def _only_file(loose: list[str]) -> Path:
     files = [Path(word) for word in loose if _is_yaml(word)]
     if len(loose) != 1 or not files:
         what = f"not {' '.join(loose)[:200]}" if loose else "no YAML file was named"
-        there = ", ".join(_yaml_files(Path("hparams"))) or "none here"
-        raise UserError(f"{EXPECTED}; {what}; there are: {there}")
+        there = sorted(map(str, Path("hparams").glob("*.yaml")))
+        raise UserError(f"{EXPECTED}; {what}; there are: {', '.join(there) or 'none here'}")
     if not files[0].is_file():
-        there = _yaml_files(files[0].parent)
+        there = sorted(map(str, files[0].parent.glob("*.yaml")))
         hint = did_you_mean(files[0], there) or f"; there are: {', '.join(there)}"
         raise UserError(f"{files[0]}: there is no such file{hint}")
     return files[0]
-
-
-def _yaml_files(folder: Path) -> list[str]:
-    return sorted(map(str, folder.glob("*.yaml")))
 
 
 def _print_help(manual: str, files: list[str]) -> None:
@@ -196,12 +192,11 @@ def number(least=-math.inf, most=math.inf, types=(int, float)) -> Kind:
 
 def list_of(element: Kind) -> Kind:
     """Lists of one element or more."""
-    return Kind(
-        f"a list, each element {element.expected}",
-        lambda value: (
-            isinstance(value, list) and value and all(map(element.accepts, value))
-        ),
-    )
+
+    def accepts(value):
+        return isinstance(value, list) and value and all(map(element.accepts, value))
+
+    return Kind(f"a list, each element {element.expected}", accepts)
 
 
 def or_null(kind: Kind) -> Kind:
@@ -325,18 +320,16 @@ class HparamsFile:
         """Stop at a value that makes no sense for a key, or for one within it."""
         kind = self.kind(key)
         if not kind.accepts(value):
+            within = (other for other in self.keys if other.startswith(f"{key}."))
+            hint = "".join(f", such as --{inner} VALUE" for inner in [*within][:1])
             raise UserError(
-                f"--{key}: is {shortened(value)}; expected {kind.expected}{self._inner(key)} "
+                f"--{key}: is {shortened(value)}; expected {kind.expected}{hint} "
                 f"({self.where(key)})"
             )
         for inner, item in value.items() if isinstance(value, dict) else ():
             if not isinstance(inner, str):
                 raise UserError(f"--{key}: {shortened(inner)} is no key; expected a name")
             self.check(f"{key}.{inner}", item)
-
-    def _inner(self, key: str) -> str:
-        inner = next((other for other in self.keys if other.startswith(f"{key}.")), None)
-        return f", such as --{inner} VALUE" if inner else ""
 
 
 def read_overrides(given: dict[str, str | None], file: HparamsFile) -> dict:
@@ -371,7 +364,7 @@ def read_overrides(given: dict[str, str | None], file: HparamsFile) -> dict:
                 f"--{key}: no value was given; expected --{key} VALUE "
                 f"(null for none; {file.where(key)})"
             )
-        value = _read_value(key, text, file.kind(key))
+        value = _read_value(text, file.kind(key))
         file.check(key, value)
         *above, last = key.split(".")
         within = overrides
@@ -405,7 +398,7 @@ def _check_key(key: str, file: HparamsFile) -> None:
     raise UserError(f"--{key}: {file.path} has no such key; {hint}")
 
 
-def _read_value(key: str, text: str, kind: Kind):
+def _read_value(text: str, kind: Kind):
     if kind in (TEXT, TEXT_OR_NULL):
         if text in ("null", "~"):
             return None

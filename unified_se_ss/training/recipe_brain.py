@@ -20,7 +20,7 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import ddp_broadcast, if_main_process
 
 from unified_se_ss.data.batching import EmptyBatch
 from unified_se_ss.evaluation.plots import curves_png
@@ -89,10 +89,8 @@ class TimeBudget:
     def update(self) -> None:
         """Bring ``used`` up to now: the first rank's time, where there are several."""
         self._count()
-        if self.seconds is not None and torch.distributed.is_initialized():
-            used = [self.used]
-            torch.distributed.broadcast_object_list(used, src=0)
-            self.used = used[0]
+        if self.seconds is not None:
+            self.used = ddp_broadcast(self.used, src=0)
 
     def _count(self) -> None:
         if self._since is not None:
@@ -244,8 +242,7 @@ class RecipeBrain(TwoTaskBrain):
     def on_stage_start(self, stage, epoch=None):
         self.stage, self.rows = stage, []
         subset = SUBSETS[stage]
-        loader = self.loaders.get(subset)
-        n_items = len(loader.dataset) if loader else 0
+        n_items = len(self.loaders[subset].dataset) if subset in self.loaders else 0
         self.skipped.begin(subset, epoch or 0, n_items, self.step)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
@@ -283,6 +280,12 @@ class RecipeBrain(TwoTaskBrain):
         if skipped := getattr(batch, "skipped", ()):
             self.skipped.add(skipped, self.step)
 
+    def evaluate_batch(self, batch, stage):
+        """Write down the items that the batch had to leave out, and evaluate the others."""
+        if skipped := getattr(batch, "skipped", ()):
+            self.skipped.add(skipped, self.step)
+        return super().evaluate_batch(batch, stage)
+
     def losses_of(self, batch, stage):
         """As TwoTaskBrain; a batch of which nothing is left takes its part in the step."""
         if isinstance(batch, EmptyBatch):
@@ -296,12 +299,6 @@ class RecipeBrain(TwoTaskBrain):
         # The loss scale of fp16 overflows now and then, on purpose.
         combined = self.combined if should_step and not self.scaler.is_enabled() else None
         self.nonfinite.record(place, getattr(batch, "ids", ()), losses, combined)
-
-    def evaluate_batch(self, batch, stage):
-        """Write down the items that the batch had to leave out, and evaluate the others."""
-        if skipped := getattr(batch, "skipped", ()):
-            self.skipped.add(skipped, self.step)
-        return super().evaluate_batch(batch, stage)
 
     def progress_fields(self):
         """Losses, conflicts and skipped items; logs the batches that were not finite."""
@@ -371,10 +368,7 @@ class RecipeBrain(TwoTaskBrain):
         )
         epochs = self.hparams.epoch_counter.limit
         if self.budget.is_spent and epoch < epochs:
-            print(
-                f"budget_minutes: used up in epoch {epoch} of {epochs}; the learning rate has "
-                "come to its end with it. More minutes go on from here"
-            )
+            print(f"budget_minutes: used up in epoch {epoch} of {epochs}")
 
     def change_learning_rate(self, epoch, valid_loss):
         """Ask the scheduler: ReduceLROnPlateau follows the loss, others the epoch."""

@@ -57,10 +57,8 @@ def run(main, manual: str) -> None:
         print(f"\n{stopped}", file=sys.stderr)
         sys.exit(stopped.code)
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted; the same command goes on from the last checkpoint",
-            file=sys.stderr,
-        )
+        message = "interrupted; the same command goes on from the last checkpoint"
+        print(f"\n{message}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         sys.exit(report_error(error, debug))
