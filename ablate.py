@@ -270,7 +270,7 @@ def plan(options: argparse.Namespace, cells: list[Cell], seeds: list[int]) -> li
     for cell in cells:
         for key in cell.overrides.keys() & given:
             raise UserError(
-                f"--{key}: is for every run; the cell '{cell.name}' sets it too"
+                f"--{key}: is set for every run, but the cell '{cell.name}' sets it too"
             )
     runs = []
     for seed, cell in itertools.product(seeds, cells):
