@@ -471,6 +471,6 @@ class NonFiniteMonitor:
             for batch in batches:
                 batch["found"] += found
         for batch in bad:
-            found, ids = ", ".join(batch["found"]), ", ".join(batch["ids"])
-            logger.warning(f"{batch['place']}: not finite: {found}; its items: {ids}")
+            what, ids = ", ".join(batch["found"]), ", ".join(batch["ids"])
+            logger.warning(f"{batch['place']}: not finite: {what}; its items: {ids}")
         return bad
