@@ -232,7 +232,7 @@ def run(
         say = partial(print, flush=True) if not as_json else lambda text: None
         say(str(pipeline))
         done, failed = _work(pipeline, outputs, Path(output), how, say)
-    except UserError as error:
+    except (UserError, OSError) as error:
         if as_json:
             print(json.dumps({"error": str(error)}))
         raise

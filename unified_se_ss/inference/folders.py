@@ -217,10 +217,11 @@ def _network_of_run(hparams: dict, path: Path) -> tuple[str, dict, list[str]]:
     for kind, family in KINDS.items():
         if family.parts[0] == "network" or family.parts[0] not in modules:
             continue
-        names = [name for name in family.parts if name in modules]
-        names = names[:1] if hparams.get("system") == "noisy" else names
+        names = family.parts[:1] if hparams.get("system") == "noisy" else family.parts
+        if missing := [name for name in names if name not in modules]:
+            raise UserError(f"{path}: no {missing[0]} under modules")
         parts = {name: describe_network(modules[name], path) for name in names}
-        return kind, {"class": family.network.__name__, "arguments": parts}, names
+        return kind, {"class": family.network.__name__, "arguments": parts}, list(names)
     if "network" not in modules:
         raise UserError(f"{path}: no network under modules; not a run of this project")
     network = describe_network(modules["network"], path)
