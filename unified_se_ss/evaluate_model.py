@@ -16,27 +16,17 @@ from pathlib import Path
 
 import torch
 
-from unified_se_ss.data import audio
 from unified_se_ss.data.binaural import BinauralDataset
 from unified_se_ss.data.cache import count_cores
 from unified_se_ss.data.dataset import MixtureDataset, PairedSpeechDataset
 from unified_se_ss.data.guided import RecordingDataset
-from unified_se_ss.data.manifest import DATA_ROOT, Manifest, read_manifest
+from unified_se_ss.data.manifest import DATA_ROOT, Manifest, header_faults, read_manifest
 from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation import audio_examples, wer
 from unified_se_ss.evaluation import rows as row_makers
-from unified_se_ss.evaluation.audio_examples import (
-    level_ears,
-    level_guided,
-    level_signals,
-)
 from unified_se_ss.evaluation.evaluate import Utterance, evaluate
 from unified_se_ss.evaluation.metrics import PERCEPTUAL, WHY_EMPTY, check_metrics
 from unified_se_ss.evaluation.report import publish
-from unified_se_ss.evaluation.wer import (
-    NORMALISATION,
-    find_transcripts,
-    load_asr_model,
-)
 from unified_se_ss.inference import Model, Recognizer, load_model
 
 #: Always computed; may be named all the same.
@@ -80,13 +70,13 @@ def run(options) -> Path:
     folder = open_folder(folder, options.force)
     words, notes = {}, []
     if "wer" in metrics:
-        texts = find_transcripts(manifest, options.transcripts, options.data_folder)
-        asr = load_asr_model(options.recogniser, model.device)
+        texts = wer.find_transcripts(manifest, options.transcripts, options.data_folder)
+        asr = wer.load_asr_model(options.recogniser, model.device)
         transcribe = partial(asr.transcribe, sample_rate=model.sample_rate)
         words = {"transcribe": transcribe, "transcripts": texts}
         notes.append(
             f"Words were recognised by {options.recogniser}. Normalisation of texts: "
-            f"{NORMALISATION}. The WER is that of all words together; that of the references "
+            f"{wer.NORMALISATION}. The WER is that of all words together; that of the references "
             "is what the recogniser gets wrong without any separation."
         )
     print(f"{model}\n{len(items)} utterances, {', '.join(metrics)}")
@@ -203,7 +193,7 @@ class Separation:
     metrics = METRICS
     stems: tuple | None = None  # of the manifest; mixture, s1, s2 ...
     score = staticmethod(row_makers.score_separation)
-    level = staticmethod(level_signals)
+    level = staticmethod(audio_examples.level_signals)
     channels = 1
 
     def __init__(self, model: Model, manifest: Manifest):
@@ -249,15 +239,8 @@ class Separation:
 
     def _check(self, item, stems) -> None:
         """Stop at files that are not as the manifest says, or too short."""
-        for stem in stems:
-            found = audio.info(item.paths[stem])
-            if found != (item.frames, item.sample_rate, self.channels):
-                raise UserError(
-                    f"{item.paths[stem]}: has {found.frames} samples at "
-                    f"{found.sample_rate} Hz in {found.channels} channel(s), but "
-                    f"{self.manifest.path} says {item.frames} at {item.sample_rate} Hz "
-                    f"in {self.channels}; make the manifest again"
-                )
+        for fault in header_faults(item, stems, self.channels):
+            raise UserError(f"{fault} ({self.manifest.path}; make it again)")
         least = getattr(self.model.network, "minimum_samples", self.model.minimum_samples)
         if item.frames < least:
             raise UserError(
@@ -271,7 +254,7 @@ class BinauralSeparation(Separation):
 
     metrics = ALWAYS
     score = staticmethod(row_makers.score_binaural)
-    level = staticmethod(level_ears)
+    level = staticmethod(audio_examples.level_ears)
     channels = 2
 
     def _open(self):
@@ -289,7 +272,7 @@ class GuidedEnhancement(Separation):
     metrics = (*ALWAYS, *PERCEPTUAL)
     stems = ("raw", "beamformed", "target")
     score = staticmethod(row_makers.score_guided)
-    level = staticmethod(level_guided)
+    level = staticmethod(audio_examples.level_guided)
 
     def _open(self):
         return RecordingDataset(self.manifest), ()  # its files may be of other lengths

@@ -24,19 +24,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from unified_se_ss.data import mixing
 from unified_se_ss.data.dataset import ItemKey, SimulatedDataset
 from unified_se_ss.data.guided import MicBeamExample
 from unified_se_ss.data.manifest import Manifest
-from unified_se_ss.data.mixing import (
-    SOURCE_LUFS,
-    checked_range,
-    checked_share,
-    decibels,
-    peak_gain,
-    power,
-    power_gain,
-    snr_gain,
-)
 from unified_se_ss.data.pools import NoisePool, SpeechPool
 from unified_se_ss.data.rooms import Room, RoomBank
 from unified_se_ss.errors import UserError
@@ -78,7 +69,7 @@ class SceneDataset(SimulatedDataset):
         n_items: int,
         segment_seconds: float,
         seed: int = 0,
-        levels: tuple = SOURCE_LUFS,
+        levels: tuple = mixing.SOURCE_LUFS,
         resample: bool = False,
         components: bool = False,
     ):
@@ -89,7 +80,7 @@ class SceneDataset(SimulatedDataset):
         self.rooms = rooms
         self.speech = SpeechPool(speech, self.sample_rate, resample, least=2)
         self.noise = NoisePool(noise, self.sample_rate, resample)
-        self.levels = checked_range("levels", levels)
+        self.levels = mixing.checked_range("levels", levels)
         self.components = components
 
     @property
@@ -159,9 +150,9 @@ class ArrayDataset(SceneDataset):
     ):
         super().__init__(*scene, **options)
         self.guide = guide
-        self.sir_db = checked_range("sir_db", sir_db)
-        self.snr_db = checked_range("snr_db", snr_db)
-        share = checked_share("interferer_probability", interferer_probability)
+        self.sir_db = mixing.checked_range("sir_db", sir_db)
+        self.snr_db = mixing.checked_range("snr_db", snr_db)
+        share = mixing.checked_share("interferer_probability", interferer_probability)
         self.interferer_probability = share
         self.quiet_seconds = float(quiet_seconds)
         self._positions = torch.tensor(self.rooms.settings.microphones)
@@ -190,7 +181,7 @@ class ArrayDataset(SceneDataset):
         images = np.stack([at_target[:-1], image_of_other, image_of_noise])
         images = _at_ratios(images, quiet, sir, snr)
         recorded = images.sum(axis=0)
-        factor = np.float32(peak_gain([recorded, at_target[-1]]))
+        factor = np.float32(mixing.peak_gain([recorded, at_target[-1]]))
         name = f"{index:06d}_{'_'.join(names)}"
         conditions = {**_conditions(room), **_ratios(images[:, 0, quiet:])}
         return _ArrayScene(name, factor * images, factor * at_target[-1], room, conditions)
@@ -281,7 +272,7 @@ class PairedRIRGains:
     least_raw_interferer_db: float = 4.0
 
     def __post_init__(self):
-        checked_share("interferer_probability", self.interferer_probability)
+        mixing.checked_share("interferer_probability", self.interferer_probability)
         for name in ("noise_db", "interferer_db", "raw_noise_db", "raw_interferer_db"):
             value = getattr(self, name)
             if len(value) != 2 or not value[1] >= 0:
@@ -353,7 +344,7 @@ class PairedRIRDataset(SceneDataset):
             names.insert(1, other)
         parts = self._with_gains(np.stack([at_target, at_other, at_noise]), gains)
         inputs = parts.sum(axis=0)
-        factor = peak_gain([inputs, direct])
+        factor = mixing.peak_gain([inputs, direct])
         conditions = {**_conditions(room), **_ratios(parts[:, 0])}
         return MicBeamExample(
             f"{index:06d}_{'_'.join(names)}",
@@ -365,9 +356,9 @@ class PairedRIRDataset(SceneDataset):
 
     def _with_gains(self, images: np.ndarray, gains: _Gains) -> np.ndarray:
         """Parts of both inputs, of images of speech, interferer and noise [3, 2, T]."""
-        speech = power(images[0, 1])
+        speech = mixing.power(images[0, 1])
         for image in images[1:]:
-            image *= power_gain(speech, power(image[1]))
+            image *= mixing.power_gain(speech, mixing.power(image[1]))
         in_raw = np.array([[1.0], [gains.raw_interferer], [gains.raw_noise]])
         in_both = np.array([[1.0], [gains.interferer], [gains.noise]])
         factors = np.concatenate([in_both * in_raw, in_both], axis=1)
@@ -400,7 +391,7 @@ class RandomChoiceDataset(torch.utils.data.Dataset):
             raise UserError(f"n_items: {both}, but as many are needed")
         pairs = zip(contrast.durations, arrays.durations, strict=True)
         self.durations, self.seed = [max(pair) for pair in pairs], seed
-        self.array_share = checked_share("array_share", array_share)
+        self.array_share = mixing.checked_share("array_share", array_share)
         self.sample_rate = contrast.sample_rate
         self.contrast, self.arrays = contrast, arrays
 
@@ -423,7 +414,8 @@ def _with_direct(room: Room) -> np.ndarray:
 
 def _at_ratios(images: np.ndarray, quiet: int, sir: float, snr: float) -> np.ndarray:
     speech, interferer, noise = images[:, 0, quiet:]
-    gains = [1.0, snr_gain(speech, interferer, sir), snr_gain(speech, noise, snr)]
+    others = (interferer, sir), (noise, snr)
+    gains = [1.0, *(mixing.snr_gain(speech, other, ratio) for other, ratio in others)]
     return images * np.array(gains, dtype=images.dtype)[:, None, None]
 
 
@@ -433,10 +425,10 @@ def _conditions(room: Room) -> dict:
 
 def _ratios(parts: np.ndarray, ending: str = "") -> dict:
     """Speech to interferer and to noise in dB, of speech, interferer and noise [3, T]."""
-    speech, interferer, noise = map(power, parts)
+    speech, interferer, noise = map(mixing.power, parts)
     return {
-        f"sir{ending}": decibels(speech, interferer),
-        f"snr{ending}": decibels(speech, noise),
+        f"sir{ending}": mixing.decibels(speech, interferer),
+        f"snr{ending}": mixing.decibels(speech, noise),
     }
 
 

@@ -21,13 +21,7 @@ from scipy.io import wavfile
 
 from unified_se_ss.data.binaural import mix_binaural
 from unified_se_ss.data.cache import atomic_folder, is_made_from, process_map
-from unified_se_ss.data.corpora.mixtures import (
-    FOLDERS,
-    PLACEMENTS,
-    TRAIN_SUBSETS,
-    prepare_librimix,
-    prepare_wsj0mix,
-)
+from unified_se_ss.data.corpora import mixtures
 from unified_se_ss.data.dataset import ItemKey, SeededDataset
 from unified_se_ss.data.hrtf_bank import HRTFBank, hrirs_digest
 from unified_se_ss.data.manifest import Manifest, read_manifest
@@ -126,7 +120,7 @@ def make_binaural_corpus(
     (rate,) = {manifest.sample_rate for manifest in manifests.values()}
     wavs = f"wav{rate // 1000}k"
     with atomic_folder(folder, fingerprint, "binaural corpus", {wavs}) as building:
-        for number, (name, subset) in enumerate(FOLDERS.items()):
+        for number, (name, subset) in enumerate(mixtures.FOLDERS.items()):
             if name not in manifests:
                 continue
             place = building / wavs / mode / subset
@@ -138,7 +132,7 @@ def make_binaural_corpus(
             make = functools.partial(_write_item, place, data)
             what = f"binaural {name}"
             rows = process_map(make, keys, what, "item", workers, ITEMS_AT_ONCE)
-            atomic_write(place / PLACEMENTS, csv_text(rows))
+            atomic_write(place / mixtures.PLACEMENTS, csv_text(rows))
     return folder
 
 
@@ -168,16 +162,16 @@ def mono_manifests(
     places = [
         subset
         for root in (folder, folder / f"Libri{n_speakers}Mix")
-        for subset in TRAIN_SUBSETS[::-1]
+        for subset in mixtures.TRAIN_SUBSETS[::-1]
         if (root / inner / subset).is_dir()
     ]
     if places:
         mixture = "mix_both" if noise else "mix_clean"
         choices.update(train_subset=places[0], mixture=mixture)
-        paths = prepare_librimix(folder, manifest_folder, **choices)
+        paths = mixtures.prepare_librimix(folder, manifest_folder, **choices)
     else:
         choices["mixture"] = "mix_both" if noise else "mix"
-        paths = prepare_wsj0mix(folder, manifest_folder, **choices)
+        paths = mixtures.prepare_wsj0mix(folder, manifest_folder, **choices)
     return {name: read_manifest(paths[name], folder) for name in paths}
 
 

@@ -11,22 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unified_se_ss.evaluation import plots
 from unified_se_ss.evaluation.interaural import BAND, LARGE_ITD_ERROR, summarise_interaural
 from unified_se_ss.evaluation.metrics import Column
-from unified_se_ss.evaluation.plots import (
-    Picture,
-    Section,
-    Table,
-    Text,
-    as_text,
-    column_of,
-    decimals,
-    interval_text,
-    markdown_table,
-    panels,
-    png_bytes,
-    style_axes,
-)
 from unified_se_ss.evaluation.results import INTERVAL, KNOWN, is_finite, summarise_values
 from unified_se_ss.evaluation.rows import CONDITIONS, SYSTEMS
 from unified_se_ss.files import atomic_write, csv_text
@@ -61,7 +48,7 @@ def _equal_classes(rows, condition, keys, count, least) -> list[_Class]:
     known = sorted(
         (row for row in rows if is_finite(row.get(condition))), key=lambda r: r[condition]
     )
-    values = column_of(known, condition)
+    values = plots.column_of(known, condition)
     count = min(count, len(known) // least)
     if count < 2 or np.ptp(values) <= CONSTANT:
         return []
@@ -74,7 +61,7 @@ def _equal_classes(rows, condition, keys, count, least) -> list[_Class]:
     ]
 
 
-def _class_table(classes_of, measures, counted) -> Table:
+def _class_table(classes_of, measures, counted) -> plots.Table:
     """Means with intervals; `classes_of` holds classes by the column of their condition."""
     head = ["", "from … to"]
     for measure in measures:
@@ -86,33 +73,35 @@ def _class_table(classes_of, measures, counted) -> Table:
             line = [column.heading, ends]
             for key, _, unit, *_ in measures:
                 found = part.metrics[key]
-                line.append((decimals(found.mean), unit))
-                line.append(interval_text(found.low, found.high))
+                line.append((plots.decimals(found.mean), unit))
+                line.append(plots.interval_text(found.low, found.high))
             lines.append([*line, str(part.count)])
-    return Table([*head, counted], lines, "The same in numbers")
+    return plots.Table([*head, counted], lines, "The same in numbers")
 
 
 def _class_parts(heading, found, measures, counted, rows=()) -> list:
     """Heading, picture and table of what was found by condition; nothing without any."""
     if not found:
         return []
-    figure, grid = panels(len(found), len(measures), width=10 / len(measures))
+    figure, grid = plots.panels(len(found), len(measures), width=10 / len(measures))
     for line, (column, classes) in zip(grid, found.items()):
         for axes, measure in zip(line, measures):
-            values = column_of(rows, measure.key)
-            axes.plot(column_of(rows, column.key), values, ".", color="0.5", alpha=0.35)
+            values = plots.column_of(rows, measure.key)
+            axes.plot(
+                plots.column_of(rows, column.key), values, ".", color="0.5", alpha=0.35
+            )
             _draw_means(axes, classes, measure.key, "tab:blue")
             axes.axhline(0, color="tab:red", lw=1, ls=":")
-            style_axes(axes, column.label, measure.label)
-    picture = Picture(png_bytes(figure), heading)
-    return [Text(heading, "h3"), picture, _class_table(found, measures, counted)]
+            plots.style_axes(axes, column.label, measure.label)
+    picture = plots.Picture(plots.png_bytes(figure), heading)
+    return [plots.Text(heading, "h3"), picture, _class_table(found, measures, counted)]
 
 
 def _draw_means(axes, classes, key, colour, label=None, style="-") -> None:
     """Means of a column at the middles of classes, and their intervals."""
     middles = [(part.low + part.high) / 2 for part in classes]
     found = [vars(part.metrics[key]) for part in classes]
-    means, low, high = (column_of(found, end) for end in ("mean", "low", "high"))
+    means, low, high = (plots.column_of(found, end) for end in ("mean", "low", "high"))
     axes.plot(middles, means, style, color=colour, marker="o", ms=4, label=label)
     axes.vlines(middles, low, high, color=colour, lw=2, alpha=0.3)
 
@@ -126,7 +115,7 @@ BROKEN_DOWN_BY = (Column("input_si_snr", "SI-SNR of the mixture", "dB"), *CONDIT
 def _with_input(rows):
     """Rows with an SI-SNRi, and the SI-SNR of their mixtures."""
     there = [row for row in rows if is_finite(row.get(RANKED_BY))]
-    before = column_of(there, "si_snr") - column_of(there, RANKED_BY)
+    before = plots.column_of(there, "si_snr") - plots.column_of(there, RANKED_BY)
     return [{**row, "input_si_snr": x} for row, x in zip(there, before.tolist())]
 
 
@@ -139,32 +128,32 @@ def _breakdown(rows) -> dict:
     return {column: classes for column, classes in found.items() if classes}
 
 
-def spread_section(rows) -> Section | None:
+def spread_section(rows) -> plots.Section | None:
     """The report's section on the spread of SI-SNRi; None without any."""
     rows = _with_input(rows)
     if not rows:
         return None
     measures = [KNOWN[RANKED_BY]]
     parts = _class_parts("By condition", _breakdown(rows), measures, "utterances", rows)
-    spread = Picture(_spread_png(rows), "Spread of SI-SNRi")
-    return Section("utterances", "Utterance by utterance", [spread, *parts])
+    spread = plots.Picture(_spread_png(rows), "Spread of SI-SNRi")
+    return plots.Section("utterances", "Utterance by utterance", [spread, *parts])
 
 
 def _spread_png(rows) -> bytes:
     """Histogram of SI-SNRi, and SI-SNR after against before."""
-    gains = column_of(rows, RANKED_BY)
-    figure, [[histogram, scatter]] = panels(1, 2, height=3.2)
+    gains = plots.column_of(rows, RANKED_BY)
+    figure, [[histogram, scatter]] = plots.panels(1, 2, height=3.2)
     histogram.hist(gains, bins=min(40, max(8, len(gains) // 5)), color="tab:blue", ec="w")
     histogram.yaxis.get_major_locator().set_params(integer=True)
     mean = f"mean {gains.mean():.2f} dB"
     histogram.axvline(gains.mean(), color="k", lw=1, label=mean)
     histogram.axvline(0, color="tab:red", lw=1, ls=":", label="mixture")
-    before, after = column_of(rows, "input_si_snr"), column_of(rows, "si_snr")
+    before, after = plots.column_of(rows, "input_si_snr"), plots.column_of(rows, "si_snr")
     scatter.plot(before, after, ".", color="tab:blue", ms=5, alpha=0.6)
     scatter.axline((0, 0), slope=1, color="tab:red", lw=1, ls=":", label="mixture")
-    style_axes(histogram, "SI-SNRi (dB)", "utterances")
-    style_axes(scatter, "SI-SNR of the mixture (dB)", "SI-SNR after (dB)")
-    return png_bytes(figure)
+    plots.style_axes(histogram, "SI-SNRi (dB)", "utterances")
+    plots.style_axes(scatter, "SI-SNR of the mixture (dB)", "SI-SNR after (dB)")
+    return plots.png_bytes(figure)
 
 
 # ------------------------------------------------------------------ guided enhancement
@@ -203,21 +192,21 @@ def guided_markdown(rows) -> str:
     | mvdr | SNR (dB) | 0.00 | 6.00 | 9.00 |
     """
     head = ["guide", "metric", *SYSTEMS.values()]
-    return markdown_table(head, _guided_lines(rows), words=(0, 1)) + "\n"
+    return plots.markdown_table(head, _guided_lines(rows), words=(0, 1)) + "\n"
 
 
-def guided_section(rows) -> Section:
+def guided_section(rows) -> plots.Section:
     """The report's section on reference microphone, beamformer and enhancement."""
     parts = [
-        Table(["beamformer", "", *SYSTEMS.values()], _guided_lines(rows)),
+        plots.Table(["beamformer", "", *SYSTEMS.values()], _guided_lines(rows)),
         "Means over the items, against the speech without its room. SIR: speech to what "
         "is left of interferer and noise; SAR: both to what the system itself added, and "
         "to late reverberation (BSS Eval, filters of 512 taps).",
     ]
     if picture := _guided_png(rows):
-        parts.append(Picture(picture, "Results by SIR and by angle"))
+        parts.append(plots.Picture(picture, "Results by SIR and by angle"))
     heading = "Reference microphone, beamformer and enhancement"
-    return Section("guided", heading, parts)
+    return plots.Section("guided", heading, parts)
 
 
 def _guides(rows):
@@ -239,7 +228,7 @@ def _guided_lines(rows):
             line = [guide, column.label]
             for system in SYSTEMS:
                 values = [row.get(_of_system(system, column.key)) for row in own]
-                line.append(decimals(summarise_values(values).mean))
+                line.append(plots.decimals(summarise_values(values).mean))
             lines.append(line)
     return lines
 
@@ -255,11 +244,11 @@ def _guided_png(rows) -> bytes | None:
     """SI-SDR and PESQ of all systems by SIR and by angle; None where nothing varies."""
     drawn = [KNOWN["pesq_wb"]] if any("pesq_wb" in row for row in rows) else []
     drawn = [GUIDED_METRICS[0], *drawn]
-    figure, grid = panels(len(drawn), len(GUIDED_CONDITIONS), height=3)
+    figure, grid = plots.panels(len(drawn), len(GUIDED_CONDITIONS), height=3)
     for line, column in zip(grid, drawn):
         for axes, condition in zip(line, GUIDED_CONDITIONS):
             _draw_guides(axes, rows, condition.key, column.key)
-            style_axes(axes, condition.label, column.label, legend=None)
+            plots.style_axes(axes, condition.label, column.label, legend=None)
     legend: dict = {}
     for axes in grid.flat:
         handles, names = axes.get_legend_handles_labels()
@@ -268,7 +257,7 @@ def _guided_png(rows) -> bytes | None:
         return None
     place = {"loc": "outside upper center", "ncols": 3}
     figure.legend(legend.values(), legend.keys(), **place, fontsize=8)
-    return png_bytes(figure)
+    return plots.png_bytes(figure)
 
 
 def _draw_guides(axes, rows, condition, metric) -> None:
@@ -316,7 +305,9 @@ def _by_angle(rows) -> dict:
     """
     sources, keys, found = _sources_of(rows), [column.key for column in MEASURES], {}
     for column in GROUPINGS:
-        angles = np.minimum(np.abs(column_of(sources, column.key)), np.nextafter(180, 0))
+        angles = np.minimum(
+            np.abs(plots.column_of(sources, column.key)), np.nextafter(180, 0)
+        )
         for low in np.arange(0.0, 180.0, WIDTH):
             high = low + WIDTH
             inside = [s for s, angle in zip(sources, angles) if low <= angle < high]
@@ -350,13 +341,13 @@ def write_angles(rows, folder) -> list[Path]:
             for key, found in metrics.items():
                 row |= {key: found.mean, f"{key}_count": found.count}
                 row |= {f"{key}_low": found.low, f"{key}_high": found.high}
-            table.append({name: as_text(cell) for name, cell in row.items()})
+            table.append({name: plots.as_text(cell) for name, cell in row.items()})
     if table:
         written.append(atomic_write(folder / "by_angle.csv", csv_text(table)))
     return written
 
 
-def interaural_section(rows, protocol: str = "default") -> Section:
+def interaural_section(rows, protocol: str = "default") -> plots.Section:
     """The report's section on where the talkers are perceived after separation.
 
     Arguments
@@ -367,15 +358,15 @@ def interaural_section(rows, protocol: str = "default") -> Section:
         How ΔITD and ΔILD were measured.
     """
     summary = [
-        [key, str(value) if isinstance(value, int) else decimals(value)]
+        [key, str(value) if isinstance(value, int) else plots.decimals(value)]
         for key, value in summarise_interaural(rows).items()
     ]
-    parts = [_METHODS[protocol], Table(["interaural.json (µs, dB)", ""], summary)]
+    parts = [_METHODS[protocol], plots.Table(["interaural.json (µs, dB)", ""], summary)]
     if view := _top_view_png(rows):
         alt = "Directions before and after separation, from above"
-        parts.append(Picture(view, alt))
+        parts.append(plots.Picture(view, alt))
     parts += _class_parts("By angle", _by_angle(rows), MEASURES, "sources")
-    return Section("interaural", "Where the talkers are heard", parts)
+    return plots.Section("interaural", "Where the talkers are heard", parts)
 
 
 _METHODS = {
@@ -420,12 +411,12 @@ def _top_view_png(rows) -> bytes | None:
         axes = figure.add_subplot(grid[place, 1])
         for j in sorted({source["source"] for source in sources}):
             own = [source for source in sources if source["source"] == j]
-            pairs = [column_of(own, key) for key in (cue, f"{cue}_estimate")]
+            pairs = [plots.column_of(own, key) for key in (cue, f"{cue}_estimate")]
             axes.plot(*pairs, ".", ms=5, alpha=0.5, color=f"C{j - 1}", label=f"talker {j}")
         axes.axline((0, 0), slope=1, color="0.5", lw=1, ls=":")
         label = f"{cue.upper()} ({unit}) of the reference"
-        style_axes(axes, label, "of the estimate", legend=7)
-    return png_bytes(figure)
+        plots.style_axes(axes, label, "of the estimate", legend=7)
+    return plots.png_bytes(figure)
 
 
 def _draw_top_view(axes, sources) -> None:
@@ -434,8 +425,8 @@ def _draw_top_view(axes, sources) -> None:
     around = np.arange(0, 360, 45)  # a polar axis has no negative angles
     signed = np.where(around > 180, around - 360, around)
     axes.set_xticks(np.radians(around), [f"{angle}°" for angle in signed])
-    azimuths = column_of(sources, "azimuth")
-    times = np.stack([column_of(sources, key) for key in ("itd", "itd_estimate")])
+    azimuths = plots.column_of(sources, "azimuth")
+    times = np.stack([plots.column_of(sources, key) for key in ("itd", "itd_estimate")])
     angles = np.radians(_perceived_azimuth(times, azimuths))
     wrong = np.abs(times[0] - times[1]) > LARGE_ITD_ERROR
     for colour, chosen in (("tab:green", ~wrong), ("tab:red", wrong)):

@@ -15,17 +15,8 @@ import numpy as np
 from scipy import stats
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation import plots
 from unified_se_ss.evaluation.metrics import Column
-from unified_se_ss.evaluation.plots import (
-    aligned_table,
-    as_text,
-    decimals,
-    interval_text,
-    markdown_table,
-    panels,
-    png_bytes,
-    style_axes,
-)
 from unified_se_ss.evaluation.results import (
     COVERAGE,
     INTERVAL,
@@ -98,12 +89,12 @@ class _Comparison:
     def table(self) -> str:
         """The comparison as aligned text, a block for each metric."""
         blocks = [self._cells(metric) for metric in self.estimates]
-        return "\n\n".join(aligned_table(*block, words=(0, -1)) for block in blocks)
+        return "\n\n".join(plots.aligned_table(*block, words=(0, -1)) for block in blocks)
 
     def markdown(self) -> str:
         """The comparison as Markdown: a table for each metric, then notes."""
         blocks = [self._cells(metric) for metric in self.estimates]
-        tables = [markdown_table(*block, words=(0, -1)) for block in blocks]
+        tables = [plots.markdown_table(*block, words=(0, -1)) for block in blocks]
         return "\n\n".join([*tables, *self.notes()]) + "\n"
 
     def csv(self) -> str:
@@ -153,13 +144,13 @@ class _Comparison:
         for cell, seeds in self.seeds.items():
             row = [cell, str(len(seeds)), *[""] * 5, self._words(metric, cell)]
             if found := self.estimates[metric].get(cell):
-                row[2] = decimals(found.mean)
+                row[2] = plots.decimals(found.mean)
                 if len(found.seeds) > 1:
-                    row[3] = decimals(found.standard_deviation)
-                row[4] = interval_text(found.low, found.high)
+                    row[3] = plots.decimals(found.standard_deviation)
+                row[4] = plots.interval_text(found.low, found.high)
             if difference := self.differences[metric].get(cell):
-                row[5] = decimals(difference.mean, "+")
-                row[6] = interval_text(difference.low, difference.high, "+")
+                row[5] = plots.decimals(difference.mean, "+")
+                row[6] = plots.interval_text(difference.low, difference.high, "+")
             rows.append(row)
         return head, rows
 
@@ -190,7 +181,7 @@ class _Comparison:
         for name, key in (("", "mean"), ("_low", "low"), ("_high", "high")):
             numbers[f"difference{name}"] = getattr(difference, key, None)
         numbers["verdict"] = self._words(metric, cell)
-        return {f"{metric}_{name}": as_text(value) for name, value in numbers.items()}
+        return {f"{metric}_{name}": plots.as_text(value) for name, value in numbers.items()}
 
 
 def compare(results, baseline=None, metrics=METRICS) -> _Comparison:
@@ -392,7 +383,7 @@ def _draw(comparison) -> bytes:
     """A row of two panels for each metric: scores, and differences to the baseline."""
     cells, baseline = list(comparison.seeds), comparison.baseline
     height = 0.95 + 0.34 * len(cells)
-    figure, grid = panels(len(comparison.estimates), 2, height=height)
+    figure, grid = plots.panels(len(comparison.estimates), 2, height=height)
     for (left, right), (metric, estimates) in zip(grid, comparison.estimates.items()):
         differences, column = comparison.differences[metric], _column(metric)
         for row, cell in enumerate(cells):
@@ -404,13 +395,15 @@ def _draw(comparison) -> bytes:
         if baseline in estimates:
             left.axvline(estimates[baseline].mean, color="0.35", lw=1, ls="--", zorder=1)
             right.axvline(0.0, color="0.35", lw=1, ls="--", zorder=1)
-        style_axes(left, column.label, title="mean of each seed (dots) and of all")
-        style_axes(right, f"minus {_short(baseline)}", title="green: better, red: worse")
+        plots.style_axes(left, column.label, title="mean of each seed (dots) and of all")
+        plots.style_axes(
+            right, f"minus {_short(baseline)}", title="green: better, red: worse"
+        )
         left.set_yticks(range(len(cells)), [_short(cell) for cell in cells])
         right.set_yticks([])
         for axes in (left, right):
             axes.set_ylim(len(cells) - 0.5, -0.5)
-    return png_bytes(figure, dpi=130)
+    return plots.png_bytes(figure, dpi=130)
 
 
 def _draw_estimate(axes, row, item, colour) -> None:

@@ -14,15 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.evaluation.plots import (
-    Picture,
-    Section,
-    as_text,
-    column_of,
-    png_bytes,
-    read_csv,
-    style_axes,
-)
+from unified_se_ss.evaluation import plots
 from unified_se_ss.files import atomic_write, csv_text
 
 #: Histograms name what their equal bins span.
@@ -100,7 +92,7 @@ class GradientLog:
         atomic_write(self.path, csv_text(rows, None if rows else ["epoch"]))
 
     def _cells(self) -> list[dict]:
-        return read_csv(self.path, "a gradients.csv") if self.path.is_file() else []
+        return plots.read_csv(self.path, "a gradients.csv") if self.path.is_file() else []
 
 
 def _parsed(cells: dict) -> dict:
@@ -113,7 +105,7 @@ def _parsed(cells: dict) -> dict:
 
 def _cell(value) -> str:
     """A value as it stands in the file; five digits are enough to draw and compare."""
-    return f"{value:.5g}" if isinstance(value, float) else as_text(value)
+    return f"{value:.5g}" if isinstance(value, float) else plots.as_text(value)
 
 
 def _value(column, text):
@@ -168,7 +160,7 @@ def _unit(granularity) -> str:
 # ------------------------------------------------------------------ as a picture
 
 
-def gradients_section(rows, rule="", granularity="parameter") -> Section | None:
+def gradients_section(rows, rule="", granularity="parameter") -> plots.Section | None:
     """The report's section on the two tasks' gradients; None without rows."""
     if not rows:
         return None
@@ -180,9 +172,9 @@ def gradients_section(rows, rule="", granularity="parameter") -> Section | None:
             "as the rule saw them: red where they oppose each other, blue where they agree. "
             "gradients.csv holds every window and module; docs/gradients.md says what is "
             "measured.",
-            Picture(_conflicts_png(rows, rule, granularity), words),
+            plots.Picture(_conflicts_png(rows, rule, granularity), words),
         ]
-    return Section("gradients", "How the two tasks got along", parts)
+    return plots.Section("gradients", "How the two tasks got along", parts)
 
 
 def plot_conflicts(rows, path_png, rule="", granularity="parameter") -> Path | None:
@@ -219,7 +211,7 @@ def _conflicts_png(rows, rule="", granularity="parameter") -> bytes:
     cosine, ratio, along, length = _panels(figure, grid[-1], [1, 1, 1.15, 1.15])
     _draw_histograms(cosine, ratio, whole, unit)
     _draw_rule(along, length, whole, rule)
-    return png_bytes(figure)
+    return plots.png_bytes(figure)
 
 
 def _panels(figure, cell, widths):
@@ -246,7 +238,7 @@ def _draw_curves(rate, cosine, whole, unit) -> None:
 def _line(axes, whole, key, colour, label=None, factor=1) -> None:
     """A column over the steps; where there are many windows, with its moving average."""
     steps = np.array([row["step"] - row.get("steps", 0) / 2 for row in whole])
-    values = factor * column_of(whole, key)
+    values = factor * plots.column_of(whole, key)
     steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
     if not len(values):
         return
@@ -334,7 +326,7 @@ def _draw_rule(along, length, whole, rule) -> None:
     """The effect of the rule along the main gradient, and in length."""
     _line(along, whole, "removed", GREEN, "removed of aux", 100)
     _line(along, whole, "added", BLUE, "added to main", 100)
-    if np.nanmax(column_of(whole, "lost"), initial=0) > NOTHING:
+    if np.nanmax(plots.column_of(whole, "lost"), initial=0) > NOTHING:
         _line(along, whole, "lost", RED, "lost of main", 100)
     _line(length, whole, "rescaled", PURPLE, "aux gradients rescaled", 100)
     _line(length, whole, "stretch", ORANGE, "update / plain sum", 100)
@@ -365,7 +357,7 @@ def _over_steps(axes, title, label, whole, colour="0.75") -> None:
 
 
 def _titled(axes, title, below, label) -> None:
-    style_axes(axes, below, label)
+    plots.style_axes(axes, below, label)
     axes.set_title(title, fontsize=10, loc="left")
 
 

@@ -25,17 +25,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from unified_se_ss.evaluation import audio_examples
+from unified_se_ss.evaluation import audio_examples, plots
 from unified_se_ss.evaluation.audio_examples import level_signals, save_waves
 from unified_se_ss.evaluation.breakdown import RANKED_BY, spread_section
 from unified_se_ss.evaluation.gradient_report import gradients_section
-from unified_se_ss.evaluation.plots import (
-    Picture,
-    Section,
-    Table,
-    as_text,
-    curves_png,
-)
 from unified_se_ss.evaluation.results import (
     KNOWN,
     RESAMPLES,
@@ -193,7 +186,7 @@ def _write_report(
         "notes": [str(note) for note in notes],
         "sections": [section for section in sections if section],
         "dynamic_range": f"{audio_examples.DYNAMIC_RANGE:.0f}",
-        "settings": Table([], others, f"{len(others)} settings", "settings"),
+        "settings": plots.Table([], others, f"{len(others)} settings", "settings"),
         "table": _utterances(rows),
         "examples": [],
         # As large as it can get: with a link to each example.
@@ -235,21 +228,23 @@ def _setting(key, value) -> str:
     return str(value)
 
 
-def _results_section(summary) -> Section:
+def _results_section(summary) -> plots.Section:
     table = summary.rows()
     note = (
         f"{summary.utterances} utterances. The i marks the improvement over the unprocessed "
         f"mixture. Interval of the mean: bootstrap over the utterances, {RESAMPLES} "
         "resamples. Empty: there is no value, such as where the target is silent."
     )
-    return Section("results", "Results", [table._replace(head=["", *table.head[1:]]), note])
+    return plots.Section(
+        "results", "Results", [table._replace(head=["", *table.head[1:]]), note]
+    )
 
 
-def _curves_section(log_rows) -> Section | None:
+def _curves_section(log_rows) -> plots.Section | None:
     if not log_rows:
         return None
-    picture = Picture(curves_png(log_rows), "Learning curves")
-    return Section("curves", "Learning curves", [picture])
+    picture = plots.Picture(plots.curves_png(log_rows), "Learning curves")
+    return plots.Section("curves", "Learning curves", [picture])
 
 
 # ------------------------------------------------------------------ utterance by utterance
@@ -277,7 +272,9 @@ def _utterances(rows) -> dict:
     return {
         "columns": columns,
         "head": [headings.get(column, column) for column in columns],
-        "rows": [[as_text(row.get(c), 2) for c in columns] for row in ordered[:TABLE_ROWS]],
+        "rows": [
+            [plots.as_text(row.get(c), 2) for c in columns] for row in ordered[:TABLE_ROWS]
+        ],
         "total": len(rows),
     }
 

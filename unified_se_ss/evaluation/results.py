@@ -9,16 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from unified_se_ss.errors import UserError
+from unified_se_ss.evaluation import plots
 from unified_se_ss.evaluation.metrics import Column
-from unified_se_ss.evaluation.plots import (
-    Table,
-    aligned_table,
-    as_text,
-    decimals,
-    interval_text,
-    markdown_table,
-    read_csv,
-)
 from unified_se_ss.evaluation.rows import CONDITIONS, COUNTS, HEADLINES, INPUTS, PER_SOURCE
 from unified_se_ss.files import atomic_write, csv_text
 
@@ -67,11 +59,11 @@ class Summary:
 
     def table(self) -> str:
         """The headline metrics as an aligned table for the terminal."""
-        return aligned_table(*self._as_text())
+        return plots.aligned_table(*self._as_text())
 
     def markdown(self) -> str:
         """The headline metrics as a Markdown table."""
-        return markdown_table(*self._as_text()) + "\n"
+        return plots.markdown_table(*self._as_text()) + "\n"
 
     def to_dict(self) -> dict:
         """The content of summary.json."""
@@ -90,22 +82,22 @@ class Summary:
             if not (_is_per_source(key) or _is_of_input(key) or key in NOT_HEADLINES)
         ]
 
-    def rows(self) -> Table:
+    def rows(self) -> plots.Table:
         """The table of the headline metrics; the means are pairs of number and unit."""
         head = ["metric", "mean", INTERVAL, "median", "std. dev.", "utterances", "empty"]
         rows = [
             [
                 column.heading,
-                (decimals(metric.mean), column.unit),
-                interval_text(metric.low, metric.high),
-                decimals(metric.median),
-                decimals(metric.standard_deviation),
+                (plots.decimals(metric.mean), column.unit),
+                plots.interval_text(metric.low, metric.high),
+                plots.decimals(metric.median),
+                plots.decimals(metric.standard_deviation),
                 str(metric.count),
                 str(metric.empty),
             ]
             for column, metric in self.headlines()
         ]
-        return Table(head, rows, kind="results")
+        return plots.Table(head, rows, kind="results")
 
     def _as_text(self):
         head, rows, *_ = self.rows()
@@ -242,7 +234,7 @@ def write_results(rows, folder) -> Summary:
     _check_rows(rows, folder)
     folder.mkdir(parents=True, exist_ok=True)
     columns = result_columns(rows)
-    cells = ({column: as_text(row.get(column)) for column in columns} for row in rows)
+    cells = ({column: plots.as_text(row.get(column)) for column in columns} for row in rows)
     summary = summarise(rows)
     numbers = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
     atomic_write(folder / "results.csv", csv_text(cells, columns))
@@ -267,7 +259,7 @@ def read_results(path) -> list[dict]:
     >>> read_results(Path(folder) / "results.csv")
     [{'ID': 'a', 'sdr': None, 'permutation': (1, 0)}]
     """
-    rows = read_csv(path, "a results.csv")
+    rows = plots.read_csv(path, "a results.csv")
     whole = all(None not in row and None not in row.values() for row in rows)
     if not rows or not whole or "ID" not in rows[0]:
         raise UserError(

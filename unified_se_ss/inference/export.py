@@ -25,20 +25,8 @@ from torch import nn
 from unified_se_ss import __version__
 from unified_se_ss.errors import UserError, first_names
 from unified_se_ss.files import atomic_path, atomic_write
-from unified_se_ss.inference.folders import (
-    CONFIGURATION,
-    TOKENS,
-    WEIGHTS,
-    as_model,
-    read_folder,
-    read_tokens,
-)
+from unified_se_ss.inference import folders, speechbrain_format
 from unified_se_ss.inference.models import KINDS, Model
-from unified_se_ss.inference.speechbrain_format import (
-    compare_outputs,
-    longest_input,
-    write_speechbrain,
-)
 from unified_se_ss.networks.dual_path import EPSILON, GlobalNorm
 
 CARD = "README.md"
@@ -49,8 +37,8 @@ QUOTED_KEYS = (
     "se_loss weight_se number_of_epochs system weight_ctc average_checkpoints"
 ).split()
 # A folder that holds none of these, or anything but all of those, is never replaced.
-MODELS = {WEIGHTS, "masknet.ckpt", "model.onnx"}
-EXPORTED = MODELS | {CARD, CONFIGURATION, TOKENS}
+MODELS = {folders.WEIGHTS, "masknet.ckpt", "model.onnx"}
+EXPORTED = MODELS | {CARD, folders.CONFIGURATION, folders.TOKENS}
 EXPORTED |= {"hyperparams.yaml", "encoder.ckpt", "decoder.ckpt"}
 NEEDED_BY_ONNX = ("onnx", "onnxruntime", "onnxscript")
 PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of an LSTM's layer
@@ -85,15 +73,15 @@ def export(source, folder, format: str = "native", force: bool = False) -> Path:
         raise UserError(f"--format: is '{format}'; expected one of: {', '.join(FORMATS)}")
     source, folder = Path(source), Path(folder)
     _check_target(source, folder, force)
-    contents = read_folder(source)
-    model = as_model(contents, "cpu")
+    contents = folders.read_folder(source)
+    model = folders.as_model(contents, "cpu")
     if format != "native" and (model.decoding or model.channels > 1):
         raise UserError(
             f"--format {format}: cannot hold a recogniser, nor a model that hears several "
             "channels; take --format native"
         )
     if model.decoding:  # a damaged tokenizer is not handed on
-        read_tokens(model.decoding.tokens, model.network.n_tokens)
+        folders.read_tokens(model.decoding.tokens, model.network.n_tokens)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
         new, old = Path(place, "new"), Path(place, "old")
@@ -155,7 +143,9 @@ def model_card(model, contents, source, folder, format: str) -> str:
         "enhance": "removes noise from the mixture",
         "recognise": "recognises what is said",
     }
-    longest = longest_input(model.network) if format != "native" else None
+    longest = (
+        speechbrain_format.longest_input(model.network) if format != "native" else None
+    )
     seconds = (longest or 0) / model.sample_rate
     sizes = [model.n_sources] * bool(model.n_sources) + [model.ears] * (model.ears > 1)
     card = ModelCard.from_template(
@@ -206,12 +196,12 @@ def write_native(model: Model, folder) -> None:
 
     folder = Path(folder)
     text = json.dumps(model.configuration, indent=2, allow_nan=False) + "\n"
-    atomic_write(folder / CONFIGURATION, text)
+    atomic_write(folder / folders.CONFIGURATION, text)
     state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
     # Its save_file would make a file that nobody else may read.
-    atomic_write(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+    atomic_write(folder / folders.WEIGHTS, save(state, metadata={"format": "pt"}))
     if model.decoding:
-        atomic_write(folder / TOKENS, model.decoding.tokens.read_bytes())
+        atomic_write(folder / folders.TOKENS, model.decoding.tokens.read_bytes())
 
 
 # ------------------------------------------------------------------ ONNX
@@ -339,7 +329,9 @@ def _export_graph(model):
     names = ["sources"] * bool(model.n_sources) + ["enhanced"] * model.can_enhance
     shape = (1,) if model.channels == 1 else (1, model.channels)
     samples = torch.export.Dim(
-        "samples", min=model.minimum_samples, max=longest_input(model.network)
+        "samples",
+        min=model.minimum_samples,
+        max=speechbrain_format.longest_input(model.network),
     )
     try:
         with _quiet():
@@ -384,8 +376,12 @@ def _check_same_outputs(model, path) -> None:
     def run(mixture):
         return map(torch.from_numpy, session.run(None, {"mixture": mixture.numpy()}))
 
-    compare_outputs(model, "onnx", "onnxruntime", run)
+    speechbrain_format.compare_outputs(model, "onnx", "onnxruntime", run)
 
 
 # A new format is one entry: a function of a model and a folder.
-FORMATS = {"native": write_native, "speechbrain": write_speechbrain, "onnx": write_onnx}
+FORMATS = {
+    "native": write_native,
+    "speechbrain": speechbrain_format.write_speechbrain,
+    "onnx": write_onnx,
+}

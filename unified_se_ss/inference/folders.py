@@ -14,17 +14,7 @@ from torch import nn
 from unified_se_ss.aliases import with_current_names
 from unified_se_ss.errors import UserError, first_line, first_names
 from unified_se_ss.files import load_whole, read_checkpoint
-from unified_se_ss.inference.models import (
-    KINDS,
-    Model,
-    RecognitionSystem,
-    build_network,
-    choose_device,
-    choose_precision,
-    describe_network,
-    outline,
-    read_json,
-)
+from unified_se_ss.inference import models
 from unified_se_ss.plain_yaml import plain_yaml
 
 FORMAT = 1
@@ -123,14 +113,14 @@ def _whole_number(
 def _read_export(folder: Path) -> Contents:
     """Read what ``export`` wrote, or what a stranger says it did."""
     path = _inside(folder, CONFIGURATION)
-    found = read_json(path)
+    found = models.read_json(path)
     kind, network = found.get("kind"), found.get("network")
-    family = KINDS.get(kind) if isinstance(kind, str) else None
+    family = models.KINDS.get(kind) if isinstance(kind, str) else None
     known = type(found.get("format")) is int and found["format"] == FORMAT
     if not known or family is None:
         raise UserError(
             f"{path}: format is {found.get('format')!r:.60}, kind is {kind!r:.60}; this "
-            f"version reads format {FORMAT} and the kinds {', '.join(KINDS)}"
+            f"version reads format {FORMAT} and the kinds {', '.join(models.KINDS)}"
         )
     keys = KEYS | {SEARCH} if family.recognises else KEYS
     if set(found) != keys:
@@ -196,7 +186,7 @@ def _read_run(folder: Path, path: Path) -> Contents:
         )
     rate = _whole_number(hparams, "sample_rate", SAMPLE_RATES, path)
     kind, network, parts = _network_of_run(hparams, path)
-    family = KINDS[kind]
+    family = models.KINDS[kind]
     averaged = _whole_number(hparams, "average_checkpoints", AVERAGED, path, default=1)
     best = best_checkpoints(folder, family.best)[:averaged]
     state = {}
@@ -214,24 +204,24 @@ def _network_of_run(hparams: dict, path: Path) -> tuple[str, dict, list[str]]:
     """Kind and description of a run's network, and the modules that it is made of."""
     modules = hparams.get("modules")
     modules = modules if isinstance(modules, dict) else {}
-    for kind, family in KINDS.items():
+    for kind, family in models.KINDS.items():
         if family.parts[0] == "network" or family.parts[0] not in modules:
             continue
         names = family.parts[:1] if hparams.get("system") == "noisy" else family.parts
         if missing := [name for name in names if name not in modules]:
             raise UserError(f"{path}: no {missing[0]} under modules")
-        parts = {name: describe_network(modules[name], path) for name in names}
+        parts = {name: models.describe_network(modules[name], path) for name in names}
         return kind, {"class": family.network.__name__, "arguments": parts}, list(names)
     if "network" not in modules:
         raise UserError(f"{path}: no network under modules; not a run of this project")
-    network = describe_network(modules["network"], path)
+    network = models.describe_network(modules["network"], path)
     outermost = network.get("class") if isinstance(network, dict) else None
-    for kind, family in KINDS.items():
+    for kind, family in models.KINDS.items():
         if family.network.__name__ == outermost:
             return kind, network, ["network"]
     raise UserError(
         f"{path}: modules: the network is {outermost!r:.60}; expected one of: "
-        f"{', '.join(family.network.__name__ for family in KINDS.values())}"
+        f"{', '.join(family.network.__name__ for family in models.KINDS.values())}"
     )
 
 
@@ -380,7 +370,7 @@ def check_state(expected: dict, found: dict, path) -> None:
 # ------------------------------------------------------------------ loading
 
 
-def load_model(folder, device=None, precision=None) -> Model:
+def load_model(folder, device=None, precision=None) -> models.Model:
     """Load a model from an exported folder, or the best checkpoint of a run's folder.
 
     Nothing that the folder holds is executed.
@@ -404,29 +394,30 @@ def load_model(folder, device=None, precision=None) -> Model:
     Traceback (most recent call last):
     unified_se_ss.errors.UserError: results/none/of/them: there is no such folder
     """
-    device = choose_device(device)  # what is wrong with it is said before files are read
-    precision = choose_precision(precision, device)
+    # What is wrong with the device is said before files are read.
+    device = models.choose_device(device)
+    precision = models.choose_precision(precision, device)
     contents = read_folder(folder)
     return as_model(contents, device, precision)
 
 
-def as_model(contents: Contents, device=None, precision=None) -> Model:
+def as_model(contents: Contents, device=None, precision=None) -> models.Model:
     """The model that a folder holds.
 
     Names and shapes are compared first, on a network without memory, and a signal goes
     through that; only then is the network made.
     """
-    family, path = KINDS[contents.kind], contents.configuration_path
-    bare = outline(contents.network, path)
+    family, path = models.KINDS[contents.kind], contents.configuration_path
+    bare = models.outline(contents.network, path)
     check_state(bare.state_dict(), contents.state, contents.weights_path)
     if not family.recognises:
         _check_shapes(partial(_shape_check, family), bare, path)
     with torch.random.fork_rng(devices=[]):  # first weights, soon replaced
-        network = build_network(contents.network, path)
+        network = models.build_network(contents.network, path)
     network.load_state_dict(contents.state)
     if family.recognises:  # SpeechBrain's modules need memory
-        _check_shapes(RecognitionSystem.shape_check, network.eval(), path)
-    return Model(
+        _check_shapes(models.RecognitionSystem.shape_check, network.eval(), path)
+    return models.Model(
         network,
         contents.kind,
         contents.sample_rate,

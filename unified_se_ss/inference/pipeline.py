@@ -27,6 +27,7 @@ import torch
 from unified_se_ss.data.audio import BLOCK
 from unified_se_ss.errors import UserError
 from unified_se_ss.files import atomic_path
+from unified_se_ss.inference import sound_files
 from unified_se_ss.inference.chunks import (
     ChunkFile,
     LevelFit,
@@ -36,15 +37,6 @@ from unified_se_ss.inference.chunks import (
 )
 from unified_se_ss.inference.folders import load_model, read_tokens
 from unified_se_ss.inference.models import KINDS, Model, RecognitionSystem
-from unified_se_ss.inference.sound_files import (
-    ALL,
-    Recording,
-    Writer,
-    as_given,
-    choose_channel,
-    exactly,
-    resampled,
-)
 
 CHUNK_OPTIONS = {"chunk_seconds", "overlap_seconds"}
 CHUNK_SECONDS = 20.0
@@ -78,7 +70,7 @@ class FileResult:
 class _Run:
     """One recording on its way through a pipeline, and what is known of it by now."""
 
-    sound: Recording
+    sound: sound_files.Recording
     task: str
     n_signals: int
     store: list | ChunkFile = field(default_factory=list)
@@ -242,7 +234,7 @@ class Pipeline(ABC):
             run.progress = progress or run.progress
             text_file = stack.enter_context(atomic_path(texts[0])) if texts else None
             self._first_pass(run)
-            writer = Writer(waves, sound.sample_rate, sound.samples, subtype)
+            writer = sound_files.Writer(waves, sound.sample_rate, sound.samples, subtype)
             if waves:
                 writer.write(self._signals(run))
             else:
@@ -266,15 +258,15 @@ class Pipeline(ABC):
         """The channels of an array, a tensor or a sound file that the model takes."""
         choose = partial(self._choose, channel=channel, downmix=downmix)
         if not isinstance(source, (str, os.PathLike)):
-            return Recording.of_samples(source, sample_rate, choose)
-        sound = Recording.of_file(source, choose, name)
+            return sound_files.Recording.of_samples(source, sample_rate, choose)
+        sound = sound_files.Recording.of_file(source, choose, name)
         if sample_rate not in (None, sound.sample_rate):
             raise UserError(f"{source}: has {sound.sample_rate} Hz; leave sample_rate out")
         return sound
 
     def _choose(self, channels: int, name: str, channel: int | None, downmix: bool):
         if not self.both_channels:
-            return choose_channel(channels, name, channel, downmix)
+            return sound_files.choose_channel(channels, name, channel, downmix)
         if channel is not None or downmix:
             raise UserError(
                 f"{name}: the model needs all channels; do not choose among them"
@@ -284,7 +276,7 @@ class Pipeline(ABC):
                 f"{name}: has {channels} channel{'s' * (channels != 1)}; expected two "
                 f"channels, {self.both_channels}"
             )
-        return ALL
+        return sound_files.ALL
 
     @abstractmethod
     def _first_pass(self, run: _Run) -> None:
@@ -298,8 +290,8 @@ class Pipeline(ABC):
         """The signals at the recording's rate and of its length."""
         rows = run.n_signals * self.ears
         flat = (block.reshape(rows, -1) for block in self._second_pass(run))
-        back = resampled(flat, self.sample_rate, run.sound.sample_rate, rows)
-        for block in exactly(back, run.sound.samples):
+        back = sound_files.resampled(flat, self.sample_rate, run.sound.sample_rate, rows)
+        for block in sound_files.exactly(back, run.sound.samples):
             yield block if self.ears == 1 else block.reshape(run.n_signals, self.ears, -1)
 
     def _in_memory(self, task: str, recording, sample_rate, channel=None, downmix=False):
@@ -312,7 +304,7 @@ class Pipeline(ABC):
             deque(self._second_pass(run), maxlen=0)
             return run, None
         signals = np.concatenate(list(self._signals(run)), axis=-1)
-        return run, as_given(signals.astype(np.float32, copy=False), recording)
+        return run, sound_files.as_given(signals.astype(np.float32, copy=False), recording)
 
     def _network(self, run: _Run, work: Callable, chunk: np.ndarray) -> np.ndarray:
         with self._enough_memory(run):
@@ -506,7 +498,7 @@ class GuidedEnhancer(Pipeline):
         for part in self._streamed(run, blocks):
             yield part[None] / run.scale
 
-    def _pairs(self, sound: Recording) -> Iterator[np.ndarray]:
+    def _pairs(self, sound: sound_files.Recording) -> Iterator[np.ndarray]:
         """Raw and beamformed at the model's rate, [2, T] blocks."""
         blocks = sound.at_rate(self.sample_rate)
         if self.guide is None:

@@ -8,12 +8,7 @@ from pathlib import Path
 
 import torch
 from speechbrain import Stage
-from speechbrain.nnet.schedulers import (
-    LinearScheduler,
-    LinearWarmupScheduler,
-    ReduceLROnPlateau,
-    update_learning_rate,
-)
+from speechbrain.nnet import schedulers
 from speechbrain.utils.checkpoints import (
     average_checkpoints,
     mark_as_loader,
@@ -322,10 +317,10 @@ class RecipeBrain(TwoTaskBrain):
         Those that follow the validation, or have no end, go on as they are.
         """
         scheduler = self.hparams.lr_scheduler
-        if isinstance(scheduler, LinearWarmupScheduler):
+        if isinstance(scheduler, schedulers.LinearWarmupScheduler):
             ahead = (epoch - 1) * self._batches // self.grad_accumulation_factor
             scheduler.current_step = max(scheduler.current_step, ahead)
-        elif isinstance(scheduler, LinearScheduler):
+        elif isinstance(scheduler, schedulers.LinearScheduler):
             self.change_learning_rate(epoch - 1, None)
 
     def end_with_this_epoch(self):
@@ -373,11 +368,11 @@ class RecipeBrain(TwoTaskBrain):
     def change_learning_rate(self, epoch, valid_loss):
         """Ask the scheduler: ReduceLROnPlateau follows the loss, others the epoch."""
         scheduler = self.hparams.lr_scheduler
-        if isinstance(scheduler, ReduceLROnPlateau):
+        if isinstance(scheduler, schedulers.ReduceLROnPlateau):
             _, lr = scheduler([self.optimizer], epoch, valid_loss)
         else:
             _, lr = scheduler(epoch)
-        update_learning_rate(self.optimizer, lr)
+        schedulers.update_learning_rate(self.optimizer, lr)
 
 
 def item_arrays(signals: dict, item: int, lengths) -> dict:
