@@ -51,7 +51,7 @@ ADAPTIVE = ["mvdr", "multichannel_wiener", "rtf_mvdr", "souden_mvdr"]
 
 
 def made(name, **kwargs):
-    """A beamformer by its name, looking at `LOOK` where it has to be told."""
+    """A beamformer by its name, looking at `LOOK` where it needs that."""
     if name in ("delay_and_sum", "mvdr"):
         return BEAMFORMERS[name](LOOK, **kwargs)
     if name == "superdirective":

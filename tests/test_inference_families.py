@@ -69,7 +69,7 @@ def test_an_exported_model_gives_what_the_network_gives(tmp_path, variant, causa
         getattr(again, other)(mixture)
     assert shapes in (tmp_path / "out" / "README.md").read_text()
     for format in ("speechbrain", "onnx"):
-        with pytest.raises(UserError, match=f"this {model.kind} model hears 2"):
+        with pytest.raises(UserError, match="hears (2|several) channels"):
             export(folder, tmp_path / "other", format)
     assert not (tmp_path / "other").exists()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_models import small_model
 
 from unified_se_ss.errors import UserError
-from unified_se_ss.inference import Model, Separator, pipeline
+from unified_se_ss.inference import Model, Separator, sound_files
 from unified_se_ss.inference.chunks import LevelFit
 from unified_se_ss.inference.pipeline import consistent
 
@@ -325,11 +325,11 @@ def test_memory_does_not_keep_the_recording(tmp_path, monkeypatch):
     soundfile.write(path, two_voices(30).sum(0), RATE, "FLOAT")
     sizes = []
 
-    class Watching(pipeline.Writer):
+    class Watching(sound_files.Writer):
         def write(self, blocks):
             super().write(sizes.append(block.shape[1]) or block for block in blocks)
 
-    monkeypatch.setattr(pipeline, "Writer", Watching)
+    monkeypatch.setattr(sound_files, "Writer", Watching)
     separator = Separator(BandSplit(), chunk_seconds=2, overlap_seconds=0.5)
     outputs = [tmp_path / "out" / "1.wav", tmp_path / "out" / "2.wav"]
     result = separator.separate_file(path, outputs)

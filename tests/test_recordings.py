@@ -204,7 +204,7 @@ def test_a_beamformer_makes_the_guide_of_raw_microphones(folder, tmp_path):
 def test_a_guide_that_has_to_be_steered_says_so(folder, tmp_path):
     plain(folder, "a", 0, channel_3=sound(3))
     for wrong, words in (
-        ({"beamformer": "delay_and_sum"}, "delay_and_sum has to be told"),
+        ({"beamformer": "delay_and_sum"}, "delay_and_sum needs the positions"),
         ({"knowledge": "oracle"}, ""),
         ({"sample_rate": 8000}, ""),
     ):

@@ -1,4 +1,4 @@
-"""A torchaudio that does not fit torch is told before SpeechBrain fails on it.
+"""A torchaudio that does not fit torch is reported before SpeechBrain fails on it.
 
 Whatever is started imports this first: it ends the program with one message and exit code 2.
 

@@ -509,9 +509,9 @@ class PairedSpeechDataset(ManifestDataset):
             torch.from_numpy(Recording(item, stem, self.sample_rate).read())
             for stem in ("noisy", "clean")
         )
-        told = item.attributes
-        has_clean = told.get("has_clean", "yes") != "no"
-        return TranscribedExample(item.id, noisy, clean, told["transcript"], has_clean)
+        has_clean = item.attributes.get("has_clean", "yes") != "no"
+        words = item.attributes["transcript"]
+        return TranscribedExample(item.id, noisy, clean, words, has_clean)
 
 
 class NoisySpeechDataset(ManifestDataset):

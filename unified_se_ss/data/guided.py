@@ -56,7 +56,7 @@ class RecordingDataset(ManifestDataset):
         "nothing" (default). Whoever enhances a stream delays the earlier one instead.
     match_levels : str
         "beamformed": the beamformed signal gets the level of the raw microphone, by the
-        difference that the manifest tells; "all": the target, too; "nothing" (default).
+        difference in the manifest; "all": the target, too; "nothing" (default).
 
     Returns
     -------
@@ -110,7 +110,7 @@ class RecordingDataset(ManifestDataset):
         return signal
 
     def _number(self, item: Item, name: str) -> float:
-        """A number that the manifest tells of an item."""
+        """A number that the manifest holds of an item."""
         try:
             return float(item.attributes[name])
         except (KeyError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Many files through one model: the commands ``separate``, ``enhance``, ``recognise``.
 
 A bad file is named and the others are done. Nothing is written beside an input, and
-nothing that exists is replaced unless told so.
+nothing that exists is replaced unless asked for.
 """
 
 from __future__ import annotations

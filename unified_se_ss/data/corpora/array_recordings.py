@@ -8,7 +8,7 @@
 
 Real sets of this shape hold surprises: stems of different lengths, a beamformed channel
 that is late, levels 20 dB apart, leftovers of other systems, stems that are missing.
-Each is measured, and told in a report beside the manifest.
+Each is measured, and listed in a report beside the manifest.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SUMMARISED = {
     "target_level": "dB that the target is above the microphone",
 }
 
-# What is told as a surprise: later than sound needs for the size of a small array, and
+# What is reported as a surprise: later than sound needs for the size of a small array, and
 # so many dB apart.
 LATE_SECONDS = 0.0005
 APART_DB = 10.0
@@ -121,7 +121,7 @@ def prepare_recordings(
         from 2 on.
     microphones, source : lists of numbers, optional
         Positions in metres, [C, 3] in the order of `raw_channels`, and [3], for guides
-        that have to be told.
+        that need them.
     resample : bool
         Whether stems of other rates are resampled when they are read (default False).
     workers : int, optional
@@ -167,7 +167,7 @@ def prepare_recordings(
         used = [found.row for found in findings if found.row]
         if not used:
             what = f"none of its {len(findings)} recordings can be used"
-            raise UserError(f"{folder}: {what}; {report_path} tells why")
+            raise UserError(f"{folder}: {what}; {report_path} says why")
         return used
 
     return make_manifest(manifest_path, folder, names, choices, rows)
@@ -184,7 +184,7 @@ def _check_guide(guide, sample_rate: int, microphones, source) -> None:
     if guide.sample_rate != sample_rate:
         raise UserError(f"guide: is for {guide.sample_rate} Hz, not {sample_rate} Hz")
     if guide.is_steered and (microphones is None or source is None):
-        needs = "has to be told the positions (microphones, source) in metres"
+        needs = "needs the positions (microphones, source) in metres"
         raise UserError(f"guide: {guide.name} {needs}; souden_mvdr and rtf_mvdr need none")
 
 

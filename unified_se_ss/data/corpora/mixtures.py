@@ -18,7 +18,7 @@ Binaural-WSJ0Mix made them, their names say who listens and where the talkers ar
 CIPIC's angles are interaural-polar, azimuth + to the right; the manifests hold them in
 the one convention of `unified_se_ss.spatial.geometry`. The names of its reverberant
 set hold azimuths too, but its right ear heard both ears' filters, so that no direction
-is true there and none is told.
+is true there and none is listed.
 """
 
 from __future__ import annotations
@@ -293,8 +293,9 @@ def _prepare_subset(corpus, subset: Path, stems: dict, manifest_path: Path, colu
     relative = subset.relative_to(corpus.data_folder).as_posix()
     choices = {"subset": relative, "stems": stems, "sample_rate": sample_rate}
     if channels != 1 or columns:
-        told = json.dumps(columns, sort_keys=True).encode()
-        choices |= {"channels": channels, "attributes": hashlib.sha256(told).hexdigest()}
+        attributes = json.dumps(columns, sort_keys=True).encode()
+        digest = hashlib.sha256(attributes).hexdigest()
+        choices |= {"channels": channels, "attributes": digest}
     files = [f"{stems[stem]}/{name}" for stem in stems for name in names[stem]]
 
     def rows() -> Iterator[dict]:
@@ -381,7 +382,7 @@ def _check_recording(path: str, sample_rate: int, channels: int) -> tuple[int, b
         if file.samplerate != sample_rate:
             rates = f"has {file.samplerate} Hz, {sample_rate} Hz was expected"
             raise UserError(f"{path}: {rates} (key sample_rate)")
-        # Integers are finite, so that one loud second tells enough; floats may not be.
+        # Integers are finite, so that one loud second is enough; floats may not be.
         floating = file.subtype in ("FLOAT", "DOUBLE")
         silent = True
         for _, block in audio.read_blocks(file, path, sample_rate):
@@ -422,14 +423,14 @@ def placement_in_name(name, n_speakers):
     match = re.fullmatch(rf"(?P<head>subject_?[^_]+){talkers}", name)
     if match is None:
         return {}
-    told = {"head": match["head"]}
+    placements = {"head": match["head"]}
     for j in range(1, n_speakers + 1):
         lateral, polar = -float(match[f"azimuth_{j}"]), float(match[f"elevation_{j}"])
         azimuth, elevation = from_interaural_polar(lateral, polar)
         # Adding 0 makes -0.00 a 0.00.
-        told[f"azimuth_{j}"] = f"{azimuth.round(2) + 0.0:.2f}"
-        told[f"elevation_{j}"] = f"{elevation.round(2) + 0.0:.2f}"
-    return told
+        placements[f"azimuth_{j}"] = f"{azimuth.round(2) + 0.0:.2f}"
+        placements[f"elevation_{j}"] = f"{elevation.round(2) + 0.0:.2f}"
+    return placements
 
 
 def _placements(subset: Path, mixture: str, n_speakers: int) -> dict[str, dict] | None:
@@ -437,18 +438,18 @@ def _placements(subset: Path, mixture: str, n_speakers: int) -> dict[str, dict] 
     names = [path.stem for path in (subset / mixture).glob("*.wav")]
     listed = subset / PLACEMENTS
     if not listed.is_file():
-        told = {name: placement_in_name(name, n_speakers) for name in names}
-        return told if all(told.values()) else None
+        placements = {name: placement_in_name(name, n_speakers) for name in names}
+        return placements if all(placements.values()) else None
     remedy = "make the corpus again, or remove this file if the directions do not matter"
     try:
         with open(listed, encoding="utf-8", newline="") as file:
-            told = {row.pop("ID"): row for row in csv.DictReader(file)}
+            placements = {row.pop("ID"): row for row in csv.DictReader(file)}
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         what = f"is no CSV file in UTF-8 with a column ID ({error})"
         raise UserError(f"{listed}: {what}; {remedy}") from error
-    if missing := sorted(set(names) - set(told)):
+    if missing := sorted(set(names) - set(placements)):
         raise UserError(f"{listed}: does not list {missing[0]}; {remedy}")
-    return told
+    return placements
 
 
 def _warn_of_wrapped(manifest: Manifest, n_speakers: int) -> None:

@@ -135,7 +135,7 @@ def _make_voice(folder, say, sentences, seed, sample_rate, job):
 
 
 def _make_noise(folder, say, casts, seed, sample_rate, job):
-    """Write one noise of a subset; its number tells which kind."""
+    """Write one noise of a subset; its number says which kind."""
     subset, number = job
     kind = NOISE_KINDS[number % len(NOISE_KINDS)]
     rng = np.random.default_rng([seed, 3, SUBSETS.index(subset), number])
