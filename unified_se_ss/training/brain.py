@@ -261,7 +261,7 @@ class TwoTaskBrain(sb.Brain):
         if not able:
             raise UserError(f"{name}: no module of this network can; set it to False")
         for module in able:
-            setattr(module, name, True)
+            module.activation_checkpointing = True
 
     def option(self, name, default):
         """A key of hparams, or its default."""

@@ -17,7 +17,7 @@ Binaural-WSJ0Mix made them, their names say who listens and where the talkers ar
 
 CIPIC's angles are interaural-polar, azimuth + to the right; the manifests hold them in
 the one convention of `unified_se_ss.spatial.geometry`. The names of its reverberant
-set hold azimuths too, but its right ear heard both ears' filters, so that no direction
+set hold azimuths too, but its right ear has both ears' filters, so that no direction
 is true there and none is listed.
 """
 
